@@ -1,0 +1,199 @@
+"""Arrays of any framework -> :class:`Matrix` ``[n, p]``. The one door: what is wrong with an input is said here.
+
+No framework is imported: a torch tensor proves by existing that torch is loaded. Nothing is copied where the layout
+allows (any strides; float16, bfloat16, float32, float64). Integers and booleans are cast exactly.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+
+_FLOATS = ("float16", "float32", "float64")
+_EXACT_IN_FLOAT32 = ("bool", "int8", "uint8", "int16", "uint16")
+_MAX_EXACT = 2**53
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A representation ``[n, p]``: n samples by p features, on the host.
+
+    ``values`` is the array itself (no copy where possible, never written to). Half types stay as they are:
+    bfloat16 is held as its 16 bits in uint16, and ``dtype`` says so. ``origin`` names where the data came from.
+    """
+
+    name: str
+    values: npt.NDArray[Any]
+    dtype: str
+    origin: str = "numpy"
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return int(self.values.shape[0])
+
+    @property
+    def p(self) -> int:
+        """Number of features."""
+        return int(self.values.shape[1])
+
+    @property
+    def precision(self) -> str:
+        """The precision products are formed in: half types are widened to float32."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the values are pages of a file that may be dropped after use: a memory map that is not private."""
+        base: Any = self.values
+        while base is not None:
+            if isinstance(base, np.memmap):
+                return base.mode in ("r", "r+", "w+")
+            base = getattr(base, "base", None)
+        return False
+
+    def float64(self, rows: slice = slice(None)) -> FloatArray:
+        """The values as a fresh float64 array ``[rows, p]``, C-contiguous."""
+        part = self.values[rows]
+        if self.dtype == "bfloat16":
+            part = (part.astype(np.uint32) << 16).view(np.float32)
+        return np.array(part, dtype=np.float64, order="C")
+
+    def column_slice(self, start: int, stop: int) -> Matrix:
+        """A view of columns ``start:stop``."""
+        return Matrix(self.name, self.values[:, start:stop], self.dtype, self.origin)
+
+
+def as_matrix(x: object, *, name: str = "x") -> Matrix:
+    """Admit ``x`` as a representation ``[n, p]``; ``[n, ...]`` is flattened to ``[n, p]``.
+
+    Accepts NumPy arrays, torch tensors, CuPy and JAX arrays, anything with DLPack or ``__array__``, nested lists.
+    Device arrays are copied to the host and ``origin`` says so.
+
+    Raises:
+        TypeError: complex, object, sparse, masked or otherwise non-numeric input.
+        ValueError: fewer than two dimensions, no samples, no features, integers beyond 2^53.
+    """
+    if isinstance(x, Matrix):
+        return Matrix(name, x.values, x.dtype, x.origin)
+    values, dtype, origin = _host_array(x, name)
+    if values.ndim < 2:
+        raise ValueError(
+            f"{name} has shape {values.shape}: a representation is [n, p], n samples by p features"
+            + ("; write x[:, None] for a single feature" if values.ndim == 1 else "")
+        )
+    if values.size == 0:
+        raise ValueError(f"{name} has shape {values.shape}: it is empty")
+    values = values.reshape(values.shape[0], -1)
+    if values.dtype == object or dtype in ("str", "bytes"):
+        raise TypeError(f"{name} has dtype {dtype}: numbers are needed")
+    if dtype == "bfloat16" or dtype in _FLOATS:
+        return Matrix(name, _native_order(values), dtype, origin)
+    return _cast(values, name, dtype, origin)
+
+
+def as_matrices(layers: Mapping[str, object] | Sequence[object], *, what: str = "layers") -> tuple[Matrix, ...]:
+    """Admit a mapping ``{name: array}`` of representations that share their samples.
+
+    Raises:
+        TypeError: not a mapping. ValueError: no layers, or different numbers of samples.
+    """
+    if not isinstance(layers, Mapping):
+        raise TypeError(f"{what} must be a mapping of names to arrays, not {type(layers).__name__}")
+    if not layers:
+        raise ValueError(f"{what} is empty: give at least one named array")
+    matrices = tuple(as_matrix(value, name=str(key)) for key, value in layers.items())
+    same_samples(matrices)
+    return matrices
+
+
+def same_samples(matrices: Sequence[Matrix]) -> int:
+    """The common number of samples, or ValueError naming the two that differ."""
+    first = matrices[0]
+    for other in matrices[1:]:
+        if other.n != first.n:
+            raise ValueError(
+                f"{first.name} has {first.n} samples and {other.name} has {other.n}: "
+                "similarity needs the same samples in the same order"
+            )
+    return first.n
+
+
+def enough_samples(n: int, needed: int, why: str) -> None:
+    """Raise ValueError unless there are ``needed`` samples."""
+    if n < needed:
+        raise ValueError(f"{why} needs at least {needed} samples, not {n}")
+
+
+def _native_order(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if values.dtype.isnative and values.flags.aligned:
+        return values
+    return values.astype(values.dtype.newbyteorder("="))
+
+
+def _cast(values: npt.NDArray[Any], name: str, dtype: str, origin: str) -> Matrix:
+    if np.iscomplexobj(values):
+        raise TypeError(f"{name} has dtype {dtype}: similarity of complex features is not defined here")
+    if dtype in _EXACT_IN_FLOAT32:
+        return Matrix(name, values.astype(np.float32), "float32", origin)
+    if values.dtype.kind in "iu":
+        largest = max(abs(int(values.max())), abs(int(values.min())))
+        if largest > _MAX_EXACT:
+            raise ValueError(f"{name} holds the integer {largest}, which float64 cannot represent exactly")
+        return Matrix(name, values.astype(np.float64), "float64", origin)
+    if values.dtype.kind == "f":
+        raise TypeError(f"{name} has dtype {dtype}: float64 is the widest supported; convert it yourself")
+    raise TypeError(f"{name} has dtype {dtype}: numbers are needed")
+
+
+def _host_array(x: object, name: str) -> tuple[npt.NDArray[Any], str, str]:
+    """(array, dtype name, origin) with bfloat16 as uint16 bits."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: fill or drop its masked entries first")
+    if isinstance(x, np.ndarray):
+        return _numpy(x, "numpy")
+    root = type(x).__module__.partition(".")[0]
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return _torch(x, torch, name)
+    if hasattr(x, "toarray") and hasattr(x, "nnz"):
+        raise TypeError(f"{name} is a sparse {type(x).__name__}: pass a dense array (x.toarray())")
+    if hasattr(x, "__dlpack_device__") and hasattr(x, "get") and x.__dlpack_device__()[0] != 1:  # CuPy on a device
+        return _numpy(np.asarray(x.get()), f"{root} device {x.__dlpack_device__()[1]}, copied to the host")
+    if hasattr(x, "__array__") or isinstance(x, list | tuple):
+        try:
+            return _numpy(np.asarray(x), root if hasattr(x, "__array__") else "list")
+        except (ValueError, TypeError) as error:
+            raise TypeError(f"{name} cannot be read as an array: {error}") from None
+    if hasattr(x, "__dlpack__"):
+        return _numpy(np.from_dlpack(x), root)
+    raise TypeError(f"{name} is a {type(x).__name__}: an array [n, p] is needed")
+
+
+def _numpy(x: npt.NDArray[Any], origin: str) -> tuple[npt.NDArray[Any], str, str]:
+    if x.dtype.name == "bfloat16":  # ml_dtypes, as JAX uses
+        return x.view(np.uint16), "bfloat16", origin
+    return x, x.dtype.name if x.dtype != object else "object", origin
+
+
+def _torch(x: Any, torch: Any, name: str) -> tuple[npt.NDArray[Any], str, str]:
+    if x.layout != torch.strided or x.is_quantized:
+        raise TypeError(f"{name} is a {x.layout if not x.is_quantized else 'quantized'} tensor: pass a dense one")
+    origin = "torch"
+    x = x.detach()
+    if x.device.type != "cpu":
+        origin = f"torch {x.device}, copied to the host"
+        x = x.cpu()
+    x = x.resolve_conj().resolve_neg()
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.uint16).numpy(), "bfloat16", origin
+    if str(x.dtype).startswith("torch.float8"):
+        raise TypeError(f"{name} has dtype {x.dtype}: widen it to float16 or float32 first")
+    return _numpy(x.numpy(), origin)

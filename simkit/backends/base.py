@@ -1,0 +1,166 @@
+"""The op table: what every backend offers, as plain functions over plain data.
+
+An op is a function of the same name in every backend module. Arrays that cross this line are checked already.
+
+=====================  ================================================================================
+op                     result
+=====================  ================================================================================
+column_stats           :class:`ColumnStats` of a matrix ``[n, p]``, one pass, float64
+row_norms              squared norms ``[n]`` of the rows of a matrix, float64
+distance_median        median of the full n × n matrix of squared distances of a block, float64
+pair_sums              :class:`PairSums`: centred inner products of all pairs of Gram matrices
+column_products        centred cross-products ``[p, p]`` of the columns of one matrix, float64
+eliminate              :class:`EliminationOrder` from the all-pairs matrix ``[u, u]`` of units
+moments_add            adds a block of rows to the float64 moments of a stream
+=====================  ================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from ..arrays import FloatArray, Matrix
+from ..kernels import Cosine, Kernel, Linear
+
+OPS = (
+    "column_stats",
+    "row_norms",
+    "distance_median",
+    "pair_sums",
+    "column_products",
+    "eliminate",
+    "moments_add",
+)
+
+Estimator: TypeAlias = Literal["debiased", "biased"]
+RouteName: TypeAlias = Literal["sample", "feature"]
+Precision: TypeAlias = Literal["float32", "float64"]
+
+
+@dataclass(frozen=True)
+class ColumnStats:
+    """One pass over ``x [n, p]``: column means, squared deviations, largest deviation, non-finite entries."""
+
+    mean: FloatArray  # [p]
+    sum_sq_dev: FloatArray  # [p]  Σ (x - mean)²
+    max_abs: float  # max |x|
+    max_dev: float  # max |x - mean|; exactly 0 when every column is constant
+    nonfinite: int
+    first_nonfinite: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A representation made ready for products: z = (x · row_scale - shift) · 2^-exponent, then the kernel on z.
+
+    The power of two keeps squares from overflowing or vanishing, exactly. ``length`` is the kernel's scale in
+    the units of z: 2 t² m for RBF, t √m for Laplacian, γ in z's units for Polynomial.
+    """
+
+    matrix: Matrix
+    kernel: Kernel
+    shift: FloatArray  # [p]
+    exponent: int
+    row_scale: FloatArray | None = None  # [n]
+    length: float = math.nan
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return self.matrix.n
+
+    @property
+    def p(self) -> int:
+        """Number of features."""
+        return self.matrix.p
+
+    @property
+    def gram_exponent(self) -> int:
+        """k(x, x') = 2^gram_exponent · k(z, z'): only linear kernels scale with their features."""
+        return 2 * self.exponent if isinstance(self.kernel, Linear | Cosine) else 0
+
+    def with_length(self, length: float) -> Block:
+        """The same block with its kernel's scale known."""
+        return replace(self, length=length)
+
+    def columns(self, start: int, stop: int) -> Block:
+        """Columns ``start:stop`` as a block that shares shift, scale and memory."""
+        return replace(self, matrix=self.matrix.column_slice(start, stop), shift=self.shift[start:stop])
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the all-pairs sums are formed: decided once, as data, by :mod:`simkit.backends.routes`."""
+
+    name: RouteName
+    products: Precision
+    tile: int
+    threads: int
+    multiply_adds: int
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class PairSums:
+    """All-pairs centred inner products S_ab of Gram matrices, in the units of the blocks' z.
+
+    Biased: S_ab = ⟨H K_a H, H K_b H⟩. Debiased: n(n-3) times the estimator of Song et al. 2012, eq. 5.
+    ``raw`` is ⟨K_a, K_a⟩ before centring: ``self / raw`` says how much cancelled.
+    """
+
+    values: FloatArray  # [L, M]
+    self_rows: FloatArray  # [L]
+    self_columns: FloatArray  # [M]
+    raw_rows: FloatArray  # [L]
+    raw_columns: FloatArray  # [M]
+
+
+@dataclass(frozen=True)
+class EliminationOrder:
+    """Units in the order of their removal, and CKA(all, kept) after each removal (NaN for the empty set)."""
+
+    order: np.ndarray[tuple[int], np.dtype[np.int64]]  # [removed]
+    cka: FloatArray  # [removed]
+    smallest_gap: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One op that ran: which backend, by which route, and why."""
+
+    op: str
+    backend: str
+    reason: str
+    route: str = ""
+    multiply_adds: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ran and why, op by op."""
+
+    steps: tuple[Step, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def backend(self) -> str:
+        """The backends that ran, in order, without repeats."""
+        return ", ".join(dict.fromkeys(step.backend for step in self.steps)) or "numpy"
+
+    def explain(self) -> str:
+        """The plan in words and numbers, one line per step."""
+        lines = [
+            f"{step.op}: {step.backend}"
+            + (f", {step.route}" if step.route else "")
+            + (f", {step.multiply_adds:.3g} multiply-adds" if step.multiply_adds else "")
+            + (f", {step.bytes / 2**20:.1f} MiB of workspace" if step.bytes else "")
+            + f" ({step.reason})"
+            for step in self.steps
+        ]
+        return "\n".join([*lines, *self.notes])

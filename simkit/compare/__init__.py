@@ -1,0 +1,1 @@
+"""Many representations -> a matrix: from arrays, from streams, from models."""

@@ -1,0 +1,260 @@
+"""Centred kernel alignment and the Hilbert-Schmidt independence criterion.
+
+    HSIC_biased(K, L)   = tr(K H L H) / (n-1)²                                   Gretton et al. 2005, definition 2
+    HSIC_debiased(K, L) = [tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n-1)(n-2)) - 2/(n-2)·1ᵀK̃L̃1] / (n(n-3))   Song et al. 2012, eq. 5
+    CKA(K, L)           = HSIC(K, L) / √(HSIC(K, K)·HSIC(L, L))                  Kornblith et al. 2019, eq. 5
+
+K̃ is K with a zero diagonal. Biased CKA lies in [0, 1]; debiased CKA is at most 1, has mean about 0 for independent
+representations, and may be negative. Invariant to orthogonal maps, isotropic scaling and translation of the
+features. Products are formed in the input's precision on centred features (float64 below 64 samples, for non-linear
+kernels, and where float32 would cancel); sums and results are float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
+from ..backends.base import Block, Estimator, PairSums, Plan, Precision, RouteName, Step
+from ..backends.choose import check_backend, choose
+from ..backends.routes import check_threads, plan_pair_sums
+from ..kernels import Kernel, Linear, check_kernel
+from .measure import Degenerate, Scores
+from .prepare import prepare
+
+MAX_CANCELLATION = 0.05  # float32 products whose self-sum falls below this share of the raw sum are redone in float64
+
+
+def check_estimator(estimator: str, n: int) -> Estimator:
+    """Return the estimator's name, or raise ValueError when it is unknown or n is too small for it."""
+    if estimator == "debiased":
+        enough_samples(n, 4, "the debiased estimator")
+        return "debiased"
+    if estimator == "biased":
+        enough_samples(n, 2, "the biased estimator")
+        return "biased"
+    raise ValueError(f'estimator must be "debiased" or "biased", not {estimator!r}')
+
+
+@dataclass(frozen=True)
+class CKA:
+    """Centred kernel alignment as a measure object: ``CKA(kernel=RBF(0.5), estimator="biased")``."""
+
+    kernel: Kernel = Linear()
+    estimator: Estimator = "debiased"
+
+    def __post_init__(self) -> None:
+        check_kernel(self.kernel)
+        check_estimator(self.estimator, 4)
+
+    def prepare(self, x: Matrix) -> Block:
+        """Centre, scale and check one representation."""
+        check_estimator(self.estimator, x.n)
+        return prepare(x, self.kernel)
+
+    def score(self, x: Block, y: Block) -> float:
+        """CKA of two prepared representations."""
+        scores = normalised([x], [y], self.estimator, ForcedRoute())
+        for (_, name), reason in scores.degenerate.items():
+            raise Degenerate(name, reason)
+        return float(scores.values[0, 0])
+
+    def pairs(
+        self,
+        rows: Sequence[Matrix],
+        columns: Sequence[Matrix] | None,
+        *,
+        memory: int | None = None,
+        backend: str | None = None,
+        threads: int | None = None,
+    ) -> Scores:
+        """All-pairs scores in one pass of the engine; degenerate layers give NaN and are named."""
+        check_estimator(self.estimator, rows[0].n)
+        forced = ForcedRoute(memory=memory, backend=backend, threads=threads)
+        return normalised_with_gaps(rows, columns, self, forced)
+
+
+@dataclass(frozen=True)
+class ForcedRoute:
+    """What the caller insists on; None leaves it to the planner."""
+
+    backend: str | None = None
+    threads: int | None = None
+    memory: int | None = None
+    route: RouteName | None = None
+    products: Precision | None = None
+    tile: int | None = None
+
+
+def cka(
+    x: object,
+    y: object,
+    *,
+    kernel: Kernel = Linear(),
+    estimator: Estimator = "debiased",
+    backend: str | None = None,
+    threads: int | None = None,
+) -> float:
+    """Centred kernel alignment of ``x [n, p]`` and ``y [n, q]``: 1 for equal up to rotation and scale.
+
+    Range [0, 1] for the biased estimator; at most 1 and possibly negative for the debiased one (the default, because
+    the biased one calls independent wide features alike).
+
+    Raises:
+        ValueError: different n; n < 4 (debiased) or n < 2 (biased); NaN or infinite entries; a representation whose
+            features are constant. TypeError: input that is not numeric.
+
+    Source: Kornblith et al. 2019, eq. 5; Song et al. 2012, eq. 5. Golden value: module ``tests/test_golden.py``.
+    """
+    blocks = _two(x, y, kernel, estimator, backend, threads)
+    scores = normalised([blocks[0]], [blocks[1]], estimator, ForcedRoute(backend=backend, threads=threads))
+    for (_, name), reason in scores.degenerate.items():
+        raise Degenerate(name, reason)
+    return float(scores.values[0, 0])
+
+
+def hsic(
+    x: object,
+    y: object,
+    *,
+    kernel: Kernel = Linear(),
+    estimator: Estimator = "debiased",
+    backend: str | None = None,
+    threads: int | None = None,
+) -> float:
+    """Hilbert-Schmidt independence criterion of ``x [n, p]`` and ``y [n, q]``.
+
+    Range: at least 0 for the biased estimator; any real number for the debiased one. Units: those of the kernel of x
+    times those of y. A constant representation is independent of everything: exactly 0.
+
+    Raises:
+        ValueError: as :func:`cka`, but for constant features; OverflowError when the value exceeds float64.
+
+    Source: Gretton et al. 2005; Song et al. 2012, eq. 5.
+    """
+    try:
+        a, b = _two(x, y, kernel, estimator, backend, threads)
+    except Degenerate:
+        return 0.0
+    sums, _ = sums_of([a], [b], estimator, ForcedRoute(backend=backend, threads=threads))
+    pairs = (a.n - 1) ** 2 if estimator == "biased" else a.n * (a.n - 3)
+    try:
+        return math.ldexp(float(sums.values[0, 0]) / pairs, a.gram_exponent + b.gram_exponent)
+    except OverflowError:
+        raise OverflowError("hsic is larger than float64 can hold: rescale the features") from None
+
+
+def _two(
+    x: object, y: object, kernel: Kernel, estimator: str, backend: str | None, threads: int | None
+) -> tuple[Block, Block]:
+    check_kernel(kernel)
+    check_backend(backend)
+    check_threads(threads)
+    a, b = as_matrix(x, name="x"), as_matrix(y, name="y")
+    n = same_samples((a, b))
+    check_estimator(estimator, n)
+    first = prepare(a, kernel, backend=backend, threads=threads)
+    second = first if x is y else prepare(b, kernel, backend=backend, threads=threads)
+    return first, second
+
+
+def sums_of(
+    rows: Sequence[Block], columns: Sequence[Block] | None, estimator: Estimator, forced: ForcedRoute
+) -> tuple[PairSums, Plan]:
+    """The engine call: plan a route, run it, and run it again in float64 where float32 products cancelled."""
+    chosen = choose("pair_sums", backend=forced.backend)
+    threads = check_threads(forced.threads)
+    mapped = max((b.p * b.matrix.values.itemsize for b in [*rows, *(columns or ())] if b.matrix.mapped), default=0)
+    steps: list[Step] = []
+    products = forced.products
+    while True:
+        route = plan_pair_sums(
+            rows,
+            columns,
+            memory=forced.memory,
+            threads=threads,
+            route=forced.route,
+            products=products,
+            tile=forced.tile,
+            mapped_row_bytes=mapped,
+        )
+        sums: PairSums = chosen.function(rows, columns, estimator=estimator, route=route)
+        reason = f"{chosen.reason}; {route.reason}"
+        steps.append(
+            Step("pair_sums", chosen.backend, reason, f"{route.name} space", route.multiply_adds, route.bytes)
+        )
+        if route.products == "float64" or chosen.backend == "reference" or forced.products or not _cancelled(sums):
+            return sums, Plan(tuple(steps))
+        products = "float64"
+
+
+def _cancelled(sums: PairSums) -> bool:
+    own = np.concatenate([sums.self_rows, sums.self_columns])
+    raw = np.concatenate([sums.raw_rows, sums.raw_columns])
+    return bool((own < MAX_CANCELLATION * raw).any())
+
+
+def normalised(
+    rows: Sequence[Block], columns: Sequence[Block] | None, estimator: Estimator, forced: ForcedRoute
+) -> Scores:
+    """CKA of all pairs of prepared, non-constant blocks."""
+    sums, plan = sums_of(rows, columns, estimator, forced)
+    n = rows[0].n
+    degenerate: dict[tuple[str, str], str] = {}
+    left = _norms("row", rows, sums.self_rows, sums.raw_rows, n, estimator, degenerate)
+    right = _norms("column", columns or rows, sums.self_columns, sums.raw_columns, n, estimator, degenerate)
+    return Scores(sums.values / left[:, None] / right[None, :], degenerate, plan)
+
+
+def _norms(
+    side: str,
+    blocks: Sequence[Block],
+    own: FloatArray,
+    raw: FloatArray,
+    n: int,
+    estimator: Estimator,
+    degenerate: dict[tuple[str, str], str],
+) -> FloatArray:
+    """√HSIC(K, K), NaN where it is zero within the rounding of n float64 sums."""
+    norms = np.empty(len(blocks))
+    for i, block in enumerate(blocks):
+        if own[i] > 8 * n * np.finfo(np.float64).eps * raw[i]:
+            norms[i] = math.sqrt(own[i])
+        else:
+            norms[i] = math.nan
+            degenerate[side, block.matrix.name] = f"its {estimator} HSIC with itself is zero within rounding"
+    return norms
+
+
+def normalised_with_gaps(
+    rows: Sequence[Matrix], columns: Sequence[Matrix] | None, measure: CKA, forced: ForcedRoute
+) -> Scores:
+    """All-pairs CKA where constant layers leave NaN rows and columns that are named."""
+    degenerate: dict[tuple[str, str], str] = {}
+
+    def ready(side: str, layers: Sequence[Matrix]) -> tuple[list[int], list[Block]]:
+        places, blocks = [], []
+        for i, layer in enumerate(layers):
+            try:
+                blocks.append(prepare(layer, measure.kernel, backend=forced.backend, threads=forced.threads))
+                places.append(i)
+            except Degenerate as error:
+                degenerate[side, layer.name] = error.reason
+        return places, blocks
+
+    left, row_blocks = ready("row", rows)
+    right, column_blocks = (left, None) if columns is None else ready("column", columns)
+    values = np.full((len(rows), len(rows if columns is None else columns)), math.nan)
+    plan = Plan()
+    if left and right:
+        scores = normalised(row_blocks, column_blocks, measure.estimator, forced)
+        values[np.ix_(left, right)] = scores.values
+        degenerate.update(scores.degenerate)
+        plan = scores.plan
+    if columns is None:
+        degenerate.update({("column", name): reason for (_, name), reason in list(degenerate.items())})
+    return Scores(values, degenerate, replace(plan))

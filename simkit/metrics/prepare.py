@@ -1,0 +1,64 @@
+"""Representation -> block: check every entry, centre, scale by a power of two, find the kernel's length."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..arrays import Matrix
+from ..backends.base import Block
+from ..backends.choose import choose
+from ..backends.routes import check_threads
+from ..kernels import RBF, Cosine, Kernel, Laplacian, Polynomial
+from .measure import Degenerate
+
+
+def prepare(x: Matrix, kernel: Kernel, *, backend: str | None = None, threads: int | None = None) -> Block:
+    """Make ``x [n, p]`` ready for products with ``kernel``.
+
+    Raises:
+        ValueError: non-finite entries, named with their number and the first position; zero rows under Cosine.
+        Degenerate: constant features.
+    """
+    team = check_threads(threads)
+    stats_of = choose("column_stats", backend=backend).function
+    stats = stats_of(x, threads=team)
+    if stats.nonfinite:
+        row, column = stats.first_nonfinite
+        what = "entry" if stats.nonfinite == 1 else "entries"
+        raise ValueError(f"{x.name} has {stats.nonfinite} non-finite {what}, the first at row {row}, column {column}")
+    scale = None
+    if isinstance(kernel, Cosine):
+        exponent = _exponent(stats.max_abs)
+        plain = Block(x, kernel, np.zeros(x.p), exponent)
+        norms = np.sqrt(choose("row_norms", backend=backend).function(plain, threads=team))
+        if not norms.all():
+            raise ValueError(f"{x.name} has a zero row, number {int(np.argmin(norms))}: its cosine is undefined")
+        scale = np.ldexp(1.0 / norms, -exponent)
+        stats = stats_of(x, row_scale=scale, threads=team)
+    if stats.max_dev == 0.0:
+        raise Degenerate(x.name, "every feature is constant over the samples")
+    if isinstance(kernel, Polynomial):
+        return _polynomial(x, kernel, _exponent(stats.max_abs))
+    block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale)
+    if isinstance(kernel, RBF | Laplacian):
+        median = choose("distance_median", backend=backend).function(block, threads=team)
+        if median == 0.0:
+            raise Degenerate(x.name, "the median distance between its samples is zero, so the kernel has no bandwidth")
+        t = kernel.bandwidth
+        return block.with_length(2 * t * t * median if isinstance(kernel, RBF) else t * math.sqrt(median))
+    return block
+
+
+def _exponent(largest: float) -> int:
+    """The power of two that brings the largest magnitude into [1/2, 1)."""
+    return math.frexp(largest)[1]
+
+
+def _polynomial(x: Matrix, kernel: Polynomial, exponent: int) -> Block:
+    gamma = 1.0 / x.p if kernel.gamma is None else kernel.gamma
+    largest = (gamma * x.p * math.ldexp(1.0, min(2 * exponent, 1000)) + abs(kernel.coef0)) if exponent < 500 else math.inf
+    if largest > 0 and kernel.degree * math.log2(largest) > 480:
+        raise ValueError(f"{x.name} overflows the polynomial kernel of degree {kernel.degree}: rescale its features")
+    return Block(x, kernel, np.zeros(x.p), exponent, length=math.ldexp(gamma, 2 * exponent))
