@@ -130,6 +130,36 @@ class EliminationOrder:
 
 
 @dataclass(frozen=True)
+class SideSums:
+    """Moments of one side's layers laid side by side, layer l being columns offsets[l]:offsets[l+1].
+
+    With z = (x - shift) · scale (powers of two) and a_i = |z_i|² per layer. ``gram`` holds the upper triangles of
+    zᵀz per layer; it is empty where :attr:`MomentSums.cross` holds them.
+    """
+
+    offsets: tuple[int, ...]
+    shift: FloatArray  # [p]
+    scale: FloatArray  # [p]
+    sum_z: FloatArray  # [p]
+    sum_az: FloatArray  # [p]  Σ a z, a of the column's own layer
+    sum_a: FloatArray  # [layers]
+    sum_aa: FloatArray  # [layers]
+    gram: tuple[FloatArray, ...]  # per layer [p_l, p_l]
+
+
+@dataclass(frozen=True)
+class MomentSums:
+    """Float64 moments from which the HSIC of every pair of layers follows; ``right`` None: left with itself."""
+
+    left: SideSums
+    right: SideSums | None
+    cross: FloatArray  # [p_left, p_right]; alone [p, p], upper triangle
+    sum_ab: FloatArray  # [layers_left, layers_right]
+    sum_ay: FloatArray  # [layers_left, p_right]
+    sum_bx: FloatArray  # [layers_right, p_left]; unused alone
+
+
+@dataclass(frozen=True)
 class Step:
     """One op that ran: which backend, by which route, and why."""
 

@@ -6,13 +6,14 @@ They form n × n matrices and take no shortcuts; ``backend="reference"`` runs th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import Cosine, Laplacian, Linear, Polynomial
-from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
+from .base import Block, ColumnStats, EliminationOrder, Estimator, MomentSums, PairSums, Route, SideSums
 
 NAME = "reference"
 
@@ -128,49 +129,73 @@ def eliminate(
     """Greedy (or one-shot) elimination on the all-pairs matrix ``a [u, u]``, every sum formed afresh.
 
     After removing k from the kept set S: CKA = R / √(T Q), R = Σ_{i∈S} Σ_j a_ij, Q = Σ_{i,j∈S} a_ij, T = Σ a_ij
-    (bilinearity of HSIC; seed: "Representation Aware Pruning with CKA"). Scores within 1e-12 tie to the lowest index.
+    (bilinearity of HSIC). Scores within 1e-12 of the best tie, to the lowest index.
     """
     u = len(a)
-    kept = np.ones(u, dtype=bool)
-    r, total = a.sum(axis=1), a.sum()
-    limit = u if count is None else count
+    alive = np.arange(u)
     order: list[int] = []
     cka: list[float] = []
     smallest_gap = math.inf
-    ranking: list[int] | None = None
-    while len(order) < limit:
-        alive = np.flatnonzero(kept)
-        inside = a[np.ix_(alive, alive)]
-        q = inside.sum() - 2 * inside.sum(axis=1) + np.diag(inside)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scores = (r[alive].sum() - r[alive]) / (math.sqrt(total) * np.sqrt(q)) if len(alive) > 1 else [math.nan]
-        scores = np.asarray(scores)
-        ranked = np.where(np.isnan(scores), -np.inf, scores)
-        if ranking is None and not greedy:
-            ranking = [int(alive[i]) for i in sorted(range(u), key=lambda i: (-round(ranked[i] / 1e-12), i))]
-        pick = int(np.flatnonzero(ranked >= ranked.max() - 1e-12)[0])
-        if ranking is not None:
-            pick = int(np.flatnonzero(alive == ranking[len(order)])[0])
+    ranking = [] if greedy else _ranking(_scores(a, alive))
+    while len(order) < (u if count is None else count):
+        scores = _scores(a, alive)
+        pick = _best(scores) if greedy else int(np.flatnonzero(alive == ranking[len(order)])[0])
         if min_cka is not None and not scores[pick] >= min_cka:
             break
-        if len(alive) > 1:
-            smallest_gap = min(smallest_gap, float(ranked[pick] - np.delete(ranked, pick).max()))
+        if greedy and len(alive) > 1:
+            smallest_gap = min(smallest_gap, abs(float(scores[pick] - np.delete(scores, pick).max())))
         order.append(int(alive[pick]))
-        cka.append(float(scores[pick]))
-        kept[alive[pick]] = False
+        cka.append(float(scores[pick]) if scores[pick] > -math.inf else math.nan)
+        alive = np.delete(alive, pick)
     return EliminationOrder(np.array(order, dtype=np.int64), np.array(cka, dtype=np.float64), smallest_gap)
 
 
-def moments_add(
-    state: Mapping[str, FloatArray], left: Sequence[Block], right: Sequence[Block] | None, *, threads: int = 1
-) -> None:
-    """Add rows to a stream's moments in place; the fields are those of :mod:`simkit.streaming.moments`."""
-    x = np.concatenate([features(b) for b in left], axis=1)
-    y = x if right is None else np.concatenate([features(b) for b in right], axis=1)
-    state["cross"][...] += x.T @ y
-    for side, blocks in (("left", left), ("right", right)):
-        if blocks is None:
-            continue
-        for i, block in enumerate(blocks):
-            z = features(block)
-            state[f"{side}.gram.{i}"][...] += z.T @ z
+def _scores(a: FloatArray, alive: npt.NDArray[np.int64]) -> FloatArray:
+    """CKA(all, alive without k) for every k of ``alive``; -inf where it is undefined."""
+    inside = a[np.ix_(alive, alive)]
+    linear = a.sum(axis=1)[alive]
+    quadratic = inside.sum() - 2 * inside.sum(axis=1) + np.diag(inside)
+    defined = (quadratic > 0) & (len(alive) > 1)
+    root = np.sqrt(np.where(defined, quadratic, 1.0)) * math.sqrt(a.sum())
+    return np.where(defined, (linear.sum() - linear) / root, -np.inf)
+
+
+def _best(scores: FloatArray) -> int:
+    best = scores.max()
+    return int(np.flatnonzero((scores >= best - 1e-12) | (scores == best))[0])
+
+
+def _ranking(scores: FloatArray) -> list[int]:
+    units = np.arange(len(scores))
+    ranking = []
+    while len(units):
+        place = _best(scores)
+        ranking.append(int(units[place]))
+        units, scores = np.delete(units, place), np.delete(scores, place)
+    return ranking
+
+
+def moments_add(sums: MomentSums, left: FloatArray, right: FloatArray | None, *, threads: int = 1) -> None:
+    """Add raw rows ``left [r, p_left]`` and ``right [r, p_right]`` to a stream's moments, in place."""
+    x, a = _add_side(sums.left, left)
+    y, b = (x, a) if sums.right is None or right is None else _add_side(sums.right, right)
+    sums.cross[...] += np.triu(x.T @ x) if sums.right is None else x.T @ y
+    sums.sum_ab[...] += a.T @ b
+    sums.sum_ay[...] += a.T @ y
+    if sums.right is not None:
+        sums.sum_bx[...] += b.T @ x
+
+
+def _add_side(side: SideSums, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(z [r, p], a [r, layers]) after adding the side's own sums."""
+    z = (rows - side.shift) * side.scale
+    spans = list(zip(side.offsets[:-1], side.offsets[1:], strict=True))
+    a = np.stack([np.einsum("ij,ij->i", z[:, s:e], z[:, s:e]) for s, e in spans], axis=1)
+    side.sum_z[...] += z.sum(axis=0)
+    side.sum_a[...] += a.sum(axis=0)
+    side.sum_aa[...] += (a * a).sum(axis=0)
+    for layer, (s, e) in enumerate(spans):
+        side.sum_az[s:e] += a[:, layer] @ z[:, s:e]
+        if side.gram:
+            side.gram[layer][...] += np.triu(z[:, s:e].T @ z[:, s:e])
+    return z, a

@@ -1,0 +1,65 @@
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "bind/arrays.hpp"
+#include "ops/moments.hpp"
+
+namespace simkit {
+namespace {
+
+MomentSide side_of(std::int64_t rows, const py::dict& side) {
+    MomentSide out;
+    out.offsets = side["offsets"].cast<std::vector<std::int64_t>>();
+    if (out.offsets.size() < 2 || out.offsets.front() != 0) throw std::invalid_argument("offsets must start at 0");
+    for (std::size_t l = 0; l + 1 < out.offsets.size(); ++l)
+        if (out.offsets[l + 1] <= out.offsets[l]) throw std::invalid_argument("offsets must increase");
+    const std::int64_t p = out.p = out.offsets.back(), layers = out.layers();
+    auto array = [&](const char* key, std::vector<std::int64_t> shape) {
+        return writable(side[key].cast<py::array>(), std::move(shape), key);
+    };
+    out.z = array("z", {rows, p});
+    out.shift = array("shift", {p});
+    out.scale = array("scale", {p});
+    out.sum_z = array("sum_z", {p});
+    out.sum_az = array("sum_az", {p});
+    out.sum_a = array("sum_a", {layers});
+    out.sum_aa = array("sum_aa", {layers});
+    for (const py::handle& gram : side["gram"].cast<py::list>()) {
+        const std::int64_t l = static_cast<std::int64_t>(out.gram.size());
+        if (l == layers) throw std::invalid_argument("gram has more entries than there are layers");
+        const std::int64_t width = out.offsets[l + 1] - out.offsets[l];
+        out.gram.push_back(writable(gram.cast<py::array>(), {width, width}, "gram"));
+    }
+    return out;
+}
+
+void add(std::int64_t rows, const py::dict& left, const std::optional<py::dict>& right, const py::dict& sums,
+         int threads) {
+    check_threads(threads);
+    if (rows < 1) throw std::invalid_argument("there are no rows");
+    MomentSide x = side_of(rows, left);
+    std::optional<MomentSide> y;
+    if (right) y = side_of(rows, *right);
+    MomentSide& other = y ? *y : x;
+    for (MomentSide* side : {&x, &other})
+        if (y && static_cast<std::int64_t>(side->gram.size()) != side->layers())
+            throw std::invalid_argument("gram needs one entry per layer");
+    auto array = [&](const char* key, std::vector<std::int64_t> shape) {
+        return writable(sums[key].cast<py::array>(), std::move(shape), key);
+    };
+    const MomentCross cross{array("cross", {x.p, other.p}), array("sum_ab", {x.layers(), other.layers()}),
+                            array("sum_ay", {x.layers(), other.p}),
+                            y ? array("sum_bx", {y->layers(), x.p}) : nullptr};
+    py::gil_scoped_release release;
+    moments_add(rows, x, y ? &*y : nullptr, cross, threads, interrupt_poll());
+}
+
+}  // namespace
+
+void bind_moments(py::module_& m) {
+    using namespace py::literals;
+    m.def("moments_add", &add, "rows"_a, py::kw_only(), "left"_a, "right"_a, "sums"_a, "threads"_a);
+}
+
+}  // namespace simkit

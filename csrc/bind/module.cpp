@@ -1,0 +1,13 @@
+#include <pybind11/pybind11.h>
+
+#include "bind/arrays.hpp"
+#include "core/blas.hpp"
+
+PYBIND11_MODULE(_core, m) {
+    simkit::use_one_blas_thread();
+    simkit::bind_hsic(m);
+    simkit::bind_columns(m);
+    simkit::bind_greedy(m);
+    simkit::bind_moments(m);
+    simkit::bind_device(m);
+}

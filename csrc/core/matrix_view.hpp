@@ -1,0 +1,40 @@
+// Views of a caller's memory. Nothing here owns or writes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace simkit {
+
+enum class Dtype { f16, bf16, f32, f64 };
+
+inline std::int64_t item_size(Dtype dtype) {
+    return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
+}
+
+// x [rows, cols], any strides (bytes). `mapped`: pages of a file that may be dropped after use.
+struct MatrixView {
+    const std::byte* data;
+    std::int64_t rows;
+    std::int64_t cols;
+    std::int64_t row_stride;
+    std::int64_t col_stride;
+    Dtype dtype;
+    bool mapped;
+};
+
+enum class Kernel { linear, rbf, laplacian, polynomial };
+
+// z = (x * row_scale - shift) * scale, then the kernel on rows of z. `length` is the kernel's scale in z's units.
+struct BlockView {
+    MatrixView x;
+    const double* shift;      // [cols]
+    const double* row_scale;  // [rows] or null
+    double scale;             // a power of two
+    Kernel kernel;
+    double length;
+    double coef0;
+    int degree;
+};
+
+}  // namespace simkit

@@ -1,0 +1,24 @@
+// Source rows -> z = (x * row_scale - shift) * scale in a small contiguous buffer, float32 or float64.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "matrix_view.hpp"
+
+namespace simkit {
+
+// Rows [row0, row1) x columns [col0, col1) of the block into out [row1 - row0, ld].
+// The subtraction is done in float64 whatever the source's type.
+void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
+          float* out, std::int64_t ld);
+void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
+          double* out, std::int64_t ld);
+
+// One row segment as float64, without shift or scale.
+void load_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t col1, double* out);
+
+// Tells the kernel that rows [row0, row1) of a mapped file are not needed for now, so that they do not stay resident.
+void release_rows(const MatrixView& x, std::int64_t row0, std::int64_t row1);
+
+}  // namespace simkit

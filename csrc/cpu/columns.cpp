@@ -1,0 +1,233 @@
+#include "ops/columns.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/blas.hpp"
+#include "core/clones.hpp"
+#include "core/pack.hpp"
+
+namespace simkit {
+namespace {
+
+constexpr std::int64_t kElements = std::int64_t{1} << 18;  // of x in one piece of work
+constexpr std::int64_t kSegment = 512;
+
+SIMKIT_CLONES void add_first(const double* v, const double* origin, double r, double* sum, double* largest,
+                             std::int64_t count) {
+    double top = *largest;
+    for (std::int64_t k = 0; k < count; ++k) {
+        const double value = v[k] * r;
+        sum[k] += value - origin[k];
+        const double size = std::fabs(value);
+        top = size > top ? size : top;
+    }
+    *largest = top;
+}
+
+SIMKIT_CLONES void add_second(const double* v, const double* mean, double r, double* sum_sq, double* largest,
+                              std::int64_t count) {
+    double top = *largest;
+    for (std::int64_t k = 0; k < count; ++k) {
+        const double d = v[k] * r - mean[k];
+        sum_sq[k] += d * d;
+        const double size = std::fabs(d);
+        top = size > top ? size : top;
+    }
+    *largest = top;
+}
+
+// NaN - NaN and inf - inf are NaN: the sum is finite only if every entry is.
+SIMKIT_CLONES double residue(const double* v, std::int64_t count) {
+    double sum = 0.0;
+    for (std::int64_t k = 0; k < count; ++k) sum += v[k] - v[k];
+    return sum;
+}
+
+// Both passes: `against` is the first row, then the mean.
+class StatsWorker {
+  public:
+    StatsWorker(const MatrixView& x, const double* row_scale, const std::vector<double>& against, bool second,
+                std::int64_t rows, ColumnStats& stats)
+        : x_(x),
+          row_scale_(row_scale),
+          against_(against),
+          second_(second),
+          rows_(rows),
+          stats_(stats),
+          sums_(x.cols) {}
+
+    void work(std::int64_t t) {
+        std::fill(sums_.begin(), sums_.end(), 0.0);
+        largest_ = 0.0;
+        bad_ = 0;
+        const std::int64_t i0 = t * rows_, i1 = std::min(x_.rows, i0 + rows_);
+        for (std::int64_t k = 0; k < x_.cols; k += kSegment) {
+            const std::int64_t count = std::min(kSegment, x_.cols - k);
+            for (std::int64_t i = i0; i < i1; ++i) {
+                load_row(x_, i, k, k + count, v_);
+                const double r = row_scale_ ? row_scale_[i] : 1.0;
+                if (second_) {
+                    add_second(v_, against_.data() + k, r, sums_.data() + k, &largest_, count);
+                    continue;
+                }
+                if (residue(v_, count) != 0.0) note_bad(i, k, count);
+                add_first(v_, against_.data() + k, r, sums_.data() + k, &largest_, count);
+            }
+        }
+        release_rows(x_, i0, i1);
+    }
+
+    void commit(std::int64_t) {
+        std::vector<double>& total = second_ ? stats_.sum_sq_dev : stats_.mean;
+        for (std::int64_t k = 0; k < x_.cols; ++k) total[k] += sums_[k];
+        double& top = second_ ? stats_.max_dev : stats_.max_abs;
+        top = std::max(top, largest_);
+        if (bad_ && !stats_.nonfinite) {
+            stats_.first_row = bad_row_;
+            stats_.first_col = bad_col_;
+        }
+        stats_.nonfinite += bad_;
+    }
+
+  private:
+    void note_bad(std::int64_t i, std::int64_t k, std::int64_t count) {
+        for (std::int64_t c = 0; c < count; ++c) {
+            if (std::isfinite(v_[c])) continue;
+            if (!bad_++ || i < bad_row_ || (i == bad_row_ && k + c < bad_col_)) {
+                bad_row_ = i;
+                bad_col_ = k + c;
+            }
+        }
+    }
+    const MatrixView& x_;
+    const double* row_scale_;
+    const std::vector<double>& against_;
+    bool second_;
+    std::int64_t rows_;
+    ColumnStats& stats_;
+    std::vector<double> sums_;
+    double v_[kSegment];
+    double largest_ = 0.0;
+    std::int64_t bad_ = 0, bad_row_ = 0, bad_col_ = 0;
+};
+
+}  // namespace
+
+ColumnStats column_stats(const MatrixView& x, const double* row_scale, int threads, const Poll& poll) {
+    ColumnStats stats;
+    stats.mean.assign(x.cols, 0.0);
+    stats.sum_sq_dev.assign(x.cols, 0.0);
+    const std::int64_t rows = std::max<std::int64_t>(1, kElements / x.cols), pieces = (x.rows + rows - 1) / rows;
+    std::vector<double> origin(x.cols);
+    load_row(x, 0, 0, x.cols, origin.data());
+    for (double& value : origin) value = value * (row_scale ? row_scale[0] : 1.0);
+    for_each_tile(pieces, threads, poll, [&] { return StatsWorker(x, row_scale, origin, false, rows, stats); });
+    if (stats.nonfinite) return stats;
+    for (std::int64_t k = 0; k < x.cols; ++k) stats.mean[k] = origin[k] + stats.mean[k] / static_cast<double>(x.rows);
+    const std::vector<double> mean = stats.mean;
+    for_each_tile(pieces, threads, poll, [&] { return StatsWorker(x, row_scale, mean, true, rows, stats); });
+    return stats;
+}
+
+namespace {
+
+constexpr std::int64_t kTile = 512;
+constexpr std::int64_t kRows = 1024;
+
+// Tiles of the upper triangle times groups of rows; groups of one tile commit in order.
+template <class T>
+class ProductsWorker {
+  public:
+    ProductsWorker(const BlockView& block, double* g)
+        : block_(block),
+          g_(g),
+          tiles_((block.x.cols + kTile - 1) / kTile),
+          side_(std::min(kTile, block.x.cols)),
+          depth_(std::min(kRows, block.x.rows)),
+          a_(depth_ * side_),
+          b_(tiles_ > 1 ? depth_ * side_ : 0),
+          c_(side_ * side_) {}
+
+    void work(std::int64_t t) {
+        const std::int64_t n = block_.x.rows, p = block_.x.cols;
+        const std::int64_t pairs = tiles_ * (tiles_ + 1) / 2;
+        const std::int64_t r0 = t / pairs * kRows, r1 = std::min(n, r0 + kRows);
+        std::int64_t row = 0, left = t % pairs;
+        while (left >= tiles_ - row) left -= tiles_ - row++;
+        i0_ = row * kTile;
+        j0_ = (row + left) * kTile;
+        wi_ = std::min(p, i0_ + kTile) - i0_;
+        wj_ = std::min(p, j0_ + kTile) - j0_;
+        const int k = static_cast<int>(r1 - r0), wi = static_cast<int>(wi_), wj = static_cast<int>(wj_);
+        pack(block_, r0, r1, i0_, i0_ + wi_, a_.data(), wi_);
+        if (i0_ == j0_) {
+            syrk_t(wi, k, a_.data(), wi, T(0), c_.data(), wj);
+        } else {
+            pack(block_, r0, r1, j0_, j0_ + wj_, b_.data(), wj_);
+            gemm_tn(wi, wj, k, a_.data(), wi, b_.data(), wj, T(0), c_.data(), wj);
+        }
+        release_rows(block_.x, r0, r1);
+    }
+
+    void commit(std::int64_t) {
+        const std::int64_t p = block_.x.cols;
+        for (std::int64_t i = 0; i < wi_; ++i) {
+            const std::int64_t from = i0_ == j0_ ? i : 0;
+            const T* c = c_.data() + i * wj_;
+            double* to = g_ + (i0_ + i) * p + j0_;
+            for (std::int64_t j = from; j < wj_; ++j) to[j] += c[j];
+        }
+    }
+
+  private:
+    const BlockView& block_;
+    double* g_;
+    std::int64_t tiles_, side_, depth_;
+    std::vector<T> a_, b_, c_;
+    std::int64_t i0_ = 0, j0_ = 0, wi_ = 0, wj_ = 0;
+};
+
+template <class T>
+void add_products(const BlockView& block, int threads, const Poll& poll, double* g) {
+    const std::int64_t tiles = (block.x.cols + kTile - 1) / kTile;
+    const std::int64_t groups = (block.x.rows + kRows - 1) / kRows;
+    for_each_tile(groups * tiles * (tiles + 1) / 2, threads, poll, [&] { return ProductsWorker<T>(block, g); });
+}
+
+}  // namespace
+
+void column_products(const BlockView& block, const double* sum_sq_dev, bool exact, int threads, const Poll& poll,
+                     double* g) {
+    const std::int64_t p = block.x.cols;
+    const double n = static_cast<double>(block.x.rows);
+    std::fill_n(g, p * p, 0.0);
+    std::vector<double> rest(p, 0.0);  // the mean that is left in the columns, in z's units
+    if (exact) {
+        add_products<double>(block, threads, poll, g);
+    } else {
+        std::vector<double> shift(block.shift, block.shift + p);
+        for (std::int64_t k = 0; k < p; ++k)
+            if (shift[k] * shift[k] <= 9.0 * sum_sq_dev[k] / n) {
+                rest[k] = shift[k] * block.scale;
+                shift[k] = 0.0;
+            }
+        BlockView partly = block;
+        partly.shift = shift.data();
+        add_products<float>(partly, threads, poll, g);
+    }
+    for (std::int64_t i = 0; i < p; ++i) {
+        for (std::int64_t j = i + 1; j < p; ++j) g[i * p + j] -= n * rest[i] * rest[j];
+        if (!exact) g[i * p + i] = sum_sq_dev[i] * block.scale * block.scale;
+    }
+    // Mirror by squares that fit the cache.
+    constexpr std::int64_t square = 64;
+    for (std::int64_t i0 = 0; i0 < p; i0 += square)
+        for (std::int64_t j0 = i0; j0 < p; j0 += square)
+            for (std::int64_t i = i0; i < std::min(p, i0 + square); ++i)
+                for (std::int64_t j = std::max(i + 1, j0); j < std::min(p, j0 + square); ++j)
+                    g[j * p + i] = g[i * p + j];
+}
+
+}  // namespace simkit

@@ -1,0 +1,171 @@
+// Row norms, and the median of all squared distances by radix selection over tiles: no n x n storage.
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <mutex>
+
+#include "core/blas.hpp"
+#include "core/pack.hpp"
+#include "cpu/gram_tile.hpp"
+#include "ops/hsic.hpp"
+
+namespace simkit {
+namespace {
+
+constexpr std::int64_t kTile = 256;
+constexpr std::int64_t kCollect = std::int64_t{1} << 20;  // values gathered for the last selection
+constexpr int kDigit = 16;
+
+std::uint64_t key_of(double value) {
+    std::uint64_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;  // ordered like the value, for values >= 0
+}
+double value_of(std::uint64_t bits) {
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// What one pass over the distances above the diagonal looks for: keys whose top `known` bits are `prefix`.
+struct Pass {
+    std::uint64_t prefix = 0;
+    int known = 0;
+    bool collect = false;
+    bool matches(std::uint64_t key) const { return known == 0 || key >> (64 - known) == prefix; }
+};
+struct Found {
+    std::vector<std::int64_t> histogram;  // by the next digit
+    std::vector<std::uint64_t> keys;
+    std::uint64_t least_above = std::numeric_limits<std::uint64_t>::max();
+};
+
+class Worker {
+  public:
+    Worker(const BlockView& block, const std::vector<double>& norms, const Pass& pass, Found& found)
+        : block_(block), norms_(norms), pass_(pass), found_(found), strips_(kTile), c_(kTile * kTile) {
+        if (!pass.collect) found_.histogram.assign(std::size_t{1} << kDigit, 0);
+    }
+    void work(std::int64_t t) {
+        const std::int64_t n = block_.x.rows, tiles = (n + kTile - 1) / kTile;
+        std::int64_t row = 0;
+        while (t >= tiles - row) t -= tiles - row++;
+        const std::int64_t i0 = row * kTile, j0 = (row + t) * kTile;
+        const std::int64_t ti = std::min(n, i0 + kTile) - i0, tj = std::min(n, j0 + kTile) - j0;
+        product_tile(block_, i0, ti, block_, j0, tj, i0 == j0, strips_, c_.data());
+        distances_from_products(block_, norms_.data(), i0, ti, j0, tj, 1, c_.data());
+        for (std::int64_t i = 0; i < ti; ++i)
+            for (std::int64_t j = i0 == j0 ? i + 1 : 0; j < tj; ++j) look(key_of(c_[i * tj + j]));
+    }
+    void commit(std::int64_t) {}
+
+  private:
+    void look(std::uint64_t key) {
+        if (pass_.matches(key)) {
+            if (pass_.collect)
+                found_.keys.push_back(key);
+            else
+                ++found_.histogram[key >> (64 - kDigit - pass_.known) & ((1u << kDigit) - 1)];
+        } else if (pass_.collect && key >> (64 - pass_.known) > pass_.prefix) {
+            found_.least_above = std::min(found_.least_above, key);
+        }
+    }
+    const BlockView& block_;
+    const std::vector<double>& norms_;
+    const Pass& pass_;
+    Found& found_;
+    Strips<double> strips_;
+    std::vector<double> c_;
+};
+
+Found scan(const BlockView& block, const std::vector<double>& norms, const Pass& pass, int threads,
+           const Poll& poll) {
+    std::mutex mutex;
+    std::vector<std::unique_ptr<Found>> parts;
+    const std::int64_t tiles = (block.x.rows + kTile - 1) / kTile;
+    for_each_tile(tiles * (tiles + 1) / 2, threads, poll, [&] {
+        std::lock_guard lock(mutex);
+        parts.push_back(std::make_unique<Found>());
+        return Worker(block, norms, pass, *parts.back());
+    });
+    Found total = std::move(*parts.front());
+    for (std::size_t k = 1; k < parts.size(); ++k) {
+        const Found& part = *parts[k];
+        for (std::size_t d = 0; d < part.histogram.size(); ++d) total.histogram[d] += part.histogram[d];
+        total.keys.insert(total.keys.end(), part.keys.begin(), part.keys.end());
+        total.least_above = std::min(total.least_above, part.least_above);
+    }
+    return total;
+}
+
+class NormsWorker {
+  public:
+    NormsWorker(const BlockView& block, std::vector<double>& norms) : block_(block), norms_(norms) {}
+    void work(std::int64_t t) {
+        const std::int64_t i0 = t * kTile, i1 = std::min(block_.x.rows, i0 + kTile);
+        for (std::int64_t i = i0; i < i1; ++i) {
+            double sum = 0.0;
+            for (std::int64_t k = 0; k < block_.x.cols; k += kChunk) {
+                const std::int64_t end = std::min(block_.x.cols, k + kChunk);
+                pack(block_, i, i + 1, k, end, z_.data(), kChunk);
+                sum += dot(static_cast<int>(end - k), z_.data(), z_.data());
+            }
+            norms_[i] = sum;
+        }
+        release_rows(block_.x, i0, i1);
+    }
+    void commit(std::int64_t) {}
+
+  private:
+    const BlockView& block_;
+    std::vector<double>& norms_;
+    std::array<double, kChunk> z_;
+};
+
+}  // namespace
+
+std::vector<double> row_norms(const BlockView& block, int threads, const Poll& poll) {
+    std::vector<double> norms(block.x.rows);
+    for_each_tile((block.x.rows + kTile - 1) / kTile, threads, poll, [&] { return NormsWorker(block, norms); });
+    return norms;
+}
+
+double distance_median(const BlockView& block, int threads, const Poll& poll) {
+    // The full matrix holds n zeros and every distance above the diagonal twice.
+    const std::int64_t n = block.x.rows, total = n * n;
+    const std::int64_t low = (total - 1) / 2, high = total / 2;  // ranks of the middle values
+    const auto above = [&](std::int64_t rank) { return rank < n ? -1 : (rank - n) / 2; };  // rank above the diagonal
+    if (above(high) < 0) return 0.0;
+    std::int64_t rank = std::max<std::int64_t>(above(low), 0);
+    const std::vector<double> norms = row_norms(block, threads, poll);
+    Pass pass;
+    std::int64_t inside = n * (n - 1) / 2;
+    while (inside > kCollect && pass.known < 64) {
+        const Found found = scan(block, norms, pass, threads, poll);
+        std::uint64_t digit = 0;
+        while (rank >= found.histogram[digit]) rank -= found.histogram[digit++];
+        inside = found.histogram[digit];
+        pass.prefix = pass.prefix << kDigit | digit;
+        pass.known += kDigit;
+    }
+    const std::int64_t next = rank + (above(high) - std::max<std::int64_t>(above(low), 0));
+    double first, second;
+    if (pass.known == 64) {  // more than kCollect equal distances
+        first = second = value_of(pass.prefix);
+    } else {
+        pass.collect = true;
+        Found found = scan(block, norms, pass, threads, poll);
+        auto at = [&](std::int64_t k) {
+            if (k >= static_cast<std::int64_t>(found.keys.size())) return value_of(found.least_above);
+            std::nth_element(found.keys.begin(), found.keys.begin() + k, found.keys.end());
+            return value_of(found.keys[k]);
+        };
+        first = at(rank);
+        second = at(next);
+    }
+    return 0.5 * ((above(low) < 0 ? 0.0 : first) + second);
+}
+
+}  // namespace simkit

@@ -1,0 +1,90 @@
+#include "cpu/gram_tile.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/blas.hpp"
+#include "core/clones.hpp"
+#include "core/pack.hpp"
+
+namespace simkit {
+
+template <class T>
+void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const BlockView& cols, std::int64_t j0,
+                  std::int64_t tj, bool same, Strips<T>& strips, T* c) {
+    const std::int64_t p = rows.x.cols;
+    for (std::int64_t k = 0; k < p; k += kChunk) {
+        const std::int64_t end = std::min(p, k + kChunk);
+        const int kc = static_cast<int>(end - k);
+        pack(rows, i0, i0 + ti, k, end, strips.a.data(), kc);
+        if (!same) pack(cols, j0, j0 + tj, k, end, strips.b.data(), kc);
+        const T* b = same ? strips.a.data() : strips.b.data();
+        gemm_nt(static_cast<int>(ti), static_cast<int>(tj), kc, strips.a.data(), kc, b, kc, T(k > 0), c,
+                static_cast<int>(tj));
+    }
+    release_rows(rows.x, i0, i0 + ti);
+    if (!same) release_rows(cols.x, j0, j0 + tj);
+}
+
+template void product_tile<float>(const BlockView&, std::int64_t, std::int64_t, const BlockView&, std::int64_t,
+                                  std::int64_t, bool, Strips<float>&, float*);
+template void product_tile<double>(const BlockView&, std::int64_t, std::int64_t, const BlockView&, std::int64_t,
+                                   std::int64_t, bool, Strips<double>&, double*);
+
+namespace {
+
+// Below this share of |z_i|^2 + |z_j|^2 the products have cancelled to fewer than ten digits.
+constexpr double kCancelled = 1e-6;
+
+double distance_from_rows(const BlockView& block, std::int64_t i, std::int64_t j) {
+    double a[kChunk], b[kChunk];
+    double sum = 0.0;
+    for (std::int64_t k = 0; k < block.x.cols; k += kChunk) {
+        const std::int64_t end = std::min(block.x.cols, k + kChunk);
+        load_row(block.x, i, k, end, a);
+        load_row(block.x, j, k, end, b);
+        for (std::int64_t l = 0; l < end - k; ++l) {
+            const double d = (a[l] - b[l]) * block.scale;
+            sum += d * d;
+        }
+    }
+    return sum;
+}
+
+}  // namespace
+
+void distances_from_products(const BlockView& rows, const double* norms, std::int64_t i0, std::int64_t ti,
+                             std::int64_t j0, std::int64_t tj, std::int64_t step, double* c) {
+    for (std::int64_t i = 0; i < ti; ++i) {
+        for (std::int64_t j = 0; j < tj; ++j) {
+            const std::int64_t a = i0 + i, b = (j0 + j) * step;
+            double& d2 = c[i * tj + j];
+            const double both = norms[a] + norms[b];
+            d2 = a == b ? 0.0 : both - 2.0 * d2;
+            if (a != b && d2 < kCancelled * both) d2 = distance_from_rows(rows, a, b);
+        }
+    }
+}
+
+void apply_kernel(const BlockView& block, double* c, std::int64_t count) {
+    switch (block.kernel) {
+        case Kernel::linear:
+            return;
+        case Kernel::rbf:
+            for (std::int64_t k = 0; k < count; ++k) c[k] = std::exp(-c[k] / block.length);
+            return;
+        case Kernel::laplacian:
+            for (std::int64_t k = 0; k < count; ++k) c[k] = std::exp(-std::sqrt(c[k]) / block.length);
+            return;
+        case Kernel::polynomial:
+            for (std::int64_t k = 0; k < count; ++k) {
+                const double base = block.length * c[k] + block.coef0;
+                double value = base;
+                for (int d = 1; d < block.degree; ++d) value *= base;
+                c[k] = value;
+            }
+            return;
+    }
+}
+
+}  // namespace simkit

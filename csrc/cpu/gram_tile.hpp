@@ -1,0 +1,36 @@
+// One tile of a block's Gram matrix: the product, then the kernel, elementwise.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/matrix_view.hpp"
+
+namespace simkit {
+
+inline constexpr std::int64_t kChunk = 512;  // columns packed at a time
+
+// Per-thread buffers for packing two strips of `tile` rows.
+template <class T>
+struct Strips {
+    explicit Strips(std::int64_t tile) : a(tile * kChunk), b(tile * kChunk) {}
+    std::vector<T> a, b;
+};
+
+// C [ti, tj] (leading dimension tj) = z_i . z_j for rows i0.. of `rows` and j0.. of `cols` (views of one block).
+// same: both strips are the same rows.
+template <class T>
+void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const BlockView& cols, std::int64_t j0,
+                  std::int64_t tj, bool same, Strips<T>& strips, T* c);
+
+// Products -> squared distances, exact zeros where the rows are one, small ones formed again from differences.
+// step: row i of `cols` is row i * step of `rows` (1 for the block itself).
+void distances_from_products(const BlockView& rows, const double* norms, std::int64_t i0, std::int64_t ti,
+                             std::int64_t j0, std::int64_t tj, std::int64_t step, double* c);
+
+// Squared distances (RBF, Laplacian) or products (polynomial) -> kernel values.
+void apply_kernel(const BlockView& block, double* c, std::int64_t count);
+
+inline bool needs_distances(Kernel kernel) { return kernel == Kernel::rbf || kernel == Kernel::laplacian; }
+
+}  // namespace simkit

@@ -1,0 +1,195 @@
+// Feature space: tiles of the cross-products of all columns laid side by side, squared and summed by block. No p x p
+// matrix is stored. Float64 products: the debiased form subtracts sums of the size of the result.
+#include <algorithm>
+#include <cmath>
+
+#include "core/blas.hpp"
+#include "core/pack.hpp"
+#include "ops/hsic.hpp"
+
+namespace simkit {
+namespace {
+
+constexpr std::int64_t kRows = 512;  // rows packed at a time
+
+// Columns [begin, end) of block b.
+struct Segment {
+    std::int64_t b, begin, end;
+};
+// Consecutive columns of one or more blocks, at most `tile` wide.
+struct Strip {
+    std::vector<Segment> segments;
+    std::int64_t width = 0;
+};
+struct Item {
+    const Strip *rows, *cols;
+    bool same;
+};
+struct Contribution {
+    std::int64_t a, b;
+    double value;
+};
+
+std::vector<Strip> cut(const PairProblem& problem, std::int64_t first, std::int64_t last) {
+    std::vector<Strip> strips;
+    for (std::int64_t b = first; b < last; ++b)
+        for (std::int64_t c = 0; c < problem.blocks[b].x.cols;) {
+            if (strips.empty() || strips.back().width == problem.tile) strips.emplace_back();
+            Strip& strip = strips.back();
+            const std::int64_t end = std::min(problem.blocks[b].x.cols, c + problem.tile - strip.width);
+            strip.segments.push_back({b, c, end});
+            strip.width += end - c;
+            c = end;
+        }
+    return strips;
+}
+
+void pair_up(const std::vector<Strip>& strips, std::vector<Item>& items) {
+    for (std::size_t i = 0; i < strips.size(); ++i)
+        for (std::size_t j = i; j < strips.size(); ++j) items.push_back({&strips[i], &strips[j], i == j});
+}
+
+void pack_strip(const PairProblem& problem, const Strip& strip, std::int64_t row0, std::int64_t row1, double* out) {
+    std::int64_t at = 0;
+    for (const Segment& s : strip.segments) {
+        pack(problem.blocks[s.b], row0, row1, s.begin, s.end, out + at, strip.width);
+        at += s.end - s.begin;
+    }
+}
+
+class Worker {
+  public:
+    Worker(const PairProblem& problem, const std::vector<Item>& items, std::vector<double>& p)
+        : problem_(problem),
+          items_(items),
+          p_(p),
+          a_(kRows * problem.tile),
+          b_(kRows * problem.tile),
+          g_(problem.tile * problem.tile) {}
+
+    void work(std::int64_t t) {
+        const Item& item = items_[t];
+        const int wa = static_cast<int>(item.rows->width), wb = static_cast<int>(item.cols->width);
+        for (std::int64_t r = 0; r < problem_.n(); r += kRows) {
+            const std::int64_t end = std::min(problem_.n(), r + kRows);
+            const int k = static_cast<int>(end - r);
+            const double beta = r > 0;
+            pack_strip(problem_, *item.rows, r, end, a_.data());
+            if (item.same) {
+                syrk_t(wa, k, a_.data(), wa, beta, g_.data(), wa);
+            } else {
+                pack_strip(problem_, *item.cols, r, end, b_.data());
+                gemm_tn(wa, wb, k, a_.data(), wa, b_.data(), wb, beta, g_.data(), wb);
+            }
+            release(*item.rows, r, end);
+            release(*item.cols, r, end);
+        }
+        reduce(item);
+    }
+
+    void commit(std::int64_t) {
+        for (const Contribution& c : found_) p_[c.a * problem_.m() + c.b] += c.value;
+    }
+
+  private:
+    void release(const Strip& strip, std::int64_t r, std::int64_t end) const {
+        for (const Segment& s : strip.segments) release_rows(problem_.blocks[s.b].x, r, end);
+    }
+
+    void reduce(const Item& item) {
+        found_.clear();
+        const std::int64_t ld = item.cols->width;
+        std::int64_t i0 = 0;
+        for (const Segment& a : item.rows->segments) {
+            const std::int64_t i1 = i0 + a.end - a.begin;
+            std::int64_t j0 = 0;
+            for (const Segment& b : item.cols->segments) {
+                const std::int64_t j1 = j0 + b.end - b.begin;
+                if (!item.same || a.b < b.b) {
+                    const double twice = a.b == b.b ? 2.0 : 1.0;  // the other half of a block's own square
+                    found_.push_back({a.b, b.b, twice * square_sum(i0, i1, j0, j1, ld)});
+                } else if (a.b == b.b) {
+                    found_.push_back({a.b, a.b, triangle_sum(i0, i1, ld)});
+                }
+                j0 = j1;
+            }
+            i0 = i1;
+        }
+    }
+
+    double square_sum(std::int64_t i0, std::int64_t i1, std::int64_t j0, std::int64_t j1, std::int64_t ld) const {
+        double sum = 0.0;
+        for (std::int64_t i = i0; i < i1; ++i) {
+            const double* g = g_.data() + i * ld + j0;
+            sum += dot(static_cast<int>(j1 - j0), g, g);
+        }
+        return sum;
+    }
+
+    // A symmetric square of which only the upper triangle was formed.
+    double triangle_sum(std::int64_t i0, std::int64_t i1, std::int64_t ld) const {
+        double sum = 0.0;
+        for (std::int64_t i = i0; i < i1; ++i) {
+            const double* g = g_.data() + i * ld + i;
+            sum += 2.0 * dot(static_cast<int>(i1 - i), g, g) - g[0] * g[0];
+        }
+        return sum;
+    }
+
+    const PairProblem& problem_;
+    const std::vector<Item>& items_;
+    std::vector<double>& p_;
+    std::vector<double> a_, b_, g_;
+    std::vector<Contribution> found_;
+};
+
+}  // namespace
+
+PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll) {
+    const std::int64_t m = problem.m(), n = problem.n(), left = problem.left, right = problem.right();
+    const std::vector<Strip> rows = cut(problem, 0, left);
+    const std::vector<Strip> cols = cut(problem, left, m);
+    std::vector<std::vector<Strip>> own;
+    std::vector<Item> items;
+    if (problem.symmetric()) {
+        pair_up(rows, items);
+    } else {
+        for (const Strip& a : rows)
+            for (const Strip& b : cols) items.push_back({&a, &b, false});
+        own.reserve(m);
+        for (std::int64_t b = 0; b < m; ++b) pair_up(own.emplace_back(cut(problem, b, b + 1)), items);
+    }
+    std::vector<double> p(m * m);
+    for_each_tile(static_cast<std::int64_t>(items.size()), problem.threads, poll,
+                  [&] { return Worker(problem, items, p); });
+
+    std::vector<double> norms, products(m * m), totals(m);
+    if (problem.debiased) {
+        norms.resize(m * n);
+        for (std::int64_t a = 0; a < m; ++a) {
+            const std::vector<double> own_norms = row_norms(problem.blocks[a], problem.threads, poll);
+            std::copy(own_norms.begin(), own_norms.end(), norms.begin() + a * n);
+            for (double value : own_norms) totals[a] += value;
+        }
+        syrk_n(static_cast<int>(m), static_cast<int>(n), norms.data(), static_cast<int>(n), 0.0, products.data(),
+               static_cast<int>(m));
+    }
+    // K~ = K - diag(a), K~ 1 = -a (the columns are centred), so r_a . r_b = <diagonals> = sum_s a_s b_s.
+    const double dn = static_cast<double>(n);
+    auto centred = [&](std::int64_t a, std::int64_t b) {
+        const std::int64_t at = std::min(a, b) * m + std::max(a, b);
+        if (!problem.debiased) return p[at];
+        return p[at] - dn / (dn - 2.0) * products[at] + totals[a] * totals[b] / ((dn - 1.0) * (dn - 2.0));
+    };
+    PairSums out{std::vector<double>(left * right), std::vector<double>(m), std::vector<double>(m)};
+    const std::int64_t first = problem.symmetric() ? 0 : left;
+    for (std::int64_t a = 0; a < left; ++a)
+        for (std::int64_t b = 0; b < right; ++b) out.values[a * right + b] = centred(a, first + b);
+    for (std::int64_t a = 0; a < m; ++a) {
+        out.self[a] = centred(a, a);
+        out.raw[a] = p[a * m + a] - products[a * m + a];
+    }
+    return out;
+}
+
+}  // namespace simkit

@@ -1,0 +1,224 @@
+// Sample space: per tile of the n x n plane one product per block, stacked as a panel whose own Gram adds into P.
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "core/blas.hpp"
+#include "core/pack.hpp"
+#include "cpu/gram_tile.hpp"
+#include "ops/hsic.hpp"
+
+namespace simkit {
+namespace {
+
+constexpr std::int64_t kPanelChunk = 2048;  // panel elements summed in the product's precision before float64
+constexpr std::int64_t kPilot = 256;        // rows that estimate the row means of a non-linear kernel
+
+struct Sums {
+    explicit Sums(std::int64_t m, std::int64_t n) : p(m * m), r(m * n) {}
+    std::vector<double> p;  // [m, m], the pairs that were asked for and the diagonal
+    std::vector<double> r;  // [m, n]
+};
+
+// What a non-linear kernel needs beside its block: row norms, and row means c with their mean.
+struct Centre {
+    std::vector<double> norms, means;
+    double mean = 0.0;
+};
+
+Centre pilot_centre(const BlockView& block, std::int64_t tile, int threads, const Poll& poll) {
+    Centre centre;
+    if (block.kernel == Kernel::linear) return centre;
+    const std::int64_t n = block.x.rows;
+    if (needs_distances(block.kernel)) centre.norms = row_norms(block, threads, poll);
+    const std::int64_t count = std::min(n, kPilot), step = n / count;
+    BlockView pilot = block;
+    pilot.x.rows = count;
+    pilot.x.row_stride *= step;
+    pilot.x.mapped = false;
+    centre.means.assign(n, 0.0);
+    struct Worker {
+        const BlockView &block, &pilot;
+        Centre& centre;
+        std::int64_t tile, count, step;
+        Strips<double> strips{std::max(tile, count)};
+        std::vector<double> c = std::vector<double>(tile * count);
+        void work(std::int64_t t) {
+            const std::int64_t i0 = t * tile, ti = std::min(block.x.rows, i0 + tile) - i0;
+            product_tile(block, i0, ti, pilot, 0, count, false, strips, c.data());
+            if (needs_distances(block.kernel))
+                distances_from_products(block, centre.norms.data(), i0, ti, 0, count, step, c.data());
+            apply_kernel(block, c.data(), ti * count);
+            for (std::int64_t i = 0; i < ti; ++i) {
+                double sum = 0.0;
+                for (std::int64_t j = 0; j < count; ++j) sum += c[i * count + j];
+                centre.means[i0 + i] = sum / static_cast<double>(count);
+            }
+        }
+        void commit(std::int64_t) {}
+    };
+    for_each_tile((n + tile - 1) / tile, threads, poll,
+                  [&] { return Worker{block, pilot, centre, tile, count, step}; });
+    for (double value : centre.means) centre.mean += value / static_cast<double>(n);
+    return centre;
+}
+
+template <class T>
+class Worker {
+  public:
+    Worker(const PairProblem& problem, const std::vector<Centre>& centres, Sums& sums)
+        : problem_(problem),
+          centres_(centres),
+          sums_(sums),
+          m_(problem.m()),
+          tile_(problem.tile),
+          strips_(tile_),
+          panel_(m_ * tile_ * tile_),
+          scratch_(m_ * m_),
+          gram_(m_ * m_),
+          row_sums_(m_ * tile_),
+          col_sums_(m_ * tile_) {}
+
+    void work(std::int64_t t) {
+        locate(t);
+        const std::int64_t size = ti_ * tj_;
+        for (std::int64_t b = 0; b < m_; ++b) {
+            T* c = panel_.data() + b * size;
+            product_tile(problem_.blocks[b], i0_, ti_, problem_.blocks[b], j0_, tj_, i0_ == j0_, strips_, c);
+            if constexpr (std::is_same_v<T, double>) finish_kernel(b, c);
+            if (i0_ == j0_ && problem_.debiased)
+                for (std::int64_t i = 0; i < ti_; ++i) c[i * tj_ + i] = T(0);
+            sum_rows(b, c);
+        }
+        panel_gram(size);
+    }
+
+    void commit(std::int64_t) {
+        const double weight = i0_ == j0_ ? 1.0 : 2.0;
+        for (std::size_t k = 0; k < gram_.size(); ++k) sums_.p[k] += weight * gram_[k];
+        const std::int64_t n = problem_.n();
+        for (std::int64_t b = 0; b < m_; ++b) {
+            double* r = sums_.r.data() + b * n;
+            for (std::int64_t i = 0; i < ti_; ++i) r[i0_ + i] += row_sums_[b * tile_ + i];
+            if (i0_ != j0_)
+                for (std::int64_t j = 0; j < tj_; ++j) r[j0_ + j] += col_sums_[b * tile_ + j];
+        }
+    }
+
+  private:
+    // Tile number -> (I, J) with I <= J, row by row of the upper triangle.
+    void locate(std::int64_t t) {
+        const std::int64_t n = problem_.n(), tiles = (n + tile_ - 1) / tile_;
+        std::int64_t row = 0;
+        while (t >= tiles - row) t -= tiles - row++;
+        i0_ = row * tile_;
+        j0_ = (row + t) * tile_;
+        ti_ = std::min(n, i0_ + tile_) - i0_;
+        tj_ = std::min(n, j0_ + tile_) - j0_;
+    }
+
+    void finish_kernel(std::int64_t b, double* c) {
+        const BlockView& block = problem_.blocks[b];
+        if (block.kernel == Kernel::linear) return;
+        const Centre& centre = centres_[b];
+        if (needs_distances(block.kernel))
+            distances_from_products(block, centre.norms.data(), i0_, ti_, j0_, tj_, 1, c);
+        apply_kernel(block, c, ti_ * tj_);
+        for (std::int64_t i = 0; i < ti_; ++i) {
+            const double own = centre.means[i0_ + i] - centre.mean;
+            for (std::int64_t j = 0; j < tj_; ++j) c[i * tj_ + j] -= own + centre.means[j0_ + j];
+        }
+    }
+
+    void sum_rows(std::int64_t b, const T* c) {
+        double* columns = col_sums_.data() + b * tile_;
+        std::fill_n(columns, tj_, 0.0);
+        for (std::int64_t i = 0; i < ti_; ++i) {
+            double sum = 0.0;
+            for (std::int64_t j = 0; j < tj_; ++j) {
+                sum += c[i * tj_ + j];
+                columns[j] += c[i * tj_ + j];
+            }
+            row_sums_[b * tile_ + i] = sum;
+        }
+    }
+
+    void panel_gram(std::int64_t size) {
+        std::fill(gram_.begin(), gram_.end(), 0.0);
+        const int ld = static_cast<int>(size), m = static_cast<int>(m_), left = static_cast<int>(problem_.left);
+        for (std::int64_t k = 0; k < size; k += kPanelChunk) {
+            const int kc = static_cast<int>(std::min(kPanelChunk, size - k));
+            const T* x = panel_.data() + k;
+            if (problem_.symmetric()) {
+                syrk_n(m, kc, x, ld, T(0), scratch_.data(), m);
+                for (std::int64_t a = 0; a < m_; ++a)
+                    for (std::int64_t b = a; b < m_; ++b) gram_[a * m_ + b] += scratch_[a * m_ + b];
+                continue;
+            }
+            const int right = m - left;
+            gemm_nt(left, right, kc, x, ld, x + std::int64_t(left) * size, ld, T(0), scratch_.data(), right);
+            for (int a = 0; a < left; ++a)
+                for (int b = 0; b < right; ++b) gram_[a * m_ + left + b] += scratch_[std::int64_t(a) * right + b];
+            for (std::int64_t a = 0; a < m_; ++a)
+                gram_[a * m_ + a] += dot(kc, x + a * size, x + a * size);
+        }
+    }
+
+    const PairProblem& problem_;
+    const std::vector<Centre>& centres_;
+    Sums& sums_;
+    std::int64_t m_, tile_;
+    Strips<T> strips_;
+    std::vector<T> panel_, scratch_;
+    std::vector<double> gram_, row_sums_, col_sums_;
+    std::int64_t i0_ = 0, j0_ = 0, ti_ = 0, tj_ = 0;
+};
+
+// P, r -> S: the centring terms, in float64.
+PairSums centre_sums(const PairProblem& problem, const Sums& sums) {
+    const std::int64_t m = problem.m(), n = problem.n(), left = problem.left, right = problem.right();
+    const double dn = static_cast<double>(n);
+    const double cross = problem.debiased ? 2.0 / (dn - 2.0) : 2.0 / dn;
+    const double both = problem.debiased ? 1.0 / ((dn - 1.0) * (dn - 2.0)) : 1.0 / (dn * dn);
+    std::vector<double> totals(m);
+    for (std::int64_t a = 0; a < m; ++a)
+        for (std::int64_t i = 0; i < n; ++i) totals[a] += sums.r[a * n + i];
+    auto centred = [&](std::int64_t a, std::int64_t b) {
+        const double rr = dot(static_cast<int>(n), sums.r.data() + a * n, sums.r.data() + b * n);
+        return sums.p[std::min(a, b) * m + std::max(a, b)] - cross * rr + both * totals[a] * totals[b];
+    };
+    PairSums out{std::vector<double>(left * right), std::vector<double>(m), std::vector<double>(m)};
+    const std::int64_t first = problem.symmetric() ? 0 : left;
+    for (std::int64_t a = 0; a < left; ++a)
+        for (std::int64_t b = 0; b < right; ++b) {
+            if (problem.symmetric() && b < a)
+                out.values[a * right + b] = out.values[b * right + a];
+            else
+                out.values[a * right + b] = centred(a, first + b);
+        }
+    for (std::int64_t a = 0; a < m; ++a) {
+        out.raw[a] = sums.p[a * m + a];
+        out.self[a] = centred(a, a);
+    }
+    return out;
+}
+
+template <class T>
+PairSums run(const PairProblem& problem, const Poll& poll) {
+    std::vector<Centre> centres;
+    for (const BlockView& block : problem.blocks)
+        centres.push_back(pilot_centre(block, problem.tile, problem.threads, poll));
+    Sums sums(problem.m(), problem.n());
+    const std::int64_t tiles = (problem.n() + problem.tile - 1) / problem.tile;
+    for_each_tile(tiles * (tiles + 1) / 2, problem.threads, poll,
+                  [&] { return Worker<T>(problem, centres, sums); });
+    return centre_sums(problem, sums);
+}
+
+}  // namespace
+
+PairSums pair_sums_sample(const PairProblem& problem, const Poll& poll) {
+    return problem.double_products ? run<double>(problem, poll) : run<float>(problem, poll);
+}
+
+}  // namespace simkit

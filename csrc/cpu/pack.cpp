@@ -1,0 +1,147 @@
+#include "core/pack.hpp"
+
+#include <cstring>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+#include "core/clones.hpp"
+
+namespace simkit {
+namespace {
+
+// (x r - shift) s for a contiguous row of c columns; one function per type pair so that each can be cloned.
+SIMKIT_CLONES void shift_scale(const float* x, const double* shift, double r, double s, float* out, std::int64_t c) {
+    for (std::int64_t k = 0; k < c; ++k) out[k] = static_cast<float>((x[k] * r - shift[k]) * s);
+}
+SIMKIT_CLONES void shift_scale(const float* x, const double* shift, double r, double s, double* out, std::int64_t c) {
+    for (std::int64_t k = 0; k < c; ++k) out[k] = (x[k] * r - shift[k]) * s;
+}
+SIMKIT_CLONES void shift_scale(const double* x, const double* shift, double r, double s, float* out, std::int64_t c) {
+    for (std::int64_t k = 0; k < c; ++k) out[k] = static_cast<float>((x[k] * r - shift[k]) * s);
+}
+SIMKIT_CLONES void shift_scale(const double* x, const double* shift, double r, double s, double* out, std::int64_t c) {
+    for (std::int64_t k = 0; k < c; ++k) out[k] = (x[k] * r - shift[k]) * s;
+}
+
+float from_bits(std::uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// IEEE binary16 -> binary32, exact.
+float widen_half(std::uint16_t h) {
+    const std::uint32_t sign = (h & 0x8000u) << 16;
+    const std::uint32_t exponent = (h >> 10) & 0x1f;
+    const std::uint32_t fraction = h & 0x3ffu;
+    if (exponent == 0) {
+        const float tiny = static_cast<float>(fraction) * 0x1p-24f;
+        return sign ? -tiny : tiny;
+    }
+    if (exponent == 31) return from_bits(sign | 0x7f800000u | (fraction << 13));
+    return from_bits(sign | ((exponent + 112) << 23) | (fraction << 13));
+}
+
+template <class T>
+T read(const std::byte* p) {
+    T value;
+    std::memcpy(&value, p, sizeof value);
+    return value;
+}
+
+// Any layout -> a contiguous row of float or double.
+template <class T, class Read>
+void gather(const std::byte* p, std::int64_t stride, std::int64_t count, T* out, Read&& get) {
+    for (std::int64_t k = 0; k < count; ++k) out[k] = get(p + k * stride);
+}
+
+// The row segment in its own (widened) type: either the source itself or a copy in `scratch`.
+const float* float_row(const MatrixView& x, const std::byte* p, std::int64_t count, float* scratch) {
+    switch (x.dtype) {
+        case Dtype::f16:
+            gather(p, x.col_stride, count, scratch, [](auto* q) { return widen_half(read<std::uint16_t>(q)); });
+            return scratch;
+        case Dtype::bf16:
+            gather(p, x.col_stride, count, scratch,
+                   [](auto* q) { return from_bits(static_cast<std::uint32_t>(read<std::uint16_t>(q)) << 16); });
+            return scratch;
+        default:
+            if (x.col_stride == 4) return reinterpret_cast<const float*>(p);
+            gather(p, x.col_stride, count, scratch, [](auto* q) { return read<float>(q); });
+            return scratch;
+    }
+}
+
+const double* double_row(const MatrixView& x, const std::byte* p, std::int64_t count, double* scratch) {
+    if (x.col_stride == 8) return reinterpret_cast<const double*>(p);
+    gather(p, x.col_stride, count, scratch, [](auto* q) { return read<double>(q); });
+    return scratch;
+}
+
+template <class Out>
+void pack_any(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
+              Out* out, std::int64_t ld) {
+    constexpr std::int64_t step = 512;
+    alignas(64) double scratch[step];
+    const MatrixView& x = block.x;
+    for (std::int64_t c0 = col0; c0 < col1; c0 += step) {
+        const std::int64_t count = col1 - c0 < step ? col1 - c0 : step;
+        for (std::int64_t i = row0; i < row1; ++i) {
+            const std::byte* p = x.data + i * x.row_stride + c0 * x.col_stride;
+            const double r = block.row_scale ? block.row_scale[i] : 1.0;
+            Out* to = out + (i - row0) * ld + (c0 - col0);
+            if (x.dtype == Dtype::f64)
+                shift_scale(double_row(x, p, count, scratch), block.shift + c0, r, block.scale, to, count);
+            else
+                shift_scale(float_row(x, p, count, reinterpret_cast<float*>(scratch)), block.shift + c0, r,
+                            block.scale, to, count);
+        }
+    }
+}
+
+}  // namespace
+
+void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
+          float* out, std::int64_t ld) {
+    pack_any(block, row0, row1, col0, col1, out, ld);
+}
+
+void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
+          double* out, std::int64_t ld) {
+    pack_any(block, row0, row1, col0, col1, out, ld);
+}
+
+void load_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t col1, double* out) {
+    constexpr std::int64_t step = 512;
+    alignas(64) float scratch[step];
+    for (std::int64_t c0 = col0; c0 < col1; c0 += step) {
+        const std::int64_t count = col1 - c0 < step ? col1 - c0 : step;
+        const std::byte* p = x.data + row * x.row_stride + c0 * x.col_stride;
+        double* to = out + (c0 - col0);
+        if (x.dtype == Dtype::f64) {
+            gather(p, x.col_stride, count, to, [](auto* q) { return read<double>(q); });
+        } else {
+            const float* from = float_row(x, p, count, scratch);
+            for (std::int64_t k = 0; k < count; ++k) to[k] = from[k];
+        }
+    }
+}
+
+void release_rows(const MatrixView& x, std::int64_t row0, std::int64_t row1) {
+#ifdef __linux__
+    if (!x.mapped || row1 <= row0 || x.row_stride <= 0) return;
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto from = reinterpret_cast<std::uintptr_t>(x.data + row0 * x.row_stride) & ~(page - 1);
+    const auto to = reinterpret_cast<std::uintptr_t>(x.data + (row1 - 1) * x.row_stride +
+                                                     (x.cols - 1) * x.col_stride + item_size(x.dtype));
+    // Only shared maps arrive here: the pages stay in the page cache, and a later read brings them back.
+    madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+#else
+    (void)x, (void)row0, (void)row1;
+#endif
+}
+
+}  // namespace simkit

@@ -1,0 +1,30 @@
+// One matrix, by columns: statistics and centred cross-products.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/matrix_view.hpp"
+#include "core/tiles.hpp"
+
+namespace simkit {
+
+// mean [p], sum_sq_dev [p] = sum (x - mean)^2, the largest |x| and |x - mean|; all float64. A constant column has
+// exactly its value as mean and 0 as deviation. With non-finite entries only their number and first place are filled.
+struct ColumnStats {
+    std::vector<double> mean, sum_sq_dev;
+    double max_abs = 0.0, max_dev = 0.0;
+    std::int64_t nonfinite = 0, first_row = -1, first_col = -1;
+};
+ColumnStats column_stats(const MatrixView& x, const double* row_scale, int threads, const Poll& poll);
+
+// G [p, p] = Z^T Z of the centred, scaled columns, full and symmetric, float64. block.shift holds the means.
+//
+// Float32 products (exact = false) round a column that holds one value many times (ReLU zeros, minus their mean) the
+// same way every time. Two remedies: a column is centred only when mean^2 > 9 var, otherwise n mu mu^T is subtracted
+// in float64 afterwards and zeros stay zeros; and the diagonal comes from sum_sq_dev [p].
+// Accumulators: float32 over 1024 rows, float64 across.
+void column_products(const BlockView& block, const double* sum_sq_dev, bool exact, int threads, const Poll& poll,
+                     double* g);
+
+}  // namespace simkit

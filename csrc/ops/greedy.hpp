@@ -1,0 +1,24 @@
+// Greedy CKA damage in closed form on the all-pairs matrix A [u, u] of a layer's units, A_ij = <K_i, K_j>.
+//
+// With kept set S, r = A 1, q = A 1_S, R = sum_{i in S} r_i, Q = 1_S^T A 1_S, T = 1^T A 1:
+//   CKA(all, S \ k) = (R - r_k) / sqrt(T (Q - 2 q_k + A_kk)),   then R -= r_k, Q -= 2 q_k - A_kk, q -= A[:, k].
+// O(u) a step; R, Q and q are formed afresh whenever Q has halved, so that rounding does not grow as it shrinks.
+// Scores within 1e-12 of the best tie, to the lowest index. All sums float64. Follows from the bilinearity of HSIC.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace simkit {
+
+struct Elimination {
+    std::vector<std::int64_t> order;  // [removed]
+    std::vector<double> cka;          // [removed], after each removal; NaN for the empty set
+    double smallest_gap;              // best score minus second best, the smallest over the steps; inf when none
+};
+
+// greedy: the best unit at every step; otherwise one ranking by the first step's scores.
+// Stops after `count` removals or before the first score below min_cka (NaN: no threshold).
+Elimination eliminate(const double* a, std::int64_t u, bool greedy, std::int64_t count, double min_cka);
+
+}  // namespace simkit

@@ -1,0 +1,52 @@
+// All-pairs centred inner products of Gram matrices: the sums behind HSIC and CKA.
+//
+//   biased    S_ab = <H K_a H, H K_b H>          = P_ab - 2/n r_a.r_b + s_a s_b / n^2
+//   debiased  S_ab = n(n-3) HSIC_Song(K_a, K_b)  = P_ab - 2/(n-2) r_a.r_b + s_a s_b / ((n-1)(n-2)),  diagonals zero
+//
+// P_ab = <K_a, K_b>, r = K 1, s = 1.r. Both are unchanged when K_ij becomes K_ij - c_i - c_j + const, which is used to
+// keep P small. Sources: Gretton et al. 2005; Song et al. 2012, eq. 5; Kornblith et al. 2019, eq. 3-5.
+//
+// Accumulators: products in float32 or float64 (the caller says which) over one tile; r, s, P across tiles in float64.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/matrix_view.hpp"
+#include "core/tiles.hpp"
+
+namespace simkit {
+
+// `left` row blocks, then the column blocks; left == blocks.size() pairs the rows with themselves.
+struct PairProblem {
+    std::vector<BlockView> blocks;
+    std::int64_t left;
+    bool debiased;
+    bool double_products;
+    std::int64_t tile;
+    int threads;
+
+    std::int64_t n() const { return blocks.front().x.rows; }
+    std::int64_t m() const { return static_cast<std::int64_t>(blocks.size()); }
+    bool symmetric() const { return left == m(); }
+    std::int64_t right() const { return symmetric() ? left : m() - left; }
+};
+
+// values [left, right], self and raw [m]; raw is P_aa before centring.
+struct PairSums {
+    std::vector<double> values, self, raw;
+};
+
+// Sample space: tiles of the n x n plane, upper half; cost n^2 sum(p)/2 + n^2 m^2/4 multiply-adds, memory O(m tile^2).
+PairSums pair_sums_sample(const PairProblem& problem, const Poll& poll);
+
+// Feature space, linear kernels: S_ab = |X_a^T X_b|^2 by tiles of the cross-products; float64 products.
+PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll);
+
+// |z_i|^2 for every row, float64.
+std::vector<double> row_norms(const BlockView& block, int threads, const Poll& poll);
+
+// Median of the full n x n matrix of |z_i - z_j|^2, zero diagonal included, found by passes over tiles.
+double distance_median(const BlockView& block, int threads, const Poll& poll);
+
+}  // namespace simkit

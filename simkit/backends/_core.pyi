@@ -1,0 +1,46 @@
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_F64 = npt.NDArray[np.float64]
+
+class Block:
+    def __init__(
+        self,
+        *,
+        x: npt.NDArray[Any],
+        dtype: str,
+        mapped: bool,
+        shift: _F64,
+        row_scale: _F64 | None,
+        scale: float,
+        kernel: str,
+        length: float,
+        coef0: float,
+        degree: int,
+    ) -> None: ...
+
+def pair_sums(
+    *,
+    rows: list[Block],
+    columns: list[Block],
+    debiased: bool,
+    sample_space: bool,
+    double_products: bool,
+    tile: int,
+    threads: int,
+) -> tuple[_F64, _F64, _F64]: ...
+def row_norms(block: Block, threads: int) -> _F64: ...
+def distance_median(block: Block, threads: int) -> float: ...
+def column_stats(
+    *, x: npt.NDArray[Any], dtype: str, mapped: bool, row_scale: _F64 | None, threads: int
+) -> tuple[_F64, _F64, float, float, int, int, int]: ...
+def column_products(block: Block, sum_sq_dev: _F64, *, exact: bool, threads: int) -> _F64: ...
+def eliminate(
+    a: _F64, *, greedy: bool, count: int, min_cka: float
+) -> tuple[npt.NDArray[np.int64], _F64, float]: ...
+def moments_add(
+    rows: int, *, left: dict[str, Any], right: dict[str, Any] | None, sums: dict[str, _F64], threads: int
+) -> None: ...
+def device_report() -> tuple[bool, list[str], str]: ...

@@ -1,0 +1,150 @@
+"""The C++ engine behind the op table: each function hands plain views to ``_core`` and wraps what comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import FloatArray, Matrix
+from ..kernels import RBF, Laplacian, Polynomial
+from .base import OPS, Block, ColumnStats, EliminationOrder, Estimator, MomentSums, PairSums, Route
+
+NAME = "native_cpu"
+
+
+@cache
+def _load() -> tuple[ModuleType | None, str]:
+    try:
+        from . import _core
+    except ImportError as error:
+        return None, f"the compiled module does not import ({error}); install simkit with pip"
+    return _core, ""
+
+
+def _core() -> Any:
+    return _load()[0]
+
+
+def unsupported_reasons(op: str) -> list[str]:
+    """Why ``op`` cannot run here; empty when it can."""
+    core, why = _load()
+    if core is None:
+        return [why]
+    return [] if op in OPS else [f"there is no native {op}"]
+
+
+def device_report() -> tuple[bool, list[str], str]:
+    """(built with CUDA, the devices seen, why there are none)."""
+    core, why = _load()
+    return (False, [], why) if core is None else core.device_report()
+
+
+def _bound(block: Block) -> Any:
+    kernel = block.kernel
+    name = {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial"}.get(type(kernel), "linear")
+    return _core().Block(
+        x=block.matrix.values,
+        dtype=block.matrix.dtype,
+        mapped=block.matrix.mapped,
+        shift=np.ascontiguousarray(block.shift, dtype=np.float64),
+        row_scale=block.row_scale,
+        scale=math.ldexp(1.0, -block.exponent),
+        kernel=name,
+        length=block.length,
+        coef0=kernel.coef0 if isinstance(kernel, Polynomial) else 0.0,
+        degree=kernel.degree if isinstance(kernel, Polynomial) else 1,
+    )
+
+
+def column_stats(matrix: Matrix, *, row_scale: FloatArray | None = None, threads: int = 1) -> ColumnStats:
+    """See :func:`simkit.backends.reference.column_stats`."""
+    mean, squares, max_abs, max_dev, nonfinite, row, column = _core().column_stats(
+        x=matrix.values, dtype=matrix.dtype, mapped=matrix.mapped, row_scale=row_scale, threads=threads
+    )
+    return ColumnStats(mean, squares, max_abs, max_dev, nonfinite, (row, column) if nonfinite else None)
+
+
+def row_norms(block: Block, *, threads: int = 1) -> FloatArray:
+    """See :func:`simkit.backends.reference.row_norms`."""
+    norms: FloatArray = _core().row_norms(_bound(block), threads)
+    return norms
+
+
+def distance_median(block: Block, *, threads: int = 1) -> float:
+    """See :func:`simkit.backends.reference.distance_median`."""
+    return float(_core().distance_median(_bound(block), threads))
+
+
+def pair_sums(
+    rows: Sequence[Block], columns: Sequence[Block] | None, *, estimator: Estimator, route: Route
+) -> PairSums:
+    """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
+    values, own, raw = _core().pair_sums(
+        rows=[_bound(block) for block in rows],
+        columns=[_bound(block) for block in columns or ()],
+        debiased=estimator == "debiased",
+        sample_space=route.name == "sample",
+        double_products=route.products == "float64",
+        tile=route.tile,
+        threads=route.threads,
+    )
+    left = len(rows)
+    if columns is None:
+        return PairSums(values, own, own, raw, raw)
+    return PairSums(values, own[:left], own[left:], raw[:left], raw[left:])
+
+
+def column_products(block: Block, stats: ColumnStats, *, exact: bool = True, threads: int = 1) -> FloatArray:
+    """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``."""
+    products: FloatArray = _core().column_products(_bound(block), stats.sum_sq_dev, exact=exact, threads=threads)
+    return products
+
+
+def eliminate(
+    a: FloatArray, *, greedy: bool = True, count: int | None = None, min_cka: float | None = None
+) -> EliminationOrder:
+    """See :func:`simkit.backends.reference.eliminate`."""
+    order, cka, gap = _core().eliminate(
+        np.ascontiguousarray(a),
+        greedy=greedy,
+        count=len(a) if count is None else count,
+        min_cka=math.nan if min_cka is None else min_cka,
+    )
+    return EliminationOrder(order, cka, gap)
+
+
+def moments_add(
+    sums: MomentSums, left: npt.NDArray[np.float64], right: npt.NDArray[np.float64] | None, *, threads: int = 1
+) -> None:
+    """See :func:`simkit.backends.reference.moments_add`; overwrites ``left`` and ``right`` with z."""
+
+    def side(z: npt.NDArray[np.float64], of: Any) -> dict[str, Any]:
+        return {
+            "z": z,
+            "offsets": list(of.offsets),
+            "shift": of.shift,
+            "scale": of.scale,
+            "sum_z": of.sum_z,
+            "sum_az": of.sum_az,
+            "sum_a": of.sum_a,
+            "sum_aa": of.sum_aa,
+            "gram": list(of.gram),
+        }
+
+    pair = sums.right is not None and right is not None
+    cross = {"cross": sums.cross, "sum_ab": sums.sum_ab, "sum_ay": sums.sum_ay}
+    if pair:
+        cross["sum_bx"] = sums.sum_bx
+    _core().moments_add(
+        len(left),
+        left=side(left, sums.left),
+        right=side(right, sums.right) if right is not None and pair else None,
+        sums=cross,
+        threads=threads,
+    )
