@@ -11,6 +11,7 @@ from .compare.matrix import SimilarityMatrix, similarity_matrix
 from .errors import DegenerateWarning, EstimateWarning, SimkitWarning
 from .kernels import RBF, Cosine, Laplacian, Linear, Polynomial
 from .metrics.cka import CKA, cka, hsic
+from .metrics.greedy import Elimination, greedy_cka
 
 if TYPE_CHECKING:
     from . import pruning
@@ -23,6 +24,7 @@ __all__ = [
     "RBF",
     "Cosine",
     "DegenerateWarning",
+    "Elimination",
     "EstimateWarning",
     "Laplacian",
     "Linear",
@@ -31,6 +33,7 @@ __all__ = [
     "SimkitWarning",
     "cka",
     "compare",
+    "greedy_cka",
     "hsic",
     "pruning",
     "similarity_matrix",

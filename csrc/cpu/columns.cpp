@@ -14,35 +14,40 @@ namespace {
 constexpr std::int64_t kElements = std::int64_t{1} << 18;  // of x in one piece of work
 constexpr std::int64_t kSegment = 512;
 
-SIMKIT_CLONES void add_first(const double* v, const double* origin, double r, double* sum, double* largest,
+// Column by column: the sum of value - origin, and the largest |value|.
+SIMKIT_CLONES void add_first(const float* v, const double* origin, double r, double* sum, double* top,
                              std::int64_t count) {
-    double top = *largest;
     for (std::int64_t k = 0; k < count; ++k) {
-        const double value = v[k] * r;
+        const double value = v[k] * r, size = std::fabs(value);
         sum[k] += value - origin[k];
-        const double size = std::fabs(value);
-        top = size > top ? size : top;
+        top[k] = size > top[k] ? size : top[k];
     }
-    *largest = top;
 }
-
-SIMKIT_CLONES void add_second(const double* v, const double* mean, double r, double* sum_sq, double* largest,
-                              std::int64_t count) {
-    double top = *largest;
+SIMKIT_CLONES void add_first(const double* v, const double* origin, double r, double* sum, double* top,
+                             std::int64_t count) {
     for (std::int64_t k = 0; k < count; ++k) {
-        const double d = v[k] * r - mean[k];
-        sum_sq[k] += d * d;
-        const double size = std::fabs(d);
-        top = size > top ? size : top;
+        const double value = v[k] * r, size = std::fabs(value);
+        sum[k] += value - origin[k];
+        top[k] = size > top[k] ? size : top[k];
     }
-    *largest = top;
 }
 
-// NaN - NaN and inf - inf are NaN: the sum is finite only if every entry is.
-SIMKIT_CLONES double residue(const double* v, std::int64_t count) {
-    double sum = 0.0;
-    for (std::int64_t k = 0; k < count; ++k) sum += v[k] - v[k];
-    return sum;
+// The sum of squared deviations, and the largest deviation.
+SIMKIT_CLONES void add_second(const float* v, const double* mean, double r, double* sum, double* top,
+                              std::int64_t count) {
+    for (std::int64_t k = 0; k < count; ++k) {
+        const double d = v[k] * r - mean[k], size = std::fabs(d);
+        sum[k] += d * d;
+        top[k] = size > top[k] ? size : top[k];
+    }
+}
+SIMKIT_CLONES void add_second(const double* v, const double* mean, double r, double* sum, double* top,
+                              std::int64_t count) {
+    for (std::int64_t k = 0; k < count; ++k) {
+        const double d = v[k] * r - mean[k], size = std::fabs(d);
+        sum[k] += d * d;
+        top[k] = size > top[k] ? size : top[k];
+    }
 }
 
 // Both passes: `against` is the first row, then the mean.
@@ -56,26 +61,25 @@ class StatsWorker {
           second_(second),
           rows_(rows),
           stats_(stats),
-          sums_(x.cols) {}
+          sums_(x.cols),
+          tops_(x.cols) {}
 
     void work(std::int64_t t) {
         std::fill(sums_.begin(), sums_.end(), 0.0);
-        largest_ = 0.0;
         bad_ = 0;
         const std::int64_t i0 = t * rows_, i1 = std::min(x_.rows, i0 + rows_);
         for (std::int64_t k = 0; k < x_.cols; k += kSegment) {
             const std::int64_t count = std::min(kSegment, x_.cols - k);
             for (std::int64_t i = i0; i < i1; ++i) {
-                load_row(x_, i, k, k + count, v_);
-                const double r = row_scale_ ? row_scale_[i] : 1.0;
-                if (second_) {
-                    add_second(v_, against_.data() + k, r, sums_.data() + k, &largest_, count);
-                    continue;
-                }
-                if (residue(v_, count) != 0.0) note_bad(i, k, count);
-                add_first(v_, against_.data() + k, r, sums_.data() + k, &largest_, count);
+                if (x_.dtype == Dtype::f64)
+                    add(double_row(x_, i, k, count, scratch_), i, k, count);
+                else
+                    add(float_row(x_, i, k, count, reinterpret_cast<float*>(scratch_)), i, k, count);
             }
         }
+        // A NaN or an infinity makes its column's sum one, so only such pieces are searched.
+        if (!second_ && !std::all_of(sums_.begin(), sums_.end(), [](double s) { return std::isfinite(s); }))
+            search(i0, i1);
         release_rows(x_, i0, i1);
     }
 
@@ -83,7 +87,7 @@ class StatsWorker {
         std::vector<double>& total = second_ ? stats_.sum_sq_dev : stats_.mean;
         for (std::int64_t k = 0; k < x_.cols; ++k) total[k] += sums_[k];
         double& top = second_ ? stats_.max_dev : stats_.max_abs;
-        top = std::max(top, largest_);
+        top = std::max(top, *std::max_element(tops_.begin(), tops_.end()));
         if (bad_ && !stats_.nonfinite) {
             stats_.first_row = bad_row_;
             stats_.first_col = bad_col_;
@@ -92,24 +96,38 @@ class StatsWorker {
     }
 
   private:
-    void note_bad(std::int64_t i, std::int64_t k, std::int64_t count) {
-        for (std::int64_t c = 0; c < count; ++c) {
-            if (std::isfinite(v_[c])) continue;
-            if (!bad_++ || i < bad_row_ || (i == bad_row_ && k + c < bad_col_)) {
-                bad_row_ = i;
-                bad_col_ = k + c;
-            }
-        }
+    template <class T>
+    void add(const T* v, std::int64_t i, std::int64_t k, std::int64_t count) {
+        const double r = row_scale_ ? row_scale_[i] : 1.0;
+        if (second_)
+            add_second(v, against_.data() + k, r, sums_.data() + k, tops_.data() + k, count);
+        else
+            add_first(v, against_.data() + k, r, sums_.data() + k, tops_.data() + k, count);
     }
+
+    void search(std::int64_t i0, std::int64_t i1) {
+        for (std::int64_t i = i0; i < i1; ++i)
+            for (std::int64_t k = 0; k < x_.cols; k += kSegment) {
+                const std::int64_t count = std::min(kSegment, x_.cols - k);
+                load_row(x_, i, k, k + count, scratch_);
+                for (std::int64_t c = 0; c < count; ++c) {
+                    if (std::isfinite(scratch_[c])) continue;
+                    if (!bad_++) {
+                        bad_row_ = i;
+                        bad_col_ = k + c;
+                    }
+                }
+            }
+    }
+
     const MatrixView& x_;
     const double* row_scale_;
     const std::vector<double>& against_;
     bool second_;
     std::int64_t rows_;
     ColumnStats& stats_;
-    std::vector<double> sums_;
-    double v_[kSegment];
-    double largest_ = 0.0;
+    std::vector<double> sums_, tops_;  // [p]; tops_ only grows
+    alignas(64) double scratch_[kSegment];
     std::int64_t bad_ = 0, bad_row_ = 0, bad_col_ = 0;
 };
 

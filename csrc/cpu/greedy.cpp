@@ -5,52 +5,66 @@
 #include <limits>
 #include <numeric>
 
+#include "core/clones.hpp"
+
 namespace simkit {
 namespace {
 
 constexpr double kTie = 1e-12;
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
-class Sums {
+// (linear - r_i) / sqrt(quadratic - 2 q_i + d_i) * factor, -inf where the root is not of a positive number.
+SIMKIT_CLONES void score_all(double linear, double quadratic, double factor, const double* r, const double* q,
+                             const double* d, double* scores, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) {
+        const double left = quadratic - 2.0 * q[i] + d[i];
+        const double value = (linear - r[i]) / std::sqrt(left) * factor;
+        scores[i] = left > 0.0 ? value : kNone;
+    }
+}
+
+// The units still kept, ascending, with their r, q and A_kk side by side.
+class Kept {
   public:
-    Sums(const double* a, std::int64_t u) : a_(a), u_(u), r_(u, 0.0), q_(u, 0.0), alive_(u) {
+    Kept(const double* a, std::int64_t u) : a_(a), u_(u), alive_(u), r_(u, 0.0), q_(u), d_(u) {
         std::iota(alive_.begin(), alive_.end(), std::int64_t{0});
-        for (std::int64_t i = 0; i < u; ++i)
+        double total = 0.0;
+        for (std::int64_t i = 0; i < u; ++i) {
             for (std::int64_t j = 0; j < u; ++j) r_[i] += a[i * u + j];
-        for (double value : r_) total_ += value;
+            d_[i] = a[i * u + i];
+            total += r_[i];
+        }
+        factor_ = 1.0 / std::sqrt(total);
         refresh();
     }
 
     const std::vector<std::int64_t>& alive() const { return alive_; }
 
-    // CKA(all, kept without the unit at place i of alive()); -inf where it is undefined.
+    // CKA(all, kept without alive()[i]) for every i; -inf where it is undefined.
     void score(std::vector<double>& scores) const {
-        scores.resize(alive_.size());
-        const double root = std::sqrt(total_);
-        for (std::size_t i = 0; i < alive_.size(); ++i) {
-            const std::int64_t k = alive_[i];
-            const double left = quadratic_ - 2.0 * q_[k] + a_[k * u_ + k];
-            const double value = (linear_ - r_[k]) / (root * std::sqrt(left));
-            scores[i] = left > 0.0 && alive_.size() > 1 ? value : kNone;
-        }
+        scores.assign(alive_.size(), kNone);
+        if (alive_.size() > 1)
+            score_all(linear_, quadratic_, factor_, r_.data(), q_.data(), d_.data(), scores.data(),
+                      static_cast<std::int64_t>(alive_.size()));
     }
 
     void remove(std::size_t place) {
-        const std::int64_t k = alive_[place];
-        alive_.erase(alive_.begin() + static_cast<std::ptrdiff_t>(place));
-        linear_ -= r_[k];
-        quadratic_ -= 2.0 * q_[k] - a_[k * u_ + k];
-        const double* row = a_ + k * u_;
-        for (std::int64_t i = 0; i < u_; ++i) q_[i] -= row[i];
+        const double* row = a_ + alive_[place] * u_;
+        linear_ -= r_[place];
+        quadratic_ -= 2.0 * q_[place] - d_[place];
+        const auto at = static_cast<std::ptrdiff_t>(place);
+        alive_.erase(alive_.begin() + at);
+        for (auto* values : {&r_, &q_, &d_}) values->erase(values->begin() + at);
+        for (std::size_t i = 0; i < alive_.size(); ++i) q_[i] -= row[alive_[i]];
         if (!(quadratic_ > 0.5 * fresh_)) refresh();
     }
 
   private:
     void refresh() {
         linear_ = quadratic_ = 0.0;
-        for (std::int64_t i : alive_) {
+        for (std::size_t i = 0; i < alive_.size(); ++i) {
             double sum = 0.0;
-            for (std::int64_t j : alive_) sum += a_[i * u_ + j];
+            for (std::int64_t j : alive_) sum += a_[alive_[i] * u_ + j];
             q_[i] = sum;
             linear_ += r_[i];
             quadratic_ += sum;
@@ -60,9 +74,9 @@ class Sums {
 
     const double* a_;
     std::int64_t u_;
-    std::vector<double> r_, q_;
-    std::vector<std::int64_t> alive_;  // ascending
-    double total_ = 0.0, linear_ = 0.0, quadratic_ = 0.0, fresh_ = 0.0;
+    std::vector<std::int64_t> alive_;
+    std::vector<double> r_, q_, d_;
+    double factor_ = 0.0, linear_ = 0.0, quadratic_ = 0.0, fresh_ = 0.0;
 };
 
 std::size_t pick_best(const std::vector<double>& scores) {
@@ -96,29 +110,29 @@ double gap(const std::vector<double>& scores, std::size_t pick) {
 }  // namespace
 
 Elimination eliminate(const double* a, std::int64_t u, bool greedy, std::int64_t count, double min_cka) {
-    Sums sums(a, u);
+    Kept kept(a, u);
     Elimination out{{}, {}, std::numeric_limits<double>::infinity()};
     std::vector<double> scores;
     std::vector<std::int64_t> ranking;
     if (!greedy) {
-        sums.score(scores);
+        kept.score(scores);
         ranking = rank(scores);
     }
     while (static_cast<std::int64_t>(out.order.size()) < count) {
-        sums.score(scores);
+        kept.score(scores);
         std::size_t pick;
         if (greedy) {
             pick = pick_best(scores);
         } else {
-            const auto& alive = sums.alive();
+            const auto& alive = kept.alive();
             pick = static_cast<std::size_t>(
                 std::lower_bound(alive.begin(), alive.end(), ranking[out.order.size()]) - alive.begin());
         }
         if (!std::isnan(min_cka) && !(scores[pick] >= min_cka)) break;
         if (scores.size() > 1 && greedy) out.smallest_gap = std::min(out.smallest_gap, std::fabs(gap(scores, pick)));
-        out.order.push_back(sums.alive()[pick]);
+        out.order.push_back(kept.alive()[pick]);
         out.cka.push_back(scores[pick] == kNone ? std::numeric_limits<double>::quiet_NaN() : scores[pick]);
-        sums.remove(pick);
+        kept.remove(pick);
     }
     return out;
 }

@@ -58,8 +58,10 @@ void gather(const std::byte* p, std::int64_t stride, std::int64_t count, T* out,
     for (std::int64_t k = 0; k < count; ++k) out[k] = get(p + k * stride);
 }
 
-// The row segment in its own (widened) type: either the source itself or a copy in `scratch`.
-const float* float_row(const MatrixView& x, const std::byte* p, std::int64_t count, float* scratch) {
+}  // namespace
+
+const float* float_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t count, float* scratch) {
+    const std::byte* p = x.data + row * x.row_stride + col0 * x.col_stride;
     switch (x.dtype) {
         case Dtype::f16:
             gather(p, x.col_stride, count, scratch, [](auto* q) { return widen_half(read<std::uint16_t>(q)); });
@@ -75,11 +77,15 @@ const float* float_row(const MatrixView& x, const std::byte* p, std::int64_t cou
     }
 }
 
-const double* double_row(const MatrixView& x, const std::byte* p, std::int64_t count, double* scratch) {
+const double* double_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t count,
+                         double* scratch) {
+    const std::byte* p = x.data + row * x.row_stride + col0 * x.col_stride;
     if (x.col_stride == 8) return reinterpret_cast<const double*>(p);
     gather(p, x.col_stride, count, scratch, [](auto* q) { return read<double>(q); });
     return scratch;
 }
+
+namespace {
 
 template <class Out>
 void pack_any(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
@@ -90,13 +96,12 @@ void pack_any(const BlockView& block, std::int64_t row0, std::int64_t row1, std:
     for (std::int64_t c0 = col0; c0 < col1; c0 += step) {
         const std::int64_t count = col1 - c0 < step ? col1 - c0 : step;
         for (std::int64_t i = row0; i < row1; ++i) {
-            const std::byte* p = x.data + i * x.row_stride + c0 * x.col_stride;
             const double r = block.row_scale ? block.row_scale[i] : 1.0;
             Out* to = out + (i - row0) * ld + (c0 - col0);
             if (x.dtype == Dtype::f64)
-                shift_scale(double_row(x, p, count, scratch), block.shift + c0, r, block.scale, to, count);
+                shift_scale(double_row(x, i, c0, count, scratch), block.shift + c0, r, block.scale, to, count);
             else
-                shift_scale(float_row(x, p, count, reinterpret_cast<float*>(scratch)), block.shift + c0, r,
+                shift_scale(float_row(x, i, c0, count, reinterpret_cast<float*>(scratch)), block.shift + c0, r,
                             block.scale, to, count);
         }
     }
@@ -116,15 +121,15 @@ void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int
 
 void load_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t col1, double* out) {
     constexpr std::int64_t step = 512;
-    alignas(64) float scratch[step];
+    alignas(64) double scratch[step];
     for (std::int64_t c0 = col0; c0 < col1; c0 += step) {
         const std::int64_t count = col1 - c0 < step ? col1 - c0 : step;
-        const std::byte* p = x.data + row * x.row_stride + c0 * x.col_stride;
         double* to = out + (c0 - col0);
         if (x.dtype == Dtype::f64) {
-            gather(p, x.col_stride, count, to, [](auto* q) { return read<double>(q); });
+            const double* from = double_row(x, row, c0, count, scratch);
+            for (std::int64_t k = 0; k < count; ++k) to[k] = from[k];
         } else {
-            const float* from = float_row(x, p, count, scratch);
+            const float* from = float_row(x, row, c0, count, reinterpret_cast<float*>(scratch));
             for (std::int64_t k = 0; k < count; ++k) to[k] = from[k];
         }
     }

@@ -7,20 +7,30 @@ import math
 import numpy as np
 
 from ..arrays import Matrix
-from ..backends.base import Block
+from ..backends.base import Block, ColumnStats
 from ..backends.choose import choose
 from ..backends.routes import check_threads
 from ..kernels import RBF, Cosine, Kernel, Laplacian, Polynomial
 from .measure import Degenerate
+
+_LARGEST = 2.0**1000
 
 
 def prepare(x: Matrix, kernel: Kernel, *, backend: str | None = None, threads: int | None = None) -> Block:
     """Make ``x [n, p]`` ready for products with ``kernel``.
 
     Raises:
-        ValueError: non-finite entries, named with their number and the first position; zero rows under Cosine.
+        ValueError: non-finite entries, named with their number and the first position; zero rows under Cosine;
+            features too large to centre.
         Degenerate: constant features.
     """
+    return prepare_with_stats(x, kernel, backend=backend, threads=threads)[0]
+
+
+def prepare_with_stats(
+    x: Matrix, kernel: Kernel, *, backend: str | None = None, threads: int | None = None
+) -> tuple[Block, ColumnStats]:
+    """:func:`prepare`, with the column statistics of what the kernel sees."""
     team = check_threads(threads)
     stats_of = choose("column_stats", backend=backend).function
     stats = stats_of(x, threads=team)
@@ -28,6 +38,8 @@ def prepare(x: Matrix, kernel: Kernel, *, backend: str | None = None, threads: i
         row, column = stats.first_nonfinite
         what = "entry" if stats.nonfinite == 1 else "entries"
         raise ValueError(f"{x.name} has {stats.nonfinite} non-finite {what}, the first at row {row}, column {column}")
+    if stats.max_abs > _LARGEST:
+        raise ValueError(f"{x.name} holds {stats.max_abs:.3g}, too large to centre in float64: rescale its features")
     scale = None
     if isinstance(kernel, Cosine):
         exponent = _exponent(stats.max_abs)
@@ -40,20 +52,20 @@ def prepare(x: Matrix, kernel: Kernel, *, backend: str | None = None, threads: i
     if stats.max_dev == 0.0:
         raise Degenerate(x.name, "every feature is constant over the samples")
     if isinstance(kernel, Polynomial):
-        return _polynomial(x, kernel, _exponent(stats.max_abs))
+        return _polynomial(x, kernel, _exponent(stats.max_abs)), stats
     block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale)
     if isinstance(kernel, RBF | Laplacian):
         median = choose("distance_median", backend=backend).function(block, threads=team)
         if median == 0.0:
             raise Degenerate(x.name, "the median distance between its samples is zero, so the kernel has no bandwidth")
         t = kernel.bandwidth
-        return block.with_length(2 * t * t * median if isinstance(kernel, RBF) else t * math.sqrt(median))
-    return block
+        block = block.with_length(2 * t * t * median if isinstance(kernel, RBF) else t * math.sqrt(median))
+    return block, stats
 
 
 def _exponent(largest: float) -> int:
-    """The power of two that brings the largest magnitude into [1/2, 1)."""
-    return math.frexp(largest)[1]
+    """The power of two that brings the largest magnitude into [1/2, 1), as far as float64 has the power."""
+    return max(-1000, math.frexp(largest)[1])
 
 
 def _polynomial(x: Matrix, kernel: Polynomial, exponent: int) -> Block:

@@ -1,0 +1,1 @@
+"""Accumulators for streams of rows: plain data with lawful ``empty``, ``update``, ``merge`` and ``finish``."""
