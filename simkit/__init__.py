@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .compare.matrix import SimilarityMatrix, similarity_matrix
+from .compare.stream import StreamingCKA
 from .errors import DegenerateWarning, EstimateWarning, SimkitWarning
 from .kernels import RBF, Cosine, Laplacian, Linear, Polynomial
 from .metrics.cka import CKA, cka, hsic
@@ -31,6 +32,7 @@ __all__ = [
     "Polynomial",
     "SimilarityMatrix",
     "SimkitWarning",
+    "StreamingCKA",
     "cka",
     "compare",
     "greedy_cka",

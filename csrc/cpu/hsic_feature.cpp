@@ -187,7 +187,7 @@ PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll) {
         for (std::int64_t b = 0; b < right; ++b) out.values[a * right + b] = centred(a, first + b);
     for (std::int64_t a = 0; a < m; ++a) {
         out.self[a] = centred(a, a);
-        out.raw[a] = p[a * m + a] - products[a * m + a];
+        out.raw[a] = p[a * m + a];
     }
     return out;
 }

@@ -110,7 +110,7 @@ class PairSums:
     """All-pairs centred inner products S_ab of Gram matrices, in the units of the blocks' z.
 
     Biased: S_ab = ⟨H K_a H, H K_b H⟩. Debiased: n(n-3) times the estimator of Song et al. 2012, eq. 5.
-    ``raw`` is ⟨K_a, K_a⟩ before centring: ``self / raw`` says how much cancelled.
+    ``raw`` is the size of the sums that S_aa was subtracted from: ``self / raw`` says how much cancelled.
     """
 
     values: FloatArray  # [L, M]

@@ -100,10 +100,10 @@ def pair_sums(
         out, raw = [], []
         for block in blocks:
             k = gram(block)
-            out.append(centred(k, estimator).ravel())
-            if estimator == "debiased":
-                np.fill_diagonal(k, 0.0)
-            raw.append(np.vdot(k, k))
+            flat = centred(k, estimator).ravel()
+            # Centring comes before squaring, so what rounding leaves is eps² of ⟨K, K⟩, not eps.
+            raw.append(max(np.vdot(flat, flat), np.finfo(np.float64).eps * np.vdot(k, k)))
+            out.append(flat)
         return np.stack(out), np.array(raw)
 
     left, raw_rows = flatten(rows)

@@ -19,14 +19,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
-from ..backends.base import Block, Estimator, PairSums, Plan, Precision, RouteName, Step
+from ..backends.base import Block, Estimator, PairSums, Plan, Precision, Route, RouteName, Step
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads, plan_pair_sums
 from ..kernels import Kernel, Linear, check_kernel
 from .measure import Degenerate, Scores
-from .prepare import prepare
+from .prepare import CONSTANT, prepare
 
-MAX_CANCELLATION = 0.05  # float32 products whose self-sum falls below this share of the raw sum are redone in float64
+# A self-product below this share of the sum it was subtracted from has cancelled: the pass is done again, float32
+# sample space in float64, feature space (whose sums hold the diagonals too) in sample space.
+CANCELLED = {"sample": 0.05, "feature": 1e-3}
 
 
 def check_estimator(estimator: str, n: int) -> Estimator:
@@ -169,33 +171,36 @@ def sums_of(
     chosen = choose("pair_sums", backend=forced.backend)
     threads = check_threads(forced.threads)
     mapped = max((b.p * b.matrix.values.itemsize for b in [*rows, *(columns or ())] if b.matrix.mapped), default=0)
-    steps: list[Step] = []
-    products = forced.products
-    while True:
+
+    def run(name: RouteName | None, products: Precision | None) -> tuple[PairSums, Route, Step]:
         route = plan_pair_sums(
             rows,
             columns,
             memory=forced.memory,
             threads=threads,
-            route=forced.route,
+            route=name,
             products=products,
             tile=forced.tile,
             mapped_row_bytes=mapped,
         )
         sums: PairSums = chosen.function(rows, columns, estimator=estimator, route=route)
         reason = f"{chosen.reason}; {route.reason}"
-        steps.append(
-            Step("pair_sums", chosen.backend, reason, f"{route.name} space", route.multiply_adds, route.bytes)
-        )
-        if route.products == "float64" or chosen.backend == "reference" or forced.products or not _cancelled(sums):
-            return sums, Plan(tuple(steps))
-        products = "float64"
+        step = Step("pair_sums", chosen.backend, reason, f"{route.name} space", route.multiply_adds, route.bytes)
+        return sums, route, step
+
+    sums, route, step = run(forced.route, forced.products)
+    exact = chosen.backend == "reference" or (route.name == "sample" and route.products == "float64")
+    insisted = forced.products if route.name == "sample" else forced.route
+    if exact or insisted or not _cancelled(sums, CANCELLED[route.name]):
+        return sums, Plan((step,))
+    sums, _, again = run("sample", "float64")
+    return sums, Plan((step, replace(again, reason=f"{again.reason}; done again because the first pass cancelled")))
 
 
-def _cancelled(sums: PairSums) -> bool:
+def _cancelled(sums: PairSums, share: float) -> bool:
     own = np.concatenate([sums.self_rows, sums.self_columns])
     raw = np.concatenate([sums.raw_rows, sums.raw_columns])
-    return bool((own < MAX_CANCELLATION * raw).any())
+    return bool((own < share * raw).any())
 
 
 def normalised(
@@ -203,31 +208,28 @@ def normalised(
 ) -> Scores:
     """CKA of all pairs of prepared, non-constant blocks."""
     sums, plan = sums_of(rows, columns, estimator, forced)
-    n = rows[0].n
+    names = [block.matrix.name for block in rows]
+    others = names if columns is None else [block.matrix.name for block in columns]
+    return replace(scores_from_sums(sums, names, others, rows[0].n, estimator), plan=plan)
+
+
+def scores_from_sums(
+    sums: PairSums, rows: Sequence[str], columns: Sequence[str], n: int, estimator: Estimator
+) -> Scores:
+    """S_ab / √(S_aa S_bb); NaN, and named, where a self-product is zero within the rounding of n float64 sums."""
     degenerate: dict[tuple[str, str], str] = {}
-    left = _norms("row", rows, sums.self_rows, sums.raw_rows, n, estimator, degenerate)
-    right = _norms("column", columns or rows, sums.self_columns, sums.raw_columns, n, estimator, degenerate)
-    return Scores(sums.values / left[:, None] / right[None, :], degenerate, plan)
 
+    def norms(side: str, names: Sequence[str], own: FloatArray, raw: FloatArray) -> FloatArray:
+        zero = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
+        for i in np.flatnonzero(zero):
+            degenerate[side, names[i]] = (
+                f"its {estimator} HSIC with itself is zero within rounding" if raw[i] else CONSTANT
+            )
+        return np.sqrt(np.where(zero, np.nan, own))
 
-def _norms(
-    side: str,
-    blocks: Sequence[Block],
-    own: FloatArray,
-    raw: FloatArray,
-    n: int,
-    estimator: Estimator,
-    degenerate: dict[tuple[str, str], str],
-) -> FloatArray:
-    """√HSIC(K, K), NaN where it is zero within the rounding of n float64 sums."""
-    norms = np.empty(len(blocks))
-    for i, block in enumerate(blocks):
-        if own[i] > 8 * n * np.finfo(np.float64).eps * raw[i]:
-            norms[i] = math.sqrt(own[i])
-        else:
-            norms[i] = math.nan
-            degenerate[side, block.matrix.name] = f"its {estimator} HSIC with itself is zero within rounding"
-    return norms
+    left = norms("row", rows, sums.self_rows, sums.raw_rows)
+    right = norms("column", columns, sums.self_columns, sums.raw_columns)
+    return Scores(sums.values / left[:, None] / right[None, :], degenerate)
 
 
 def normalised_with_gaps(
@@ -257,4 +259,4 @@ def normalised_with_gaps(
         plan = scores.plan
     if columns is None:
         degenerate.update({("column", name): reason for (_, name), reason in list(degenerate.items())})
-    return Scores(values, degenerate, replace(plan))
+    return Scores(values, degenerate, plan)

@@ -13,6 +13,7 @@ from ..backends.routes import check_threads
 from ..kernels import RBF, Cosine, Kernel, Laplacian, Polynomial
 from .measure import Degenerate
 
+CONSTANT = "every feature is constant over the samples"
 _LARGEST = 2.0**1000
 
 
@@ -33,11 +34,7 @@ def prepare_with_stats(
     """:func:`prepare`, with the column statistics of what the kernel sees."""
     team = check_threads(threads)
     stats_of = choose("column_stats", backend=backend).function
-    stats = stats_of(x, threads=team)
-    if stats.nonfinite:
-        row, column = stats.first_nonfinite
-        what = "entry" if stats.nonfinite == 1 else "entries"
-        raise ValueError(f"{x.name} has {stats.nonfinite} non-finite {what}, the first at row {row}, column {column}")
+    stats = refuse_nonfinite(x, backend=backend, threads=threads)
     if stats.max_abs > _LARGEST:
         raise ValueError(f"{x.name} holds {stats.max_abs:.3g}, too large to centre in float64: rescale its features")
     scale = None
@@ -50,7 +47,7 @@ def prepare_with_stats(
         scale = np.ldexp(1.0 / norms, -exponent)
         stats = stats_of(x, row_scale=scale, threads=team)
     if stats.max_dev == 0.0:
-        raise Degenerate(x.name, "every feature is constant over the samples")
+        raise Degenerate(x.name, CONSTANT)
     if isinstance(kernel, Polynomial):
         return _polynomial(x, kernel, _exponent(stats.max_abs)), stats
     block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale)
@@ -61,6 +58,22 @@ def prepare_with_stats(
         t = kernel.bandwidth
         block = block.with_length(2 * t * t * median if isinstance(kernel, RBF) else t * math.sqrt(median))
     return block, stats
+
+
+def refuse_nonfinite(
+    x: Matrix, *, first_row: int = 0, backend: str | None = None, threads: int | None = None
+) -> ColumnStats:
+    """The column statistics of ``x``; ValueError when an entry is NaN or infinite, with their number and the first.
+
+    ``first_row`` is the number of rows that came before, on a stream.
+    """
+    stats: ColumnStats = choose("column_stats", backend=backend).function(x, threads=check_threads(threads))
+    if stats.first_nonfinite is not None:
+        row, column = stats.first_nonfinite
+        what = "entry" if stats.nonfinite == 1 else "entries"
+        where = f"row {first_row + row}, column {column}"
+        raise ValueError(f"{x.name} has {stats.nonfinite} non-finite {what}, the first at {where}")
+    return stats
 
 
 def _exponent(largest: float) -> int:

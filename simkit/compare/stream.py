@@ -1,0 +1,314 @@
+"""StreamingCKA: batches of named layers in, a similarity matrix out, at any moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import FloatArray, Matrix, as_matrices, enough_samples, same_samples
+from ..backends.base import Block, Estimator, PairSums, Plan, Step
+from ..backends.choose import check_backend, choose
+from ..backends.routes import check_threads, parse_memory
+from ..kernels import Linear
+from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, sums_of
+from ..metrics.measure import Degenerate
+from ..metrics.prepare import prepare, refuse_nonfinite
+from ..streaming import minibatch, moments, state
+from .matrix import SimilarityMatrix, similarity_matrix
+
+StreamMode: TypeAlias = Literal["exact", "minibatch"]
+
+
+class StreamingCKA:
+    """Linear CKA of every pair of layers over a stream of batches, in one pass.
+
+    ``mode="exact"`` gives the number of the whole data, whatever the batches, from float64 moments: memory is
+    8 (p_left · p_right + Σ p²) bytes however many samples pass. ``mode="minibatch"`` averages per-batch debiased HSIC
+    (Nguyen et al. 2021): memory of one batch, but an estimate, which is biased when batches are not shuffled.
+
+    Args:
+        estimator: ``"debiased"`` or ``"biased"`` (exact mode only).
+        mode: ``"exact"`` or ``"minibatch"``.
+        memory: refuse layers whose state would take more bytes (a number or ``"64 MB"``).
+        backend, threads: as in :func:`simkit.cka`.
+
+    Raises:
+        ValueError: an unknown option, or a state larger than ``memory``.
+    """
+
+    def __init__(
+        self,
+        *,
+        estimator: Estimator = "debiased",
+        mode: StreamMode = "exact",
+        memory: int | float | str | None = None,
+        backend: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        check_estimator(estimator, 4)
+        if mode not in ("exact", "minibatch"):
+            raise ValueError(f'mode must be "exact" or "minibatch", not {mode!r}')
+        if mode == "minibatch" and estimator != "debiased":
+            raise ValueError('mode="minibatch" averages the debiased estimator; estimator="biased" needs mode="exact"')
+        check_backend(backend)
+        self._estimator: Estimator = estimator
+        self._mode: StreamMode = mode
+        self._memory = parse_memory(memory)
+        self._backend = backend
+        self._threads = check_threads(threads)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything that was seen."""
+        self._rows: tuple[tuple[str, int], ...] = ()
+        self._columns: tuple[tuple[str, int], ...] | None = None
+        self._exact: moments.Moments | None = None
+        self._estimate: minibatch.Estimate | None = None
+        self._exponents: list[int] = []
+
+    @property
+    def samples(self) -> int:
+        """Samples seen so far."""
+        if self._exact is not None:
+            return self._exact.samples
+        if self._estimate is not None:
+            return self._estimate.samples + (len(self._estimate.waiting[0]) if self._estimate.waiting else 0)
+        return 0
+
+    def update(self, layers: Mapping[str, object], others: Mapping[str, object] | None = None) -> None:
+        """Add a batch: ``{name: x [b, p]}`` for the rows and, unless None, for the columns of the result.
+
+        Raises:
+            ValueError: other layers or widths than before, different numbers of samples, non-finite entries (named);
+                nothing is added then.
+        """
+        rows = as_matrices(layers)
+        columns = None if others is None else as_matrices(others, what="others")
+        same_samples([*rows, *(columns or ())])
+        self._check_layers(rows, columns)
+        seen = self.samples
+        for matrix in [*rows, *(columns or ())]:
+            refuse_nonfinite(matrix, first_row=seen, backend=self._backend, threads=self._threads)
+        if self._mode == "exact":
+            if self._exact is None:
+                self._exact = moments.empty(_widths(rows), None if columns is None else _widths(columns))
+            moments.update(self._exact, rows, columns, backend=self._backend, threads=self._threads)
+            return
+        if self._estimate is None:
+            self._estimate = minibatch.empty(len(rows), len(rows if columns is None else columns))
+        minibatch.update(self._estimate, [*rows, *(columns or ())], self._batch_hsic)
+
+    def merge(self, other: StreamingCKA) -> None:
+        """Add, in place, everything ``other`` has seen: as if its batches had followed this stream's.
+
+        Raises:
+            TypeError: not a StreamingCKA. ValueError: other layers, estimator or mode.
+        """
+        if not isinstance(other, StreamingCKA):
+            raise TypeError(f"merge needs a StreamingCKA, not {type(other).__name__}")
+        if (self._estimator, self._mode) != (other._estimator, other._mode):
+            mine, theirs = f"{self._estimator}, {self._mode}", f"{other._estimator}, {other._mode}"
+            raise ValueError(f"a stream of ({theirs}) does not merge into one of ({mine})")
+        if not other._rows:
+            return
+        if self._rows and (self._rows, self._columns) != (other._rows, other._columns):
+            raise ValueError("the streams hold different layers: " + _difference(self._names(), other._names()))
+        if not self._rows:
+            self.load_state_dict(other.state_dict())
+        elif self._exact is not None and other._exact is not None:
+            moments.merge(self._exact, other._exact, backend=self._backend, threads=self._threads)
+        elif self._estimate is not None and other._estimate is not None:
+            self._merge_estimate(other._estimate, other._exponents)
+
+    def compute(self) -> SimilarityMatrix:
+        """The similarity matrix of everything seen so far; the stream can go on.
+
+        Raises:
+            ValueError: fewer samples than the estimator needs.
+        """
+        enough_samples(self.samples, 4 if self._estimator == "debiased" else 2, f"the {self._estimator} estimator")
+        if self._exact is not None:
+            if self._exact.sums is None:
+                return self._few_rows(self._exact)
+            sums, _, _ = moments.finish(self._exact, self._estimator)
+            bytes_held = moments.state_bytes(self._exact.left_widths, self._exact.right_widths)
+            chosen = choose("moments_add", backend=self._backend)
+            step = Step("moments_add", chosen.backend, chosen.reason, "float64 moments, one pass", 0, bytes_held)
+            return self._matrix(sums, Plan((step,)), self.samples)
+        assert self._estimate is not None
+        return self._estimated(self._estimate)
+
+    def state_dict(self) -> dict[str, npt.NDArray[Any]]:
+        """The whole state as named NumPy arrays, fit for ``safetensors.numpy.save_file`` or ``numpy.savez``."""
+        meta = {
+            "format": "simkit.StreamingCKA.1",
+            "estimator": self._estimator,
+            "mode": self._mode,
+            "rows": self._rows,
+            "columns": self._columns,
+            "exponents": self._exponents,
+        }
+        out = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
+        if self._exact is not None:
+            out.update(state.pack_moments(self._exact))
+        if self._estimate is not None:
+            out.update(state.pack_estimate(self._estimate))
+        return out
+
+    def load_state_dict(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take the state that :meth:`state_dict` gave, in place of this one's.
+
+        Raises:
+            ValueError: the arrays are not such a state, or of another estimator or mode.
+        """
+        try:
+            meta = json.loads(bytes(np.asarray(arrays["meta"], dtype=np.uint8)))
+            if meta["format"] != "simkit.StreamingCKA.1":
+                raise ValueError(f"its format is {meta['format']!r}")
+            rows = tuple((str(name), int(width)) for name, width in meta["rows"])
+            columns = None
+            if meta["columns"] is not None:
+                columns = tuple((str(name), int(width)) for name, width in meta["columns"])
+            exact = estimate = None
+            left, right = [w for _, w in rows], None if columns is None else [w for _, w in columns]
+            if rows and meta["mode"] == "exact":
+                exact = state.unpack_moments(arrays, left, right)
+            elif rows:
+                estimate = state.unpack_estimate(arrays, len(left), len(left if right is None else right), left, right)
+        except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"this is not the state of a StreamingCKA: {error}") from None
+        if (meta["estimator"], meta["mode"]) != (self._estimator, self._mode):
+            raise ValueError(f"the state is of ({meta['estimator']}, {meta['mode']}), not this stream's options")
+        self._rows, self._columns, self._exact, self._estimate = rows, columns, exact, estimate
+        self._exponents = [int(e) for e in meta["exponents"]]
+
+    def _names(self) -> list[str]:
+        return [f"{name} [{width}]" for name, width in (*self._rows, *(self._columns or ()))]
+
+    def _check_layers(self, rows: Sequence[Matrix], columns: Sequence[Matrix] | None) -> None:
+        row_names = tuple((m.name, m.p) for m in rows)
+        column_names = None if columns is None else tuple((m.name, m.p) for m in columns)
+        if not self._rows:
+            self._check_memory(row_names, column_names)
+            self._rows, self._columns = row_names, column_names
+        elif (row_names, column_names) != (self._rows, self._columns):
+            names = [f"{name} [{width}]" for name, width in (*row_names, *(column_names or ()))]
+            raise ValueError("the batch holds other layers than the first: " + _difference(self._names(), names))
+
+    def _check_memory(self, rows: tuple[tuple[str, int], ...], columns: tuple[tuple[str, int], ...] | None) -> None:
+        if self._memory is None or self._mode != "exact":
+            return
+        needed = moments.state_bytes([w for _, w in rows], None if columns is None else [w for _, w in columns])
+        if needed > self._memory:
+            raise ValueError(f"the exact state takes {needed} bytes, more than memory={self._memory}")
+
+    def _few_rows(self, exact: moments.Moments) -> SimilarityMatrix:
+        """Fewer rows than one block: the array engine on the staged rows."""
+        rows = slice(0, exact.staged)
+
+        def named(names: tuple[tuple[str, int], ...], stage: FloatArray) -> dict[str, FloatArray]:
+            ends = np.cumsum([width for _, width in names])
+            return {name: stage[rows, end - width : end] for (name, width), end in zip(names, ends, strict=True)}
+
+        others = None
+        if self._columns is not None and exact.right_stage is not None:
+            others = named(self._columns, exact.right_stage)
+        measure = CKA(estimator=self._estimator)
+        layers = named(self._rows, exact.left_stage)
+        return similarity_matrix(layers, others, measure=measure, backend=self._backend, threads=self._threads)
+
+    def _matrix(self, sums: PairSums, plan: Plan, samples: int) -> SimilarityMatrix:
+        rows = [name for name, _ in self._rows]
+        columns = rows if self._columns is None else [name for name, _ in self._columns]
+        scores = scores_from_sums(sums, rows, columns, samples, self._estimator)
+        measure = repr(CKA(Linear(), self._estimator))
+        return SimilarityMatrix(scores.values, tuple(rows), tuple(columns), samples, measure, scores.degenerate, plan)
+
+    def _batch_hsic(self, layers: Sequence[Matrix]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Debiased HSIC of one batch in units of the first batch's powers of two; constant layers give zeros."""
+        split = len(self._rows)
+        blocks: list[Block | None] = []
+        for layer in layers:
+            try:
+                blocks.append(prepare(layer, Linear(), backend=self._backend, threads=self._threads))
+            except Degenerate:
+                blocks.append(None)
+        if not self._exponents:
+            self._exponents = [0 if block is None else block.exponent for block in blocks]
+        alive = [i for i, block in enumerate(blocks) if block is not None]
+        left = [i for i in alive if i < split]
+        right = [i for i in alive if i >= split] if self._columns is not None else left
+        values = np.zeros((split, split if self._columns is None else len(layers) - split))
+        own_rows, own_columns = np.zeros(values.shape[0]), np.zeros(values.shape[1])
+        if not (left and right):
+            return values, own_rows, own_columns
+        chosen = [[block for i in side if (block := blocks[i]) is not None] for side in (left, right)]
+        sums, _ = sums_of(
+            chosen[0],
+            None if self._columns is None else chosen[1],
+            "debiased",
+            ForcedRoute(backend=self._backend, threads=self._threads),
+        )
+        n = layers[0].n
+        factor = np.ones(len(layers))
+        for i in alive:
+            block = blocks[i]
+            assert block is not None
+            factor[i] = 4.0 ** (block.exponent - self._exponents[i])
+        first = 0 if self._columns is None else split
+        places = [j - first for j in right]
+        pairs = n * (n - 3)
+        values[np.ix_(left, places)] = sums.values * factor[left][:, None] * factor[right][None, :] / pairs
+        own_rows[left] = sums.self_rows * factor[left] ** 2 / pairs
+        own_columns[places] = sums.self_columns * factor[right] ** 2 / pairs
+        return values, own_rows, own_columns
+
+    def _merge_estimate(self, other: minibatch.Estimate, exponents: list[int]) -> None:
+        assert self._estimate is not None
+        if not self._exponents:
+            self._exponents = list(exponents)
+        if exponents:
+            factor = 4.0 ** (np.array(exponents, dtype=float) - np.array(self._exponents, dtype=float))
+            left = factor[: len(self._rows)]
+            right = left if self._columns is None else factor[len(self._rows) :]
+            scaled = minibatch.Estimate(
+                other.values * left[:, None] * right[None, :],
+                other.own_rows * left**2,
+                other.own_columns * right**2,
+                other.pairs,
+                other.samples,
+                other.batches,
+            )
+            minibatch.merge(self._estimate, scaled)
+        if other.waiting:
+            names = [name for name, _ in (*self._rows, *(self._columns or ()))]
+            waiting = [Matrix(name, rows, "float64") for name, rows in zip(names, other.waiting, strict=True)]
+            minibatch.update(self._estimate, waiting, self._batch_hsic)
+
+    def _estimated(self, estimate: minibatch.Estimate) -> SimilarityMatrix:
+        enough_samples(estimate.samples, 4, "the minibatch estimator")
+        sums = PairSums(
+            estimate.values, estimate.own_rows, estimate.own_columns, estimate.own_rows, estimate.own_columns
+        )
+        chosen = choose("pair_sums", backend=self._backend)
+        notes = [f"an estimate: the mean of {estimate.batches} batches weighted by their pairs, not the whole data"]
+        if estimate.waiting:
+            notes.append(f"the last {len(estimate.waiting[0])} samples were too few for a batch and do not count")
+        plan = Plan((Step("pair_sums", chosen.backend, chosen.reason, "minibatch"),), tuple(notes))
+        return self._matrix(sums, plan, estimate.samples)
+
+
+def _widths(layers: Sequence[Matrix]) -> list[int]:
+    return [layer.p for layer in layers]
+
+
+def _difference(mine: Sequence[str], theirs: Sequence[str]) -> str:
+    missing = [name for name in mine if name not in theirs]
+    new = [name for name in theirs if name not in mine]
+    if not missing and not new:
+        return "the same layers in another order or on other sides"
+    return f"{', '.join(missing) or 'nothing'} is missing and {', '.join(new) or 'nothing'} is new"

@@ -1,0 +1,128 @@
+"""Streaming states <-> named arrays: what is saved, sent and summed is plain data, checked when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import FloatArray
+from ..backends.base import MomentSums, SideSums
+from . import minibatch, moments
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def pack_moments(state: moments.Moments) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an exact stream."""
+    out: dict[str, npt.NDArray[Any]] = {
+        "n": np.array([state.n, state.staged], dtype=np.int64),
+        "stage.left": state.left_stage[: state.staged].copy(),
+    }
+    if state.right_stage is not None:
+        out["stage.right"] = state.right_stage[: state.staged].copy()
+    sums = state.sums
+    if sums is None:
+        return out
+    for key in ("cross", "sum_ab", "sum_ay", "sum_bx"):
+        out[key] = getattr(sums, key).copy()
+    for name, side in (("left", sums.left), ("right", sums.right)):
+        if side is None:
+            continue
+        for key in ("shift", "scale", "sum_z", "sum_az", "sum_a", "sum_aa"):
+            out[f"{name}.{key}"] = getattr(side, key).copy()
+        for i, gram in enumerate(side.gram):
+            out[f"{name}.gram.{i}"] = gram.copy()
+    return out
+
+
+def unpack_moments(arrays: Arrays, left: Sequence[int], right: Sequence[int] | None) -> moments.Moments:
+    """An exact stream from its arrays.
+
+    Raises:
+        ValueError: a missing array or a wrong shape.
+    """
+    state = moments.empty(left, right)
+    n, staged = (int(v) for v in _take(arrays, "n", (2,), np.int64))
+    if n < 0 or n % moments.STAGE or not 0 <= staged < moments.STAGE:
+        raise ValueError(f"n = {n} and {staged} staged rows cannot be")
+    state.n, state.staged = n, staged
+    state.left_stage[:staged] = _take(arrays, "stage.left", (staged, sum(left)))
+    if state.right_stage is not None and right is not None:
+        state.right_stage[:staged] = _take(arrays, "stage.right", (staged, sum(right)))
+    if n == 0:
+        return state
+    alone = right is None
+    p, q = sum(left), sum(left if right is None else right)
+    layers, others = len(left), len(left if right is None else right)
+    state.sums = MomentSums(
+        _side(arrays, "left", left, alone),
+        None if right is None else _side(arrays, "right", right, False),
+        _take(arrays, "cross", (p, q)),
+        _take(arrays, "sum_ab", (layers, others)),
+        _take(arrays, "sum_ay", (layers, q)),
+        _take(arrays, "sum_bx", (0, 0) if alone else (others, p)),
+    )
+    return state
+
+
+def pack_estimate(state: minibatch.Estimate) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a minibatch stream."""
+    out: dict[str, npt.NDArray[Any]] = {
+        "values": state.values.copy(),
+        "own_rows": state.own_rows.copy(),
+        "own_columns": state.own_columns.copy(),
+        "counts": np.array([state.pairs, state.samples, state.batches], dtype=np.int64),
+    }
+    out.update({f"waiting.{i}": rows.copy() for i, rows in enumerate(state.waiting)})
+    return out
+
+
+def unpack_estimate(
+    arrays: Arrays, rows: int, columns: int, left: Sequence[int], right: Sequence[int] | None
+) -> minibatch.Estimate:
+    """A minibatch stream from its arrays.
+
+    Raises:
+        ValueError: a missing array or a wrong shape.
+    """
+    pairs, samples, batches = (int(v) for v in _take(arrays, "counts", (3,), np.int64))
+    waiting: list[FloatArray] = []
+    if "waiting.0" in arrays:
+        held = int(np.asarray(arrays["waiting.0"]).shape[0])
+        widths = [*left, *(right or ())]
+        waiting = [_take(arrays, f"waiting.{i}", (held, width)) for i, width in enumerate(widths)]
+    return minibatch.Estimate(
+        _take(arrays, "values", (rows, columns)),
+        _take(arrays, "own_rows", (rows,)),
+        _take(arrays, "own_columns", (columns,)),
+        pairs,
+        samples,
+        batches,
+        waiting,
+    )
+
+
+def _side(arrays: Arrays, name: str, widths: Sequence[int], alone: bool) -> SideSums:
+    offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum(widths)]))
+    p, layers = offsets[-1], len(widths)
+    grams = () if alone else tuple(_take(arrays, f"{name}.gram.{i}", (w, w)) for i, w in enumerate(widths))
+    return SideSums(
+        offsets,
+        *(_take(arrays, f"{name}.{key}", (p,)) for key in ("shift", "scale", "sum_z", "sum_az")),
+        *(_take(arrays, f"{name}.{key}", (layers,)) for key in ("sum_a", "sum_aa")),
+        grams,
+    )
+
+
+def _take(arrays: Arrays, key: str, shape: tuple[int, ...], dtype: Any = np.float64) -> npt.NDArray[Any]:
+    if key not in arrays:
+        raise ValueError(f"{key} is missing")
+    array = np.array(arrays[key], dtype=dtype, order="C")
+    if array.shape != shape:
+        raise ValueError(f"{key} has shape {array.shape}, not {shape}")
+    if dtype is np.float64 and not np.isfinite(array).all():
+        raise ValueError(f"{key} is not finite")
+    return array
