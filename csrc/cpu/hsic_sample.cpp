@@ -20,13 +20,14 @@ struct Sums {
     std::vector<double> r;  // [m, n]
 };
 
-// What a non-linear kernel needs beside its block: row norms, and row means c with their mean.
+// What a non-linear kernel needs beside its block: row norms, and row means c with their mean. The debiased form drops
+// the diagonal, so it stays out of its means too: one outlier's own square would drown them.
 struct Centre {
     std::vector<double> norms, means;
     double mean = 0.0;
 };
 
-Centre pilot_centre(const BlockView& block, std::int64_t tile, int threads, const Poll& poll) {
+Centre pilot_centre(const BlockView& block, bool debiased, std::int64_t tile, int threads, const Poll& poll) {
     Centre centre;
     if (block.kernel == Kernel::linear) return centre;
     const std::int64_t n = block.x.rows;
@@ -40,6 +41,7 @@ Centre pilot_centre(const BlockView& block, std::int64_t tile, int threads, cons
     struct Worker {
         const BlockView &block, &pilot;
         Centre& centre;
+        bool debiased;
         std::int64_t tile, count, step;
         Strips<double> strips{std::max(tile, count)};
         std::vector<double> c = std::vector<double>(tile * count);
@@ -50,15 +52,17 @@ Centre pilot_centre(const BlockView& block, std::int64_t tile, int threads, cons
                 distances_from_products(block, centre.norms.data(), i0, ti, 0, count, step, c.data());
             apply_kernel(block, c.data(), ti * count);
             for (std::int64_t i = 0; i < ti; ++i) {
+                const bool drop = debiased && (i0 + i) % step == 0 && (i0 + i) / step < count;
+                if (drop) c[i * count + (i0 + i) / step] = 0.0;
                 double sum = 0.0;
                 for (std::int64_t j = 0; j < count; ++j) sum += c[i * count + j];
-                centre.means[i0 + i] = sum / static_cast<double>(count);
+                centre.means[i0 + i] = sum / static_cast<double>(count - drop);
             }
         }
         void commit(std::int64_t) {}
     };
     for_each_tile((n + tile - 1) / tile, threads, poll,
-                  [&] { return Worker{block, pilot, centre, tile, count, step}; });
+                  [&] { return Worker{block, pilot, centre, debiased, tile, count, step}; });
     for (double value : centre.means) centre.mean += value / static_cast<double>(n);
     return centre;
 }
@@ -207,7 +211,7 @@ template <class T>
 PairSums run(const PairProblem& problem, const Poll& poll) {
     std::vector<Centre> centres;
     for (const BlockView& block : problem.blocks)
-        centres.push_back(pilot_centre(block, problem.tile, problem.threads, poll));
+        centres.push_back(pilot_centre(block, problem.debiased, problem.tile, problem.threads, poll));
     Sums sums(problem.m(), problem.n());
     const std::int64_t tiles = (problem.n() + problem.tile - 1) / problem.tile;
     for_each_tile(tiles * (tiles + 1) / 2, problem.threads, poll,
