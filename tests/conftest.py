@@ -1,0 +1,40 @@
+"""Refuses to test a simkit without its compiled module; decides what `gpu` tests do where no device is seen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import simkit
+from simkit.backends import native_cpu
+from simkit.backends.base import OPS
+
+REQUIRE_GPU = "SIMKIT_REQUIRE_GPU"
+
+
+def pytest_configure() -> None:
+    """Without this check every test would run on the NumPy reference, and pass."""
+    reasons = native_cpu.unsupported_reasons(OPS[0])
+    if reasons:
+        raise pytest.UsageError(
+            f"the simkit under test, {Path(simkit.__file__).parent}, has no compiled module: run `pip install .` "
+            f"and then `pytest`, not `python -m pytest`, which puts the source tree first ({'; '.join(reasons)})"
+        )
+
+
+def pytest_report_header() -> str:
+    """Which copy is tested."""
+    return f"simkit: {Path(simkit.__file__).parent}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked `gpu` is skipped without a device, and fails instead where a device is required."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    _, devices, reason = native_cpu.device_report()
+    if not devices and os.environ.get(REQUIRE_GPU) == "1":
+        pytest.fail(f"{REQUIRE_GPU}=1, but no CUDA device is seen: {reason}")
+    if not devices:
+        pytest.skip(f"no CUDA device is seen: {reason}")

@@ -1,0 +1,150 @@
+"""The house rules, as tests: which room a line of code belongs to, and what is not allowed anywhere."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simkit.backends import _core, base
+from simkit.backends.choose import PREFERENCE
+
+ROOT = Path(__file__).parents[1]
+PYTHON = sorted((ROOT / "simkit").rglob("*.py"))
+NATIVE = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cpp", ".hpp", ".cu", ".cuh"))
+EVERYTHING = [
+    *PYTHON,
+    *NATIVE,
+    *(path for folder in ("tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")),
+]
+DRAWERS = {"util", "utils", "helper", "helpers", "common", "misc"}
+LONGEST = 450  # lines; the budget is about 400
+NUMERICAL = ("metrics", "streaming", "backends", "arrays", "kernels", "errors")
+FRAMEWORKS = {"torch", "cupy", "jax", "matplotlib", "pydantic", "sklearn"}
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(node: ast.AST) -> set[str]:
+    """Top-level packages that one statement imports from outside simkit."""
+    if isinstance(node, ast.Import):
+        return {alias.name.partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        return {node.module.partition(".")[0]}
+    return set()
+
+
+def _run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Statements that run when a module is imported: not in functions, not under TYPE_CHECKING."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _run_at_import(child)
+
+
+NODES = [(path, node) for path in PYTHON for node in ast.walk(_tree(path))]
+
+
+def test_the_tree_is_here() -> None:
+    assert len(PYTHON) > 20
+    assert len(NATIVE) > 20
+
+
+def test_no_drawers() -> None:
+    """No file and no folder is named for being used everywhere."""
+    for path in EVERYTHING:
+        words = re.split(r"[_./]", _name(path).lower())
+        assert not set(words) & DRAWERS, _name(path)
+
+
+def test_files_are_short() -> None:
+    lengths = {_name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in PYTHON}
+    assert not {name: length for name, length in lengths.items() if length > LONGEST}
+
+
+def test_only_bind_includes_python() -> None:
+    include = re.compile(r"#include\s*[<\"](pybind11|Python\.h|bind/)")
+    outside = [path for path in NATIVE if path.parent.name != "bind"]
+    assert not [_name(path) for path in outside if include.search(path.read_text(encoding="utf-8"))]
+
+
+def test_every_op_header_has_a_cpu_implementation_and_a_binding() -> None:
+    for header in sorted((ROOT / "csrc" / "ops").glob("*.hpp")):
+        include = f'#include "ops/{header.name}"'
+        for folder, pattern in (("cpu", f"{header.stem}*.cpp"), ("bind", f"bind_{header.stem}.cpp")):
+            files = (ROOT / "csrc" / folder).glob(pattern)
+            assert any(include in file.read_text(encoding="utf-8") for file in files), f"csrc/{folder}/{pattern}"
+
+
+def test_every_source_is_built() -> None:
+    listed = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert not [_name(path) for path in NATIVE if path.suffix in (".cpp", ".cu") and _name(path) not in listed]
+
+
+@pytest.mark.parametrize("backend", PREFERENCE)
+def test_every_backend_has_every_op(backend: str) -> None:
+    module = importlib.import_module(f"simkit.backends.{backend}")
+    for op in (*base.OPS, "unsupported_reasons"):
+        function = getattr(module, op, None)
+        assert inspect.isfunction(function), op
+        assert function.__module__ == module.__name__, op
+
+
+def test_the_op_table_documents_every_op() -> None:
+    assert base.__doc__ is not None
+    documented = re.findall(r"^(\w+) {2,}", base.__doc__, flags=re.MULTILINE)
+    assert tuple(name for name in documented if name != "op") == base.OPS
+
+
+def test_the_stub_names_what_the_module_has() -> None:
+    stub = _tree(ROOT / "simkit" / "backends" / "_core.pyi")
+    named = {node.name for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert named == {name for name in dir(_core) if not name.startswith("_")}
+
+
+def test_the_numerical_half_imports_no_framework() -> None:
+    for path in PYTHON:
+        if path.relative_to(ROOT / "simkit").parts[0].removesuffix(".py") in NUMERICAL:
+            loaded = {package for node in _run_at_import(_tree(path)) for package in _imports(node)}
+            assert not loaded & FRAMEWORKS, _name(path)
+
+
+def test_nothing_unpickles_or_evaluates() -> None:
+    """No pickle module, no np.load(allow_pickle=True), torch.load only with weights_only=True; no eval or exec."""
+    for path, node in NODES:
+        where = f"{_name(path)}:{getattr(node, 'lineno', 0)}"
+        assert not _imports(node) & PICKLES, where
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+            assert options.get("allow_pickle", "False") == "False", where
+            assert called not in ("eval", "exec"), where
+            assert called != "torch.load" or options.get("weights_only") == "True", where
+
+
+def test_one_place_chooses_a_backend() -> None:
+    """Nowhere but in choose.py is a backend's name compared with anything."""
+    for path, node in NODES:
+        if path.name == "choose.py" or not isinstance(node, ast.Compare | ast.MatchValue):
+            continue
+        parts = list(ast.walk(node))
+        strings = {part.value for part in parts if isinstance(part, ast.Constant)}
+        names = {getattr(part, "attr", getattr(part, "id", "")) for part in parts}
+        where = f"{_name(path)}:{getattr(node, 'lineno', 0)}: {ast.unparse(node)}"
+        assert not strings & {"native_cpu", "native_cuda"}, where
+        assert "reference" not in strings or not any("backend" in name for name in names), where
