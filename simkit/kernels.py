@@ -1,6 +1,7 @@
 """Kernels k(x_i, x_j) as frozen data; the backends know how to evaluate them.
 
-Source for the use of kernels in similarity: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
+Source for the use of kernels in similarity: Kornblith et al. 2019, "Similarity of Neural Network Representations
+Revisited".
 """
 
 from __future__ import annotations

@@ -67,9 +67,10 @@ def gram(block: Block) -> FloatArray:
     if isinstance(kernel, Linear | Cosine):
         return z @ z.T
     if isinstance(kernel, Polynomial):
-        return (block.length * (z @ z.T) + kernel.coef0) ** kernel.degree
+        return np.asarray((block.length * (z @ z.T) + kernel.coef0) ** kernel.degree)
     d2 = squared_distances(z)
-    return np.exp(-np.sqrt(d2) / block.length) if isinstance(kernel, Laplacian) else np.exp(-d2 / block.length)
+    scaled = np.sqrt(d2) / block.length if isinstance(kernel, Laplacian) else d2 / block.length
+    return np.asarray(np.exp(-scaled))
 
 
 def distance_median(block: Block, *, threads: int = 1) -> float:
@@ -82,11 +83,11 @@ def centred(k: FloatArray, estimator: Estimator) -> FloatArray:
     n = len(k)
     if estimator == "biased":
         r = k.mean(axis=0)
-        return k - r[:, None] - r[None, :] + r.mean()
+        return np.asarray(k - r[:, None] - r[None, :] + r.mean())
     k = k.copy()
     np.fill_diagonal(k, 0.0)
     r = k.sum(axis=0)
-    u = k - r[:, None] / (n - 2) - r[None, :] / (n - 2) + r.sum() / ((n - 1) * (n - 2))
+    u: FloatArray = k - r[:, None] / (n - 2) - r[None, :] / (n - 2) + r.sum() / ((n - 1) * (n - 2))
     np.fill_diagonal(u, 0.0)
     return u
 

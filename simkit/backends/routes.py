@@ -100,10 +100,8 @@ def plan_pair_sums(
     left = sum(block.p for block in rows)
     right = sum(block.p for block in columns or ())
     sample_cost = n * n * sum(widths) // 2 + n * n * (m * m // 2 if columns is None else len(rows) * len(columns)) // 2
-    if columns is None:
-        feature_cost = n * left * left // 2
-    else:
-        feature_cost = n * (left * right + sum(p * p for p in widths) // 2)
+    own = sum(p * p for p in widths) // 2
+    feature_cost = n * left * left // 2 if columns is None else n * (left * right + own)
     chosen: RouteName = route or (
         "feature"
         if linear and feature_cost * FLOAT64_COST < sample_cost * (FLOAT64_COST if products == "float64" else 1)

@@ -221,7 +221,7 @@ def scores_from_sums(
 
     def norms(side: str, names: Sequence[str], own: FloatArray, raw: FloatArray) -> FloatArray:
         zero = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
-        for i in np.flatnonzero(zero):
+        for i in np.flatnonzero(zero).tolist():
             degenerate[side, names[i]] = (
                 f"its {estimator} HSIC with itself is zero within rounding" if raw[i] else CONSTANT
             )

@@ -76,10 +76,14 @@ def greedy_cka(
         units: None (each column is a unit), the number of equal blocks of neighbouring columns (the channels of a
             flattened ``[n, c, h, w]`` map), or ``[p]`` integer ids of the unit each column belongs to.
         kernel: the closed form holds for the linear kernel.
+        estimator: ``"biased"`` (as the source) or ``"debiased"``.
         mode: ``"greedy"`` scores again after every removal; ``"oneshot"`` ranks once by the first scores.
-        count: stop after so many removals. min_cka: stop before CKA(original, kept) would fall below it.
+        count: stop after so many removals.
+        min_cka: stop before CKA(original, kept) would fall below it.
         exact: float64 products even for float32 activations. Otherwise float32 input is guaranteed to give choices
             within 1e-6 of the best; float64 input always gives the order of the brute force.
+        backend: a backend's name; None lets simkit choose.
+        threads: worker threads; None takes the processors of this process.
 
     Returns:
         :class:`Elimination`: ``order``, ``cka`` after each removal, ``damage``, ``smallest_gap``. Ties (scores within

@@ -83,7 +83,9 @@ def _exponent(largest: float) -> int:
 
 def _polynomial(x: Matrix, kernel: Polynomial, exponent: int) -> Block:
     gamma = 1.0 / x.p if kernel.gamma is None else kernel.gamma
-    largest = (gamma * x.p * math.ldexp(1.0, min(2 * exponent, 1000)) + abs(kernel.coef0)) if exponent < 500 else math.inf
+    largest = (
+        (gamma * x.p * math.ldexp(1.0, min(2 * exponent, 1000)) + abs(kernel.coef0)) if exponent < 500 else math.inf
+    )
     if largest > 0 and kernel.degree * math.log2(largest) > 480:
         raise ValueError(f"{x.name} overflows the polynomial kernel of degree {kernel.degree}: rescale its features")
     return Block(x, kernel, np.zeros(x.p), exponent, length=math.ldexp(gamma, 2 * exponent))

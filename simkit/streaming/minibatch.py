@@ -19,7 +19,7 @@ SMALLEST = 4  # rows the debiased estimator needs
 
 @dataclass
 class Estimate:
-    """Weighted sums of per-batch HSIC over ``pairs`` pairs of rows, in units of 2^exponents fixed by the first batch."""
+    """Weighted sums of per-batch HSIC over ``pairs`` pairs of rows, in units of powers of two that the caller fixes."""
 
     values: FloatArray  # [L, M]
     own_rows: FloatArray  # [L]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -301,7 +302,7 @@ class _Moved:
 
 def spans_of(offsets: Sequence[int]) -> list[slice]:
     """The columns of each layer."""
-    return [slice(a, b) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [slice(a, b) for a, b in pairwise(offsets)]
 
 
 def _copy_rows(stage: FloatArray, place: slice, layers: Sequence[Matrix], part: slice) -> None:
@@ -378,7 +379,7 @@ def _arrays(sums: MomentSums) -> list[FloatArray]:
 
 def _add(sums: MomentSums, other: MomentSums) -> None:
     for mine, theirs in zip(_arrays(sums), _arrays(other), strict=True):
-        mine += theirs
+        np.add(mine, theirs, out=mine)
 
 
 def _copy_sums(sums: MomentSums) -> MomentSums:

@@ -109,12 +109,9 @@ def _side(arrays: Arrays, name: str, widths: Sequence[int], alone: bool) -> Side
     offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum(widths)]))
     p, layers = offsets[-1], len(widths)
     grams = () if alone else tuple(_take(arrays, f"{name}.gram.{i}", (w, w)) for i, w in enumerate(widths))
-    return SideSums(
-        offsets,
-        *(_take(arrays, f"{name}.{key}", (p,)) for key in ("shift", "scale", "sum_z", "sum_az")),
-        *(_take(arrays, f"{name}.{key}", (layers,)) for key in ("sum_a", "sum_aa")),
-        grams,
-    )
+    sizes = {"shift": p, "scale": p, "sum_z": p, "sum_az": p, "sum_a": layers, "sum_aa": layers}
+    vectors = {key: _take(arrays, f"{name}.{key}", (size,)) for key, size in sizes.items()}
+    return SideSums(offsets, gram=grams, **vectors)
 
 
 def _take(arrays: Arrays, key: str, shape: tuple[int, ...], dtype: Any = np.float64) -> npt.NDArray[Any]:
