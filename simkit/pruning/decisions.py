@@ -1,0 +1,154 @@
+"""A pruning plan: which units go, why, and what that saves. Plain data with a strict JSON round trip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ..graph import Slot
+
+FORMAT = "simkit pruning plan 1"
+_FORBID = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The decision for one layer.
+
+    ``removed`` lists the units in the order of removal, ``scores`` what the criterion gave each (for CKA damage, the
+    accumulated damage). ``slots`` say where the units lie in which tensors; ``response`` is the constant that a masked
+    unit feeds to the next layer, whose bias takes it up in the cut model.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    name: str
+    units: int
+    removed: tuple[int, ...]
+    scores: tuple[float, ...]
+    slots: tuple[Slot, ...]
+    response: float
+    reason: str
+
+    def __post_init__(self) -> None:
+        if len(set(self.removed)) != len(self.removed) or any(not 0 <= unit < self.units for unit in self.removed):
+            raise ValueError(
+                f"layer {self.name!r} must remove distinct units below {self.units}, not {list(self.removed)}."
+            )
+        if not 0 < len(self.removed) < self.units:
+            raise ValueError(
+                f"layer {self.name!r} must lose some of its {self.units} units but not all, not {len(self.removed)}."
+            )
+        if len(self.scores) != len(self.removed):
+            raise ValueError(f"layer {self.name!r} has {len(self.scores)} scores for {len(self.removed)} units.")
+        for slot in self.slots:
+            if slot.positions < 1 or slot.dim not in (0, 1) or not slot.tensor.rpartition(".")[0]:
+                raise ValueError(f"layer {self.name!r} has the impossible slot {slot!r}.")
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The units that stay, ascending."""
+        gone = set(self.removed)
+        return tuple(unit for unit in range(self.units) if unit not in gone)
+
+
+@dataclass(frozen=True)
+class FrozenLayer:
+    """A layer whose units all stay, and why."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    name: str
+    units: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Everything that was decided. ``macs`` are multiply-adds of Linear and convolution layers for one sample.
+
+    ``exact`` says whether cutting equals masking, ``exact_reason`` why (or why not).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    layers: tuple[LayerPlan, ...]
+    frozen: tuple[FrozenLayer, ...]
+    score: str
+    amount: float | dict[str, float]
+    scope: Literal["layer", "global"]
+    round_to: int
+    params_before: int
+    params_after: int
+    macs_before: int
+    macs_after: int
+    exact: bool
+    exact_reason: str
+
+    def __post_init__(self) -> None:
+        names = [layer.name for layer in self.layers] + [layer.name for layer in self.frozen]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"layer {twice[0]!r} is decided twice.")
+        if not self.layers:
+            raise ValueError("a plan must remove at least one unit.")
+
+    def __getitem__(self, name: str) -> LayerPlan:
+        """The decision for one layer; KeyError if the plan leaves it whole."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(name)
+
+    @property
+    def removed(self) -> Mapping[str, tuple[int, ...]]:
+        """Layer name -> removed units, in the order of removal."""
+        return {layer.name: layer.removed for layer in self.layers}
+
+    def to_json(self) -> str:
+        """The plan as JSON; :meth:`from_json` gives an equal plan back."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> PruningPlan:
+        """Read a plan and check all of it; ValueError says what is wrong and where."""
+        try:
+            data: Any = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"a pruning plan must be JSON: {error}.") from None
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            raise ValueError(f"a pruning plan must be a JSON object with format {FORMAT!r}.")
+        try:
+            return _PLAN.validate_json(json.dumps(data))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "plan"
+            raise ValueError(f"the pruning plan is invalid at {place}: {first['msg']}.") from None
+
+    def explain(self) -> str:
+        """The plan in words: what goes from each layer and at what score, what stays and why, what it saves."""
+        share = "per layer" if self.scope == "layer" else "over all layers"
+        lines = [f"{self.score}, amount {self.amount} {share}"]
+        lines += [_line(layer) for layer in self.layers]
+        lines += [f"  {layer.name}: all {layer.units} units stay: {layer.reason}" for layer in self.frozen]
+        lines.append(f"parameters {_change(self.params_before, self.params_after)}")
+        lines.append(f"MACs per sample {_change(self.macs_before, self.macs_after)}")
+        lines.append(f"{'exact' if self.exact else 'approximate'}: {self.exact_reason}")
+        return "\n".join(lines)
+
+
+def _line(layer: LayerPlan) -> str:
+    gone = len(layer.removed)
+    scores = f"scores {min(layer.scores):.4g} to {max(layer.scores):.4g}"
+    return f"  {layer.name}: {gone} of {layer.units} units removed, {scores}: {layer.reason}"
+
+
+def _change(before: int, after: int) -> str:
+    return f"{before:,} -> {after:,} ({after / before - 1:+.1%})"
+
+
+_PLAN: TypeAdapter[PruningPlan] = TypeAdapter(PruningPlan)

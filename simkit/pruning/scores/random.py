@@ -1,0 +1,45 @@
+"""Random order: the control every criterion has to beat."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .ranking import Ranking, Subject, ascending
+
+
+@dataclass(frozen=True)
+class Random:
+    """A uniform score in [0, 1) for every unit, from the seed and the layer's name; the lowest go first.
+
+    The same seed gives the same order whatever the amount, so larger amounts remove supersets.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be an integer of at least 0, not {self.seed!r}.")
+
+    @property
+    def name(self) -> str:
+        """The criterion with its options, as the plan reports it."""
+        return repr(self)
+
+    @property
+    def comparable(self) -> bool:
+        """All scores are drawn from one distribution."""
+        return True
+
+    def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
+        """All units of the counted groups in random order."""
+        return {
+            group.name: ascending(
+                np.random.default_rng([self.seed, zlib.crc32(group.name.encode())]).random(group.units)
+            )
+            for group in subject.groups
+            if group.name in counts
+        }
