@@ -1,0 +1,190 @@
+"""Where the features of a run go: into moments, or into a spool and then the engine. Decided once, after one batch.
+
+Both ways are exact. Moments cost float64 products of every pair of features and memory that does not grow with the
+samples; the spool costs the bytes of the features, in memory or on disk, and leaves the engine its choice of route.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from ..arrays import Matrix
+from ..backends.routes import FLOAT64_COST
+from ..kernels import Linear
+from ..metrics.cka import CKA
+from ..metrics.measure import Measure
+from ..streaming.moments import state_bytes
+from .matrix import SimilarityMatrix, similarity_matrix
+from .spool import Spool
+from .stream import StreamingCKA
+
+Side: TypeAlias = Literal["a", "b"]
+Way: TypeAlias = Literal["moments", "minibatch", "spool"]
+
+SHARE_OF_FREE = 4  # the default budget is free memory over this
+DISK_COST = 100  # multiply-adds in the time of writing and reading back one byte
+IN_MEMORY = 0.4  # share of the budget that spooled features may hold
+FOR_ENGINE = 0.9  # share of what is left that the engine may hold; the rest is the interpreter's
+
+
+def free_memory() -> int:
+    """Bytes that can be taken without swapping: the kernel's estimate, within the limit of this control group."""
+    found = []
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) * 1024)
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        if limit != "max":
+            found.append(max(int(limit) - int(used), 0))
+    except (OSError, KeyError, ValueError):
+        pass
+    if not found and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return max(min(found, default=2**31), 2**26)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is known after the first batch: widths of the layers, bytes of a sample, samples if the data tells."""
+
+    left: tuple[int, ...]
+    right: tuple[int, ...] | None
+    sample_bytes: int
+    rows: int | None  # samples, times positions where every position is one
+
+    @property
+    def bytes(self) -> int | None:
+        """Bytes of all features."""
+        return None if self.rows is None else self.rows * self.sample_bytes
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How the features of a run are kept, and why."""
+
+    way: Way
+    memory: int
+    ram: int
+    reason: str
+
+
+def linear_cka(measure: Measure) -> bool:
+    """Whether moments hold all that the measure needs."""
+    return isinstance(measure, CKA) and isinstance(measure.kernel, Linear)
+
+
+def decide(shape: Shape, measure: Measure, *, memory: int | None, mode: str) -> Decision:
+    """Pick the way by counted multiply-adds and bytes; ``memory=None`` is a quarter of what is free."""
+    budget = free_memory() // SHARE_OF_FREE if memory is None else memory
+    ram = int(budget * IN_MEMORY)
+    told = f"memory={_mib(budget)}" + (" (a quarter of what is free)" if memory is None else "")
+    if mode == "minibatch":
+        return Decision("minibatch", budget, ram, 'mode="minibatch": an estimate from batches, nothing is kept')
+    total = "an unknown number of" if shape.rows is None else f"{shape.rows}"
+    if not linear_cka(measure):
+        return Decision("spool", budget, ram, f"features spooled: {measure!r} needs all {total} rows; {told}")
+    state = state_bytes(shape.left, shape.right)
+    if shape.rows is None or shape.bytes is None:
+        if state <= budget // 4:
+            return Decision("moments", budget, ram, f"moments: {total} rows, their state is {_mib(state)}; {told}")
+        return Decision("spool", budget, ram, f"features spooled: {total} rows, moments take {_mib(state)}; {told}")
+    if shape.bytes <= ram:
+        return Decision("spool", budget, ram, f"features kept in memory: {_mib(shape.bytes)}; {told}")
+    feature, sample = _costs(shape)
+    engine = min(sample, feature * FLOAT64_COST) + DISK_COST * shape.bytes
+    costs = f"{feature * FLOAT64_COST:.3g} against {engine:.3g} multiply-adds for spooling {_mib(shape.bytes)}"
+    if state > budget // 2:
+        return Decision("spool", budget, ram, f"features spooled to disk: moments take {_mib(state)}; {told}")
+    if feature * FLOAT64_COST <= engine:
+        return Decision("moments", budget, ram, f"moments: {costs}, their state is {_mib(state)}; {told}")
+    return Decision("spool", budget, ram, f"features spooled to disk: moments cost {costs}; {told}")
+
+
+def _costs(shape: Shape) -> tuple[float, float]:
+    """Multiply-adds of the feature-space and the sample-space route."""
+    rows = shape.rows or 0
+    p, m = sum(shape.left), len(shape.left)
+    if shape.right is None:
+        return rows * p * p / 2, rows**2 * (p / 2 + m * m / 4)
+    q, k = sum(shape.right), len(shape.right)
+    own = sum(width * width for width in (*shape.left, *shape.right)) / 2
+    return rows * (p * q + own), rows**2 * ((p + q) / 2 + m * k / 2)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.4g} MiB"
+
+
+class Collector(Protocol):
+    """Takes the features of each batch and gives the result at the end."""
+
+    def add(self, side: Side, name: str, features: Matrix) -> None:
+        """The rows ``[b, p]`` of one layer in the current batch."""
+
+    def end_batch(self) -> None:
+        """All layers of the batch have been added."""
+
+    def result(self) -> SimilarityMatrix:
+        """The matrix over everything that was added."""
+
+
+class ToStream:
+    """Features go batch by batch into a :class:`StreamingCKA`."""
+
+    def __init__(self, stream: StreamingCKA, order: Mapping[Side, tuple[str, ...]]) -> None:
+        self._stream = stream
+        self._order = order
+        self._batch: dict[tuple[Side, str], Matrix] = {}
+
+    def add(self, side: Side, name: str, features: Matrix) -> None:
+        """Copy the rows: the layer's own memory may be overwritten before the batch ends."""
+        self._batch[side, name] = replace(features, values=np.array(features.values, order="C"))
+
+    def end_batch(self) -> None:
+        """Hand the batch to the stream."""
+        sides = {side: {name: self._batch[side, name] for name in names} for side, names in self._order.items()}
+        self._batch = {}
+        self._stream.update(sides["a"], sides.get("b"))
+
+    def result(self) -> SimilarityMatrix:
+        """The stream's matrix."""
+        return self._stream.compute()
+
+
+class ToSpool:
+    """Features go to a :class:`Spool`, and through the engine at the end."""
+
+    def __init__(self, spool: Spool, order: Mapping[Side, tuple[str, ...]], measure: Measure, memory: int) -> None:
+        self.spool = spool
+        self._order = order
+        self._measure = measure
+        self._memory = memory
+
+    def add(self, side: Side, name: str, features: Matrix) -> None:
+        """Append the rows at once."""
+        self.spool.append(spooled_name(side, name), features)
+
+    def end_batch(self) -> None:
+        """Nothing waits."""
+
+    def result(self) -> SimilarityMatrix:
+        """The engine's matrix, within what the spool leaves of the budget."""
+        stored = self.spool.matrices()
+        held = 0 if self.spool.on_disk else self.spool.bytes
+        sides = {
+            side: {name: stored[spooled_name(side, name)] for name in names} for side, names in self._order.items()
+        }
+        memory = max(int((self._memory - held) * FOR_ENGINE), 1)
+        return similarity_matrix(sides["a"], sides.get("b"), measure=self._measure, memory=memory)
+
+
+def spooled_name(side: Side, name: str) -> str:
+    """One name for a layer of either model."""
+    return f"{side}/{name}"

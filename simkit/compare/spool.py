@@ -1,0 +1,180 @@
+"""Features of any number of samples, kept in memory and then on disk: plain row-major files, one per layer.
+
+Rows are appended with ``write``, never through a mapping, so that written pages belong to the page cache and not to
+this process; finished files are read as read-only maps whose pages the engine lets go of.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import Matrix
+
+_ON_DISK = {"bfloat16": "uint16"}
+
+
+@dataclass
+class Stored:
+    """The rows ``[n, p]`` of one layer so far: in ``held`` while in memory, in the file ``path`` after that."""
+
+    name: str
+    dtype: str
+    p: int
+    path: Path
+    n: int = 0
+    held: bytearray | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.p * np.dtype(_ON_DISK.get(self.dtype, self.dtype)).itemsize
+
+
+class Spool:
+    """Appends features layer by layer: to memory up to ``ram`` bytes in all, then everything to files.
+
+    Args:
+        ram: bytes that may stay in memory; 0 writes through from the first row.
+        expected: bytes in all, if known, to find out early that the disk is too small.
+        directory: where the files go and stay; None makes a temporary directory that :meth:`close` removes.
+    """
+
+    def __init__(self, *, ram: int, expected: int | None = None, directory: Path | None = None) -> None:
+        self.layers: dict[str, Stored] = {}
+        self.bytes = 0
+        self._ram = ram
+        self._expected = expected
+        self._given = directory
+        self._directory = directory
+        if directory is not None or (expected is not None and expected > ram):
+            self._check_space(0)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether rows have gone to files."""
+        return any(layer.held is None for layer in self.layers.values())
+
+    def append(self, name: str, features: Matrix) -> None:
+        """Append the rows of a batch ``[b, p]`` to a layer.
+
+        Raises:
+            ValueError: another number of features or another type than before. OSError: the disk is full.
+        """
+        layer = self.layers.get(name)
+        if layer is None:
+            layer = self._add(name, features)
+        check_same_width(name, (layer.p, layer.dtype), features)
+        rows = np.ascontiguousarray(features.values)
+        if layer.held is not None and self.bytes + rows.nbytes > self._ram:
+            self._spill()
+        if layer.held is None:
+            self._write(layer, rows)
+        else:
+            layer.held += rows.data.cast("B")
+        layer.n += features.n
+        self.bytes += rows.nbytes
+
+    def matrices(self) -> dict[str, Matrix]:
+        """The finished layers ``[n, p]``: views of memory, or read-only maps of the files. Appending ends here."""
+        out: dict[str, Matrix] = {}
+        for name, layer in self.layers.items():
+            dtype = np.dtype(_ON_DISK.get(layer.dtype, layer.dtype))
+            values: npt.NDArray[Any]
+            if layer.held is None:
+                values = np.memmap(layer.path, dtype=dtype, mode="r", shape=(layer.n, layer.p))
+            else:
+                values = np.frombuffer(layer.held, dtype=dtype).reshape(layer.n, layer.p)
+                values.flags.writeable = False
+            out[name] = Matrix(name, values, layer.dtype)
+        return out
+
+    def restore(self, layers: Mapping[str, Stored]) -> None:
+        """Continue files that an earlier process left in the directory, cut to their recorded rows."""
+        for name, layer in layers.items():
+            os.truncate(layer.path, layer.n * layer.row_bytes)
+            self.layers[name] = layer
+            self.bytes += layer.n * layer.row_bytes
+
+    def close(self) -> None:
+        """Let go of everything; a temporary directory is removed."""
+        self.layers = {}
+        if self._directory is not None and self._given is None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def _add(self, name: str, features: Matrix) -> Stored:
+        in_memory = self._ram > 0 and not self.on_disk
+        path = Path(f"{len(self.layers):05d}.rows")  # names of layers are no file names
+        if not in_memory:
+            path = self._folder() / path
+        layer = Stored(name, features.dtype, features.p, path, held=bytearray() if in_memory else None)
+        self.layers[name] = layer
+        return layer
+
+    def _folder(self) -> Path:
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="simkit-"))
+        return self._directory
+
+    def _spill(self) -> None:
+        """Move every layer from memory to its file, freeing one at a time."""
+        for layer in self.layers.values():
+            if layer.held is not None:
+                layer.path = self._folder() / layer.path
+                rows, layer.held = layer.held, None
+                self._write(layer, np.frombuffer(rows, dtype=np.uint8))
+
+    def _write(self, layer: Stored, rows: npt.NDArray[Any]) -> None:
+        try:
+            with layer.path.open("ab", buffering=0) as file:
+                left = rows.data.cast("B")
+                while left:
+                    left = left[file.write(left) :]
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise self._full(rows.nbytes, shutil.disk_usage(self._folder()).free) from None
+
+    def _check_space(self, more: int) -> None:
+        free = shutil.disk_usage(self._given or tempfile.gettempdir()).free
+        if self._expected is not None and self._expected > free:
+            raise self._full(more, free)
+
+    def _full(self, more: int, free: int) -> OSError:
+        needed = self._expected or self.bytes + more
+        folder = self._given or tempfile.gettempdir()
+        return OSError(
+            errno.ENOSPC,
+            f"the features need {'' if self._expected else 'more than '}{needed} bytes of disk and {folder} has {free} "
+            "free: set TMPDIR to a larger disk, give more memory=, fewer samples= or layers=",
+        )
+
+
+def check_same_width(name: str, before: tuple[int, str], features: Matrix) -> None:
+    """Raise ValueError when a batch of a layer has another width or type than the batches before."""
+    if features.p != before[0]:
+        raise ValueError(
+            f"{name!r} has {features.p} features in one batch and {before[0]} in another: "
+            'pad the inputs to one size, or use reduce="mean"'
+        )
+    if features.dtype != before[1]:
+        raise ValueError(f"{name!r} is {features.dtype} in one batch and {before[1]} in another")
