@@ -18,6 +18,13 @@ constexpr std::int64_t kTile = 256;
 constexpr std::int64_t kCollect = std::int64_t{1} << 20;  // values gathered for the last selection
 constexpr int kDigit = 16;
 
+// Rows of a mapped file are resident while a tile is worked on: few of them where rows are long.
+std::int64_t tile_rows(const BlockView& block) {
+    constexpr std::int64_t resident = std::int64_t{4} << 20;
+    if (!block.x.mapped) return kTile;
+    return std::clamp<std::int64_t>(resident / (block.x.cols * item_size(block.x.dtype)), 8, kTile);
+}
+
 std::uint64_t key_of(double value) {
     std::uint64_t bits;
     std::memcpy(&bits, &value, sizeof bits);
@@ -45,15 +52,15 @@ struct Found {
 class Worker {
   public:
     Worker(const BlockView& block, const std::vector<double>& norms, const Pass& pass, Found& found)
-        : block_(block), norms_(norms), pass_(pass), found_(found), strips_(kTile), c_(kTile * kTile) {
+        : block_(block), norms_(norms), pass_(pass), found_(found), tile_(tile_rows(block)), strips_(tile_), c_(tile_ * tile_) {
         if (!pass.collect) found_.histogram.assign(std::size_t{1} << kDigit, 0);
     }
     void work(std::int64_t t) {
-        const std::int64_t n = block_.x.rows, tiles = (n + kTile - 1) / kTile;
+        const std::int64_t n = block_.x.rows, tiles = (n + tile_ - 1) / tile_;
         std::int64_t row = 0;
         while (t >= tiles - row) t -= tiles - row++;
-        const std::int64_t i0 = row * kTile, j0 = (row + t) * kTile;
-        const std::int64_t ti = std::min(n, i0 + kTile) - i0, tj = std::min(n, j0 + kTile) - j0;
+        const std::int64_t i0 = row * tile_, j0 = (row + t) * tile_;
+        const std::int64_t ti = std::min(n, i0 + tile_) - i0, tj = std::min(n, j0 + tile_) - j0;
         product_tile(block_, i0, ti, block_, j0, tj, i0 == j0, strips_, c_.data());
         distances_from_products(block_, norms_.data(), i0, ti, j0, tj, 1, c_.data());
         for (std::int64_t i = 0; i < ti; ++i)
@@ -76,6 +83,7 @@ class Worker {
     const std::vector<double>& norms_;
     const Pass& pass_;
     Found& found_;
+    std::int64_t tile_;
     Strips<double> strips_;
     std::vector<double> c_;
 };
@@ -84,7 +92,7 @@ Found scan(const BlockView& block, const std::vector<double>& norms, const Pass&
            const Poll& poll) {
     std::mutex mutex;
     std::vector<std::unique_ptr<Found>> parts;
-    const std::int64_t tiles = (block.x.rows + kTile - 1) / kTile;
+    const std::int64_t tile = tile_rows(block), tiles = (block.x.rows + tile - 1) / tile;
     for_each_tile(tiles * (tiles + 1) / 2, threads, poll, [&] {
         std::lock_guard lock(mutex);
         parts.push_back(std::make_unique<Found>());
@@ -102,9 +110,9 @@ Found scan(const BlockView& block, const std::vector<double>& norms, const Pass&
 
 class NormsWorker {
   public:
-    NormsWorker(const BlockView& block, std::vector<double>& norms) : block_(block), norms_(norms) {}
+    NormsWorker(const BlockView& block, std::vector<double>& norms) : block_(block), norms_(norms), tile_(tile_rows(block)) {}
     void work(std::int64_t t) {
-        const std::int64_t i0 = t * kTile, i1 = std::min(block_.x.rows, i0 + kTile);
+        const std::int64_t i0 = t * tile_, i1 = std::min(block_.x.rows, i0 + tile_);
         for (std::int64_t i = i0; i < i1; ++i) {
             double sum = 0.0;
             for (std::int64_t k = 0; k < block_.x.cols; k += kChunk) {
@@ -121,6 +129,7 @@ class NormsWorker {
   private:
     const BlockView& block_;
     std::vector<double>& norms_;
+    std::int64_t tile_;
     std::array<double, kChunk> z_;
 };
 
@@ -128,7 +137,8 @@ class NormsWorker {
 
 std::vector<double> row_norms(const BlockView& block, int threads, const Poll& poll) {
     std::vector<double> norms(block.x.rows);
-    for_each_tile((block.x.rows + kTile - 1) / kTile, threads, poll, [&] { return NormsWorker(block, norms); });
+    const std::int64_t tile = tile_rows(block);
+    for_each_tile((block.x.rows + tile - 1) / tile, threads, poll, [&] { return NormsWorker(block, norms); });
     return norms;
 }
 

@@ -102,19 +102,16 @@ def plan_pair_sums(
     sample_cost = n * n * sum(widths) // 2 + n * n * (m * m // 2 if columns is None else len(rows) * len(columns)) // 2
     own = sum(p * p for p in widths) // 2
     feature_cost = n * left * left // 2 if columns is None else n * (left * right + own)
-    chosen: RouteName = route or (
-        "feature"
-        if linear and feature_cost * FLOAT64_COST < sample_cost * (FLOAT64_COST if products == "float64" else 1)
-        else "sample"
-    )
-    if chosen == "feature" and not linear:
-        raise ValueError("the feature-space route needs a linear kernel")
+    width = tile or feature_tile(left + right)
+    held = threads * 8 * (2 * CHUNK * width + width * width) + 8 * m * n + 24 * m * m
+    penalty = FLOAT64_COST if products == "float32" else 1.0
+    cheaper = linear and feature_cost * penalty < sample_cost and (memory is None or held <= memory)
+    chosen: RouteName = route or ("feature" if cheaper else "sample")
     if chosen == "feature":
-        width = tile or feature_tile(left + right)
-        held = threads * 8 * (2 * CHUNK * width + width * width) + 8 * m * n + 24 * m * m
-        return Route(
-            "feature", "float64", width, threads, feature_cost, held, f"{feature_cost:.3g} against {sample_cost:.3g}"
-        )
+        if not linear:
+            raise ValueError("the feature-space route needs a linear kernel")
+        reason = f"{feature_cost:.3g} float64 multiply-adds against {sample_cost:.3g} {products} ones in sample space"
+        return Route("feature", "float64", width, threads, feature_cost, held, reason)
     return _sample_route(m, n, products, why, sample_cost, feature_cost, memory, threads, tile, mapped_row_bytes)
 
 
@@ -135,7 +132,7 @@ def _sample_route(
     tile: int | None,
     mapped_row_bytes: int,
 ) -> Route:
-    reason = f"{products} products: {why}; {sample_cost:.3g} against {feature_cost:.3g}"
+    reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
     for width in (tile,) if tile else TILES:
         needed = workspace(m, width, threads, products, n, mapped_row_bytes)
         if tile or (memory is None and needed < 2**30) or (memory is not None and needed <= memory):
