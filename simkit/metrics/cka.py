@@ -112,8 +112,11 @@ def cka(
 
     Source: Kornblith et al. 2019, eq. 5; Song et al. 2012, eq. 5. Golden value: module ``tests/test_golden.py``.
     """
-    blocks = _two(x, y, kernel, estimator, backend, threads)
-    scores = normalised([blocks[0]], [blocks[1]], estimator, ForcedRoute(backend=backend, threads=threads))
+    a, b = (
+        prepare(matrix, kernel, backend=backend, threads=threads)
+        for matrix in _admit(x, y, kernel, estimator, backend, threads)
+    )
+    scores = normalised([a], [b], estimator, ForcedRoute(backend=backend, threads=threads))
     for (_, name), reason in scores.degenerate.items():
         raise Degenerate(name, reason)
     return float(scores.values[0, 0])
@@ -138,10 +141,18 @@ def hsic(
 
     Source: Gretton et al. 2005; Song et al. 2012, eq. 5.
     """
-    try:
-        a, b = _two(x, y, kernel, estimator, backend, threads)
-    except Degenerate:
+    matrices = _admit(x, y, kernel, estimator, backend, threads)
+    blocks, constant = [], False
+    for matrix in matrices:
+        try:
+            blocks.append(prepare(matrix, kernel, backend=backend, threads=threads))
+        except Degenerate as error:
+            if error.reason != CONSTANT:
+                raise
+            constant = True
+    if constant:
         return 0.0
+    a, b = blocks
     sums, _ = sums_of([a], [b], estimator, ForcedRoute(backend=backend, threads=threads))
     pairs = (a.n - 1) ** 2 if estimator == "biased" else a.n * (a.n - 3)
     try:
@@ -150,18 +161,16 @@ def hsic(
         raise OverflowError("hsic is larger than float64 can hold: rescale the features") from None
 
 
-def _two(
+def _admit(
     x: object, y: object, kernel: Kernel, estimator: str, backend: str | None, threads: int | None
-) -> tuple[Block, Block]:
+) -> tuple[Matrix, Matrix]:
+    """Check everything about the arguments but the entries of the arrays."""
     check_kernel(kernel)
     check_backend(backend)
     check_threads(threads)
     a, b = as_matrix(x, name="x"), as_matrix(y, name="y")
-    n = same_samples((a, b))
-    check_estimator(estimator, n)
-    first = prepare(a, kernel, backend=backend, threads=threads)
-    second = first if x is y else prepare(b, kernel, backend=backend, threads=threads)
-    return first, second
+    check_estimator(estimator, same_samples((a, b)))
+    return a, b
 
 
 def sums_of(
