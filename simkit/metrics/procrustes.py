@@ -71,8 +71,7 @@ def procrustes(x: object, y: object, *, form: Literal["angular", "normalized", "
 
     Raises:
         ValueError: ``form`` unknown; different n; n < 2; NaN or infinite entries; a representation whose features
-            are constant. OverflowError: a size-and-shape distance beyond float64. TypeError: input that is not
-            numeric.
+            are constant. TypeError: input that is not numeric.
 
     Source: Schönemann 1966; Williams et al. 2021 (angular); Ding et al. 2021.
     """
@@ -121,9 +120,4 @@ def _size_and_shape(x: Factor, y: Factor, shape: float) -> float:
     exponent = max(x.exponent, y.exponent)
     a = math.ldexp(x.norm, x.exponent - exponent)
     b = math.ldexp(y.norm, y.exponent - exponent)
-    try:
-        return math.ldexp(math.hypot(a - b, math.sqrt(a) * math.sqrt(b) * shape), exponent)
-    except OverflowError:
-        raise OverflowError(
-            "the size-and-shape distance is larger than float64 can hold: rescale the features"
-        ) from None
+    return math.ldexp(math.hypot(a - b, math.sqrt(a) * math.sqrt(b) * shape), exponent)
