@@ -238,6 +238,20 @@ def test_rank_deficient_wide_input_keeps_its_rank() -> None:
     assert result.backend == "numpy"
 
 
+def test_pwcca_of_wide_input_of_low_rank_weighs_its_own_features() -> None:
+    x, y = pair(50, 6, 400)
+    wide = y[:, :5] @ np.random.default_rng(4).standard_normal((5, 400))
+    u, s, vt = np.linalg.svd(wide - wide.mean(axis=0), full_matrices=False)
+    a, rho, _ = np.linalg.svd(u[:, :5].T @ plain_basis(x), full_matrices=False)
+    alpha = np.abs(a.T @ (s[:5, None] * vt[:5])).sum(axis=1)
+    assert pwcca(wide, x, weights="x") == pytest.approx(float(alpha @ rho / alpha.sum()), abs=1e-11)
+
+
+def test_centred_data_never_keep_n_directions() -> None:
+    assert rank_of(np.ones(3), as_matrix(np.eye(3))) == 2
+    assert rank_of(np.array([1.0, 1e-20]), as_matrix(np.eye(4)[:, :2])) == 1
+
+
 def test_half_types_use_the_rank_rule_of_float32() -> None:
     x, y = (z.astype(np.float16) for z in pair(512, 20, 16))
     wider = [z.astype(np.float64) for z in (x, y)]
