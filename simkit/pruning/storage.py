@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import nn
 
+from ..compare.matrix import write_atomically
 from ..graph.preserve import own_copy
 from .apply import KEPT
 from .sizes import named_tensors, replace_tensor, size_attributes
@@ -51,14 +52,11 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"the folder {str(target.parent)!r} does not exist.")
     state = {name: tensor.detach().contiguous() for name, tensor in small.state_dict().items()}
     recipe = Recipe(modules=_modules(small, set(state)))
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        save_file(state, unfinished, metadata={"format": FORMAT, "recipe": recipe.model_dump_json()})
-        unfinished.replace(target)
+        data = serialize(state, metadata={"format": FORMAT, "recipe": recipe.model_dump_json()})
     except RuntimeError as error:
         raise ValueError(f"{type(small).__name__} cannot be saved: {str(error).strip().splitlines()[0]}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(target, data)
 
 
 def load(path: str | os.PathLike[str], model_factory: Callable[[], nn.Module]) -> nn.Module:

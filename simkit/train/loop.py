@@ -1,0 +1,264 @@
+"""Training in three functions: :func:`train_epoch`, :func:`evaluate`, :func:`fit`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..graph import preserved_rng
+from .batches import Data, batches, count
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import TrainOptions
+from .randomness import Randomness
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+DEFAULT_OPTIONS = TrainOptions()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss, share of correct predictions (0 to 1) and number of samples."""
+
+    loss: float
+    accuracy: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One finished epoch, 0 the first; the learning rate is the one of its last step."""
+
+    epoch: int
+    lr: float
+    train: Evaluation
+    validation: Evaluation | None
+
+
+@dataclass(frozen=True)
+class History:
+    """All finished epochs, and whether training stopped because validation no longer improved."""
+
+    epochs: tuple[EpochRecord, ...]
+    stopped_early: bool
+
+    @property
+    def last(self) -> EpochRecord:
+        """The last finished epoch; ValueError if there is none."""
+        if not self.epochs:
+            raise ValueError("training ran for 0 epochs.")
+        return self.epochs[-1]
+
+
+def train_epoch(
+    model: nn.Module,
+    data: Data,
+    optimizer: torch.optim.Optimizer,
+    *,
+    batch_size: int = 128,
+    generator: torch.Generator | None = None,
+    loss: Loss = functional.cross_entropy,
+    clip_norm: float | None = None,
+    rate: Callable[[float], float] | None = None,
+) -> Evaluation:
+    """One pass over the data in train mode, one optimiser step per batch; the mode is put back afterwards.
+
+    Args:
+        model: trained in place.
+        data: (inputs, labels) tensors, or a DataLoader of such pairs.
+        optimizer: of the model's parameters.
+        batch_size: for a pair of tensors.
+        generator: shuffles a pair of tensors; without one they are taken in order.
+        loss: of (outputs, labels), a mean over the batch.
+        clip_norm: largest norm of the whole gradient.
+        rate: the learning rate by the share of the epoch that is done; None leaves it to the optimiser.
+
+    Returns:
+        Loss and accuracy over the epoch, as they were when each batch was seen.
+
+    Raises:
+        ValueError: the loss is not finite, or there is no data.
+    """
+    device = _device(model)
+    steps = count(data, batch_size)
+    tally = _Tally()
+    with _mode(model, training=True):
+        for step, (inputs, labels) in enumerate(batches(data, batch_size, generator)):
+            if rate is not None:
+                _set_rate(optimizer, rate(step / steps if steps else 0.0))
+            optimizer.zero_grad(set_to_none=True)
+            target = labels.to(device)
+            outputs = model(inputs.to(device))
+            value = loss(outputs, target)
+            tally.add(outputs, target, value)
+            value.backward()  # type: ignore[no-untyped-call]
+            if clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+            optimizer.step()
+    return tally.result("train on")
+
+
+def evaluate(
+    model: nn.Module, data: Data, *, batch_size: int = 512, loss: Loss = functional.cross_entropy
+) -> Evaluation:
+    """Mean loss and accuracy in eval mode without gradients; the model's mode and the random states are put back.
+
+    Raises:
+        ValueError: the loss is not finite, or there is no data.
+    """
+    device = _device(model)
+    tally = _Tally()
+    with _mode(model, training=False), torch.no_grad(), preserved_rng():
+        for inputs, labels in batches(data, batch_size):
+            target = labels.to(device)
+            outputs = model(inputs.to(device))
+            tally.add(outputs, target, loss(outputs, target))
+    return tally.result("evaluate")
+
+
+def fit(
+    model: nn.Module,
+    train: Data,
+    options: TrainOptions = DEFAULT_OPTIONS,
+    *,
+    validation: Data | None = None,
+    loss: Loss = functional.cross_entropy,
+    progress: Callable[[EpochRecord], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> History:
+    """Train the model in place; also the way to fine-tune a pruned one.
+
+    The same seed, data and options give the same weights, bit for bit on one device with the same number of threads.
+    Sample order and dropout draw from own random states, so the global ones neither matter nor change.
+
+    Args:
+        model: trained in place, and moved to ``options.device`` if that is set; its mode is put back.
+        train: (inputs, labels) tensors, or a DataLoader of such pairs.
+        options: see :class:`TrainOptions`.
+        validation: evaluated after every epoch; ``options.patience`` needs it.
+        loss: of (outputs, labels), a mean over the batch.
+        progress: called with every finished epoch.
+        checkpoint: a folder. After every epoch the whole state is written there; a run that finds such a state of the
+            same options continues from it and ends with the same weights as one that was never interrupted.
+
+    Raises:
+        ValueError: nothing to train, a loss that is not finite, patience without validation, or a checkpoint of
+            other options.
+    """
+    if options.patience is not None and validation is None:
+        raise ValueError(f"patience={options.patience} needs validation data.")
+    if options.device is not None:
+        model.to(options.device)
+    optimizer = make_optimizer(model, options)
+    randomness = Randomness(options.seed, _device(model))
+    records: list[EpochRecord] = []
+    if checkpoint is not None:
+        records = [_record(entry) for entry in load_checkpoint(checkpoint, model, optimizer, randomness, options)]
+    while len(records) < options.epochs and not _stalled(records, options.patience):
+        records.append(_one_epoch(model, train, optimizer, options, randomness, len(records), validation, loss))
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, model, optimizer, randomness, options, [asdict(record) for record in records])
+        if progress is not None:
+            progress(records[-1])
+    return History(tuple(records), _stalled(records, options.patience))
+
+
+def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    """The optimiser that the options name, over all parameters that require gradients; ValueError if there are none."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(f"{type(model).__name__} has no parameter that requires gradients.")
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+    kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=options.lr, weight_decay=options.weight_decay)
+
+
+def _one_epoch(
+    model: nn.Module,
+    train: Data,
+    optimizer: torch.optim.Optimizer,
+    options: TrainOptions,
+    randomness: Randomness,
+    epoch: int,
+    validation: Data | None,
+    loss: Loss,
+) -> EpochRecord:
+    with randomness.active():
+        seen = train_epoch(
+            model,
+            train,
+            optimizer,
+            batch_size=options.batch_size,
+            generator=randomness.order,
+            loss=loss,
+            clip_norm=options.clip_norm,
+            rate=lambda fraction: options.rate(epoch, fraction),
+        )
+    held_out = None if validation is None else evaluate(model, validation, loss=loss)
+    return EpochRecord(epoch, float(optimizer.param_groups[0]["lr"]), seen, held_out)
+
+
+def _stalled(records: list[EpochRecord], patience: int | None) -> bool:
+    """Whether the last ``patience`` epochs all failed to go below the lowest validation loss before them."""
+    losses = [record.validation.loss for record in records if record.validation is not None]
+    return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
+
+
+def _record(entry: dict[str, Any]) -> EpochRecord:
+    held_out = entry["validation"]
+    return EpochRecord(
+        epoch=entry["epoch"],
+        lr=entry["lr"],
+        train=Evaluation(**entry["train"]),
+        validation=None if held_out is None else Evaluation(**held_out),
+    )
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, flag in before.items():
+            module.training = flag
+
+
+class _Tally:
+    """Loss and hits summed over batches, in float64."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.hits = 0
+        self.samples = 0
+
+    def add(self, outputs: Tensor, labels: Tensor, loss: Tensor) -> None:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ValueError(f"the loss became {value} after {self.samples} samples; a lower learning rate may help.")
+        self.loss += value * len(labels)
+        self.hits += int((outputs.detach().argmax(dim=1) == labels).sum())
+        self.samples += len(labels)
+
+    def result(self, purpose: str) -> Evaluation:
+        if self.samples == 0:
+            raise ValueError(f"there are no samples to {purpose}.")
+        return Evaluation(self.loss / self.samples, self.hits / self.samples, self.samples)
