@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import scipy.linalg
+import scipy  # its submodules load when first used, so `import simkit` does not pay for scipy.linalg
 
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
 from ..errors import DegenerateWarning
