@@ -150,8 +150,9 @@ def similarity_matrix(
         threads: worker threads; None takes the processors of this process.
 
     Raises:
-        ValueError: different numbers of samples, non-finite entries (named), too little memory. TypeError: input
-            that is not numeric, or no measure object.
+        ValueError: different numbers of samples, non-finite entries (named), too little memory.
+        TypeError: input that is not numeric, or no measure object.
+        NotImplementedError: a named backend that cannot run the measure.
     """
     check_measure(measure)
     check_backend(backend)
@@ -173,5 +174,9 @@ def similarity_matrix(
 
 def _scores(measure: Measure, rows: Sequence[Matrix], columns: Sequence[Matrix] | None, **options: Any) -> Scores:
     pairs = getattr(measure, "pairs", None)
-    scores: Scores = score_pairs(measure, rows, columns) if pairs is None else pairs(rows, columns, **options)
+    if pairs is None:
+        if options["backend"] is not None:
+            raise NotImplementedError(f"{measure!r} runs in NumPy only: backend={options['backend']!r} cannot run it")
+        return score_pairs(measure, rows, columns)
+    scores: Scores = pairs(rows, columns, **options)
     return scores
