@@ -302,5 +302,10 @@ def expected_samples(data: object) -> int | None:
 
 
 def expected_from_length(data: object, batch: int) -> int | None:
-    """``len(data)`` batches of ``batch`` samples, where a loader knows its length but not its samples."""
-    return len(data) * batch if isinstance(data, Sized) else None
+    """``len(data)`` batches of ``batch`` samples, for loaders other than torch's that know their length."""
+    if not isinstance(data, Sized) or isinstance(data, torch.utils.data.DataLoader):
+        return None
+    try:
+        return len(data) * batch
+    except TypeError:
+        return None

@@ -96,15 +96,15 @@ def decide(shape: Shape, measure: Measure, *, memory: int | None, mode: str) -> 
             return Decision("moments", budget, ram, f"moments: {total} rows, their state is {_mib(state)}; {told}")
         return Decision("spool", budget, ram, f"features spooled: {total} rows, moments take {_mib(state)}; {told}")
     if shape.bytes <= ram:
-        return Decision("spool", budget, ram, f"features kept in memory: {_mib(shape.bytes)}; {told}")
+        return Decision("spool", budget, ram, f"features spooled: {_mib(shape.bytes)} stay in memory; {told}")
     feature, sample = _costs(shape)
     engine = min(sample, feature * FLOAT64_COST) + DISK_COST * shape.bytes
     costs = f"{feature * FLOAT64_COST:.3g} against {engine:.3g} multiply-adds for spooling {_mib(shape.bytes)}"
     if state > budget // 2:
-        return Decision("spool", budget, ram, f"features spooled to disk: moments take {_mib(state)}; {told}")
+        return Decision("spool", budget, ram, f"features spooled: moments take {_mib(state)}; {told}")
     if feature * FLOAT64_COST <= engine:
         return Decision("moments", budget, ram, f"moments: {costs}, their state is {_mib(state)}; {told}")
-    return Decision("spool", budget, ram, f"features spooled to disk: moments cost {costs}; {told}")
+    return Decision("spool", budget, ram, f"features spooled: moments cost {costs}; {told}")
 
 
 def _costs(shape: Shape) -> tuple[float, float]:
@@ -182,7 +182,9 @@ class ToSpool:
             side: {name: stored[spooled_name(side, name)] for name in names} for side, names in self._order.items()
         }
         memory = max(int((self._memory - held) * FOR_ENGINE), 1)
-        return similarity_matrix(sides["a"], sides.get("b"), measure=self._measure, memory=memory)
+        result = similarity_matrix(sides["a"], sides.get("b"), measure=self._measure, memory=memory)
+        note = f"{_mib(self.spool.bytes)} of features were {'on disk' if self.spool.on_disk else 'in memory'}"
+        return replace(result, plan=replace(result.plan, notes=(*result.plan.notes, note)))
 
 
 def spooled_name(side: Side, name: str) -> str:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .matrix import SimilarityMatrix
 
 ANNOTATED = 16  # layers a side up to which every cell carries its number
-CELL = 0.34  # inches
-LARGEST = 48.0  # inches a side; beyond, cells shrink
+CELL, SMALL_CELL = 0.34, 0.2  # inches, with and without numbers
+LARGEST = 32.0  # inches a side; beyond, cells shrink
 LABELLED = 200  # names a side; beyond, evenly spaced ones
 _FORMATS = ("png", "pdf", "svg")
 _DPI = 150
@@ -87,16 +87,19 @@ def _figure(matrix: SimilarityMatrix) -> Any:
         raise ImportError("plots need matplotlib: pip install 'simkit[plot]'") from None
 
     rows, columns = matrix.values.shape
-    width, height = (min(LARGEST, max(2.5, CELL * count)) for count in (columns, rows))
-    figure = Figure(figsize=(width + 2.5, height + 1.5))
+    cell = CELL if max(rows, columns) <= ANNOTATED else SMALL_CELL
+    width, height = (min(LARGEST, max(2.5, cell * count)) for count in (columns, rows))
+    total = width + 0.5
+    figure = Figure(figsize=(total, height))
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.0, 0.0, width / (width + 2.5), height / (height + 1.5)))
+    axes = figure.add_axes((0.0, 0.0, width / total, 1.0))
+    legend = figure.add_axes((1.0 - 0.25 / total, 0.0, 0.25 / total, 1.0))
     low, high = colour_limits(matrix.values)
     # NaN cells are not painted: the hatched axes behind them show.
     axes.set_facecolor("0.85")
     axes.patch.set(hatch="////", edgecolor="0.6", linewidth=0.0)
     image = axes.imshow(np.ma.masked_invalid(matrix.values), cmap="magma", vmin=low, vmax=high, aspect="auto")
-    figure.colorbar(image, ax=axes, fraction=0.6 / width, pad=0.2 / width)
+    figure.colorbar(image, cax=legend)
     size = float(np.clip(72 * 0.7 * min(width / columns, height / rows), 3.0, 9.0))
     _names(axes.xaxis, matrix.columns, size, rotation=90)
     _names(axes.yaxis, matrix.rows, size, rotation=0)

@@ -187,7 +187,7 @@ class Run:
             rows=(*result.rows, *rows),
             columns=(*result.columns, *columns),
             degenerate=degenerate,
-            plan=replace(result.plan, notes=(*result.plan.notes, self._decision.reason, *self._notes())),
+            plan=replace(result.plan, notes=(self._decision.reason, *result.plan.notes, *self._notes())),
         )
 
     def _notes(self) -> list[str]:

@@ -1,0 +1,308 @@
+"""compare end to end: every way of keeping features gives one number, within memory, and says what it did."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+
+from simkit.compare import collect  # noqa: E402
+from simkit.compare.collect import Shape, decide  # noqa: E402
+from simkit.compare.matrix import SimilarityMatrix, similarity_matrix  # noqa: E402
+from simkit.compare.models import compare  # noqa: E402
+from simkit.kernels import RBF  # noqa: E402
+from simkit.metrics.cka import CKA  # noqa: E402
+
+X = torch.from_numpy(np.random.default_rng(0).standard_normal((1200, 6)).astype(np.float32))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, width in enumerate(widths):
+        layers += [nn.Linear(widths[i - 1] if i else 6, width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def batches(size: int = 100) -> Iterator[Tensor]:
+    """A stream of unknown length."""
+    return iter(X.split(size))
+
+
+def reference(a: nn.Sequential, b: nn.Sequential, measure: Any = CKA()) -> SimilarityMatrix:
+    def features(model: nn.Sequential) -> dict[str, Tensor]:
+        x, out = X, {}
+        with torch.no_grad():
+            for name, module in model.named_children():
+                x = module(x.clone())
+                if isinstance(module, nn.Linear):
+                    out[name] = x.clone()
+        return out
+
+    return similarity_matrix(features(a), features(b), measure=measure, backend="reference")
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "memory": {"data": X, "memory": "1 GB"},
+    "moments": {"data": batches, "memory": "1 GB"},
+    "moments in ragged batches": {"data": lambda: batches(77), "memory": "1 GB"},
+    "disk": {"data": X, "memory": "200 KB"},
+    "disk, unknown length": {"data": batches, "memory": "200 KB"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("estimator", ["debiased", "biased"])
+def test_every_way_gives_the_reference(way: str, estimator: Any) -> None:
+    a, b = mlp(20, 33, 9), mlp(15, 40)
+    options = dict(WAYS[way])
+    data = options.pop("data")
+    m = compare(a, b, data=data() if callable(data) else data, measure=CKA(estimator=estimator), **options)
+    want = reference(a, b, CKA(estimator=estimator))
+    assert (m.rows, m.columns, m.samples) == (want.rows, want.columns, 1200)
+    np.testing.assert_allclose(m.values, want.values, atol=1e-6)
+    assert {"mom": "moments:", "mem": "were in memory", "dis": "were on disk"}[way[:3]] in m.plan.explain()
+
+
+def test_the_way_is_said_with_numbers() -> None:
+    a = mlp(20)
+    assert compare(a, data=X, memory="1 GB").plan.notes == (
+        "features spooled: 0.09155 MiB stay in memory; memory=953.7 MiB",
+        "0.09155 MiB of features were in memory",
+    )
+    assert compare(a, data=X, memory="100 KB").plan.notes == (
+        "features spooled: moments take 0.08118 MiB; memory=0.09537 MiB",
+        "0.09155 MiB of features were on disk",
+    )
+    assert compare(a, data=batches(), memory="1 GB").plan.notes == (
+        "moments: an unknown number of rows, their state is 0.08118 MiB; memory=953.7 MiB",
+    )
+    assert "a quarter of what is free" in compare(a, data=X).plan.explain()
+
+
+def test_other_kernels_and_measures_use_the_features() -> None:
+    class Overlap:
+        """Not CKA: the share of samples whose largest feature is positive in both."""
+
+        def prepare(self, x: Any) -> Any:
+            return x.float64().max(axis=1) > 0
+
+        def score(self, x: Any, y: Any) -> float:
+            return float((x & y).mean())
+
+    a, b = mlp(8, 5), mlp(7)
+    rbf = compare(a, b, data=batches(), measure=CKA(RBF(0.5)), samples=300, memory="1 GB")
+    assert "CKA(kernel=RBF" in rbf.plan.notes[0]
+    assert rbf.samples == 300
+    overlap = compare(a, b, data=batches(), measure=Overlap(), memory="1 GB")
+    assert overlap.values.shape == (2, 1)
+    assert 0 < overlap.values[0, 0] <= 1
+
+
+def test_minibatch_is_an_estimate_that_says_so() -> None:
+    a, b = mlp(20, 9), mlp(15)
+    m = compare(a, b, data=batches(), mode="minibatch")
+    assert "an estimate" in m.plan.explain()
+    assert np.abs(m.values - compare(a, b, data=X).values).max() < 0.05
+    for measure in (CKA(RBF()), CKA(estimator="biased")):
+        with pytest.raises(ValueError, match='mode="minibatch" estimates debiased linear CKA, not CKA'):
+            compare(a, b, data=X, mode="minibatch", measure=measure)
+
+
+def test_bad_options() -> None:
+    a = mlp(4)
+    with pytest.raises(ValueError, match='mode must be "exact" or "minibatch", not \'fast\''):
+        compare(a, data=X, mode="fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="memory must be a number of bytes"):
+        compare(a, data=X, memory="lots")
+    with pytest.raises(TypeError, match="measure must be a measure object"):
+        compare(a, data=X, measure=CKA)  # type: ignore[arg-type]
+
+
+def test_widths_that_change_between_batches() -> None:
+    model = nn.Linear(6, 3)
+    ragged = [torch.randn(8, 5, 6), torch.randn(8, 4, 6)]
+    for memory in ("1 GB", "1 KB"):
+        with pytest.raises(ValueError, match=r"12|'Linear \[12\]'"):
+            compare(model, data=iter(ragged), memory=memory)
+    assert compare(model, data=iter(ragged), reduce="mean").samples == 16
+    assert compare(model, data=iter(ragged), reduce="positions").samples == 72
+
+
+def test_temporary_files_go_even_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen = []
+
+    def watched(fail: bool) -> Iterator[Tensor]:
+        for batch in batches():
+            yield batch
+            seen.append(len(list(tmp_path.iterdir())))
+        if fail:
+            raise KeyboardInterrupt
+
+    compare(mlp(30), mlp(40), data=watched(False), memory="100 KB")
+    assert max(seen) == 1
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt):
+        compare(mlp(30), mlp(40), data=watched(True), memory="100 KB")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the decision, by itself -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "rows", "memory", "way"),
+    [
+        ((256,) * 4, (256,) * 4, 10**6, 2**30, "moments"),  # a long stream of narrow layers
+        ((256,) * 4, (256,) * 4, None, 2**30, "moments"),
+        ((256,) * 4, (256,) * 4, 10**4, 2**30, "spool"),  # fits in memory
+        ((16384,) * 16, (16384,) * 16, 1024, 2**30, "spool"),  # wide maps, few samples: the sample space is cheaper
+        ((16384,) * 16, (16384,) * 16, None, 2**30, "spool"),
+        ((16384,) * 16, None, 1024, 2**40, "spool"),
+        ((512,) * 8, None, 65536, 64 * 10**6, "spool"),  # moments do not fit
+        ((4096,), (4096,), 2000, 2**25, "spool"),
+    ],
+)
+def test_decisions(left: Any, right: Any, rows: int | None, memory: int, way: str) -> None:
+    shape = Shape(left, right, 4 * sum((*left, *(right or ()))), rows)
+    decision = decide(shape, CKA(), memory=memory, mode="exact")
+    assert decision.way == way
+    assert decide(shape, CKA(RBF()), memory=memory, mode="exact").way == "spool"
+    assert decide(shape, CKA(), memory=memory, mode="minibatch").way == "minibatch"
+
+
+def test_the_default_budget_is_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "free_memory", lambda: 8 * 2**30)
+    decision = decide(Shape((8,), None, 32, 100), CKA(), memory=None, mode="exact")
+    assert decision.memory == 2 * 2**30
+    monkeypatch.undo()
+    assert collect.free_memory() >= 2**26
+
+
+# --- around it -------------------------------------------------------------------------------------------------------
+
+
+def test_the_progress_bar_is_on_stderr_and_only_when_it_takes_a_while(capfd: pytest.CaptureFixture[str]) -> None:
+    from simkit.compare import run
+
+    compare(mlp(4), data=X)
+    assert capfd.readouterr() == ("", "")
+    before = run.SHOW_AFTER
+    run.SHOW_AFTER = 1e-9
+    try:
+        compare(mlp(4), data=X)
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "samples/s" in err
+        assert "1200" in err
+        compare(mlp(4), data=X, progress=False)
+        assert capfd.readouterr() == ("", "")
+    finally:
+        run.SHOW_AFTER = before
+
+
+def run_python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], check=True, timeout=500, capture_output=True, text=True
+    ).stdout
+
+
+def test_without_torch_one_sentence_names_the_extra() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+from simkit.compare.models import compare
+try:
+    compare(1, data=2)
+except ImportError as error:
+    print(error)
+"""
+    assert run_python(code) == "comparing models needs torch: pip install 'simkit[torch]'\n"
+
+
+def test_importing_compare_loads_no_torch() -> None:
+    assert run_python("import sys, simkit.compare.models; print('torch' in sys.modules)") == "False\n"
+
+
+PEAK = """
+import resource, sys, torch
+from torch import nn
+from simkit.compare.models import compare
+from simkit.metrics.cka import CKA
+
+rows, width, depth, memory = map(int, sys.argv[1:])
+torch.set_num_threads(2)
+torch.manual_seed(0)
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, width) for _ in range(depth))
+    def forward(self, x):
+        for layer in self.layers:
+            layer(x)
+
+def stream(n):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(n // 256):
+        yield torch.randn(256, 8, generator=generator)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+model = Wide()
+compare(model, data=stream(512), memory=memory)   # warm: libraries and thread pools are loaded
+before = peak()
+m = compare(model, data=stream(rows), memory=memory)
+grown = peak() - before
+features = rows * width * depth * 4
+print(m.plan.explain(), file=sys.stderr)
+print(features, grown, m.values[0, 1])
+"""
+
+
+def peak_growth(rows: int, width: int, depth: int, memory: int) -> tuple[int, int]:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, (rows, width, depth, memory))],
+        check=True,
+        timeout=900,
+        capture_output=True,
+        text=True,
+    )
+    features, grown, score = done.stdout.split()
+    assert np.isfinite(float(score))
+    assert "spooled" in done.stderr
+    return int(features), int(grown)
+
+
+def test_memory_stays_within_the_budget() -> None:
+    budget = 12 * 10**6
+    features, grown = peak_growth(12288, 640, 4, budget)
+    assert features > 10 * budget
+    assert grown <= budget
+
+
+@pytest.mark.slow
+def test_one_gigabyte_under_64_megabytes() -> None:
+    features, grown = peak_growth(65536, 512, 8, 64 * 10**6)
+    assert features > 10**9
+    assert grown <= 64 * 10**6

@@ -1,0 +1,134 @@
+"""Features in memory and then on disk: the same bytes either way, and nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simkit.arrays import Matrix, as_matrix
+from simkit.compare.spool import Spool
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def batches(dtype: str = "float32", sizes: tuple[int, ...] = (3, 1, 5)) -> list[dict[str, Matrix]]:
+    rng = np.random.default_rng(0)
+
+    def matrix(name: str, n: int, p: int) -> Matrix:
+        if dtype == "bfloat16":
+            return Matrix(name, rng.integers(0, 2**16, (n, p), dtype=np.uint16), dtype)
+        return as_matrix(rng.standard_normal((n, p)).astype(dtype), name=name)
+
+    return [{"a/x": matrix("x", n, 4), "b/x": matrix("x", n, 1), "../odd\0": matrix("odd", n, 7)} for n in sizes]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("ram", [0, 1, 100, 10**6])
+def test_the_same_bytes_wherever_they_lie(temporary: Path, dtype: str, ram: int) -> None:
+    parts = batches(dtype)
+    with Spool(ram=ram) as spool:
+        for batch in parts:
+            for name, features in batch.items():
+                spool.append(name, features)
+        assert spool.on_disk == (ram < 10**6)
+        assert spool.bytes == sum(m.values.nbytes for batch in parts for m in batch.values())
+        stored = spool.matrices()
+        assert list(stored) == ["a/x", "b/x", "../odd\0"]
+        for name, matrix in stored.items():
+            np.testing.assert_array_equal(matrix.values, np.concatenate([batch[name].values for batch in parts]))
+            assert matrix.dtype == dtype
+            assert matrix.mapped == spool.on_disk
+            assert not matrix.values.flags.writeable
+    assert list(temporary.iterdir()) == []
+
+
+def test_strided_batches_are_stored_row_by_row(temporary: Path) -> None:
+    x = np.arange(24.0).reshape(4, 6)
+    with Spool(ram=0) as spool:
+        spool.append("x", as_matrix(x[:, ::2]))
+        spool.append("x", as_matrix(np.asfortranarray(x)[:, 1::2]))
+        np.testing.assert_array_equal(spool.matrices()["x"].values, np.vstack([x[:, ::2], x[:, 1::2]]))
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_the_folder_goes_with_an_exception(temporary: Path, error: type[BaseException]) -> None:
+    def fail() -> None:
+        with Spool(ram=0) as spool:
+            spool.append("x", as_matrix(np.ones((2, 2))))
+            assert len(list(temporary.iterdir())) == 1
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert list(temporary.iterdir()) == []
+
+
+def test_nothing_touches_the_disk_that_fits_in_memory(temporary: Path) -> None:
+    with Spool(ram=10**4) as spool:
+        spool.append("x", as_matrix(np.ones((2, 2))))
+        assert list(temporary.iterdir()) == []
+
+
+def test_a_given_folder_keeps_its_files_and_is_continued(tmp_path: Path) -> None:
+    parts = batches()
+    with Spool(ram=0, directory=tmp_path) as spool:
+        for name, features in parts[0].items():
+            spool.append(name, features)
+        left = {name: replace(layer) for name, layer in spool.layers.items()}
+        for name, features in parts[1].items():  # written, but not recorded: a kill in mid-batch
+            spool.append(name, features)
+    with Spool(ram=0, directory=tmp_path) as spool:
+        spool.restore(left)
+        for name, features in parts[2].items():
+            spool.append(name, features)
+        for name, matrix in spool.matrices().items():
+            np.testing.assert_array_equal(matrix.values, np.concatenate([parts[i][name].values for i in (0, 2)]))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_batches_that_do_not_fit_together(temporary: Path) -> None:
+    with Spool(ram=100) as spool:
+        spool.append("x", as_matrix(np.ones((2, 3))))
+        with pytest.raises(ValueError, match="'x' has 4 features in one batch and 3 in another: pad"):
+            spool.append("x", as_matrix(np.ones((2, 4))))
+        with pytest.raises(ValueError, match="'x' is float32 in one batch and float64 in another"):
+            spool.append("x", as_matrix(np.ones((2, 3), dtype=np.float32)))
+
+
+def test_a_disk_too_small_is_found_at_the_start(temporary: Path) -> None:
+    with pytest.raises(OSError, match=rf"the features need {2**60} bytes of disk and .* has \d+ free: set TMPDIR"):
+        Spool(ram=1, expected=2**60)
+    Spool(ram=2**61, expected=2**60)  # stays in memory: no matter
+
+
+def test_a_disk_that_fills_up(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(*_: Any, **__: Any) -> Full:
+        return Full()
+
+    with Spool(ram=0) as spool:
+        monkeypatch.setattr(Path, "open", opened)
+        with pytest.raises(OSError, match="the features need more than 32 bytes of disk") as caught:
+            spool.append("x", as_matrix(np.ones((2, 2))))
+        assert caught.value.errno == errno.ENOSPC
+    assert list(temporary.iterdir()) == []
