@@ -51,8 +51,8 @@ def save_checkpoint(
         "epochs": records,
     }
     write_atomically(place / POINTER, json.dumps(pointer, indent=1, allow_nan=False).encode())
-    for old in place.glob("epoch-*"):
-        if old.name not in (weights, state):
+    for old in (*place.glob("epoch-*"), *place.glob(".epoch-*"), *place.glob(f".{POINTER}.*")):
+        if old.name not in (weights, state):  # older states, and what a killed run left half written
             old.unlink(missing_ok=True)
 
 
@@ -94,7 +94,8 @@ def _pointer(place: Path) -> dict[str, Any]:
         pointer = json.loads((place / POINTER).read_text())
     except ValueError as error:
         raise ValueError(f"{str(place / POINTER)!r} is not JSON: {error}.") from error
-    if not isinstance(pointer, dict) or pointer.get("format") != FORMAT:
+    parts = {"weights", "state", "options", "epochs"}
+    if not isinstance(pointer, dict) or pointer.get("format") != FORMAT or not parts <= set(pointer):
         raise ValueError(f"{str(place / POINTER)!r} is not a checkpoint of format {FORMAT!r}.")
     return pointer
 
