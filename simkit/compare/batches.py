@@ -240,7 +240,9 @@ def open_data(data: object, *, paired: bool) -> Data:
     """
     if isinstance(data, tuple):
         if len(data) != 2:
-            raise ValueError(f"data is a tuple of {len(data)}: pass one loader, or a pair of loaders")
+            raise ValueError(
+                f"data is a tuple of {len(data)}: pass one loader, a list of batches, or a pair of loaders"
+            )
         if any(isinstance(part, Tensor | np.ndarray | Mapping) for part in data):
             raise ValueError("data is a pair of arrays: a pair must be two loaders that yield sample ids")
         if not paired:
