@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sentence(error: BaseException) -> str:
     """One line, whatever the error holds."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename!r}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename!r}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -139,11 +139,11 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _need(extra: str, **modules: str) -> None:
-    """ImportError with the remedy when one of the modules (by what it is called) is not installed."""
+def _need(command: str, **modules: str) -> None:
+    """ImportError with the remedy when a command lacks a module; its name where it is installed from is the value."""
     missing = [name for module, name in modules.items() if find_spec(module) is None]
     if missing:
-        raise ImportError(f"this needs {', '.join(missing)}: pip install 'simkit[{extra}]'")
+        raise ImportError(f"simkit {command} needs {', '.join(missing)}: pip install 'simkit[{command}]'")
 
 
 def _add_compare(commands: Any) -> None:
@@ -181,15 +181,13 @@ def _add_compare(commands: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from .compare.matrix import similarity_matrix
-    from .experiments.features import read_sides
+    from .experiments.features import compare_files
     from .experiments.outputs import check_output, write_matrix
 
     measure = _measure(arguments.measure, arguments.estimator, arguments.kernel)
     for path in arguments.out:
         check_output(path)
-    rows, columns = read_sides(arguments.files)
-    matrix = similarity_matrix(rows, columns, measure=measure, memory=arguments.memory)
+    matrix = compare_files(arguments.files, measure=measure, memory=arguments.memory)
     print(_described(matrix, arguments.files))
     if arguments.explain:
         print(f"\n{matrix.plan.explain()}")
@@ -205,9 +203,11 @@ def _described(matrix: SimilarityMatrix, files: Sequence[str]) -> str:
     if len(files) == 2:
         title += f"; rows: {files[0]}, columns: {files[1]}"
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines = [title, "", matrix_table(matrix, width=width)]
-    lines += [f"{side} {name}: {reason}" for (side, name), reason in matrix.degenerate.items()]
-    return "\n".join(lines)
+    sides = len(files) == 2
+    reasons = [
+        f"{side} {name}: {why}" if sides else f"{name}: {why}" for (side, name), why in matrix.degenerate.items()
+    ]
+    return "\n".join([title, "", matrix_table(matrix, width=width), *dict.fromkeys(reasons)])
 
 
 def _measure(name: str, estimator: str | None, kernel: str | None) -> Measure:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from .statistics import mean_interval
 
-COLOURS = ("#0072b2", "#e69f00", "#7f7f7f", "#009e73")  # Okabe and Ito: told apart by the colour-blind too
-SPREAD = 0.12  # of the runs, to the left and right of their mean
+COLOURS = ("#0072b2", "#e69f00", "#7f7f7f")  # Okabe and Ito: told apart by the colour-blind too
+BESIDE, SPREAD = 0.18, 0.24  # where the circles of single runs begin, right of their mean, and how wide they lie
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,15 @@ def draw_accuracies(path: Path, title: str, panels: Sequence[Panel], dense: Sequ
 def _panel(axes: Axes, panel: Panel, dense: Sequence[float]) -> None:
     level = 100.0 * sum(dense) / len(dense)
     axes.axhline(level, color="k", linestyle="--", linewidth=1, label=f"dense: {level:.1f}%")
-    for place, ((name, runs), colour) in enumerate(zip(panel.runs.items(), COLOURS, strict=False)):
+    for place, (runs, colour) in enumerate(zip(panel.runs.values(), COLOURS, strict=True)):
         found = mean_interval([100.0 * run for run in runs])
-        step = 2.0 * SPREAD / max(len(runs) - 1, 1)
-        axes.errorbar(
-            [place], [found.mean], yerr=[found.half_width], fmt="D", markersize=7, capsize=8, color=colour, label=name
-        )
-        axes.scatter(
-            [place - SPREAD + i * step for i in range(len(runs))],
-            [100.0 * run for run in runs],
-            s=18,
-            facecolors="none",
-            edgecolors=colour,
-            zorder=3,
-        )
+        ends = [[found.mean - max(found.low, 0.0)], [min(found.high, 100.0) - found.mean]]
+        axes.errorbar([place], [found.mean], yerr=ends, fmt="D", markersize=7, capsize=8, color=colour)
+        beside = [place + BESIDE + SPREAD * i / max(len(runs) - 1, 1) for i in range(len(runs))]
+        axes.scatter(beside, [100.0 * run for run in runs], s=18, facecolors="none", edgecolors=colour)
     axes.set_title(panel.title, fontsize=10)
     axes.set_xticks(range(len(panel.runs)), list(panel.runs))
     axes.set_xlim(-0.6, len(panel.runs) - 0.4)
     axes.set_ylabel("test accuracy (%)")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8, handles=[axes.lines[0]], loc="best")
+    axes.legend(fontsize=8, loc="best")

@@ -15,7 +15,7 @@ import torch
 
 from .. import __version__
 from .charts import Panel, draw_accuracies
-from .demo_runs import AMOUNT, METHODS, DemoResult, Run, model_name
+from .demo_runs import AMOUNT, METHODS, WIDTHS, DemoResult, Run, model_name
 from .outputs import as_json, matrix_as_data
 from .statistics import Interval, mean_interval
 from .table import text_table
@@ -43,7 +43,7 @@ def write_results(result: DemoResult, folder: Path) -> None:
     n = result.options.seeds
     title = (
         f"Small CNN on {result.data.name}: {AMOUNT:.0%} of the channels of every hidden layer removed\n"
-        f"mean and 95% confidence interval (Student's t, n = {n} seeds); circles: single seeds"
+        f"mean and 95% confidence interval (Student's t, n = {n} seeds, cut at 0 and 100%); circles: single seeds"
     )
     draw_accuracies(folder / "pruning.png", title, panels, result.dense())
     (folder / "results.csv").write_text(_csv(result.runs), encoding="utf-8")
@@ -70,6 +70,7 @@ def _as_data(result: DemoResult) -> dict[str, Any]:
             "train": len(result.data.train_x),
             "test": len(result.data.test_x),
         },
+        "network": {"factory": "simkit.train.small_cnn", "widths": list(WIDTHS)},
         "options": {
             "seeds": result.options.seeds,
             "quick": result.options.quick,
@@ -125,6 +126,7 @@ def summary(result: DemoResult) -> str:
             "",
             f"test accuracy in %: mean ± half of the 95% confidence interval (Student's t, n = {n} seeds)",
             "",
+            "the same, paired by seed, with the 95% confidence interval of the difference:",
             *_verdicts(result),
             "",
             _where(result),
@@ -147,7 +149,7 @@ def _verdicts(result: DemoResult) -> list[str]:
             found = result.difference(other, field)
             said = {1: "better", -1: "worse", 0: "no difference shown"}[found.sign]
             lines.append(
-                f"CKA damage minus {METHODS[other][0]}, {stage}: {100 * found.mean:+.2f} points "
+                f"  CKA damage minus {METHODS[other][0]}, {stage}: {100 * found.mean:+.2f} points "
                 f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]: {said}"
             )
     return lines

@@ -25,6 +25,7 @@ from .progress import Progress
 from .statistics import Interval, mean_interval
 
 AMOUNT = 0.5
+WIDTHS = (32, 64, 64)  # channels of the convolutions: room enough to lose half
 LAYERS = {"conv1": "relu1", "conv2": "relu2", "conv3": "relu3", "fc1": "relu4", "fc2": "fc2"}
 """What the heatmap calls a layer -> the module whose output it is: hidden layers after their activation."""
 METHODS: dict[str, tuple[str, Callable[[int], Score]]] = {
@@ -33,6 +34,11 @@ METHODS: dict[str, tuple[str, Callable[[int], Score]]] = {
     "random": ("random", lambda seed: P.Random(seed=seed)),
 }
 """Name in files -> (name in print, the criterion for one seed)."""
+
+
+def network(*, seed: int = 0) -> nn.Sequential:
+    """The demo's network before training; ``P.load(file, network)`` reads any of the saved ones."""
+    return small_cnn(widths=WIDTHS, seed=seed)
 
 
 def model_name(seed: int, method: str) -> str:
@@ -62,11 +68,11 @@ class DemoOptions:
 
     def dense_training(self, seed: int) -> TrainOptions:
         """How a network learns."""
-        return _schedule(3 if self.quick else 15, 0.05, seed)
+        return _schedule(2 if self.quick else 10, 0.05, seed)
 
     def fine_tuning(self, seed: int) -> TrainOptions:
         """How a cut network learns again."""
-        return _schedule(1 if self.quick else 5, 0.02, seed)
+        return _schedule(1 if self.quick else 2, 0.01, seed)
 
     @property
     def epochs(self) -> int:
@@ -119,12 +125,12 @@ def run(options: DemoOptions, models: Path) -> DemoResult:
     started = time.perf_counter()
     data = digits()
     with _torch_threads(options.threads), Progress(options.epochs, " epochs") as progress:
-        networks = [_train(data, options, seed, models, progress) for seed in range(options.seeds)]
-        heatmap = _compare(networks[0], networks[1], data)
+        dense = [_train(data, options, seed, models, progress) for seed in range(options.seeds)]
+        heatmap = _compare(dense[0], dense[1], data)
         progress.note("compared the layers of seeds 0 and 1")
         runs = [
-            _prune(network, method, seed, data, options, models, progress)
-            for seed, network in enumerate(networks)
+            _prune(model, method, seed, data, options, models, progress)
+            for seed, model in enumerate(dense)
             for method in METHODS
         ]
     return DemoResult(options, data, tuple(runs), heatmap, time.perf_counter() - started)
@@ -145,12 +151,12 @@ def _torch_threads(threads: int) -> Iterator[None]:
 
 
 def _train(data: Dataset, options: DemoOptions, seed: int, models: Path, progress: Progress) -> nn.Module:
-    network = small_cnn(data.shape, data.classes, seed=seed)
+    dense = network(seed=seed)
     progress.doing(f"seed {seed}: training")
-    fit(network, data.train, options.dense_training(seed), progress=_counting(progress))
-    P.save(network, models / model_name(seed, "dense"))
-    progress.note(f"seed {seed}: trained, test accuracy {evaluate(network, data.test).accuracy:.1%}")
-    return network
+    fit(dense, data.train, options.dense_training(seed), progress=_counting(progress))
+    P.save(dense, models / model_name(seed, "dense"))
+    progress.note(f"seed {seed}: trained, test accuracy {evaluate(dense, data.test).accuracy:.1%}")
+    return dense
 
 
 def _counting(progress: Progress) -> Callable[[EpochRecord], None]:
@@ -164,23 +170,25 @@ def _compare(first: nn.Module, second: nn.Module, data: Dataset) -> SimilarityMa
 
 
 def _prune(
-    network: nn.Module, method: str, seed: int, data: Dataset, options: DemoOptions, models: Path, progress: Progress
+    dense: nn.Module, method: str, seed: int, data: Dataset, options: DemoOptions, models: Path, progress: Progress
 ) -> Run:
     title, criterion = METHODS[method]
     progress.doing(f"seed {seed}: {title}")
     example = data.train_x[:2]
-    plan = P.plan(network, example, data=data.train_x, score=criterion(seed), amount=AMOUNT)
-    small = P.apply(network, plan, example)
+    plan = P.plan(dense, example, data=data.train_x, score=criterion(seed), amount=AMOUNT)
+    small = P.apply(dense, plan, example)
     before = evaluate(small, data.test).accuracy
     fit(small, data.train, options.fine_tuning(seed), progress=_counting(progress))
     after = evaluate(small, data.test).accuracy
     file = model_name(seed, method)
     P.save(small, models / file)
-    progress.note(f"seed {seed}: pruned by {title}, test accuracy {before:.1%}, after fine-tuning {after:.1%}")
+    progress.note(
+        f"seed {seed}, {title}: test accuracy {before:.1%} right after the cut, {after:.1%} after fine-tuning"
+    )
     return Run(
         seed=seed,
         method=method,
-        accuracy_dense=evaluate(network, data.test).accuracy,
+        accuracy_dense=evaluate(dense, data.test).accuracy,
         accuracy_cut=before,
         accuracy_finetuned=after,
         params_before=plan.params_before,

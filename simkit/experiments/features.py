@@ -1,4 +1,4 @@
-"""Files of named features -> arrays ``[n, p]``, mapped into memory where the format allows; nothing is unpickled."""
+"""Files of named representations, compared: mapped into memory where the format allows; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Matrix
+from ..arrays import Matrix, as_matrix, same_samples
+from ..compare.matrix import SimilarityMatrix, similarity_matrix
+from ..metrics.measure import Measure
+from ..metrics.prepare import refuse_nonfinite
 
 _STORED = {
     "F64": "<f8",
@@ -32,8 +35,31 @@ _STORED = {
 """What safetensors calls an element type -> what NumPy calls it."""
 
 
-def read_features(path: str | os.PathLike[str]) -> dict[str, object]:
-    """The named arrays ``[n, ...]`` in one file, as :func:`simkit.similarity_matrix` takes them.
+def compare_files(
+    paths: Sequence[str | os.PathLike[str]], *, measure: Measure, memory: int | float | str | None = None
+) -> SimilarityMatrix:
+    """Similarity of the arrays in files: one file, its arrays with one another; two, those of the first (rows) with
+    those of the second (columns); more, all arrays with one another, their names behind that of their file.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`read_features`; a file given twice among three or more; what
+            :func:`simkit.similarity_matrix` refuses.
+    """
+    files = [Path(path) for path in paths]
+    sides = [read_features(file) for file in files]
+    same_samples([layer for side in sides for layer in side.values()])
+    rows, columns = (sides[0], sides[1]) if len(sides) == 2 else (_together(files, sides), None)
+    try:
+        return similarity_matrix(rows, columns, measure=measure, memory=memory)
+    except ValueError:
+        for side in sides:
+            for layer in side.values():
+                refuse_nonfinite(layer)  # says which file the entries are in, which names alone may not
+        raise
+
+
+def read_features(path: str | os.PathLike[str]) -> dict[str, Matrix]:
+    """The named representations ``[n, ...]`` in one file.
 
     ``.safetensors`` files hold several, given by name with numbers in it by value (``conv2`` before ``conv10``);
     ``.npz`` files hold several, in their order; a ``.npy`` file holds one, named like the file. safetensors and npy
@@ -41,12 +67,13 @@ def read_features(path: str | os.PathLike[str]) -> dict[str, object]:
 
     Raises:
         FileNotFoundError: no such file. ValueError: another ending; a file that is damaged, empty, or holds objects.
+        ValueError, TypeError: an array that is no representation.
     """
     file = Path(path)
     readers: dict[str, Callable[[Path], dict[str, object]]] = {
         ".safetensors": _safetensors,
-        ".npy": _npy,
         ".npz": _npz,
+        ".npy": _npy,
     }
     reader = readers.get(file.suffix.lower())
     if reader is None:
@@ -56,32 +83,22 @@ def read_features(path: str | os.PathLike[str]) -> dict[str, object]:
     arrays = reader(file)
     if not arrays:
         raise ValueError(f"{str(file)!r} holds no arrays")
-    return arrays
+    return {name: as_matrix(values, name=f"{name} in {str(file)!r}") for name, values in arrays.items()}
 
 
-def read_sides(paths: Sequence[str | os.PathLike[str]]) -> tuple[dict[str, object], dict[str, object] | None]:
-    """(rows, columns) of a comparison of files: one, with itself (columns None); two, against each other; or the
-    arrays of many together, with one another, their names behind that of their file.
-
-    Raises:
-        ValueError, FileNotFoundError: as :func:`read_features`.
-    """
-    files = [Path(path) for path in paths]
-    sides = [read_features(file) for file in files]
+def _together(files: Sequence[Path], sides: Sequence[dict[str, Matrix]]) -> dict[str, Matrix]:
     if len(sides) == 1:
-        return sides[0], None
-    if len(sides) == 2:
-        return sides[0], sides[1]
+        return sides[0]
     twice = [file for file in files if files.count(file) > 1]
     if twice:
         raise ValueError(f"{str(twice[0])!r} is given twice")
     unique = len({file.stem for file in files}) == len(files)
-    together: dict[str, object] = {}
+    together: dict[str, Matrix] = {}
     for file, side in zip(files, sides, strict=True):
         prefix = file.stem if unique else str(file)
         single = file.suffix.lower() == ".npy"
-        together.update({prefix if single else f"{prefix}:{name}": values for name, values in side.items()})
-    return together, None
+        together.update({prefix if single else f"{prefix}:{name}": layer for name, layer in side.items()})
+    return together
 
 
 def _safetensors(file: Path) -> dict[str, object]:
@@ -142,4 +159,5 @@ def _npz(file: Path) -> dict[str, object]:
 
 def _unreadable(file: Path, error: Exception) -> ValueError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return ValueError(f"{str(file)!r} is damaged or holds Python objects, which are never unpickled: {reason}")
+    advice = "" if "pickle" in reason else f": {reason}"  # NumPy's is to unpickle
+    return ValueError(f"{str(file)!r} is damaged or holds Python objects, which are never unpickled{advice}")
