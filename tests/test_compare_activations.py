@@ -590,6 +590,15 @@ def test_non_finite_features_name_layer_sample_and_feature(value: float) -> None
         compare(model, data=x)
 
 
+def test_finite_features_whose_sum_overflows_are_fine() -> None:
+    model, x = nn.Linear(4, 4, bias=False), torch.randn(20, 4)
+    nn.init.constant_(model.weight, 1.0)
+    model.weight.data[0] = 2.0
+    big = (x.abs() + 1) * 1e37
+    assert not torch.isfinite(model(big.repeat(5, 1)).sum())
+    assert_scores(compare(model, data=big.repeat(5, 1)), {"Linear": model(big.repeat(5, 1)).detach()})
+
+
 def test_constant_layers_are_named_on_every_way() -> None:
     model = nn.Sequential(OrderedDict(live=nn.Linear(4, 4), dead=nn.Linear(4, 4)))
     nn.init.zeros_(model.dead.weight)

@@ -57,6 +57,7 @@ Pair = namedtuple("Pair", ["x", "y"])
         lambda: [((x,), 0) for x in tensors()],
         lambda: [{"input": x, "label": 1} for x in tensors()],
         lambda: [({"input": x}, 1) for x in tensors()],
+        lambda: [{"image": x, "label": 1, "id": [0] * len(x)} for x in tensors()],
         lambda: [UserDict(input=x, labels=x) for x in tensors()],
         lambda: [x.numpy() for x in tensors()],
         lambda: [(x.numpy().astype(np.float64), 0) for x in tensors()],
@@ -239,8 +240,10 @@ def test_bad_data(model: nn.Module) -> None:
         compare(model, data=["a", "b"])
     with pytest.raises(TypeError, match="data yielded an empty tuple"):
         compare(model, data=[()])
-    with pytest.raises(ValueError, match=r"keys \['image'\] and model_a's forward takes \['input'\]: none match"):
-        compare(model, data=[{"image": torch.from_numpy(X)}])
+    with pytest.raises(
+        ValueError, match=r"keys \['image', 'mask'\] and model_a's forward takes \['input'\]: none match"
+    ):
+        compare(model, data=[{"image": torch.from_numpy(X), "mask": torch.from_numpy(X)}])
     with pytest.raises(ValueError, match=r"data holds arrays of different lengths: \[39, 40\]"):
         compare(model, data={"input": X, "mask": X[1:]})
     for samples in (0, -1, 2.0, True):

@@ -121,6 +121,7 @@ def test_minibatch_is_an_estimate_that_says_so() -> None:
     a, b = mlp(20, 9), mlp(15)
     m = compare(a, b, data=batches(), mode="minibatch")
     assert "an estimate" in m.plan.explain()
+    assert m.measure.endswith("minibatch estimate")
     assert np.abs(m.values - compare(a, b, data=X).values).max() < 0.05
     for measure in (CKA(RBF()), CKA(estimator="biased")):
         with pytest.raises(ValueError, match='mode="minibatch" estimates debiased linear CKA, not CKA'):
@@ -218,6 +219,23 @@ def test_the_progress_bar_is_on_stderr_and_only_when_it_takes_a_while(capfd: pyt
         assert capfd.readouterr() == ("", "")
     finally:
         run.SHOW_AFTER = before
+
+
+@pytest.mark.gpu
+def test_models_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    a, b = mlp(20, 33), mlp(15)
+    want = compare(a, b, data=X)
+    state = torch.cuda.get_rng_state()
+    there = compare(a, b, data=X, device="cuda")
+    assert {p.device.type for p in [*a.parameters(), *b.parameters()]} == {"cpu"}
+    np.testing.assert_allclose(there.values, want.values, atol=1e-4)
+    one_each = compare(a, mlp(15).cuda(), data=X, memory="100 KB")
+    assert one_each.values.shape == (2, 1)
+    assert torch.equal(state, torch.cuda.get_rng_state())
+    with pytest.raises(ValueError, match="non-finite"):
+        compare(a, data=X * float("nan"), device="cuda")
 
 
 def run_python(code: str) -> str:

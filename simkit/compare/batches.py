@@ -5,8 +5,8 @@ One batch is
 * a tensor or array ``[n, ...]``: the only input;
 * a tuple or list: its first entry is the input (as many leading entries as ``forward`` has required parameters), the
   rest are labels; an entry that is itself a tuple gives several positional inputs, a mapping keyword inputs;
-* a mapping (dict, Hugging Face ``BatchEncoding``): keyword inputs; keys that ``forward`` does not take are dropped and
-  reported, ``attention_mask`` among the rest is passed on.
+* a mapping (dict, Hugging Face ``BatchEncoding``): keyword inputs, ``attention_mask`` among them; keys that ``forward``
+  does not take are dropped and reported. ``{"image": x, "label": y}`` is one input whatever ``forward`` calls it.
 
 Dimension 0 of the first input tensor is the samples. A *pair* of loaders must also yield sample ids, unique integers
 or strings: under the key ``"sample_id"``, ``"sample_ids"``, ``"id"``, ``"ids"``, ``"index"`` or ``"idx"`` of a mapping,
@@ -87,32 +87,35 @@ class Caller:
 
     def _arguments(self, batch: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if isinstance(batch, Mapping):
-            return (), self._keywords(batch)
+            return self._keywords(batch)
         if isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence):
             if not batch:
                 raise TypeError("data yielded an empty tuple: the first entry is the model's input")
             first = batch[0]
             if isinstance(first, Mapping):
-                return (), self._keywords(first)
+                return self._keywords(first)
             if isinstance(first, tuple | list) and not isinstance(first, PackedSequence):
                 return tuple(first), {}
             return tuple(batch[: max(1, self._signature.required)]), {}
         return (batch,), {}
 
-    def _keywords(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def _keywords(self, batch: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         takes = self._signature
         kept = {
             key: value
             for key, value in batch.items()
             if key in takes.names or (takes.any_keyword and key not in LABEL_KEYS)
         }
+        inputs = [key for key in batch if key not in LABEL_KEYS]
+        if not kept and len(inputs) == 1 and takes.required <= 1:
+            return (batch[inputs[0]],), {}
         self.dropped.update(str(key) for key in batch if key not in kept)
         if not kept:
             raise ValueError(
                 f"a batch has the keys {sorted(map(str, batch))} and {self._what}'s forward takes "
                 f"{sorted(takes.names)}: none match"
             )
-        return kept
+        return (), kept
 
 
 def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:

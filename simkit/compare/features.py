@@ -110,8 +110,7 @@ def reduced(tensor: Tensor, reduce: Reduce, module: nn.Module, layer: str) -> Te
     if reduce == "positions":
         return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])
     over = [i for i in range(1, tensor.ndim) if i != axis]
-    exact = tensor.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)
-    return tensor.mean(dim=over, dtype=None if exact else torch.float32)
+    return tensor.mean(dim=over, dtype=tensor.dtype if tensor.is_complex() else _wide(tensor.dtype))
 
 
 def _custom(tensor: Tensor, reduce: Callable[[Tensor], Any], layer: str) -> Tensor:
@@ -133,11 +132,17 @@ def to_host(features: Tensor, layer: str, *, first: int, positions: int) -> Matr
     """
     if features.numel() == 0:
         raise ValueError(f"{layer} has no features: shape {tuple(features.shape)}")
-    if features.is_floating_point() and not bool(torch.isfinite(features).all()):
+    # One pass without an intermediate: the sum is finite only if every entry is; where it overflowed, none is found.
+    if features.is_floating_point() and not bool(features.sum(dtype=_wide(features.dtype)).isfinite()):
         bad = (~torch.isfinite(features)).nonzero()
-        row, column = (int(i) for i in bad[0])
-        count = "1 non-finite entry" if len(bad) == 1 else f"{len(bad)} non-finite entries"
-        raise ValueError(
-            f"{layer} has {count} in one batch, the first at sample {first + row // positions}, feature {column}"
-        )
+        if len(bad):
+            row, column = (int(i) for i in bad[0])
+            count = "1 non-finite entry" if len(bad) == 1 else f"{len(bad)} non-finite entries"
+            where = f"the first at sample {first + row // positions}, feature {column}"
+            raise ValueError(f"{layer} has {count} in one batch, {where}")
     return as_matrix(features, name=layer)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums of a floating-point type are formed in."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32

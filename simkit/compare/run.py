@@ -118,9 +118,9 @@ class Run:
             recorder.run(self._callers[side](batch[side]), keep, partial(self._take, side))
         if self._collector is None:
             self._collector = self._start(keep)
-            for (side, name), features in self._first.items():
-                self._collector.add(side, name, features)
-            self._first = {}
+            while self._first:
+                side, name = next(iter(self._first))
+                self._collector.add(side, name, self._first.pop((side, name)))
         self._collector.end_batch()
 
     def _take(self, side: Side, name: str, features: Matrix) -> None:
@@ -181,8 +181,10 @@ class Run:
             **{("row", name): reason for name, reason in rows.items()},
             **{("column", name): reason for name, reason in columns.items()},
         }
+        estimate = ", minibatch estimate" if self._decision.way == "minibatch" else ""
         return replace(
             result,
+            measure=result.measure + estimate,
             values=values,
             rows=(*result.rows, *rows),
             columns=(*result.columns, *columns),
