@@ -22,7 +22,7 @@ def main() -> None:
     models = []
     for seed in (0, 1):
         model = train.small_cnn(data.shape, data.classes, seed=seed)
-        train.fit(model, data.train, train.TrainOptions(epochs=8, lr=0.05, schedule="cosine", seed=seed))
+        train.fit(model, data.train, train.TrainOptions(epochs=6, lr=0.05, schedule="cosine", seed=seed))
         print(f"seed {seed}: test accuracy {train.evaluate(model, data.test).accuracy:.1%}")
         models.append(model)
 

@@ -20,7 +20,7 @@ def main() -> None:
 
     data = train.digits()
     model = train.small_cnn(data.shape, data.classes, seed=0)
-    train.fit(model, data.train, train.TrainOptions(epochs=10, lr=0.05, schedule="cosine"))
+    train.fit(model, data.train, train.TrainOptions(epochs=8, lr=0.05, schedule="cosine"))
     print(f"dense:            test accuracy {train.evaluate(model, data.test).accuracy:.1%}\n")
 
     example = data.train_x[:2]
@@ -29,7 +29,7 @@ def main() -> None:
 
     small = P.apply(model, plan, example)  # a smaller copy, verified against the masked model
     print(f"cut:              test accuracy {train.evaluate(small, data.test).accuracy:.1%}")
-    train.fit(small, data.train, train.TrainOptions(epochs=5, lr=0.01, schedule="cosine"))
+    train.fit(small, data.train, train.TrainOptions(epochs=3, lr=0.01, schedule="cosine"))
     print(f"after fine-tuning: test accuracy {train.evaluate(small, data.test).accuracy:.1%}")
     if out:
         P.save(small, out)

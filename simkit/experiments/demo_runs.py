@@ -26,6 +26,7 @@ from .statistics import Interval, mean_interval
 
 AMOUNT = 0.5
 WIDTHS = (32, 64, 64)  # channels of the convolutions: room enough to lose half
+MEMORY = "256 MB"  # more than it takes; named, so that the way does not depend on what is free
 LAYERS = {"conv1": "relu1", "conv2": "relu2", "conv3": "relu3", "fc1": "relu4", "fc2": "fc2"}
 """What the heatmap calls a layer -> the module whose output it is: hidden layers after their activation."""
 METHODS: dict[str, tuple[str, Callable[[int], Score]]] = {
@@ -166,7 +167,7 @@ def _counting(progress: Progress) -> Callable[[EpochRecord], None]:
 def _compare(first: nn.Module, second: nn.Module, data: Dataset) -> SimilarityMatrix:
     """Exact debiased linear CKA over the test images; rows are layers of seed 0, columns of seed 1."""
     names = tuple({f"{layer}, seed {seed}": module for layer, module in LAYERS.items()} for seed in (0, 1))
-    return compare(first, second, data=data.test_x, layers=names, progress=False)
+    return compare(first, second, data=data.test_x, layers=names, memory=MEMORY, progress=False)
 
 
 def _prune(

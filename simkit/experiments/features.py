@@ -148,13 +148,15 @@ def _npy(file: Path) -> dict[str, object]:
 
 def _npz(file: Path) -> dict[str, object]:
     try:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it holds a single array: call it .npy")
-        with archive:
-            return {name: archive[name] for name in archive.files}
+        with file.open("rb") as raw:
+            archive = np.load(raw, allow_pickle=False)
+            single = isinstance(archive, np.ndarray)
+            arrays = {} if single else {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise _unreadable(file, error) from None
+    if single:
+        raise ValueError(f"{str(file)!r} holds a single array: call it .npy")
+    return arrays
 
 
 def _unreadable(file: Path, error: Exception) -> ValueError:

@@ -1,0 +1,502 @@
+"""The command line: what it prints, what it writes, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import resource
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import simkit as sk
+from simkit import cli
+from simkit.errors import SimkitWarning
+from simkit.experiments.features import compare_files, read_features
+from simkit.experiments.table import matrix_table, text_table
+from simkit.metrics.cca import cca
+from simkit.metrics.nbs import NBS, nbs
+from simkit.metrics.procrustes import procrustes
+
+PNG = b"\x89PNG\r\n\x1a\n"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """``run(*arguments)`` -> (exit code, stdout, stderr), in this process."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def features(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    x = rng.standard_normal((60, 7))
+    return {"x": x, "y": x @ rng.standard_normal((7, 5)) + rng.standard_normal((60, 5))}
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(8)
+
+
+def python(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *(str(argument) for argument in arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+def assert_one_sentence(code: int, out: str, err: str) -> None:
+    assert code == 2
+    assert out == ""
+    assert err.startswith("simkit: error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+# --- the program
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"simkit {sk.__version__}\n", "")
+
+
+def test_no_command_shows_the_help(run: Run) -> None:
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert out == run("--help")[1]
+    for command in ("demo", "compare", "doctor"):
+        assert f"    {command} " in out
+
+
+@pytest.mark.parametrize("command", ["demo", "compare", "doctor"])
+def test_help_of_a_command_has_examples(run: Run, command: str) -> None:
+    code, out, err = run(command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: simkit {command}")
+    assert f"examples:\n  simkit {command}" in out
+
+
+def test_commands_to_come_are_no_commands(run: Run) -> None:
+    for command in ("train", "prune", "report", "bench", "nonsense"):
+        result = run(command)
+        assert_one_sentence(*result)
+        assert f"invalid choice: '{command}'" in result[2]
+        assert "simkit --help" in result[2]
+
+
+def test_module_is_the_command(tmp_path: Path) -> None:
+    done = python("-m", "simkit", "--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"simkit {sk.__version__}\n", "")
+
+
+def test_help_is_fast_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = "import sys; from simkit.cli import main; main(['--help']); print(*sys.modules)"
+    loaded = {name.partition(".")[0] for name in python("-c", code, cwd=tmp_path).stdout.split()}
+    assert not loaded & {"torch", "matplotlib", "sklearn", "pydantic", "cupy", "numba", "tqdm", "safetensors"}
+
+    def seconds() -> float:  # of the processor: the wall clock would measure what else this machine does
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert python("-m", "simkit", "--help", cwd=tmp_path).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+    assert min(seconds() for _ in range(5)) <= 0.3
+
+
+# --- compare: good runs
+
+
+def test_one_file_with_itself(run: Run, tmp_path: Path, features: dict[str, np.ndarray]) -> None:
+    save_file(features, tmp_path / "a.safetensors")
+    code, out, err = run("compare", tmp_path / "a.safetensors")
+    assert (code, err) == (0, "")
+    score = sk.cka(features["x"], features["y"])
+    assert out.splitlines() == [
+        "CKA(kernel=Linear(), estimator='debiased'), n = 60",
+        "",
+        "        x       y",
+        f"x  1.0000  {score:.4f}",
+        f"y  {score:.4f}  1.0000",
+    ]
+
+
+def test_two_files_rows_against_columns(run: Run, tmp_path: Path, features: dict[str, np.ndarray]) -> None:
+    save_file(features, tmp_path / "a.safetensors")
+    np.savez(tmp_path / "b.npz", only=features["y"])
+    code, out, _ = run("compare", tmp_path / "a.safetensors", tmp_path / "b.npz", "--measure", "nbs")
+    assert code == 0
+    assert out.startswith(f"NBS(), n = 60; rows: {tmp_path / 'a.safetensors'}, columns: {tmp_path / 'b.npz'}\n")
+    assert f"\nx  {nbs(features['x'], features['y']):.4f}\n" in out
+
+
+def test_more_files_all_with_one_another(tmp_path: Path, features: dict[str, np.ndarray]) -> None:
+    np.save(tmp_path / "one.npy", features["x"])
+    np.savez(tmp_path / "two.npz", **features)
+    np.save(tmp_path / "three.npy", features["y"])
+    files = [tmp_path / name for name in ("one.npy", "two.npz", "three.npy")]
+    matrix = compare_files(files, measure=sk.CKA())
+    assert matrix.rows == matrix.columns == ("one", "two:x", "two:y", "three")
+    assert matrix["one", "two:y"] == pytest.approx(sk.cka(features["x"], features["y"]), abs=1e-12)
+    (tmp_path / "deeper").mkdir()
+    np.save(tmp_path / "deeper" / "one.npy", features["y"])
+    files.append(tmp_path / "deeper" / "one.npy")
+    assert compare_files(files, measure=sk.CKA()).rows[-1] == str(files[-1])  # two stems alike: whole paths
+
+
+@pytest.mark.parametrize(
+    ("options", "truth"),
+    [
+        (["--estimator", "biased"], lambda x, y: sk.cka(x, y, estimator="biased")),
+        (["--kernel", "rbf"], lambda x, y: sk.cka(x, y, kernel=sk.RBF(0.5))),
+        (["--kernel", "rbf:0.3"], lambda x, y: sk.cka(x, y, kernel=sk.RBF(0.3))),
+        (["--kernel", "laplacian:1"], lambda x, y: sk.cka(x, y, kernel=sk.Laplacian(1.0))),
+        (["--kernel", "polynomial:2"], lambda x, y: sk.cka(x, y, kernel=sk.Polynomial(2))),
+        (["--kernel", "cosine"], lambda x, y: sk.cka(x, y, kernel=sk.Cosine())),
+        (["--memory", "1 MB"], sk.cka),
+        (["--measure", "procrustes"], procrustes),
+        (["--measure", "cca"], lambda x, y: cca(x, y).mean),
+        (["--measure", "r2-cca"], lambda x, y: cca(x, y).r2),
+    ],
+)
+def test_options_reach_the_measure(
+    run: Run,
+    tmp_path: Path,
+    features: dict[str, np.ndarray],
+    options: list[str],
+    truth: Callable[[np.ndarray, np.ndarray], float],
+) -> None:
+    for name, values in features.items():
+        np.save(tmp_path / f"{name}.npy", values)
+    out = tmp_path / "m.json"
+    code, _, err = run("compare", tmp_path / "x.npy", tmp_path / "y.npy", *options, "--out", out)
+    assert (code, err) == (0, "")
+    assert json.loads(out.read_text())["values"][0][0] == pytest.approx(truth(features["x"], features["y"]), abs=1e-12)
+
+
+@pytest.mark.parametrize("measure", cli.MEASURES)
+def test_every_measure_knows_itself(
+    run: Run, tmp_path: Path, features: dict[str, np.ndarray], measure: str, rng: np.random.Generator
+) -> None:
+    """A rotated and scaled copy: similarity 1, distance 0."""
+    rotation, _ = np.linalg.qr(rng.standard_normal((7, 7)))
+    np.save(tmp_path / "x.npy", features["x"])
+    np.save(tmp_path / "y.npy", 3.0 * features["x"] @ rotation)
+    out = tmp_path / "m.json"
+    assert run("compare", tmp_path / "x.npy", tmp_path / "y.npy", "--measure", measure, "--out", out)[0] == 0
+    expected = 0.0 if measure == "procrustes" else 1.0
+    assert json.loads(out.read_text())["values"][0][0] == pytest.approx(expected, abs=1e-7)
+
+
+def test_outputs(run: Run, tmp_path: Path, features: dict[str, np.ndarray]) -> None:
+    np.savez(tmp_path / "a.npz", **features, flat=np.ones((60, 2)))
+    names = ("m.png", "m.csv", "m.json", "m.safetensors")
+    options = [part for name in names for part in ("--out", tmp_path / name)]
+    code, out, _ = run("compare", tmp_path / "a.npz", "--explain", *options)
+    assert code == 0
+    assert out.count("flat: every feature is constant over the samples") == 1
+    assert "\npair_sums: native_cpu, " in out
+    saved = sk.SimilarityMatrix.load(tmp_path / "m.safetensors")
+    assert (tmp_path / "m.png").read_bytes().startswith(PNG)
+    rows = list(csv.reader((tmp_path / "m.csv").read_text().splitlines()))
+    assert rows[0] == ["layer", "x", "y", "flat"]
+    assert float(rows[1][2]) == saved["x", "y"]
+    data = json.loads((tmp_path / "m.json").read_text())
+    assert (data["rows"], data["samples"]) == (["x", "y", "flat"], 60)
+    assert data["values"][0][1] == saved["x", "y"]
+    assert data["values"][2] == [None] * 3
+    assert {"side": "row", "name": "flat", "reason": "every feature is constant over the samples"} in data["degenerate"]
+    assert data["plan"]["steps"][0]["backend"] == "native_cpu"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "a.npz"])  # no temporary files
+
+
+def test_warnings_are_one_line_each(run: Run, tmp_path: Path, rng: np.random.Generator) -> None:
+    np.save(tmp_path / "wide.npy", rng.standard_normal((10, 30)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SimkitWarning)  # the command line shows them all the same
+        code, out, err = run("compare", tmp_path / "wide.npy", "--measure", "cca")
+    assert code == 0
+    assert "1.0000" in out
+    assert err.startswith("simkit: warning: wide has rank 9 on 10 samples")
+    assert err.count("\n") == 1
+
+
+# --- compare: files
+
+
+def test_names_in_safetensors_are_ordered_by_their_numbers(tmp_path: Path) -> None:
+    names = ["conv10", "block2.conv1", "conv2", "block10.conv1", "conv1"]
+    save_file({name: np.ones((5, 2)) for name in names}, tmp_path / "a.safetensors")
+    ordered = ["block2.conv1", "block10.conv1", "conv1", "conv2", "conv10"]
+    assert list(read_features(tmp_path / "a.safetensors")) == ordered
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "int8", "uint16", "bool"])
+def test_every_type_comes_back_as_it_was(tmp_path: Path, rng: np.random.Generator, dtype: str) -> None:
+    values = (5 * rng.standard_normal((6, 2, 3))).clip(0, 9).astype(dtype)
+    save_file({"first": np.ones(3, "uint8").reshape(3, 1)[:0], "map": values}, tmp_path / "a.safetensors")
+    np.save(tmp_path / "map.npy", values)
+    np.savez(tmp_path / "a.npz", map=values)
+    with pytest.raises(ValueError, match=r"first in '.*a\.safetensors' has shape \(0, 1\): it is empty"):
+        read_features(tmp_path / "a.safetensors")
+    save_file({"first": np.ones((3, 1), "uint8"), "map": values}, tmp_path / "a.safetensors")
+    for name in ("a.safetensors", "map.npy", "a.npz"):
+        matrix = read_features(tmp_path / name)["map"]
+        assert matrix.values.shape == (6, 6)
+        np.testing.assert_array_equal(matrix.float64(), values.reshape(6, 6).astype("float64"))
+        assert matrix.mapped == (values.dtype.kind == "f" and name != "a.npz")  # integers and booleans are cast
+
+
+def test_bfloat16_is_mapped_and_exact(tmp_path: Path, rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save_tensors
+
+    tensors = {name: torch.tensor(rng.standard_normal((40, 3, 4))).bfloat16() for name in ("a", "b")}
+    save_tensors({**tensors, "c": torch.zeros(2, 2)}, tmp_path / "t.safetensors")
+    read = read_features(tmp_path / "t.safetensors")
+    assert (read["a"].dtype, read["a"].mapped) == ("bfloat16", True)
+    np.testing.assert_array_equal(read["b"].float64(), tensors["b"].double().reshape(40, 12).numpy())
+    save_tensors(tensors, tmp_path / "t.safetensors")
+    matrix = compare_files([tmp_path / "t.safetensors"], measure=sk.CKA())
+    assert matrix["a", "b"] == pytest.approx(sk.cka(tensors["a"], tensors["b"]), abs=1e-12)
+    save_tensors({"bias": torch.zeros(4).bfloat16()}, tmp_path / "t.safetensors")
+    with pytest.raises(ValueError, match=r"bias in '.*' has shape \(4,\): a representation is \[n, p\]"):
+        read_features(tmp_path / "t.safetensors")
+
+
+def test_no_file_is_unpickled(tmp_path: Path) -> None:
+    objects = np.array([[{}, 1]], dtype=object)
+    np.save(tmp_path / "o.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "o.npz", o=objects)
+    for name in ("o.npy", "o.npz"):
+        with pytest.raises(ValueError, match=r"holds Python objects, which are never unpickled") as raised:
+            read_features(tmp_path / name)
+        assert "allow_pickle" not in str(raised.value)
+
+
+def test_arrays_under_the_other_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.eye(4))
+    np.save(tmp_path / "b.npy", np.eye(4))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    (tmp_path / "b.npy").rename(tmp_path / "b.npz")
+    with pytest.raises(ValueError, match=r"'.*a\.npy' holds an archive of arrays: call it \.npz"):
+        read_features(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=r"'.*b\.npz' holds a single array: call it \.npy"):
+        read_features(tmp_path / "b.npz")
+
+
+# --- compare: mistakes
+
+BAD_FILES = {
+    "absent.npy": (None, r"there is no file '.*absent\.npy'"),
+    "a.txt": (b"1 2\n", r"'.*a\.txt' must end in \.safetensors, \.npz, \.npy"),
+    "bad.safetensors": (b"\xff" * 64, r"'.*' is not a safetensors file: .*header"),
+    "empty.safetensors": (b"", r"'.*' is not a safetensors file"),
+    "empty.npy": (b"", r"'.*empty\.npy' is damaged"),
+    "bad.npy": (b"\x93NUMPY\x01\x00", r"'.*bad\.npy' is damaged"),
+    "bad.npz": (b"PK\x03\x04nonsense", r"'.*bad\.npz' is damaged"),
+    "none.safetensors": (b"\x02" + bytes(7) + b"{}", r"'.*none\.safetensors' holds no arrays"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files(run: Run, tmp_path: Path, name: str) -> None:
+    content, sentence = BAD_FILES[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    result = run("compare", tmp_path / name)
+    assert_one_sentence(*result)
+    assert re.search(sentence, result[2]), result[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], r"required: FILE \(see simkit compare --help\)"),
+        (["x.npy", "short.npy"], r"x in 'x\.npy' has 60 samples and short in 'short\.npy' has 59"),
+        (["x.npy", "y.npy", "short.npy"], r"x in 'x\.npy' has 60 samples and short in 'short\.npy' has 59"),
+        (["x.npy", "nan.npz"], r"x in 'nan\.npz' has 2 non-finite entries, the first at row 3, column 4"),
+        (["x.npy", "nan.npz", "--measure", "svcca"], r"x in 'nan\.npz' has 2 non-finite entries"),
+        (["flat.npy"], r"flat in 'flat\.npy' has shape \(60,\): a representation is \[n, p\]"),
+        (["text.npy"], r"text in 'text\.npy' has dtype str"),
+        (["complex.npy"], r"complex in 'complex\.npy' has dtype complex128"),
+        (["few.npy"], r"the debiased estimator needs at least 4 samples, not 3"),
+        (["x.npy", "y.npy", "x.npy"], r"'x\.npy' is given twice"),
+        (["x.npy", "--measure", "cks"], r"--measure: invalid choice: 'cks'"),
+        (["x.npy", "--estimator", "unbiased"], r"--estimator: invalid choice: 'unbiased'"),
+        (["x.npy", "--measure", "nbs", "--estimator", "biased"], r"--estimator biased belongs to --measure cka"),
+        (["x.npy", "--measure", "nbs", "--kernel", "rbf"], r"--kernel rbf belongs to --measure cka, not to nbs"),
+        (["x.npy", "--kernel", "gauss"], r"--kernel gauss is none of linear, cosine, rbf\[:BANDWIDTH\]"),
+        (["x.npy", "--kernel", "linear:2"], r"--kernel linear:2 is none of"),
+        (["x.npy", "--kernel", "rbf:wide"], r"--kernel rbf:wide: could not convert string to float: 'wide'"),
+        (["x.npy", "--kernel", "rbf:-1"], r"--kernel rbf:-1: .*must be a positive number, not -1\.0"),
+        (["x.npy", "--kernel", "polynomial:0.5"], r"--kernel polynomial:0\.5: invalid literal"),
+        (["x.npy", "--memory", "much"], r"memory must be a number of bytes .* not 'much'"),
+        (["x.npy", "--memory", "10"], r"memory=10 bytes is too little"),
+        (["x.npy", "--out", "m.doc"], r"the output 'm\.doc' must end in \.png, "),
+        (["x.npy", "--out", "m"], r"the output 'm' must end in \.png, "),
+        (["x.npy", "--out", "nowhere/m.png"], r"no folder 'nowhere' to write 'm\.png' into"),
+        (["x.npy", "--out", "x.npy/m.png"], r"no folder 'x\.npy' to write 'm\.png' into"),
+        (["x.npy", "--out", "folder.csv"], r"the output 'folder\.csv' is a folder"),
+        (["x.npy", "--mem", "10"], r"unrecognized arguments: --mem 10"),
+    ],
+)
+def test_mistakes(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    features: dict[str, np.ndarray],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    holes = features["x"].copy()
+    holes[3, 4] = holes[5, 0] = np.nan
+    np.savez("nan.npz", x=holes)
+    arrays = {
+        **features,
+        "short": features["x"][:-1],
+        "few": features["x"][:3],
+        "flat": features["x"][:, 0],
+        "text": np.array([["a"], ["b"]]),
+        "complex": features["x"] * 1j,
+    }
+    for name, values in arrays.items():
+        np.save(f"{name}.npy", values)
+    Path("folder.csv").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    result = run("compare", *arguments)
+    assert_one_sentence(*result)
+    assert re.search(sentence, result[2]), result[2]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_folder_that_may_not_be_written_to(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: dict[str, np.ndarray]
+) -> None:
+    np.save(tmp_path / "x.npy", features["x"])
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    result = run("compare", tmp_path / "x.npy", "--out", tmp_path / "m.csv")
+    assert_one_sentence(*result)
+    assert "may not be written to" in result[2]
+
+
+def test_missing_libraries_are_named_with_their_remedy(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: dict[str, np.ndarray]
+) -> None:
+    np.save(tmp_path / "x.npy", features["x"])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    result = run("compare", tmp_path / "x.npy", "--out", tmp_path / "m.png")
+    assert_one_sentence(*result)
+    assert result[2] == "simkit: error: plots need matplotlib: pip install 'simkit[plot]'\n"
+    assert run("compare", tmp_path / "x.npy", "--out", tmp_path / "m.csv")[0] == 0
+    result = run("demo", "--out", tmp_path / "demo")
+    assert_one_sentence(*result)
+    sentence = "simkit demo needs matplotlib, scikit-learn: pip install 'simkit[demo]'"
+    assert result[2] == f"simkit: error: {sentence}\n"
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("two\n  lines"), "two lines"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (PermissionError(13, "Permission denied", "out.csv"), "'out.csv': Permission denied"),
+        (MemoryError(), "MemoryError"),
+        (NotImplementedError("not on this backend"), "not on this backend"),
+    ],
+)
+def test_what_is_raised_below_is_one_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, sentence: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("simkit.experiments.doctor.diagnose", fail)
+    assert run("doctor") == (2, "", f"simkit: error: {sentence}\n")
+    assert cli.main(["--debug", "doctor"]) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_bug_is_not_taken_for_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("simkit.experiments.doctor.diagnose", fail)
+    with pytest.raises(AssertionError, match="a bug"):
+        cli.main(["doctor"])
+
+
+def test_ctrl_c_is_quiet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simkit.experiments.doctor.diagnose", interrupt)
+    assert run("doctor") == (130, "", "")
+
+
+def test_reader_that_goes_away_is_quiet(tmp_path: Path, rng: np.random.Generator) -> None:
+    np.savez(tmp_path / "a.npz", **{f"layer{i}": rng.standard_normal((8, 2)) for i in range(60)})
+    with subprocess.Popen(
+        [sys.executable, "-m", "simkit", "compare", "a.npz"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == cli.BROKEN_PIPE
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    done = python("-m", "simkit", "compare", "absent.npy", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "simkit: error: there is no file 'absent.npy'\n"
+
+
+# --- tables
+
+
+def test_text_table_aligns() -> None:
+    assert text_table(["", "b"], [["name", "1.0"], ["n", "-10.25"]]).splitlines() == [
+        "           b",
+        "name     1.0",
+        "n     -10.25",
+    ]
+
+
+@pytest.mark.parametrize("width", [None, 1, 17, 18, 26, 80])
+def test_wide_tables_are_folded_by_whole_columns(width: int | None, rng: np.random.Generator) -> None:
+    values = rng.random((3, 5))
+    values[1, 2] = np.nan
+    names = tuple(f"column{i}" for i in range(5))
+    matrix = sk.SimilarityMatrix(values, ("a", "bb", "a long row"), names, 9, "CKA()")
+    folds = [table.splitlines() for table in matrix_table(matrix, width=width).split("\n\n")]
+    assert [name for table in folds for name in table[0].split()] == list(names)
+    for row, name in enumerate(matrix.rows):
+        cells = [cell for table in folds for cell in table[row + 1].removeprefix(name).split()]
+        assert cells == ["-" if np.isnan(value) else f"{value:.4f}" for value in values[row]]
+    columns = [len(table[0].split()) for table in folds]
+    assert columns == {None: [5], 1: [1] * 5, 17: [1] * 5, 18: [1] * 5, 26: [1] * 5, 80: [5]}[width]
+    if width == 80:
+        assert max(len(line) for table in folds for line in table) <= width
+
+
+def test_a_matrix_of_another_measure_object() -> None:
+    matrix = sk.similarity_matrix({"x": np.eye(6)[:, :3]}, measure=NBS())
+    assert matrix_table(matrix).splitlines()[-1] == "x  1.0000"
