@@ -138,6 +138,19 @@ def test_bad_options() -> None:
         compare(a, data=X, measure=CKA)  # type: ignore[arg-type]
 
 
+def test_too_little_memory_is_said_before_the_models_have_run() -> None:
+    taken = []
+
+    def data() -> Iterator[Tensor]:
+        for batch in X.split(100):
+            taken.append(len(batch))
+            yield batch
+
+    with pytest.raises(ValueError, match=r"memory=900 bytes is too little: comparing 2 layers of 1200 samples needs"):
+        compare(mlp(40), mlp(30), data=data(), samples=1200, memory=1000)
+    assert taken == [100]
+
+
 def test_widths_that_change_between_batches() -> None:
     model = nn.Linear(6, 3)
     ragged = [torch.randn(8, 5, 6), torch.randn(8, 4, 6)]

@@ -7,15 +7,17 @@ samples; the spool costs the bytes of the features, in memory or on disk, and le
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ..arrays import Matrix
-from ..backends.routes import FLOAT64_COST
+from ..backends.base import Block
+from ..backends.routes import FLOAT64_COST, default_threads, plan_pair_sums
 from ..kernels import Linear
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure
@@ -107,6 +109,35 @@ def decide(shape: Shape, measure: Measure, *, memory: int | None, mode: str) -> 
     return Decision("spool", budget, ram, f"features spooled: moments cost {costs}; {told}")
 
 
+def check_engine(
+    left: Sequence[Matrix], right: Sequence[Matrix] | None, rows: int, measure: Measure, memory: int
+) -> None:
+    """Plan the engine's call for ``rows`` samples now, so that too little memory is said before the models have run.
+
+    Raises:
+        ValueError: the smallest workspace is larger than ``memory`` leaves.
+    """
+    if not isinstance(measure, CKA):
+        return
+    kernel = measure.kernel
+
+    def blocks(layers: Sequence[Matrix]) -> list[Block]:
+        shapes = [np.broadcast_to(layer.values[:1], (rows, layer.p)) for layer in layers]
+        none = np.empty(0)
+        return [
+            Block(replace(layer, values=shape), kernel, none, 0) for layer, shape in zip(layers, shapes, strict=True)
+        ]
+
+    widest = max(layer.p * layer.values.itemsize for layer in (*left, *(right or ())))
+    plan_pair_sums(
+        blocks(left),
+        None if right is None else blocks(right),
+        memory=int(memory * FOR_ENGINE),
+        threads=default_threads(),
+        mapped_row_bytes=widest,
+    )
+
+
 def _costs(shape: Shape) -> tuple[float, float]:
     """Multiply-adds of the feature-space and the sample-space route."""
     rows = shape.rows or 0
@@ -142,10 +173,17 @@ class ToStream:
         self._stream = stream
         self._order = order
         self._batch: dict[tuple[Side, str], Matrix] = {}
+        self._buffers: dict[tuple[Side, str], npt.NDArray[Any]] = {}  # kept: fresh pages cost ten times the copy
 
     def add(self, side: Side, name: str, features: Matrix) -> None:
         """Copy the rows: the layer's own memory may be overwritten before the batch ends."""
-        self._batch[side, name] = replace(features, values=np.array(features.values, order="C"))
+        buffer = self._buffers.get((side, name))
+        fits = buffer is not None and buffer.dtype == features.values.dtype and buffer.shape[1] == features.p
+        if buffer is None or not fits or len(buffer) < features.n:
+            buffer = self._buffers[side, name] = np.empty_like(features.values, order="C", subok=False)
+        rows = buffer[: features.n]
+        np.copyto(rows, features.values, casting="no")
+        self._batch[side, name] = replace(features, values=rows)
 
     def end_batch(self) -> None:
         """Hand the batch to the stream."""

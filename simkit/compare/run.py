@@ -18,7 +18,7 @@ from ..metrics.cka import CKA
 from ..metrics.measure import Measure
 from .activations import Recorder
 from .batches import Caller, Data, expected_from_length
-from .collect import Collector, Decision, Shape, Side, ToSpool, ToStream, decide
+from .collect import Collector, Decision, Shape, Side, ToSpool, ToStream, check_engine, decide
 from .matrix import SimilarityMatrix
 from .spool import Spool
 from .stream import StreamingCKA
@@ -151,6 +151,9 @@ class Run:
             estimator = options.measure.estimator if isinstance(options.measure, CKA) else "debiased"
             stream = StreamingCKA(estimator=estimator, mode="exact" if decision.way == "moments" else "minibatch")
             return ToStream(stream, order)
+        if shape.rows is not None:
+            sides = {side: [self._first[side, name] for name in names] for side, names in order.items()}
+            check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory)
         if self._checkpoint is not None:
             return self._checkpoint.collector(order, options.measure, decision.memory, expected=shape.bytes)
         spool = self._stack.enter_context(Spool(ram=decision.ram, expected=shape.bytes))
