@@ -270,6 +270,13 @@ except ImportError as error:
     assert run_python(code) == "comparing models needs torch: pip install 'simkit[torch]'\n"
 
 
+def test_the_public_name_is_the_function() -> None:
+    """Although a package of the same name is inside."""
+    import simkit
+
+    assert simkit.compare is compare
+
+
 def test_importing_compare_loads_no_torch() -> None:
     assert run_python("import sys, simkit.compare.models; print('torch' in sys.modules)") == "False\n"
 
