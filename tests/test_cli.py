@@ -19,10 +19,9 @@ from safetensors.numpy import save_file
 import simkit as sk
 from simkit import cli
 from simkit.errors import SimkitWarning
-from simkit.experiments.features import compare_files, read_features
-from simkit.experiments.table import matrix_table, text_table
+from simkit.experiments.features import compare_files
 from simkit.metrics.cca import cca
-from simkit.metrics.nbs import NBS, nbs
+from simkit.metrics.nbs import nbs
 from simkit.metrics.procrustes import procrustes
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -232,70 +231,6 @@ def test_warnings_are_one_line_each(run: Run, tmp_path: Path, rng: np.random.Gen
     assert err.count("\n") == 1
 
 
-# --- compare: files
-
-
-def test_names_in_safetensors_are_ordered_by_their_numbers(tmp_path: Path) -> None:
-    names = ["conv10", "block2.conv1", "conv2", "block10.conv1", "conv1"]
-    save_file({name: np.ones((5, 2)) for name in names}, tmp_path / "a.safetensors")
-    ordered = ["block2.conv1", "block10.conv1", "conv1", "conv2", "conv10"]
-    assert list(read_features(tmp_path / "a.safetensors")) == ordered
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "int8", "uint16", "bool"])
-def test_every_type_comes_back_as_it_was(tmp_path: Path, rng: np.random.Generator, dtype: str) -> None:
-    values = (5 * rng.standard_normal((6, 2, 3))).clip(0, 9).astype(dtype)
-    save_file({"first": np.ones(3, "uint8").reshape(3, 1)[:0], "map": values}, tmp_path / "a.safetensors")
-    np.save(tmp_path / "map.npy", values)
-    np.savez(tmp_path / "a.npz", map=values)
-    with pytest.raises(ValueError, match=r"first in '.*a\.safetensors' has shape \(0, 1\): it is empty"):
-        read_features(tmp_path / "a.safetensors")
-    save_file({"first": np.ones((3, 1), "uint8"), "map": values}, tmp_path / "a.safetensors")
-    for name in ("a.safetensors", "map.npy", "a.npz"):
-        matrix = read_features(tmp_path / name)["map"]
-        assert matrix.values.shape == (6, 6)
-        np.testing.assert_array_equal(matrix.float64(), values.reshape(6, 6).astype("float64"))
-        assert matrix.mapped == (values.dtype.kind == "f" and name != "a.npz")  # integers and booleans are cast
-
-
-def test_bfloat16_is_mapped_and_exact(tmp_path: Path, rng: np.random.Generator) -> None:
-    torch = pytest.importorskip("torch")
-    from safetensors.torch import save_file as save_tensors
-
-    tensors = {name: torch.tensor(rng.standard_normal((40, 3, 4))).bfloat16() for name in ("a", "b")}
-    save_tensors({**tensors, "c": torch.zeros(2, 2)}, tmp_path / "t.safetensors")
-    read = read_features(tmp_path / "t.safetensors")
-    assert (read["a"].dtype, read["a"].mapped) == ("bfloat16", True)
-    np.testing.assert_array_equal(read["b"].float64(), tensors["b"].double().reshape(40, 12).numpy())
-    save_tensors(tensors, tmp_path / "t.safetensors")
-    matrix = compare_files([tmp_path / "t.safetensors"], measure=sk.CKA())
-    assert matrix["a", "b"] == pytest.approx(sk.cka(tensors["a"], tensors["b"]), abs=1e-12)
-    save_tensors({"bias": torch.zeros(4).bfloat16()}, tmp_path / "t.safetensors")
-    with pytest.raises(ValueError, match=r"bias in '.*' has shape \(4,\): a representation is \[n, p\]"):
-        read_features(tmp_path / "t.safetensors")
-
-
-def test_no_file_is_unpickled(tmp_path: Path) -> None:
-    objects = np.array([[{}, 1]], dtype=object)
-    np.save(tmp_path / "o.npy", objects, allow_pickle=True)
-    np.savez(tmp_path / "o.npz", o=objects)
-    for name in ("o.npy", "o.npz"):
-        with pytest.raises(ValueError, match=r"holds Python objects, which are never unpickled") as raised:
-            read_features(tmp_path / name)
-        assert "allow_pickle" not in str(raised.value)
-
-
-def test_arrays_under_the_other_name(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", x=np.eye(4))
-    np.save(tmp_path / "b.npy", np.eye(4))
-    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
-    (tmp_path / "b.npy").rename(tmp_path / "b.npz")
-    with pytest.raises(ValueError, match=r"'.*a\.npy' holds an archive of arrays: call it \.npz"):
-        read_features(tmp_path / "a.npy")
-    with pytest.raises(ValueError, match=r"'.*b\.npz' holds a single array: call it \.npy"):
-        read_features(tmp_path / "b.npz")
-
-
 # --- compare: mistakes
 
 BAD_FILES = {
@@ -467,36 +402,3 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = python("-m", "simkit", "compare", "absent.npy", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "simkit: error: there is no file 'absent.npy'\n"
-
-
-# --- tables
-
-
-def test_text_table_aligns() -> None:
-    assert text_table(["", "b"], [["name", "1.0"], ["n", "-10.25"]]).splitlines() == [
-        "           b",
-        "name     1.0",
-        "n     -10.25",
-    ]
-
-
-@pytest.mark.parametrize("width", [None, 1, 17, 18, 26, 80])
-def test_wide_tables_are_folded_by_whole_columns(width: int | None, rng: np.random.Generator) -> None:
-    values = rng.random((3, 5))
-    values[1, 2] = np.nan
-    names = tuple(f"column{i}" for i in range(5))
-    matrix = sk.SimilarityMatrix(values, ("a", "bb", "a long row"), names, 9, "CKA()")
-    folds = [table.splitlines() for table in matrix_table(matrix, width=width).split("\n\n")]
-    assert [name for table in folds for name in table[0].split()] == list(names)
-    for row, name in enumerate(matrix.rows):
-        cells = [cell for table in folds for cell in table[row + 1].removeprefix(name).split()]
-        assert cells == ["-" if np.isnan(value) else f"{value:.4f}" for value in values[row]]
-    columns = [len(table[0].split()) for table in folds]
-    assert columns == {None: [5], 1: [1] * 5, 17: [1] * 5, 18: [1] * 5, 26: [1] * 5, 80: [5]}[width]
-    if width == 80:
-        assert max(len(line) for table in folds for line in table) <= width
-
-
-def test_a_matrix_of_another_measure_object() -> None:
-    matrix = sk.similarity_matrix({"x": np.eye(6)[:, :3]}, measure=NBS())
-    assert matrix_table(matrix).splitlines()[-1] == "x  1.0000"
