@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"{REQUIRE_GPU}=1, but no CUDA device is seen: {reason}")
     if not devices:
         pytest.skip(f"no CUDA device is seen: {reason}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests run in an empty folder: `python -c` in the source tree would import simkit from there, uncompiled."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
