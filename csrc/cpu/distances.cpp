@@ -52,7 +52,13 @@ struct Found {
 class Worker {
   public:
     Worker(const BlockView& block, const std::vector<double>& norms, const Pass& pass, Found& found)
-        : block_(block), norms_(norms), pass_(pass), found_(found), tile_(tile_rows(block)), strips_(tile_), c_(tile_ * tile_) {
+        : block_(block),
+          norms_(norms),
+          pass_(pass),
+          found_(found),
+          tile_(tile_rows(block)),
+          strips_(tile_),
+          c_(tile_ * tile_) {
         if (!pass.collect) found_.histogram.assign(std::size_t{1} << kDigit, 0);
     }
     void work(std::int64_t t) {
@@ -88,8 +94,7 @@ class Worker {
     std::vector<double> c_;
 };
 
-Found scan(const BlockView& block, const std::vector<double>& norms, const Pass& pass, int threads,
-           const Poll& poll) {
+Found scan(const BlockView& block, const std::vector<double>& norms, const Pass& pass, int threads, const Poll& poll) {
     std::mutex mutex;
     std::vector<std::unique_ptr<Found>> parts;
     const std::int64_t tile = tile_rows(block), tiles = (block.x.rows + tile - 1) / tile;
@@ -108,44 +113,89 @@ Found scan(const BlockView& block, const std::vector<double>& norms, const Pass&
     return total;
 }
 
+// One pass over the rows: each z row by row to `see(row, chunk's first column, chunk's width, z)`.
+template <class See>
+void pass_rows(const BlockView& block, std::int64_t i0, std::int64_t i1, See&& see) {
+    std::array<double, kChunk> z;
+    for (std::int64_t i = i0; i < i1; ++i)
+        for (std::int64_t k = 0; k < block.x.cols; k += kChunk) {
+            const std::int64_t end = std::min(block.x.cols, k + kChunk);
+            pack(block, i, i + 1, k, end, z.data(), kChunk);
+            see(i, k, static_cast<int>(end - k), z.data());
+        }
+    release_rows(block.x, i0, i1);
+}
+
 class NormsWorker {
   public:
-    NormsWorker(const BlockView& block, std::vector<double>& norms) : block_(block), norms_(norms), tile_(tile_rows(block)) {}
+    // products: z_i . g beside the norms, where g is not null.
+    NormsWorker(const BlockView& block, std::vector<double>& norms, const double* g, std::vector<double>& products)
+        : block_(block), norms_(norms), g_(g), products_(products), tile_(tile_rows(block)) {}
     void work(std::int64_t t) {
-        const std::int64_t i0 = t * tile_, i1 = std::min(block_.x.rows, i0 + tile_);
-        for (std::int64_t i = i0; i < i1; ++i) {
-            double sum = 0.0;
-            for (std::int64_t k = 0; k < block_.x.cols; k += kChunk) {
-                const std::int64_t end = std::min(block_.x.cols, k + kChunk);
-                pack(block_, i, i + 1, k, end, z_.data(), kChunk);
-                sum += dot(static_cast<int>(end - k), z_.data(), z_.data());
-            }
-            norms_[i] = sum;
-        }
-        release_rows(block_.x, i0, i1);
+        pass_rows(block_, t * tile_, std::min(block_.x.rows, (t + 1) * tile_),
+                  [&](std::int64_t i, std::int64_t k, int count, const double* z) {
+                      norms_[i] += dot(count, z, z);
+                      if (g_) products_[i] += dot(count, z, g_ + k);
+                  });
     }
     void commit(std::int64_t) {}
 
   private:
     const BlockView& block_;
     std::vector<double>& norms_;
+    const double* g_;
+    std::vector<double>& products_;
     std::int64_t tile_;
-    std::array<double, kChunk> z_;
 };
+
+class ColumnSumsWorker {
+  public:
+    ColumnSumsWorker(const BlockView& block, std::vector<double>& total)
+        : block_(block), total_(total), tile_(tile_rows(block)), sums_(block.x.cols) {}
+    void work(std::int64_t t) {
+        std::fill(sums_.begin(), sums_.end(), 0.0);
+        pass_rows(block_, t * tile_, std::min(block_.x.rows, (t + 1) * tile_),
+                  [&](std::int64_t, std::int64_t k, int count, const double* z) {
+                      for (int c = 0; c < count; ++c) sums_[k + c] += z[c];
+                  });
+    }
+    void commit(std::int64_t) {
+        for (std::size_t k = 0; k < sums_.size(); ++k) total_[k] += sums_[k];
+    }
+
+  private:
+    const BlockView& block_;
+    std::vector<double>& total_;
+    std::int64_t tile_;
+    std::vector<double> sums_;
+};
+
+std::int64_t row_tiles(const BlockView& block) {
+    const std::int64_t tile = tile_rows(block);
+    return (block.x.rows + tile - 1) / tile;
+}
 
 }  // namespace
 
 std::vector<double> row_norms(const BlockView& block, int threads, const Poll& poll) {
-    std::vector<double> norms(block.x.rows);
-    const std::int64_t tile = tile_rows(block);
-    for_each_tile((block.x.rows + tile - 1) / tile, threads, poll, [&] { return NormsWorker(block, norms); });
+    std::vector<double> norms(block.x.rows), none;
+    for_each_tile(row_tiles(block), threads, poll, [&] { return NormsWorker(block, norms, nullptr, none); });
     return norms;
+}
+
+RowSums row_sums(const BlockView& block, int threads, const Poll& poll) {
+    std::vector<double> g(block.x.cols);
+    for_each_tile(row_tiles(block), threads, poll, [&] { return ColumnSumsWorker(block, g); });
+    RowSums out{std::vector<double>(block.x.rows), std::vector<double>(block.x.rows)};
+    for_each_tile(row_tiles(block), threads, poll, [&] { return NormsWorker(block, out.norms, g.data(), out.sums); });
+    for (std::int64_t i = 0; i < block.x.rows; ++i) out.sums[i] -= out.norms[i];
+    return out;
 }
 
 double distance_median(const BlockView& block, int threads, const Poll& poll) {
     // The full matrix holds n zeros and every distance above the diagonal twice.
     const std::int64_t n = block.x.rows, total = n * n;
-    const std::int64_t low = (total - 1) / 2, high = total / 2;  // ranks of the middle values
+    const std::int64_t low = (total - 1) / 2, high = total / 2;                            // ranks of the middle values
     const auto above = [&](std::int64_t rank) { return rank < n ? -1 : (rank - n) / 2; };  // rank above the diagonal
     if (above(high) < 0) return 0.0;
     std::int64_t rank = std::max<std::int64_t>(above(low), 0);

@@ -163,23 +163,26 @@ PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll) {
     for_each_tile(static_cast<std::int64_t>(items.size()), problem.threads, poll,
                   [&] { return Worker(problem, items, p); });
 
-    std::vector<double> norms, products(m * m), totals(m);
+    // K~ = K - diag(a). Its row sums r are -a but for the rounding of the means, which counts beside a small result.
+    std::vector<double> norms, sums, ab(m * m), rr(m * m), totals(m);
     if (problem.debiased) {
-        norms.resize(m * n);
+        norms.reserve(m * n);
+        sums.reserve(m * n);
         for (std::int64_t a = 0; a < m; ++a) {
-            const std::vector<double> own_norms = row_norms(problem.blocks[a], problem.threads, poll);
-            std::copy(own_norms.begin(), own_norms.end(), norms.begin() + a * n);
-            for (double value : own_norms) totals[a] += value;
+            const RowSums own_sums = row_sums(problem.blocks[a], problem.threads, poll);
+            norms.insert(norms.end(), own_sums.norms.begin(), own_sums.norms.end());
+            sums.insert(sums.end(), own_sums.sums.begin(), own_sums.sums.end());
+            for (double value : own_sums.sums) totals[a] += value;
         }
-        syrk_n(static_cast<int>(m), static_cast<int>(n), norms.data(), static_cast<int>(n), 0.0, products.data(),
-               static_cast<int>(m));
+        const int rows_m = static_cast<int>(m), rows_n = static_cast<int>(n);
+        syrk_n(rows_m, rows_n, norms.data(), rows_n, 0.0, ab.data(), rows_m);
+        syrk_n(rows_m, rows_n, sums.data(), rows_n, 0.0, rr.data(), rows_m);
     }
-    // K~ = K - diag(a), K~ 1 = -a (the columns are centred), so r_a . r_b = <diagonals> = sum_s a_s b_s.
     const double dn = static_cast<double>(n);
     auto centred = [&](std::int64_t a, std::int64_t b) {
         const std::int64_t at = std::min(a, b) * m + std::max(a, b);
         if (!problem.debiased) return p[at];
-        return p[at] - dn / (dn - 2.0) * products[at] + totals[a] * totals[b] / ((dn - 1.0) * (dn - 2.0));
+        return p[at] - ab[at] - 2.0 / (dn - 2.0) * rr[at] + totals[a] * totals[b] / ((dn - 1.0) * (dn - 2.0));
     };
     PairSums out{std::vector<double>(left * right), std::vector<double>(m), std::vector<double>(m)};
     const std::int64_t first = problem.symmetric() ? 0 : left;

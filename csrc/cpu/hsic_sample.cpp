@@ -1,6 +1,7 @@
 // Sample space: per tile of the n x n plane one product per block, stacked as a panel whose own Gram adds into P.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <type_traits>
 
 #include "core/blas.hpp"
@@ -16,14 +17,20 @@ namespace {
 constexpr std::int64_t kPanelChunk = 256;
 constexpr std::int64_t kPilot = 256;  // rows that estimate the row means of a non-linear kernel
 
+// A float64 self-product below this share of <K, K> has lost more digits than it may: K is centred by the row means
+// that the pass has found, and the pass done again.
+constexpr double kCancelled = 1e-4;
+
 struct Sums {
-    explicit Sums(std::int64_t m, std::int64_t n) : p(m * m), r(m * n) {}
-    std::vector<double> p;  // [m, m], the pairs that were asked for and the diagonal
-    std::vector<double> r;  // [m, n]
+    explicit Sums(std::int64_t m, std::int64_t n) : p(m * m), r(m * n), traces(m) {}
+    std::vector<double> p;       // [m, m], the pairs that were asked for and the diagonal
+    std::vector<double> r;       // [m, n]
+    std::vector<double> traces;  // [m], of |K_ii|
 };
 
-// What a non-linear kernel needs beside its block: row norms, and row means c with their mean. The debiased form drops
-// the diagonal, so it stays out of its means too: one outlier's own square would drown them.
+// What is subtracted from K before it is multiplied, c_i + c_j - mean, and the row norms that distances need. For a
+// non-linear kernel c estimates the row means; a linear one's features are centred, so c is empty at first. The
+// debiased form drops the diagonal, so it stays out of c too: one outlier's own square would drown the rest.
 struct Centre {
     std::vector<double> norms, means;
     double mean = 0.0;
@@ -83,7 +90,8 @@ class Worker {
           scratch_(m_ * m_),
           gram_(m_ * m_),
           row_sums_(m_ * tile_),
-          col_sums_(m_ * tile_) {}
+          col_sums_(m_ * tile_),
+          traces_(m_) {}
 
     void work(std::int64_t t) {
         locate(t);
@@ -92,8 +100,11 @@ class Worker {
             T* c = panel_.data() + b * size;
             product_tile(problem_.blocks[b], i0_, ti_, problem_.blocks[b], j0_, tj_, i0_ == j0_, strips_, c);
             if constexpr (std::is_same_v<T, double>) finish_kernel(b, c);
-            if (i0_ == j0_ && problem_.debiased)
-                for (std::int64_t i = 0; i < ti_; ++i) c[i * tj_ + i] = T(0);
+            traces_[b] = 0.0;
+            for (std::int64_t i = 0; i0_ == j0_ && i < ti_; ++i) {
+                traces_[b] += std::fabs(c[i * tj_ + i]);
+                if (problem_.debiased) c[i * tj_ + i] = T(0);
+            }
             sum_rows(b, c);
         }
         panel_gram(size);
@@ -104,6 +115,7 @@ class Worker {
         for (std::size_t k = 0; k < gram_.size(); ++k) sums_.p[k] += weight * gram_[k];
         const std::int64_t n = problem_.n();
         for (std::int64_t b = 0; b < m_; ++b) {
+            sums_.traces[b] += traces_[b];
             double* r = sums_.r.data() + b * n;
             for (std::int64_t i = 0; i < ti_; ++i) r[i0_ + i] += row_sums_[b * tile_ + i];
             if (i0_ != j0_)
@@ -125,11 +137,11 @@ class Worker {
 
     void finish_kernel(std::int64_t b, double* c) {
         const BlockView& block = problem_.blocks[b];
-        if (block.kernel == Kernel::linear) return;
         const Centre& centre = centres_[b];
         if (needs_distances(block.kernel))
             distances_from_products(block, centre.norms.data(), i0_, ti_, j0_, tj_, 1, c);
         apply_kernel(block, c, ti_ * tj_);
+        if (centre.means.empty()) return;
         for (std::int64_t i = 0; i < ti_; ++i) {
             const double own = centre.means[i0_ + i] - centre.mean;
             for (std::int64_t j = 0; j < tj_; ++j) c[i * tj_ + j] -= own + centre.means[j0_ + j];
@@ -175,7 +187,7 @@ class Worker {
     std::int64_t m_, tile_;
     Strips<T> strips_;
     std::vector<T> panel_, scratch_;
-    std::vector<double> gram_, row_sums_, col_sums_;
+    std::vector<double> gram_, row_sums_, col_sums_, traces_;
     std::int64_t i0_ = 0, j0_ = 0, ti_ = 0, tj_ = 0;
 };
 
@@ -209,14 +221,47 @@ PairSums centre_sums(const PairProblem& problem, const Sums& sums) {
 }
 
 template <class T>
-PairSums run(const PairProblem& problem, const Poll& poll) {
-    std::vector<Centre> centres;
-    for (const BlockView& block : problem.blocks)
-        centres.push_back(pilot_centre(block, problem.debiased, problem.tile, problem.threads, poll));
+Sums walk(const PairProblem& problem, const std::vector<Centre>& centres, const Poll& poll) {
     Sums sums(problem.m(), problem.n());
     const std::int64_t tiles = (problem.n() + problem.tile - 1) / problem.tile;
     for_each_tile(tiles * (tiles + 1) / 2, problem.threads, poll, [&] { return Worker<T>(problem, centres, sums); });
-    return centre_sums(problem, sums);
+    return sums;
+}
+
+// Takes the row means that a pass has found (of what the centre left of K) into the centre.
+void absorb(Centre& centre, const double* r, std::int64_t n, bool debiased) {
+    const double dn = static_cast<double>(n), each = debiased ? dn - 2.0 : dn, all = debiased ? dn - 1.0 : dn;
+    centre.means.resize(n, 0.0);
+    double total = 0.0;
+    for (std::int64_t i = 0; i < n; ++i) {
+        centre.means[i] += r[i] / each;
+        total += r[i];
+    }
+    centre.mean += total / (each * all);
+}
+
+template <class T>
+PairSums run(const PairProblem& problem, const Poll& poll) {
+    const std::int64_t m = problem.m(), n = problem.n();
+    std::vector<Centre> centres;
+    for (const BlockView& block : problem.blocks)
+        centres.push_back(pilot_centre(block, problem.debiased, problem.tile, problem.threads, poll));
+    const Sums sums = walk<T>(problem, centres, poll);
+    PairSums out = centre_sums(problem, sums);
+    if constexpr (std::is_same_v<T, double>) {
+        bool cancelled = false;
+        for (std::int64_t a = 0; a < m; ++a) cancelled |= out.self[a] < kCancelled * out.raw[a];
+        if (cancelled) {
+            for (std::int64_t a = 0; a < m; ++a) absorb(centres[a], sums.r.data() + a * n, n, problem.debiased);
+            PairSums again = centre_sums(problem, walk<T>(problem, centres, poll));
+            // K_ij is right to eps of sqrt(K_ii K_jj), and centred before it is squared: what rounding leaves is eps^2.
+            for (std::int64_t a = 0; a < m; ++a)
+                again.raw[a] =
+                    std::max(again.raw[a], std::numeric_limits<double>::epsilon() * sums.traces[a] * sums.traces[a]);
+            return again;
+        }
+    }
+    return out;
 }
 
 }  // namespace

@@ -46,6 +46,12 @@ PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll);
 // |z_i|^2 for every row, float64.
 std::vector<double> row_norms(const BlockView& block, int threads, const Poll& poll);
 
+// Linear kernels: |z_i|^2, and the off-diagonal row sums of the Gram matrix, sum_{j != i} z_i.z_j, float64.
+struct RowSums {
+    std::vector<double> norms, sums;  // [n]
+};
+RowSums row_sums(const BlockView& block, int threads, const Poll& poll);
+
 // Median of the full n x n matrix of |z_i - z_j|^2, zero diagonal included, found by passes over tiles.
 double distance_median(const BlockView& block, int threads, const Poll& poll);
 

@@ -103,7 +103,7 @@ def plan_pair_sums(
     own = sum(p * p for p in widths) // 2
     feature_cost = n * left * left // 2 if columns is None else n * (left * right + own)
     width = tile or feature_tile(left + right)
-    held = threads * 8 * (2 * CHUNK * width + width * width) + 8 * m * n + 24 * m * m
+    held = threads * 8 * (2 * CHUNK * width + width * width) + 16 * m * n + 24 * m * m
     penalty = FLOAT64_COST if products == "float32" else 1.0
     cheaper = linear and feature_cost * penalty < sample_cost and (memory is None or held <= memory)
     chosen: RouteName = route or ("feature" if cheaper else "sample")
