@@ -17,8 +17,8 @@ Kernel kernel_of(const std::string& name) {
 }
 
 std::shared_ptr<BoundBlock> make_block(py::array x, const std::string& dtype, bool mapped, DoubleArray shift,
-                                       std::optional<DoubleArray> row_scale, double scale,
-                                       const std::string& kernel, double length, double coef0, int degree) {
+                                       std::optional<DoubleArray> row_scale, double scale, const std::string& kernel,
+                                       double length, double coef0, int degree) {
     const MatrixView view = matrix_view(x, dtype, mapped);
     if (shift.ndim() != 1 || shift.shape(0) != view.cols) throw std::invalid_argument("shift must be [p]");
     if (row_scale && (row_scale->ndim() != 1 || row_scale->shape(0) != view.rows))
@@ -50,8 +50,8 @@ py::tuple pair_sums(const std::vector<std::shared_ptr<BoundBlock>>& rows,
     PairSums sums;
     {
         py::gil_scoped_release release;
-        sums = sample_space ? pair_sums_sample(problem, interrupt_poll())
-                            : pair_sums_feature(problem, interrupt_poll());
+        sums =
+            sample_space ? pair_sums_sample(problem, interrupt_poll()) : pair_sums_feature(problem, interrupt_poll());
     }
     const auto left = static_cast<py::ssize_t>(problem.left), right = static_cast<py::ssize_t>(problem.right());
     const auto m = static_cast<py::ssize_t>(problem.m());

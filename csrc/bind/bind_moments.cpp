@@ -49,8 +49,7 @@ void add(std::int64_t rows, const py::dict& left, const std::optional<py::dict>&
         return writable(sums[key].cast<py::array>(), std::move(shape), key);
     };
     const MomentCross cross{array("cross", {x.p, other.p}), array("sum_ab", {x.layers(), other.layers()}),
-                            array("sum_ay", {x.layers(), other.p}),
-                            y ? array("sum_bx", {y->layers(), x.p}) : nullptr};
+                            array("sum_ay", {x.layers(), other.p}), y ? array("sum_bx", {y->layers(), x.p}) : nullptr};
     py::gil_scoped_release release;
     moments_add(rows, x, y ? &*y : nullptr, cross, threads, interrupt_poll());
 }

@@ -8,9 +8,7 @@ namespace simkit {
 
 enum class Dtype { f16, bf16, f32, f64 };
 
-inline std::int64_t item_size(Dtype dtype) {
-    return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
-}
+inline std::int64_t item_size(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
 // x [rows, cols], any strides (bytes). `mapped`: pages of a file that may be dropped after use.
 struct MatrixView {

@@ -17,8 +17,7 @@ void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int
 // A row segment in its own type, half types widened to float32: the source itself where it is contiguous, otherwise
 // a copy in `scratch`.
 const float* float_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t count, float* scratch);
-const double* double_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t count,
-                         double* scratch);
+const double* double_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t count, double* scratch);
 
 // One row segment as float64, without shift or scale.
 void load_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t col1, double* out);

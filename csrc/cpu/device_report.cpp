@@ -2,6 +2,8 @@
 
 namespace simkit {
 
-DeviceReport device_report() { return {false, {}, "this build has no CUDA code (SIMKIT_CUDA=OFF, or no nvcc was found)"}; }
+DeviceReport device_report() {
+    return {false, {}, "this build has no CUDA code (SIMKIT_CUDA=OFF, or no nvcc was found)"};
+}
 
 }  // namespace simkit

@@ -125,8 +125,8 @@ Elimination eliminate(const double* a, std::int64_t u, bool greedy, std::int64_t
             pick = pick_best(scores);
         } else {
             const auto& alive = kept.alive();
-            pick = static_cast<std::size_t>(
-                std::lower_bound(alive.begin(), alive.end(), ranking[out.order.size()]) - alive.begin());
+            pick = static_cast<std::size_t>(std::lower_bound(alive.begin(), alive.end(), ranking[out.order.size()]) -
+                                            alive.begin());
         }
         if (!std::isnan(min_cka) && !(scores[pick] >= min_cka)) break;
         if (scores.size() > 1 && greedy) out.smallest_gap = std::min(out.smallest_gap, std::fabs(gap(scores, pick)));

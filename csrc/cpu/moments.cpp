@@ -37,8 +37,7 @@ void shift_rows(MomentSide& side, Norms& norms, std::int64_t r0, std::int64_t r1
 void add_product(std::int64_t rows, const double* a, std::int64_t lda, std::int64_t wa, const double* b,
                  std::int64_t ldb, std::int64_t wb, bool same, double* c, std::int64_t ldc) {
     if (same)
-        syrk_t(static_cast<int>(wa), static_cast<int>(rows), a, static_cast<int>(lda), 1.0, c,
-               static_cast<int>(ldc));
+        syrk_t(static_cast<int>(wa), static_cast<int>(rows), a, static_cast<int>(lda), 1.0, c, static_cast<int>(ldc));
     else
         gemm_tn(static_cast<int>(wa), static_cast<int>(wb), static_cast<int>(rows), a, static_cast<int>(lda), b,
                 static_cast<int>(ldb), 1.0, c, static_cast<int>(ldc));

@@ -140,8 +140,8 @@ void release_rows(const MatrixView& x, std::int64_t row0, std::int64_t row1) {
     if (!x.mapped || row1 <= row0 || x.row_stride <= 0) return;
     const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
     const auto from = reinterpret_cast<std::uintptr_t>(x.data + row0 * x.row_stride) & ~(page - 1);
-    const auto to = reinterpret_cast<std::uintptr_t>(x.data + (row1 - 1) * x.row_stride +
-                                                     (x.cols - 1) * x.col_stride + item_size(x.dtype));
+    const auto to = reinterpret_cast<std::uintptr_t>(x.data + (row1 - 1) * x.row_stride + (x.cols - 1) * x.col_stride +
+                                                     item_size(x.dtype));
     // Only shared maps arrive here: the pages stay in the page cache, and a later read brings them back.
     madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
 #else

@@ -1,6 +1,6 @@
-#include "core/device_report.hpp"
-
 #include <cuda_runtime_api.h>
+
+#include "core/device_report.hpp"
 
 namespace simkit {
 

@@ -20,8 +20,8 @@ struct MomentSide {
     const double* shift;  // [p]
     const double* scale;  // [p]
     std::vector<std::int64_t> offsets;
-    double *sum_z, *sum_az;   // [p]
-    double *sum_a, *sum_aa;   // [layers]
+    double *sum_z, *sum_az;     // [p]
+    double *sum_a, *sum_aa;     // [layers]
     std::vector<double*> gram;  // per layer [p_l, p_l], upper triangles; empty where `cross` holds them
 
     std::int64_t layers() const { return static_cast<std::int64_t>(offsets.size()) - 1; }
