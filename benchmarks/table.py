@@ -1,0 +1,227 @@
+"""Writes the benchmark tables of the README from the newest full results: ``python benchmarks/table.py [--check]``.
+
+Needs nothing but Python. ``--check`` writes nothing and ends with 1 when the README is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+Result = dict[str, Any]
+
+
+def newest(folder: Path) -> dict[str, Result]:
+    """The newest full result of every benchmark by its key, each with the run it comes from."""
+    found: dict[str, Result] = {}
+    for path in sorted(folder.glob("*.json")):  # names are dates
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if run.get("format") != "simkit.benchmarks.1":
+            raise ValueError(f"{path.name} is not a benchmark record of simkit")
+        about = {name: run[name] for name in ("date", "commit", "machine", "versions")}
+        for result in run["results"]:
+            if result.get("full", True):
+                found[result["key"]] = result | {"run": about}
+    return found
+
+
+def render(results: dict[str, Result]) -> str:
+    """Everything between the markers."""
+    kinds = {"hazards": hazards, "workload": None, "correspondence": correspondence, "import": imports}
+    parts: list[str] = []
+    workloads = sorted((r for r in results.values() if r["kind"] == "workload"), key=_order)
+    for kind, function in kinds.items():
+        if function is None:
+            parts += [workload_table(workloads)] if workloads else []
+        else:
+            parts += [function(result) for result in results.values() if result["kind"] == kind]
+    return "\n\n".join(parts) or "No results yet: `pytest benchmarks --full`."
+
+
+def hazards(result: Result) -> str:
+    """Values of one pair of representations under shifts and scales, wrong ones in bold."""
+    columns = result["columns"]
+    lines = [
+        "**The same two representations, shifted and scaled.** Debiased linear CKA and its error (rsatoolbox: biased,"
+        f" against that truth); what is off by more than {_power(result['wrong'])} is bold.",
+        "",
+        _line(["", "float64 truth", *columns]),
+        _line(["---"] * (len(columns) + 2)),
+    ]
+    for row in result["rows"]:
+        cells = [_cell(row["cells"][name], result["wrong"]) for name in columns]
+        lines.append(_line([row["name"], "undefined" if row["truth"] is None else _six(row["truth"]), *cells]))
+    return "\n".join([*lines, "", *_missing(result["missing"]), _origin(result)])
+
+
+def _cell(cell: Result, wrong: float) -> str:
+    if "refused" in cell:
+        return "refused" if cell["refused"].startswith("Degenerate") else f"**{cell['refused'].split(':')[0]}**"
+    value = float(cell["value"])
+    text = "NaN" if math.isnan(value) else _six(value)
+    if "error" not in cell:
+        return f"**{text}**"
+    error = float(cell["error"])
+    return f"{text} ({_error(error)})" if error <= wrong else f"**{text}**"
+
+
+def workload_table(results: Sequence[Result]) -> str:
+    """Time against the machine's limit and against every rival, errors and memory beside it."""
+    lines = [
+        "**Speed, with the error beside it.** Limit: the least multiply-adds of the exact answer at the rate of matrix"
+        " products measured around each sample; medians of ratios.",
+    ]
+    for result in results:
+        limit = result["limit"]
+        asked = f"; required of simkit: ≤ {limit['required']} × limit" if limit["required"] else ""
+        work = f"{limit['multiply_adds']:.2g} {limit['precision']} multiply-adds"
+        lines += [
+            "",
+            f"{result['key']}: {result['title']} ({work}{asked})",
+            "",
+            _line(["", "time", "× limit", "× simkit", "error", "extra memory"]),
+            _line(["---", *["---:"] * 5]),
+        ]
+        lines += [_contestant(row) for row in result["contestants"] if "missing" not in row]
+        lines += ["", *[f"{row['name']}: {row['note']}." for row in result["contestants"] if row.get("note")]]
+        lines += [f"{note}." for note in result["notes"]]
+        lines += _missing([row for row in result["contestants"] if "missing" in row])
+        lines.append(_origin(result))
+    return "\n".join(lines)
+
+
+def _contestant(row: Result) -> str:
+    if "failure" in row:
+        return _line([row["name"], row["failure"].replace("|", "/"), "", "", "", ""])
+    once = " (once)" if row["samples"] == 1 else ""
+    memory = "" if row["extra_bytes"] is None else f"{row['extra_bytes'] / 2**20:,.0f} MiB"
+    ratio = "" if row["ratio_to_simkit"] == 1.0 else _ratio(row["ratio_to_simkit"])
+    error = _error(row["error"])
+    return _line([row["name"], _time(row["seconds"]) + once, _ratio(row["ratio_to_limit"]), ratio, error, memory])
+
+
+def correspondence(result: Result) -> str:
+    """Share of layers found again, mean and confidence interval over pairs of networks."""
+    features, setting = result["features"], result["setting"]
+    heads = [
+        f"{name}: n = {size['n']:,}, p = {min(size['p']):,} to {max(size['p']):,}" for name, size in features.items()
+    ]
+    accuracy = result["test_accuracy"]
+    lines = [
+        f"**Which measure finds the same layer in another network?** {setting['seeds']} networks of eight convolutions"
+        f" from different seeds (`{setting['network']}`, width {setting['width']}) trained on digits (test accuracy"
+        f" {min(accuracy):.1%} to {max(accuracy):.1%}): share of layers whose most similar layer is the same one; mean ±"
+        " 95% confidence interval over ordered pairs. Chance is 12.5%.",
+        "",
+        _line(["", *heads]),
+        _line(["---", *["---:"] * len(heads)]),
+    ]
+    spanned = False
+    for name, found in result["measures"].items():
+        cells = []
+        for feature in features:
+            share = found[feature]
+            spanned = spanned or share is None
+            cells.append("undefined¹" if share is None else f"{share['mean']:.1%} ± {share['interval']:.1%}")
+        lines.append(_line([name, *cells]))
+    notes = ["", "¹ A layer has as many directions as samples: the score is 1 whatever it holds."] if spanned else []
+    return "\n".join([*lines, *notes, "", _origin(result)])
+
+
+def imports(result: Result) -> str:
+    """Seconds to import."""
+    lines = [f"**Start-up.** {result['title'][0].upper()}{result['title'][1:]}.", "", _line(["", "time", "required"])]
+    lines.append(_line(["---", "---:", "---:"]))
+    for row in result["rows"]:
+        if "missing" not in row:
+            lines.append(
+                _line([f"`{row['name']}`", _time(row["seconds"]), f"≤ {row['required']} s" if row["required"] else ""])
+            )
+    return "\n".join([*lines, "", _origin(result)])
+
+
+def _order(result: Result) -> tuple[int, str]:
+    digits = result["key"].removeprefix("W")
+    return (int(digits), "") if digits.isdigit() else (1000, result["key"])
+
+
+def _missing(rows: Sequence[Result]) -> list[str]:
+    return ["Not installed in this run: " + ", ".join(row["name"] for row in rows) + "."] if rows else []
+
+
+def _origin(result: Result) -> str:
+    run = result["run"]
+    machine, versions = run["machine"], run["versions"]
+    shown = [f"{name} {versions[name]}" for name in versions if name != "simkit"]
+    return (
+        f"<sub>{machine['processor']}, {machine['cores']} cores; {', '.join(shown)};"
+        f" commit {run['commit']}, {run['date']}</sub>"
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _six(value: float) -> str:
+    return f"{value:.6f}" if abs(value) < 1e4 else f"{value:.1e}"
+
+
+def _power(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-")
+
+
+def _error(value: float | str | None) -> str:
+    return "" if value is None else f"{float(value):.0e}".replace("e-0", "e-").replace("0e+00", "0")
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:,.{0 if seconds >= 1000 * size else 1 if seconds >= 10 * size else 2}f} {unit}"
+    return f"{seconds / 1e-6:.0f} µs"
+
+
+def replaced(text: str, block: str) -> str:
+    """The README's text with a new block between its markers.
+
+    Raises:
+        ValueError: the markers are not there exactly once, in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"the README needs one {BEGIN} and, after it, one {END}")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{block}\n\n{END}{rest.split(END)[1]}"
+
+
+def main() -> int:
+    """Rewrite or check the README."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 when the README is stale")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args()
+    old = options.readme.read_text(encoding="utf-8")
+    new = replaced(old, render(newest(options.results)))
+    if new == old:
+        return 0
+    if options.check:
+        print(f"{options.readme.name} is stale: run python benchmarks/table.py", file=sys.stderr)
+        return 1
+    options.readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""W2 and W3: the full order in which a layer's units can go at the least CKA damage."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import simkit as sk
+
+from .conftest import Measure
+from .features import cold_sets, relu_layers
+from .protocol import Contestant, Workload
+from .truth import Array, Floats, centred, greedy_order, order_error, unit_products
+
+CHOICE = 1e-6  # float32 activations: every choice within this of the best
+
+
+def test_w2_greedy(measure: Measure, full: bool) -> None:
+    """Columns of a dense layer, against the loop of the source paper and the closed form in NumPy."""
+    n, p = (10_000, 512) if full else (500, 24)
+    evaluations = p * (p + 1) // 2 - 1
+    counted = min(8, p) if full else p
+    sets = cold_sets(lambda seed: relu_layers(seed, n, (p,), models=1)[0][0], 4 * n * p)
+    products = unit_products(sets[0], p)
+    first_scores = _first_scores(products)
+    workload = Workload(
+        key="W2",
+        title=f"greedy CKA order of {p} neurons, n = {n}",
+        sizes={"n": n, "p": p},
+        inputs=sets,
+        error=lambda answer: order_error(products, *answer),
+        tolerance=CHOICE,
+        precision="float32",
+        multiply_adds=n * p * (p + 1) // 2,
+        bytes=4 * n * p,
+        required=2.0,
+    )
+    result = measure(
+        workload,
+        Contestant("simkit", lambda x: _order(sk.greedy_cka(x))),
+        [
+            Contestant(
+                "the loop over candidates (Kornblith's feature-space CKA)",
+                partial(_loop, counted=counted),
+                error=lambda scores: float(np.abs(scores - first_scores[:counted]).max()),
+                scale=evaluations / counted,
+                once=full,
+                note=f"{counted} of {evaluations} evaluations timed and scaled; its error is of their CKA values",
+            ),
+            Contestant("NumPy, closed form, float32", _closed_form),
+            Contestant("NumPy, closed form, float64", _closed_form_double),
+        ],
+    )
+    own = sk.greedy_cka(np.float64(sets[0])).order
+    assert own.tolist() == greedy_order(products)[0].tolist()
+    same = np.mean(sk.greedy_cka(sets[0]).order == own)
+    result["notes"].append(f"{same:.0%} of the float32 order is that of float64, which is the reference's")
+
+
+def test_w3_greedy_channels(measure: Measure, full: bool) -> None:
+    """Channels of a convolution: each unit is a block of h·w columns."""
+    n, channels, area = (2048, 256, 256) if full else (256, 12, 16)
+    p = channels * area
+    sets = [relu_layers(seed, n, (p,), models=1)[0][0] for seed in range(1 if full else 2)]  # 0.5 GB each at full size
+    products = unit_products(sets[0], channels)
+    workload = Workload(
+        key="W3",
+        title=f"greedy CKA order of {channels} channels of {area} positions, n = {n}",
+        sizes={"n": n, "channels": channels, "positions": area},
+        inputs=sets,
+        error=lambda answer: order_error(products, *answer),
+        tolerance=CHOICE,
+        precision="float32",
+        multiply_adds=min(n * n * p // 2 + n * n * channels * channels // 4, n * p * (p + 1) // 2),
+        bytes=4 * n * p,
+    )
+    measure(
+        workload,
+        Contestant("simkit", lambda x: _order(sk.greedy_cka(x, units=channels))),
+        [
+            Contestant(
+                "NumPy, Gram matrix of each channel, float32", partial(_channel_grams, channels=channels), once=full
+            )
+        ],
+    )
+
+
+def _order(found: Any) -> tuple[Array, Floats]:
+    return found.order, found.cka
+
+
+def _loop(x: Array, counted: int) -> Floats:
+    """CKA(original, one column zeroed) for the first ``counted`` columns, each from three cross-products."""
+    original = x - x.mean(axis=0)
+    scores = np.empty(counted)
+    for k in range(counted):
+        pruned = x.copy()
+        pruned[:, k] = 0
+        pruned -= pruned.mean(axis=0)
+        cross = np.linalg.norm(original.T @ pruned) ** 2
+        scores[k] = cross / (np.linalg.norm(original.T @ original) * np.linalg.norm(pruned.T @ pruned))
+    return scores
+
+
+def _first_scores(products: Floats) -> Floats:
+    r, total = products.sum(axis=1), products.sum()
+    scores: Floats = (total - r) / np.sqrt(total * (total - 2 * r + np.diagonal(products)))
+    return scores
+
+
+def _closed_form(x: Array) -> tuple[Array, Floats]:
+    z = x - x.mean(axis=0, dtype=np.float64).astype(x.dtype)
+    return greedy_order(np.square(z.T @ z, dtype=np.float64))
+
+
+def _closed_form_double(x: Array) -> tuple[Array, Floats]:
+    z = centred(x)
+    return greedy_order(np.square(z.T @ z))
+
+
+def _channel_grams(x: Array, channels: int) -> tuple[Array, Floats]:
+    z = x - x.mean(axis=0, dtype=np.float64).astype(x.dtype)
+    blocks = z.reshape(len(z), channels, -1).transpose(1, 0, 2)
+    grams = np.empty((channels, len(z), len(z)), dtype=x.dtype)
+    for block, gram in zip(blocks, grams, strict=True):
+        np.matmul(block, block.T, out=gram)
+    flat = grams.reshape(channels, -1)
+    return greedy_order((flat @ flat.T).astype(np.float64))

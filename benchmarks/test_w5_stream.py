@@ -1,0 +1,160 @@
+"""W5: exact CKA of two models over a stream of batches: at the rate of products, in memory that does not grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+
+import simkit as sk
+
+from .conftest import Measure
+from .features import named, relu_layers
+from .machine import cache_bytes, with_peak_memory
+from .protocol import Contestant, Workload
+from .rivals import from_package, package, tensors
+from .truth import Array, Floats, cka_table
+
+Models: TypeAlias = list[list[Array]]
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Stream:
+    """``repeats`` passes over a pool of batches that is larger than the cache."""
+
+    pool: Sequence[Models]
+    repeats: int
+
+    def __iter__(self) -> Iterator[Models]:
+        for _ in range(self.repeats):
+            yield from self.pool
+
+    @property
+    def rows(self) -> int:
+        return self.repeats * len(self.pool) * BATCH
+
+    def whole(self) -> Models:
+        """The pool's layers with all their rows."""
+        return [[np.concatenate(parts) for parts in zip(*model, strict=True)] for model in zip(*self.pool, strict=True)]
+
+
+def stream_of(rows: int, widths: Sequence[int]) -> Stream:
+    """At least ``rows`` rows, from a pool of at most four times the cache's size."""
+    batches = -(-rows // BATCH)
+    size = 8 * BATCH * sum(widths)
+    held = min(batches, 4 * cache_bytes() // size + 1)
+    left, right = relu_layers(0, held * BATCH, widths)
+    pool = [
+        [[layer[i : i + BATCH] for layer in model] for model in (left, right)] for i in range(0, held * BATCH, BATCH)
+    ]
+    return Stream(pool, -(-batches // held))
+
+
+def test_w5_stream(measure: Measure, full: bool) -> None:
+    """Equal to the float64 value of the whole data; memory measured at 10⁴, 10⁵ and (full) 10⁶ rows."""
+    rows, widths = (100_000, (256,) * 4) if full else (2048, (48, 32))
+    stream = stream_of(rows, widths)
+    truth = cka_table(*stream.whole(), repeats=stream.repeats)
+    p = sum(widths)
+    per_row = p * p + 2 * sum(width * (width + 1) // 2 for width in widths)
+    workload = Workload(
+        key="W5",
+        title=f"streaming debiased CKA, {len(widths)} + {len(widths)} layers of {max(widths)}, {stream.rows} rows",
+        sizes={"rows": stream.rows, "widths": list(widths), "batch": BATCH},
+        inputs=[stream],
+        error=lambda table: float(np.abs(np.asarray(table) - truth).max()),
+        tolerance=1e-9,
+        precision="float64",
+        multiply_adds=stream.rows * per_row,
+        bytes=8 * stream.rows * p,
+        required=1.11,
+    )
+    result = measure(
+        workload,
+        Contestant("simkit, exact", _simkit),
+        [
+            Contestant("simkit, minibatch estimate", partial(_simkit, mode="minibatch")),
+            Contestant(
+                "NumPy, sums of float64 cross-products",
+                _numpy,
+                error=lambda table: float(np.abs(table - cka_table(*stream.whole(), debiased=False)).max()),
+                note="the biased estimator only; its error is against that",
+            ),
+            from_package("cka", Contestant("pytorch-cka, minibatch estimate (its hsic)", _pytorch_cka)),
+        ],
+    )
+    result["notes"].append("extra memory by rows: " + ", ".join(_memory(widths, full)))
+
+
+def _memory(widths: Sequence[int], full: bool) -> list[str]:
+    found = []
+    for rows in (10_000, 100_000, 1_000_000) if full else (2_000, 20_000):
+        stream = stream_of(rows, widths)
+        _, extra = with_peak_memory(partial(_simkit, stream))
+        if extra is not None:
+            found.append(f"{rows:,}: {extra / 2**20:.1f} MiB")
+    return found
+
+
+def test_w5_memory_is_flat(benchmark: Any) -> None:
+    """Ten times the rows, the same memory: what is resident does not depend on n."""
+    short, long = stream_of(2 * BATCH, (48, 32)), stream_of(20 * BATCH, (48, 32))
+    _simkit(short)
+    peaks = [with_peak_memory(partial(_simkit, stream))[1] for stream in (short, long)]
+    benchmark.pedantic(_simkit, args=(short,), rounds=3)
+    if peaks[0] is None or peaks[1] is None:
+        pytest.skip("resident memory is read from /proc, which this system lacks")
+    assert peaks[1] < peaks[0] + 2**20
+
+
+def _simkit(stream: Stream, mode: Any = "exact") -> Floats:
+    running = sk.StreamingCKA(mode=mode)
+    for left, right in stream:
+        running.update(named(left), named(right))
+    return running.compute().values
+
+
+def _numpy(stream: Stream) -> Floats:
+    """One pass of biased linear CKA as a good user writes it: sums, then centred at the end."""
+    first = stream.pool[0]
+    widths = [[layer.shape[1] for layer in model] for model in first]
+    sums = [np.zeros(sum(side)) for side in widths]
+    cross = np.zeros((sum(widths[0]), sum(widths[1])))
+    own = [[np.zeros((width, width)) for width in side] for side in widths]
+    rows = 0
+    for models in stream:
+        sides = [np.concatenate([np.float64(layer) for layer in model], axis=1) for model in models]
+        rows += len(sides[0])
+        cross += sides[0].T @ sides[1]
+        for side, (values, parts) in enumerate(zip(sides, own, strict=True)):
+            sums[side] += values.sum(axis=0)
+            for part, block in zip(parts, np.split(values, np.cumsum(widths[side])[:-1], axis=1), strict=True):
+                part += block.T @ block
+    cross -= np.outer(*sums) / rows
+    ends = [np.cumsum(side)[:-1] for side in widths]
+    tops = [[np.sum(block**2) for block in np.split(strip, ends[1], axis=1)] for strip in np.split(cross, ends[0])]
+    norms = [
+        [np.linalg.norm(part - np.outer(s, s) / rows) for part, s in zip(parts, np.split(total, end), strict=True)]
+        for parts, total, end in zip(own, sums, ends, strict=True)
+    ]
+    result: Floats = np.array(tops) / np.outer(np.array(norms[0]), np.array(norms[1]))
+    return result
+
+
+def _pytorch_cka(stream: Stream) -> Floats:
+    import torch
+
+    hsic = package("cka.hsic").hsic
+    totals: list[Any] = [0.0, 0.0, 0.0]
+    with torch.inference_mode():
+        for models in stream:
+            grams = [torch.stack([t @ t.T for t in tensors(model)]) for model in models]
+            totals = [total + part for total, part in zip(totals, hsic(*grams), strict=True)]
+    cross, rows, columns = totals
+    result: Floats = (cross / torch.sqrt(torch.clamp(torch.outer(rows, columns), min=0))).double().numpy()
+    return result
