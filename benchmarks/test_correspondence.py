@@ -3,7 +3,7 @@
 After Kornblith et al. 2019, section 6.1: for each layer of network A the most similar layer of network B; accuracy is
 the share of layers whose best match is the same layer. Eight convolutions on digits, two ways to make features:
 
-* ``flattened``: every position of every channel is a feature, over the test images. Most layers have more features than
+* ``flattened``: every position of every channel is a feature, over the test images. Layers have more features than
   samples; mean CCA of such layers is 1 whatever they hold, which is no match, and simkit's warning says so.
 * ``channel means``: few features, all images, so every measure is well defined: CCA's best case.
 """
@@ -26,6 +26,7 @@ from .truth import Array, Floats, centred, cka
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
+threadpoolctl = pytest.importorskip("threadpoolctl")  # scikit-learn brings it
 
 LAYERS = 8
 
@@ -39,8 +40,8 @@ class Setting:
     epochs: int
 
 
-FULL = Setting(seeds=5, width=32, epochs=20)
-TINY = Setting(seeds=2, width=4, epochs=2)
+FULL = Setting(seeds=5, width=64, epochs=3)
+TINY = Setting(seeds=2, width=4, epochs=1)
 
 
 def measures() -> dict[str, Any]:
@@ -97,24 +98,33 @@ def test_layer_correspondence(benchmark: Any, full: bool, keep: Callable[[dict[s
         for features in images:
             best = found["linear CKA, debiased"][features]["mean"]
             rest = [found[name][features] for name in ("mean CCA", "SVCCA")]
-            assert best > 0.6
-            assert all(other is None or best > other["mean"] + 0.25 for other in rest)
+            assert best > 0.8
+            assert all(other is None or other["mean"] < best / 2 for other in rest)
 
 
 def _trained(setting: Setting) -> tuple[list[Any], list[float], Any]:
     from simkit import train
 
-    data = train.digits()
+    data = train.digits(test_fraction=1 / 3)
+    shifted = _shifted(*data.train)
     networks, accuracy = [], []
     for seed in range(setting.seeds):
         model = train.conv8(data.shape, data.classes, width=setting.width, seed=seed)
         options = train.TrainOptions(
-            epochs=setting.epochs, batch_size=64, lr=0.05, weight_decay=1e-3, schedule="cosine", seed=seed
+            epochs=setting.epochs, batch_size=128, lr=0.1, weight_decay=1e-3, schedule="cosine", seed=seed
         )
-        train.fit(model, data.train, options)
+        train.fit(model, shifted, options)
         accuracy.append(train.evaluate(model, data.test).accuracy)
         networks.append(model.eval())
     return networks, accuracy, data
+
+
+def _shifted(images: Any, labels: Any) -> tuple[Any, Any]:
+    """Nine copies of the images, moved by up to one pixel each way: few digits, and wide networks."""
+    rows, columns = images.shape[2:]
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=float(images.min()))
+    moved = [padded[:, :, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    return torch.cat(moved), labels.repeat(9)
 
 
 def _layers(networks: Sequence[Any], inputs: Any, features: str) -> dict[str, Array]:
@@ -133,7 +143,8 @@ def _layers(networks: Sequence[Any], inputs: Any, features: str) -> dict[str, Ar
 
 def _table(layers: dict[str, Array], measure: Any) -> Floats | None:
     """Scores of all layers of all networks; None where a layer spans all samples, so that its scores say nothing."""
-    with warnings.catch_warnings():
+    # Small decompositions: two BLAS threads gain nothing, and on a busy machine they cost a factor of thirty.
+    with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("error", sk.DegenerateWarning)
         try:
             return sk.similarity_matrix(layers, measure=measure).values
