@@ -8,19 +8,23 @@
 namespace simkit {
 namespace {
 
+std::vector<std::int64_t> checked_offsets(const py::handle& given) {
+    auto offsets = given.cast<std::vector<std::int64_t>>();
+    if (offsets.size() < 2 || offsets.front() != 0) throw std::invalid_argument("offsets must start at 0");
+    for (std::size_t l = 0; l + 1 < offsets.size(); ++l)
+        if (offsets[l + 1] <= offsets[l]) throw std::invalid_argument("offsets must increase");
+    return offsets;
+}
+
 MomentSide side_of(std::int64_t rows, const py::dict& side) {
     MomentSide out;
-    out.offsets = side["offsets"].cast<std::vector<std::int64_t>>();
-    if (out.offsets.size() < 2 || out.offsets.front() != 0) throw std::invalid_argument("offsets must start at 0");
-    for (std::size_t l = 0; l + 1 < out.offsets.size(); ++l)
-        if (out.offsets[l + 1] <= out.offsets[l]) throw std::invalid_argument("offsets must increase");
+    out.offsets = checked_offsets(side["offsets"]);
     const std::int64_t p = out.p = out.offsets.back(), layers = out.layers();
     auto array = [&](const char* key, std::vector<std::int64_t> shape) {
         return writable(side[key].cast<py::array>(), std::move(shape), key);
     };
     out.z = array("z", {rows, p});
-    out.shift = array("shift", {p});
-    out.scale = array("scale", {p});
+    out.a = array("a", {rows, layers});
     out.sum_z = array("sum_z", {p});
     out.sum_az = array("sum_az", {p});
     out.sum_a = array("sum_a", {layers});
@@ -34,15 +38,34 @@ MomentSide side_of(std::int64_t rows, const py::dict& side) {
     return out;
 }
 
+DoubleArray rows_of(const py::array& z, const DoubleArray& shift, const DoubleArray& scale, const py::list& offsets,
+                    int threads) {
+    check_threads(threads);
+    const std::vector<std::int64_t> ends = checked_offsets(offsets);
+    const std::int64_t p = ends.back(), rows = z.ndim() == 2 ? z.shape(0) : 0;
+    if (rows < 1) throw std::invalid_argument("there are no rows");
+    double* values = writable(z, {rows, p}, "z");
+    for (const auto* vector : {&shift, &scale})
+        if (vector->ndim() != 1 || vector->shape(0) != p) throw std::invalid_argument("shift and scale must be [p]");
+    DoubleArray a({rows, static_cast<std::int64_t>(ends.size()) - 1});
+    double* out = a.mutable_data();
+    const double *from = shift.data(), *by = scale.data();
+    {
+        py::gil_scoped_release release;
+        moments_rows(rows, values, from, by, ends, out, threads, interrupt_poll());
+    }
+    return a;
+}
+
 void add(std::int64_t rows, const py::dict& left, const std::optional<py::dict>& right, const py::dict& sums,
          int threads) {
     check_threads(threads);
     if (rows < 1) throw std::invalid_argument("there are no rows");
-    MomentSide x = side_of(rows, left);
+    const MomentSide x = side_of(rows, left);
     std::optional<MomentSide> y;
     if (right) y = side_of(rows, *right);
-    MomentSide& other = y ? *y : x;
-    for (MomentSide* side : {&x, &other})
+    const MomentSide& other = y ? *y : x;
+    for (const MomentSide* side : {&x, &other})
         if (y && static_cast<std::int64_t>(side->gram.size()) != side->layers())
             throw std::invalid_argument("gram needs one entry per layer");
     auto array = [&](const char* key, std::vector<std::int64_t> shape) {
@@ -58,6 +81,7 @@ void add(std::int64_t rows, const py::dict& left, const std::optional<py::dict>&
 
 void bind_moments(py::module_& m) {
     using namespace py::literals;
+    m.def("moments_rows", &rows_of, py::kw_only(), "z"_a, "shift"_a, "scale"_a, "offsets"_a, "threads"_a);
     m.def("moments_add", &add, "rows"_a, py::kw_only(), "left"_a, "right"_a, "sums"_a, "threads"_a);
 }
 

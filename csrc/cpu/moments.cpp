@@ -11,8 +11,6 @@ namespace {
 constexpr std::int64_t kTile = 256;
 constexpr std::int64_t kRows = 64;
 
-using Norms = std::vector<double>;  // [rows, layers]
-
 // Every item owns its outputs, so items may run in any order and the sums do not depend on the threads.
 using Item = std::function<void()>;
 
@@ -21,18 +19,6 @@ struct Runner {
     void work(std::int64_t t) { items[t](); }
     void commit(std::int64_t) {}
 };
-
-void shift_rows(MomentSide& side, Norms& norms, std::int64_t r0, std::int64_t r1) {
-    const std::int64_t layers = side.layers();
-    for (std::int64_t r = r0; r < r1; ++r) {
-        double* z = side.z + r * side.p;
-        for (std::int64_t k = 0; k < side.p; ++k) z[k] = (z[k] - side.shift[k]) * side.scale[k];
-        for (std::int64_t l = 0; l < layers; ++l) {
-            const double* own = z + side.offsets[l];
-            norms[r * layers + l] = dot(static_cast<int>(side.offsets[l + 1] - side.offsets[l]), own, own);
-        }
-    }
-}
 
 void add_product(std::int64_t rows, const double* a, std::int64_t lda, std::int64_t wa, const double* b,
                  std::int64_t ldb, std::int64_t wb, bool same, double* c, std::int64_t ldc) {
@@ -64,21 +50,21 @@ void cross_items(std::int64_t rows, const MomentSide& x, const MomentSide& y, do
 }
 
 // sum_wz [layers, p] += W [rows, layers]^T Z [rows, p], by columns.
-void weighted_items(std::int64_t rows, const Norms& w, std::int64_t layers, const MomentSide& side, double* out,
+void weighted_items(std::int64_t rows, const double* w, std::int64_t layers, const MomentSide& side, double* out,
                     std::vector<Item>& items) {
     for (std::int64_t k = 0; k < side.p; k += kTile)
-        items.emplace_back([=, &w, z = side.z + k, p = side.p] {
-            gemm_tn(static_cast<int>(layers), static_cast<int>(std::min(kTile, p - k)), static_cast<int>(rows),
-                    w.data(), static_cast<int>(layers), z, static_cast<int>(p), 1.0, out + k, static_cast<int>(p));
+        items.emplace_back([=, z = side.z + k, p = side.p] {
+            gemm_tn(static_cast<int>(layers), static_cast<int>(std::min(kTile, p - k)), static_cast<int>(rows), w,
+                    static_cast<int>(layers), z, static_cast<int>(p), 1.0, out + k, static_cast<int>(p));
         });
 }
 
-void own_items(std::int64_t rows, const MomentSide& side, const Norms& norms, std::vector<Item>& items) {
+void own_items(std::int64_t rows, const MomentSide& side, std::vector<Item>& items) {
     const std::int64_t layers = side.layers();
     for (std::int64_t l = 0; l < layers; ++l)
-        items.emplace_back([=, &side, &norms] {
+        items.emplace_back([=, &side] {
             for (std::int64_t r = 0; r < rows; ++r) {
-                const double a = norms[r * layers + l];
+                const double a = side.a[r * layers + l];
                 side.sum_a[l] += a;
                 side.sum_aa[l] += a * a;
                 const double* z = side.z + r * side.p;
@@ -96,36 +82,44 @@ void run(const std::vector<Item>& items, int threads, const Poll& poll) {
 
 }  // namespace
 
-void moments_add(std::int64_t rows, MomentSide& left, MomentSide* right, const MomentCross& cross, int threads,
-                 const Poll& poll) {
-    Norms a(rows * left.layers()), b(right ? rows * right->layers() : 0);
+void moments_rows(std::int64_t rows, double* z, const double* shift, const double* scale,
+                  const std::vector<std::int64_t>& offsets, double* a, int threads, const Poll& poll) {
+    const std::int64_t layers = static_cast<std::int64_t>(offsets.size()) - 1, p = offsets.back();
     std::vector<Item> items;
-    for (std::int64_t r = 0; r < rows; r += kRows) {
-        const std::int64_t end = std::min(rows, r + kRows);
-        items.emplace_back([&, r, end] { shift_rows(left, a, r, end); });
-        if (right) items.emplace_back([&, r, end] { shift_rows(*right, b, r, end); });
-    }
+    for (std::int64_t first = 0; first < rows; first += kRows)
+        items.emplace_back([=, &offsets] {
+            for (std::int64_t r = first; r < std::min(rows, first + kRows); ++r) {
+                double* row = z + r * p;
+                for (std::int64_t k = 0; k < p; ++k) row[k] = (row[k] - shift[k]) * scale[k];
+                for (std::int64_t l = 0; l < layers; ++l) {
+                    const double* own = row + offsets[l];
+                    a[r * layers + l] = dot(static_cast<int>(offsets[l + 1] - offsets[l]), own, own);
+                }
+            }
+        });
     run(items, threads, poll);
+}
 
-    items.clear();
+void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* right, const MomentCross& cross,
+                 int threads, const Poll& poll) {
+    std::vector<Item> items;
     const MomentSide& y = right ? *right : left;
-    const Norms& other = right ? b : a;
     if (right) {
         cross_items(rows, left, *right, cross.cross, items);
-        for (MomentSide* side : {&left, right})
+        for (const MomentSide* side : {&left, right})
             for (std::int64_t l = 0; l < side->layers(); ++l)
                 square_items(rows, *side, side->offsets[l], side->offsets[l + 1] - side->offsets[l], side->gram[l],
                              items);
-        weighted_items(rows, b, y.layers(), left, cross.sum_bx, items);
-        own_items(rows, *right, b, items);
+        weighted_items(rows, right->a, y.layers(), left, cross.sum_bx, items);
+        own_items(rows, *right, items);
     } else {
         square_items(rows, left, 0, left.p, cross.cross, items);
     }
-    weighted_items(rows, a, left.layers(), y, cross.sum_ay, items);
-    own_items(rows, left, a, items);
+    weighted_items(rows, left.a, left.layers(), y, cross.sum_ay, items);
+    own_items(rows, left, items);
     items.emplace_back([&] {
-        gemm_tn(static_cast<int>(left.layers()), static_cast<int>(y.layers()), static_cast<int>(rows), a.data(),
-                static_cast<int>(left.layers()), other.data(), static_cast<int>(y.layers()), 1.0, cross.sum_ab,
+        gemm_tn(static_cast<int>(left.layers()), static_cast<int>(y.layers()), static_cast<int>(rows), left.a,
+                static_cast<int>(left.layers()), y.a, static_cast<int>(y.layers()), 1.0, cross.sum_ab,
                 static_cast<int>(y.layers()));
     });
     run(items, threads, poll);

@@ -15,10 +15,9 @@ namespace simkit {
 
 // The layers of one side, laid side by side: layer l is columns offsets[l]..offsets[l+1].
 struct MomentSide {
-    double* z;  // [rows, p]: raw values on entry, shifted and scaled on return
+    const double* z;  // [rows, p]
+    const double* a;  // [rows, layers]
     std::int64_t p;
-    const double* shift;  // [p]
-    const double* scale;  // [p]
     std::vector<std::int64_t> offsets;
     double *sum_z, *sum_az;     // [p]
     double *sum_a, *sum_aa;     // [layers]
@@ -34,8 +33,12 @@ struct MomentCross {
     double* sum_bx;  // [layers_right, p_left]; unused with one side alone
 };
 
+// z [rows, p]: raw values on entry, (x - shift) * scale on return; a [rows, layers] = |z|^2 per layer.
+void moments_rows(std::int64_t rows, double* z, const double* shift, const double* scale,
+                  const std::vector<std::int64_t>& offsets, double* a, int threads, const Poll& poll);
+
 // Adds `rows` rows to the sums. right == nullptr: the left side with itself.
-void moments_add(std::int64_t rows, MomentSide& left, MomentSide* right, const MomentCross& cross, int threads,
-                 const Poll& poll);
+void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* right, const MomentCross& cross,
+                 int threads, const Poll& poll);
 
 }  // namespace simkit

@@ -11,6 +11,7 @@ distance_median        median of the full n × n matrix of squared distances of 
 pair_sums              :class:`PairSums`: centred inner products of all pairs of Gram matrices
 column_products        centred cross-products ``[p, p]`` of the columns of one matrix, float64
 eliminate              :class:`EliminationOrder` from the all-pairs matrix ``[u, u]`` of units
+moments_rows           shifts and scales a block of rows of a stream in place; their squared norms, float64
 moments_add            adds a block of rows to the float64 moments of a stream
 =====================  ================================================================================
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -33,6 +35,7 @@ OPS = (
     "pair_sums",
     "column_products",
     "eliminate",
+    "moments_rows",
     "moments_add",
 )
 
@@ -145,6 +148,19 @@ class SideSums:
     sum_a: FloatArray  # [layers]
     sum_aa: FloatArray  # [layers]
     gram: tuple[FloatArray, ...]  # per layer [p_l, p_l]
+
+    @property
+    def spans(self) -> list[slice]:
+        """The columns of each layer."""
+        return [slice(start, end) for start, end in pairwise(self.offsets)]
+
+
+@dataclass(frozen=True)
+class MomentRows:
+    """Rows of one side in the units of its sums: ``z [rows, p]`` and ``a [rows, layers]``, a_i = |z_i|² per layer."""
+
+    z: FloatArray
+    a: FloatArray
 
 
 @dataclass(frozen=True)

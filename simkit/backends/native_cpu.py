@@ -9,11 +9,21 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import RBF, Laplacian, Polynomial
-from .base import OPS, Block, ColumnStats, EliminationOrder, Estimator, MomentSums, PairSums, Route
+from .base import (
+    OPS,
+    Block,
+    ColumnStats,
+    EliminationOrder,
+    Estimator,
+    MomentRows,
+    MomentSums,
+    PairSums,
+    Route,
+    SideSums,
+)
 
 NAME = "native_cpu"
 
@@ -119,17 +129,22 @@ def eliminate(
     return EliminationOrder(order, cka, gap)
 
 
-def moments_add(
-    sums: MomentSums, left: npt.NDArray[np.float64], right: npt.NDArray[np.float64] | None, *, threads: int = 1
-) -> None:
-    """See :func:`simkit.backends.reference.moments_add`; overwrites ``left`` and ``right`` with z."""
+def moments_rows(side: SideSums, rows: FloatArray, *, threads: int = 1) -> FloatArray:
+    """See :func:`simkit.backends.reference.moments_rows`."""
+    norms: FloatArray = _core().moments_rows(
+        z=rows, shift=side.shift, scale=side.scale, offsets=list(side.offsets), threads=threads
+    )
+    return norms
 
-    def side(z: npt.NDArray[np.float64], of: Any) -> dict[str, Any]:
+
+def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> None:
+    """See :func:`simkit.backends.reference.moments_add`."""
+
+    def side(rows: MomentRows, of: SideSums) -> dict[str, Any]:
         return {
-            "z": z,
+            "z": rows.z,
+            "a": rows.a,
             "offsets": list(of.offsets),
-            "shift": of.shift,
-            "scale": of.scale,
             "sum_z": of.sum_z,
             "sum_az": of.sum_az,
             "sum_a": of.sum_a,
@@ -137,14 +152,8 @@ def moments_add(
             "gram": list(of.gram),
         }
 
-    pair = sums.right is not None and right is not None
+    both = None if sums.right is None or right is None else side(right, sums.right)
     cross = {"cross": sums.cross, "sum_ab": sums.sum_ab, "sum_ay": sums.sum_ay}
-    if pair:
+    if both is not None:
         cross["sum_bx"] = sums.sum_bx
-    _core().moments_add(
-        len(left),
-        left=side(left, sums.left),
-        right=side(right, sums.right) if right is not None and pair else None,
-        sums=cross,
-        threads=threads,
-    )
+    _core().moments_add(len(left.z), left=side(left, sums.left), right=both, sums=cross, threads=threads)

@@ -13,7 +13,17 @@ import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import Cosine, Laplacian, Linear, Polynomial
-from .base import Block, ColumnStats, EliminationOrder, Estimator, MomentSums, PairSums, Route, SideSums
+from .base import (
+    Block,
+    ColumnStats,
+    EliminationOrder,
+    Estimator,
+    MomentRows,
+    MomentSums,
+    PairSums,
+    Route,
+    SideSums,
+)
 
 NAME = "reference"
 
@@ -176,27 +186,32 @@ def _ranking(scores: FloatArray) -> list[int]:
     return ranking
 
 
-def moments_add(sums: MomentSums, left: FloatArray, right: FloatArray | None, *, threads: int = 1) -> None:
-    """Add raw rows ``left [r, p_left]`` and ``right [r, p_right]`` to a stream's moments, in place."""
-    x, a = _add_side(sums.left, left)
-    y, b = (x, a) if sums.right is None or right is None else _add_side(sums.right, right)
-    sums.cross[...] += np.triu(x.T @ x) if sums.right is None else x.T @ y
-    sums.sum_ab[...] += a.T @ b
-    sums.sum_ay[...] += a.T @ y
-    if sums.right is not None:
-        sums.sum_bx[...] += b.T @ x
+def moments_rows(side: SideSums, rows: FloatArray, *, threads: int = 1) -> FloatArray:
+    """Overwrite raw ``rows [r, p]`` with z = (x - shift) · scale; returns |z|² per layer ``[r, layers]``."""
+    rows -= side.shift
+    rows *= side.scale
+    return np.stack([np.einsum("ij,ij->i", rows[:, span], rows[:, span]) for span in side.spans], axis=1)
 
 
-def _add_side(side: SideSums, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(z [r, p], a [r, layers]) after adding the side's own sums."""
-    z = (rows - side.shift) * side.scale
-    spans = list(zip(side.offsets[:-1], side.offsets[1:], strict=True))
-    a = np.stack([np.einsum("ij,ij->i", z[:, s:e], z[:, s:e]) for s, e in spans], axis=1)
-    side.sum_z[...] += z.sum(axis=0)
-    side.sum_a[...] += a.sum(axis=0)
-    side.sum_aa[...] += (a * a).sum(axis=0)
-    for layer, (s, e) in enumerate(spans):
-        side.sum_az[s:e] += a[:, layer] @ z[:, s:e]
+def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> None:
+    """Add rows, in the units of the sums, to a stream's moments, in place."""
+    _add_side(sums.left, left)
+    other = left
+    if sums.right is not None and right is not None:
+        _add_side(sums.right, right)
+        sums.sum_bx[...] += right.a.T @ left.z
+        other = right
+    sums.cross[...] += np.triu(left.z.T @ left.z) if sums.right is None else left.z.T @ other.z
+    sums.sum_ab[...] += left.a.T @ other.a
+    sums.sum_ay[...] += left.a.T @ other.z
+
+
+def _add_side(side: SideSums, rows: MomentRows) -> None:
+    side.sum_z[...] += rows.z.sum(axis=0)
+    side.sum_a[...] += rows.a.sum(axis=0)
+    side.sum_aa[...] += (rows.a * rows.a).sum(axis=0)
+    for layer, span in enumerate(side.spans):
+        z = rows.z[:, span]
+        side.sum_az[span] += rows.a[:, layer] @ z
         if side.gram:
-            side.gram[layer][...] += np.triu(z[:, s:e].T @ z[:, s:e])
-    return z, a
+            side.gram[layer][...] += np.triu(z.T @ z)

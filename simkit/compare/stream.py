@@ -17,7 +17,7 @@ from ..kernels import Linear
 from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, sums_of
 from ..metrics.measure import Degenerate
 from ..metrics.prepare import prepare, refuse_nonfinite
-from ..streaming import minibatch, moments, state
+from ..streaming import finish, minibatch, moments, state
 from .matrix import SimilarityMatrix, similarity_matrix
 
 StreamMode: TypeAlias = Literal["exact", "minibatch"]
@@ -134,7 +134,7 @@ class StreamingCKA:
         if self._exact is not None:
             if self._exact.sums is None:
                 return self._few_rows(self._exact)
-            sums, _, _ = moments.finish(self._exact, self._estimator)
+            sums, _, _ = finish.finish(self._exact, self._estimator)
             bytes_held = moments.state_bytes(self._exact.left_widths, self._exact.right_widths)
             chosen = choose("moments_add", backend=self._backend)
             step = Step("moments_add", chosen.backend, chosen.reason, "float64 moments, one pass", 0, bytes_held)
@@ -224,7 +224,7 @@ class StreamingCKA:
     def _matrix(self, sums: PairSums, plan: Plan, samples: int) -> SimilarityMatrix:
         rows = [name for name, _ in self._rows]
         columns = rows if self._columns is None else [name for name, _ in self._columns]
-        scores = scores_from_sums(sums, rows, columns, samples, self._estimator)
+        scores = scores_from_sums(sums, rows, columns, samples, self._estimator, drowned=finish.DROWNED)
         measure = repr(CKA(Linear(), self._estimator))
         return SimilarityMatrix(scores.values, tuple(rows), tuple(columns), samples, measure, scores.degenerate, plan)
 

@@ -198,7 +198,7 @@ def sums_of(
         return sums, route, step
 
     sums, route, step = run(forced.route, forced.products)
-    exact = chosen.backend == "reference" or (route.name == "sample" and route.products == "float64")
+    exact = route.name == "sample" and route.products == "float64"
     insisted = forced.products if route.name == "sample" else forced.route
     if exact or insisted or not _cancelled(sums, CANCELLED[route.name]):
         return sums, Plan((step,))
@@ -223,18 +223,21 @@ def normalised(
 
 
 def scores_from_sums(
-    sums: PairSums, rows: Sequence[str], columns: Sequence[str], n: int, estimator: Estimator
+    sums: PairSums, rows: Sequence[str], columns: Sequence[str], n: int, estimator: Estimator, *, drowned: float = 0.0
 ) -> Scores:
-    """S_ab / √(S_aa S_bb); NaN, and named, where a self-product is zero within the rounding of n float64 sums."""
+    """S_ab / √(S_aa S_bb); NaN, and named, where a self-product is zero within the rounding of n float64 sums.
+
+    The same below the share ``drowned`` of the sums it was subtracted from, where these cannot be formed again.
+    """
     degenerate: dict[tuple[str, str], str] = {}
 
     def norms(side: str, names: Sequence[str], own: FloatArray, raw: FloatArray) -> FloatArray:
         zero = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
-        for i in np.flatnonzero(zero).tolist():
-            degenerate[side, names[i]] = (
-                f"its {estimator} HSIC with itself is zero within rounding" if raw[i] else CONSTANT
-            )
-        return np.sqrt(np.where(zero, np.nan, own))
+        lost = zero | (own < drowned * raw)
+        for i in np.flatnonzero(lost).tolist():
+            what = "zero within rounding" if zero[i] else "drowned in rounding by a few rows that dwarf the others"
+            degenerate[side, names[i]] = f"its {estimator} HSIC with itself is {what}" if raw[i] else CONSTANT
+        return np.sqrt(np.where(lost, np.nan, own))
 
     left = norms("row", rows, sums.self_rows, sums.raw_rows)
     right = norms("column", columns, sums.self_columns, sums.raw_columns)

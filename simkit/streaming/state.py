@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray
-from ..backends.base import MomentSums, SideSums
+from ..backends.base import MomentRows, MomentSums, SideSums
 from . import minibatch, moments
+from .apart import LIMIT, Apart
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -35,6 +36,9 @@ def pack_moments(state: moments.Moments) -> dict[str, npt.NDArray[Any]]:
             out[f"{name}.{key}"] = getattr(side, key).copy()
         for i, gram in enumerate(side.gram):
             out[f"{name}.gram.{i}"] = gram.copy()
+    for name, rows in (("left", state.apart.left), ("right", state.apart.right)):
+        if rows is not None and len(rows.z):
+            out[f"{name}.apart.z"], out[f"{name}.apart.a"] = rows.z.copy(), rows.a.copy()
     return out
 
 
@@ -46,8 +50,9 @@ def unpack_moments(arrays: Arrays, left: Sequence[int], right: Sequence[int] | N
     """
     state = moments.empty(left, right)
     n, staged = (int(v) for v in _take(arrays, "n", (2,), np.int64))
-    if n < 0 or n % moments.STAGE or not 0 <= staged < moments.STAGE:
-        raise ValueError(f"n = {n} and {staged} staged rows cannot be")
+    apart = len(np.asarray(arrays["left.apart.z"])) if "left.apart.z" in arrays else 0
+    if n < 0 or (n + apart) % moments.STAGE or not 0 <= staged < moments.STAGE or apart > LIMIT:
+        raise ValueError(f"n = {n}, {apart} rows apart and {staged} staged rows cannot be")
     state.n, state.staged = n, staged
     state.left_stage[:staged] = _take(arrays, "stage.left", (staged, sum(left)))
     if state.right_stage is not None and right is not None:
@@ -65,6 +70,10 @@ def unpack_moments(arrays: Arrays, left: Sequence[int], right: Sequence[int] | N
         _take(arrays, "sum_ay", (layers, q)),
         _take(arrays, "sum_bx", (0, 0) if alone else (others, p)),
     )
+    if apart:
+        state.apart = Apart(
+            _apart(arrays, "left", apart, p, layers), None if alone else _apart(arrays, "right", apart, q, others)
+        )
     return state
 
 
@@ -102,6 +111,13 @@ def unpack_estimate(
         samples,
         batches,
         waiting,
+    )
+
+
+def _apart(arrays: Arrays, name: str, count: int, p: int, layers: int) -> MomentRows:
+    return MomentRows(
+        _take(arrays, f"{name}.apart.z", (count, p)),
+        _take(arrays, f"{name}.apart.a", (count, layers)),
     )
 
 
