@@ -117,8 +117,8 @@ def correspondence(result: Result) -> str:
     lines = [
         f"**Which measure finds the same layer in another network?** {setting['seeds']} networks of eight convolutions"
         f" from different seeds (`{setting['network']}`, width {setting['width']}) trained on shifted digits (test"
-        f" accuracy {min(accuracy):.1%} to {max(accuracy):.1%}): share of layers whose most similar layer is the same; mean ±"
-        " 95% confidence interval over ordered pairs. Chance is 12.5%.",
+        f" accuracy {min(accuracy):.1%} to {max(accuracy):.1%}): share of layers whose most similar layer is the same;"
+        " mean ± 95% confidence interval over ordered pairs. Chance is 12.5%.",
         "",
         _line(["", *heads]),
         _line(["---", *["---:"] * len(heads)]),
