@@ -14,7 +14,7 @@ from safetensors.torch import save as serialize
 from torch import nn
 
 from ..compare.matrix import write_atomically
-from ..graph.preserve import own_copy
+from ..graph.preserve import own_copy, preserved_rng
 from .apply import KEPT
 from .sizes import named_tensors, replace_tensor, size_attributes
 
@@ -68,7 +68,8 @@ def load(path: str | os.PathLike[str], model_factory: Callable[[], nn.Module]) -
         ValueError: the file is no such file, or does not fit the factory's model (the message names the tensor).
     """
     recipe, state = _read(Path(path))
-    dense = model_factory()
+    with preserved_rng():  # initialising a model draws weights that are thrown away here
+        dense = model_factory()
     if not isinstance(dense, nn.Module):
         raise TypeError(f"model_factory must return a torch.nn.Module, not {type(dense).__name__}.")
     small = own_copy(dense)

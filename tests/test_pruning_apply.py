@@ -1,0 +1,177 @@
+"""Surgery that does not fit, does not verify or hard-codes a size is refused; nothing that goes in is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from simkit import pruning as P
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(6 * 36, 8),
+        nn.Sigmoid(),
+        nn.Dropout(0.5),
+        nn.Linear(8, 3),
+    )
+    model(torch.randn(16, 1, 8, 8))
+    return model
+
+
+X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def edit_slots(plan: P.PruningPlan, name: str, change: Callable[[Any], Any]) -> P.PruningPlan:
+    layers = tuple(
+        dataclasses.replace(layer, slots=tuple(s for s in map(change, layer.slots) if s))
+        if layer.name == name
+        else layer
+        for layer in plan.layers
+    )
+    return dataclasses.replace(plan, layers=layers)
+
+
+def test_a_plan_that_forgets_a_constant_is_caught_at_the_reader() -> None:
+    model = network()
+    plan = P.plan(model, X, score=P.L1())
+    wrong = dataclasses.replace(plan, layers=tuple(dataclasses.replace(layer, response=0.0) for layer in plan.layers))
+    with pytest.raises(ValueError, match=r"module '7' differs between the masked and the cut model by"):
+        P.apply(model, wrong, X)
+    assert isinstance(P.apply(model, wrong, X, verify=False), nn.Module)
+
+
+def test_a_plan_that_cuts_the_wrong_columns_is_caught_at_the_reader() -> None:
+    model = network()
+    plan = P.plan(model, X, score=P.L1())
+    reader = tuple(slot for slot in plan["0"].slots if slot.role == "consumer")
+    rest = tuple(slot for slot in plan["0"].slots if slot.role != "consumer")
+    mirrored = tuple(5 - unit for unit in plan["0"].removed)
+    assert set(mirrored) != set(plan["0"].removed)
+    wrong = dataclasses.replace(
+        plan,
+        layers=(
+            dataclasses.replace(plan["0"], slots=rest),
+            dataclasses.replace(plan["0"], name="reader of 0", slots=reader, removed=mirrored),
+        ),
+    )
+    with pytest.raises(ValueError, match=r"module '4' differs between the masked and the cut model"):
+        P.apply(model, wrong, X)
+
+
+def test_a_forgotten_batch_norm_is_named() -> None:
+    model = network()
+    plan = P.plan(model, X, score=P.L1())
+    wrong = edit_slots(plan, "0", lambda slot: None if slot.role == "carrier" else slot)
+    with pytest.raises(ValueError, match=r"the cut model fails after '0': .*may hard-code a size"):
+        P.apply(model, wrong, X)
+
+
+def test_a_hard_coded_size_is_reported() -> None:
+    class Hard(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(144, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(torch.relu(self.conv(x)).view(-1, 144))
+
+    with pytest.raises(ValueError, match=r"the cut model fails after 'conv': .*its forward may hard-code a size"):
+        P.apply(Hard(), P.plan(Hard(), X, score=P.L1()), X)
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (nn.Sequential(nn.Linear(3, 4)), r"the plan expects size 6 in dimension 0 of '0.weight', not shape \(4, 3\)"),
+        (nn.Linear(3, 4), r"the plan cuts '0.weight', which Linear does not have"),
+        (
+            nn.Sequential(*list(network().children())[:7], nn.Linear(8, 3, bias=False)),
+            r"the plan needs a bias in '7' to take up the constant 0.5",
+        ),
+    ],
+)
+def test_plans_for_other_models_do_not_fit(other: nn.Module, sentence: str) -> None:
+    plan = P.plan(network(), X, score=P.L1())
+    for act in (lambda: P.apply(other, plan, X), lambda: P.masked(other, plan)):
+        with pytest.raises(ValueError, match=sentence):
+            act()
+
+
+def test_bad_arguments() -> None:
+    plan = P.plan(network(), X, score=P.L1())
+    with pytest.raises(TypeError, match="plan must be a PruningPlan, not str"):
+        P.apply(network(), plan.to_json(), X)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the model does not run on example_inputs: "):
+        P.apply(network(), plan, torch.zeros(1, 2, 8, 8))
+
+
+class State:
+    """Everything about a model and the process that must not change."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tensors = {name: (id(t), t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+        self.modes = [module.training for module in model.modules()]
+        self.flags = [(p.requires_grad, p.grad is None) for p in model.parameters()]
+        self.hooks = [
+            [list(getattr(module, kind)) for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
+            for module in model.modules()
+        ]
+        self.attributes = [sorted(vars(module)) for module in model.modules()]
+        self.random = (random.getstate(), torch.get_rng_state().tolist())
+        self.numpy = np.random.get_state()[1].tolist()  # noqa: NPY002
+        self.settings = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
+
+    def require_equal(self, other: State) -> None:
+        assert self.tensors.keys() == other.tensors.keys()
+        for name, (identity, value) in self.tensors.items():
+            assert identity == other.tensors[name][0]
+            assert torch.equal(value, other.tensors[name][1])
+        for part in ("modes", "flags", "hooks", "attributes", "random", "numpy", "settings"):
+            assert getattr(self, part) == getattr(other, part), part
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_is_mutated(training: bool, tmp_path: Path) -> None:
+    model = network().train(training)
+    model[1].train(not training)
+    model[0].weight.requires_grad_(False)
+    calls: list[Tensor] = []
+    model[2].register_forward_hook(lambda m, args, out: calls.append(out))
+    model[4].register_forward_pre_hook(lambda m, args: calls.append(args[0]))
+    loader = DataLoader(TensorDataset(torch.randn(40, 1, 8, 8), torch.arange(40)), batch_size=8, shuffle=True)
+    before = State(model)
+    P.trace(model, X)
+    for score in (P.CKADamage(), P.L1(), P.Random()):
+        plan = P.plan(model, X, data=loader, score=score)
+        P.masked(model, plan)
+        small = P.apply(model, plan, X)
+        P.save(small, tmp_path / "small.safetensors")
+        P.load(tmp_path / "small.safetensors", network)
+    with pytest.raises(ValueError, match="removes all"):
+        P.plan(model, X, score=P.L1(), amount=1.0)
+    with pytest.raises(ValueError, match="does not run"):
+        P.plan(model, torch.zeros(1), score=P.L1())
+    before.require_equal(State(model))
+    assert calls == []
+
+
+def test_the_small_model_shares_no_memory_with_the_large_one() -> None:
+    model = network()
+    small = P.apply(model, P.plan(model, X, score=P.L1()), X)
+    large = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
+    assert not large & {t.untyped_storage().data_ptr() for t in small.state_dict().values()}

@@ -1,0 +1,221 @@
+"""Plans: exact counts, keep, rounding, global scope, errors in one sentence, strict JSON round trip."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from simkit import pruning as P
+
+X = torch.zeros(2, 6)
+Edit = Callable[[str], str]
+
+
+def chain(*widths: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for before, after in zip((6, *widths), (*widths, 3), strict=True):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Blocks(nn.Module):
+    """Two containers and a head, for names with dots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+        self.head = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+def gone(plan: P.PruningPlan) -> dict[str, int]:
+    return {name: len(units) for name, units in plan.removed.items()}
+
+
+@pytest.mark.parametrize("units", [2, 3, 5, 10, 33])
+@pytest.mark.parametrize("amount", [0.1, 0.25, 0.5, 0.65, 0.9])
+def test_exactly_the_rounded_share_goes(units: int, amount: float) -> None:
+    removed = int(round(amount * units))  # noqa: RUF046
+    if 0 < removed < units:
+        plan = P.plan(chain(units), X, score=P.L1(), amount=amount)
+        assert gone(plan) == {"0": removed}
+        assert plan["0"].kept == tuple(sorted(set(range(units)) - set(plan["0"].removed)))
+    else:
+        with pytest.raises(ValueError, match=r"removes nothing|removes all"):
+            P.plan(chain(units), X, score=P.L1(), amount=amount)
+
+
+def test_amounts_by_layer() -> None:
+    plan = P.plan(chain(10, 10, 10), X, score=P.L1(), amount={"0": 0.2, "4": 0.7})
+    assert gone(plan) == {"0": 2, "4": 7}
+    assert {layer.name: layer.reason for layer in plan.frozen} == {
+        "2": "amount leaves it whole",
+        "6": "its units are the model's output",
+    }
+
+
+def test_keep_names_layers_and_containers() -> None:
+    plan = P.plan(Blocks(), X, score=P.L1(), keep=["body"])
+    assert gone(plan) == {"head.0": 2}
+    assert P.plan(Blocks(), X, score=P.L1(), keep=("body.2", "head.2")).removed.keys() == {"body.0", "head.0"}
+    assert "body.0: all 8 units stay: keep names it" in plan.explain()
+
+
+@pytest.mark.parametrize(("round_to", "left"), [(1, 5), (4, 8), (8, 8), (3, 6)])
+def test_round_to_leaves_multiples(round_to: int, left: int) -> None:
+    plan = P.plan(chain(10), X, score=P.L1(), amount=0.5, round_to=round_to)
+    assert len(plan["0"].kept) == left
+
+
+def test_global_scope_takes_the_lowest_of_all() -> None:
+    model = chain(6, 6)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.arange(1.0, 7)[:, None].expand(6, 6))
+        model[2].weight.copy_(torch.arange(3.5, 9)[:, None].expand(6, 6))
+    plan = P.plan(model, X, score=P.L1(), amount=0.5, scope="global")
+    assert plan.removed == {"0": (0, 1, 2, 3), "2": (0, 1)}
+
+
+def test_global_scope_leaves_every_layer_one_unit_and_removes_exactly_its_share() -> None:
+    model = chain(6, 6)
+    with torch.no_grad():
+        model[0].weight.mul_(1e-3)
+    plan = P.plan(model, X, score=P.L1(), amount=0.75, scope="global")
+    assert gone(plan) == {"0": 5, "2": 4}
+    with pytest.raises(ValueError, match=r"amount 0.95 removes 11 of 12 units, but every layer must keep one"):
+        P.plan(model, X, score=P.L1(), amount=0.95, scope="global")
+
+
+def test_plans_are_deterministic_and_frozen() -> None:
+    model = chain(9, 7)
+    plans = [P.plan(model, X, data=torch.randn(20, 6, generator=torch.Generator().manual_seed(0))) for _ in range(2)]
+    assert plans[0] == plans[1]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plans[0].exact = False  # type: ignore[misc]
+    with pytest.raises(KeyError, match="4"):
+        plans[0]["4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"amount": 1.0}, ValueError, r"amount 1.0 removes all 10 units of layer '0'; at least one must stay"),
+        ({"amount": {"2": 0.99}}, ValueError, r"amount 0.99 removes all 10 units of layer '2'"),
+        ({"amount": 0.0}, ValueError, r"amount 0.0 with round_to=1 removes nothing; open to removal: '0' \(10 units\)"),
+        ({"amount": {}}, ValueError, r"amount {} with round_to=1 removes nothing"),
+        ({"amount": 0.5, "round_to": 16}, ValueError, r"with round_to=16 removes nothing"),
+        ({"keep": ["0", "2"]}, ValueError, r"removes nothing; open to removal: none"),
+        ({"amount": -0.1}, ValueError, r"amount must be a share from 0 to 1, not -0.1"),
+        ({"amount": 1.5}, ValueError, r"amount must be a share from 0 to 1, not 1.5"),
+        ({"amount": float("nan")}, ValueError, r"amount must be a share from 0 to 1, not nan"),
+        ({"amount": True}, ValueError, r"amount must be a share from 0 to 1, not True"),
+        ({"amount": "half"}, ValueError, r"amount must be a share from 0 to 1, not 'half'"),
+        ({"amount": {"0": 2}}, ValueError, r"amount\['0'\] must be a share from 0 to 1, not 2"),
+        ({"amount": {"1": 0.5}}, ValueError, r"amount names '1', which is no layer of the chain; near names are '"),
+        ({"amount": {"4": 0.5}}, ValueError, r"amount names '4', whose units stay: its units are the model's output"),
+        ({"amount": {"0": 0.5}, "keep": ["0"]}, ValueError, r"amount names '0', whose units stay: keep names '0'"),
+        ({"keep": ["9"]}, ValueError, r"keep names '9', which holds no layer of the chain; near names are"),
+        ({"keep": "0"}, TypeError, r"keep must be a collection of names, not the string '0'"),
+        ({"scope": "model"}, ValueError, r"scope must be 'layer' or 'global', not 'model'"),
+        ({"scope": "global", "amount": {"0": 0.5}}, ValueError, r"amount by layer needs scope='layer'"),
+        ({"scope": "global", "score": P.CKADamage()}, NotImplementedError, r"scope='global' cannot rank CKADamage"),
+        ({"budget": "macs"}, NotImplementedError, r"budget='macs' is not there yet; only budget='units' is"),
+        ({"budget": "hours"}, ValueError, r"budget must be 'units', not 'hours'"),
+        ({"round_to": 0}, ValueError, r"round_to must be an integer of at least 1, not 0"),
+        ({"score": "l1"}, TypeError, r"score must be a criterion such as CKADamage\(\) or L1\(\), not 'l1'"),
+        ({"score": P.L1}, TypeError, r"score must be a criterion"),
+    ],
+)
+def test_requests_that_cannot_be_met(options: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        P.plan(chain(10, 10), X, **{"score": P.L1(), **options})
+
+
+def test_unknown_names_get_near_ones() -> None:
+    with pytest.raises(ValueError, match=r"keep names 'haed.0', .*near names are 'head.0'"):
+        P.plan(Blocks(), X, score=P.L1(), keep=["haed.0"])
+
+
+def sigmoid_plan() -> P.PruningPlan:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 5), nn.Sigmoid(), nn.Linear(5, 2)
+    )
+    return P.plan(model, torch.zeros(1, 1, 4, 4), data=torch.randn(30, 1, 4, 4), amount={"0": 0.5, "4": 0.4})
+
+
+def test_json_round_trip_is_the_same_plan() -> None:
+    for plan in (sigmoid_plan(), P.plan(chain(9, 7), X, score=P.Random(2), amount=0.3, scope="global", round_to=2)):
+        again = P.PruningPlan.from_json(plan.to_json())
+        assert again == plan
+        assert again.to_json() == plan.to_json()
+        assert again.explain() == plan.explain()
+
+
+def test_explain_says_what_goes_what_stays_and_what_it_saves() -> None:
+    text = sigmoid_plan().explain()
+    for part in (
+        "CKADamage(reduce='flatten', samples=2000, mode='greedy', estimator='biased')",
+        "0: 3 of 6 units removed, scores",
+        "6: all 2 units stay: its units are the model's output",
+        "parameters 209 -> ",
+        "MACs per sample 346 -> ",
+        "exact: masked units of 4 feed a constant",
+    ):
+        assert part in text
+
+
+@pytest.fixture(scope="module")
+def saved() -> str:
+    return sigmoid_plan().to_json()
+
+
+def edited(change: dict[str, Any] | None = None, layer: dict[str, Any] | None = None, **slot: Any) -> Edit:
+    def edit(text: str) -> str:
+        data = json.loads(text)
+        data["layers"][0]["slots"][0].update(slot)
+        data["layers"][0].update(layer or {})
+        return json.dumps({**data, **(change or {})})
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda text: text[:-1], "must be JSON"),
+        (lambda text: "[]", "must be a JSON object with format 'simkit pruning plan 1'"),
+        (edited({"format": "other"}), "must be a JSON object with format"),
+        (edited({"colour": 1}), "invalid at colour"),
+        (edited({"exact": "yes"}), "invalid at exact"),
+        (edited({"params_after": 1.5}), "invalid at params_after"),
+        (edited({"scope": "world"}), "invalid at scope"),
+        (edited({"layers": []}), "must remove at least one unit"),
+        (edited(layer={"removed": [1, 1, 2]}), "must remove distinct units below 6"),
+        (edited(layer={"removed": [0, 1, 6]}), "must remove distinct units below 6"),
+        (edited(layer={"removed": [0, 1, -1]}), "must remove distinct units below 6"),
+        (edited(layer={"removed": [], "scores": []}), "must lose some of its 6 units but not all, not 0"),
+        (edited(layer={"removed": [0, 1, 2, 3, 4, 5]}), "must lose some of its 6 units but not all, not 6"),
+        (edited(layer={"scores": [0.5]}), "has 1 scores for 3 units"),
+        (edited(layer={"scores": [0.1, 0.2, float("nan")]}), "invalid at layers.0.scores.2"),
+        (edited(layer={"name": "6"}), "layer '6' is decided twice"),
+        (edited(layer={"note": ""}), "invalid at layers.0.note"),
+        (edited(positions=0), "impossible slot"),
+        (edited(dim=2), "impossible slot"),
+        (edited(tensor="weight"), "impossible slot"),
+        (edited(role="friend"), "invalid at layers.0.slots.0.role"),
+        (edited(extra=1), "invalid at layers.0.slots.0.extra"),
+    ],
+)
+def test_from_json_checks_everything(edit: Edit, sentence: str, saved: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        P.PruningPlan.from_json(edit(saved))

@@ -1,0 +1,157 @@
+"""A cut model goes to disk and comes back bit for bit; files that lie are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from simkit import pruning as P
+
+X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False),
+        nn.BatchNorm2d(6),
+        nn.PReLU(6),
+        nn.Flatten(),
+        nn.Linear(216, 8),
+        nn.ReLU(),
+        nn.Linear(8, 3),
+    )
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    model = network()
+    model(X)
+    model[6].bias.requires_grad_(False)
+    return P.apply(model, P.plan(model, X, score=P.L1()), X)
+
+
+@pytest.fixture
+def path(small: nn.Module, tmp_path: Path) -> Path:
+    P.save(small, tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def test_round_trip_is_bit_exact(small: nn.Module, path: Path) -> None:
+    again = P.load(path, network)
+    for (name, one), (other_name, other) in zip(small.state_dict().items(), again.state_dict().items(), strict=True):
+        assert name == other_name
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    assert str(again) == str(small)
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in small.parameters()]
+    assert again.simkit_kept == small.simkit_kept
+    assert torch.equal(again.eval()(X), small.eval()(X))
+
+
+def test_a_loaded_model_can_be_pruned_and_saved_again(path: Path, tmp_path: Path) -> None:
+    first = P.load(path, network)
+    second = P.apply(first, P.plan(first, X, score=P.Random(1), amount=0.34), X)
+    P.save(second, tmp_path / "second")
+    third = P.load(tmp_path / "second", network)
+    assert third.simkit_kept == second.simkit_kept
+    assert set(third.simkit_kept["0"]) < set(first.simkit_kept["0"])
+    assert torch.equal(third.eval()(X), second.eval()(X))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dtypes_survive(small: nn.Module, dtype: torch.dtype, tmp_path: Path) -> None:
+    P.save(small.to(dtype), tmp_path / "file")
+    again = P.load(tmp_path / "file", network)
+    assert {p.dtype for p in again.parameters()} == {dtype}
+
+
+def test_a_dense_model_can_be_saved_too(tmp_path: Path) -> None:
+    model = network()
+    P.save(model, tmp_path / "dense")
+    again = P.load(tmp_path / "dense", network)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert not hasattr(again, "simkit_kept")
+
+
+def test_the_factorys_model_is_not_touched(path: Path) -> None:
+    dense = network()
+    P.load(path, lambda: dense)
+    assert dense[0].weight.shape == (6, 1, 3, 3)
+
+
+def test_the_file_has_a_json_recipe_and_no_pickle(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        recipe = json.loads(file.metadata()["recipe"])
+    assert recipe["modules"]["0"]["shapes"] == {"weight": [3, 1, 3, 3]}
+    assert recipe["modules"]["0"]["attributes"] == {"in_channels": 1, "out_channels": 3}
+    assert len(recipe["modules"]["0"]["kept"]) == 3
+    assert recipe["modules"]["4"]["attributes"] == {"in_features": 108, "out_features": 4}
+
+
+def test_saving_over_a_file_leaves_one_file(small: nn.Module, path: Path) -> None:
+    P.save(small, path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def rewrite(path: Path, *, recipe: dict[str, Any] | None = None, drop: str = "", **tensors: torch.Tensor) -> None:
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if recipe is not None:
+        data = json.loads(metadata["recipe"])
+        data["modules"]["0"].update(recipe)
+        metadata["recipe"] = json.dumps(data)
+    state.update({name.replace("_", ".", 1): value for name, value in tensors.items()})
+    state.pop(drop, None)
+    save_file(state, path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"drop": "4.bias"}, "tensor '4.bias' is missing from the file"),
+        ({"9_weight": torch.zeros(2)}, "tensor '9.weight' is missing from the factory's Sequential"),
+        ({"0_weight": torch.zeros(7, 1, 3, 3)}, r"tensor '0.weight' of shape \(7, 1, 3, 3\) does not fit into \(6, 1"),
+        ({"0_weight": torch.zeros(3)}, r"tensor '0.weight' of shape \(3,\) does not fit"),
+        ({"0_weight": torch.zeros(2, 1, 3, 3)}, "the recipe of module '0' does not describe the tensors"),
+        ({"recipe": {"attributes": {"out_channels": 3, "in_channels": 2}}}, "the recipe of module '0' does not"),
+        ({"recipe": {"kept": [0, 1]}}, "the recipe of module '0' keeps 2 units, its weight does not"),
+        ({"recipe": {"kept": "all"}}, "the recipe in '.*' is invalid"),
+        ({"recipe": {"code": "print()"}}, "the recipe in '.*' is invalid"),
+    ],
+)
+def test_files_that_do_not_add_up(path: Path, change: dict[str, Any], sentence: str) -> None:
+    rewrite(path, **change)
+    with pytest.raises(ValueError, match=sentence):
+        P.load(path, network)
+
+
+def test_files_that_are_something_else(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match=r"text' is not a safetensors file"):
+        P.load(tmp_path / "text", network)
+    save_file({"a": torch.zeros(1)}, tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"plain' was not written by simkit.pruning.save"):
+        P.load(tmp_path / "plain", network)
+    with pytest.raises(FileNotFoundError):
+        P.load(tmp_path / "nothing", network)
+
+
+def test_bad_arguments(small: nn.Module, path: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"model_factory must return a torch\.nn\.Module, not int"):
+        P.load(path, lambda: 3)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ValueError, match=r"the folder '.*nowhere' does not exist"):
+        P.save(small, tmp_path / "nowhere" / "file")
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ValueError, match="Sequential cannot be saved: "):
+        P.save(tied, tmp_path / "tied")
+    assert not (tmp_path / "tied").exists()
