@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .compare.matrix import SimilarityMatrix, similarity_matrix
+from .compare.models import compare
 from .compare.stream import StreamingCKA
 from .errors import DegenerateWarning, EstimateWarning, SimkitWarning
 from .kernels import RBF, Cosine, Laplacian, Linear, Polynomial
@@ -17,7 +18,6 @@ from .metrics.greedy import Elimination, greedy_cka
 
 if TYPE_CHECKING:
     from . import pruning
-    from .compare.models import compare
     from .metrics.cca import CCA, R2CCA, MeanCCA, cca
     from .metrics.linear_regression import LinearRegression, linear_regression
     from .metrics.nbs import NBS, nbs
@@ -78,7 +78,6 @@ _LATER = {
     "pwcca": "metrics.pwcca",
     "SVCCA": "metrics.svcca",
     "svcca": "metrics.svcca",
-    "compare": "compare.models",
 }
 
 
