@@ -56,4 +56,4 @@ def _spans(samples: int, size: int) -> list[tuple[int, int]]:
     starts = list(range(0, samples, size))
     if len(starts) > 1 and samples - starts[-1] == 1:
         starts.pop()
-    return list(zip(starts, [*starts[1:], samples], strict=True))
+    return list(zip(starts, [*starts[1:], samples], strict=True)) if starts else []
