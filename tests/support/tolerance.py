@@ -1,0 +1,120 @@
+"""How far a result may be from its reference: one table, derived, by operation, input precision and sizes.
+
+An entry is min(demand, units · eps), eps the spacing of the precision that products are formed in and ``units`` a
+count of roundings that depends on the lengths of the sums. The demand is what simkit promises; no entry is above it.
+
+* **cka, float32**: z = x - mean is rounded to float32, eps/2 an entry, and equal entries (the zeros of a ReLU) round
+  alike, so nothing averages: K_ij carries 2 · eps/2, a product of two Gram entries twice that, and a ratio to
+  √(S_xx S_yy) twice that again: 4 eps. The panel adds 256 products in at least 16 lanes before float64 takes over:
+  at most 16 additions, a random walk of 4 · eps/2 = 2 eps; the dot product over p in lanes of 16 the same between
+  random terms, and averaged over n² entries it stays below that. 8 eps = 9.5e-7 in all, below the demand of 1e-6.
+* **cka, float64**: the same 8 eps, √p more for dot products, and a loss of at most 1e3: what cancels further than
+  1e-3 (feature space) is formed again, centred. 1e3 · (8 + √p) · eps, at most the demand of 1e-10.
+* **hsic**: relative to √(HSIC(x, x) HSIC(y, y)); half of cka's ratio, so cka's entry.
+* **stream**: moments are float64 whatever the input; √n more for sums over rows. Demand 1e-9.
+* **merge**: two orders of the same float64 additions. Demand 1e-12 on ordinary features.
+* **greedy**: CKA after a removal. float64: sums are formed afresh before half of them is gone, so as cka. Demands
+  1e-9 (float64) and 1e-6 (float32).
+* **products**: centred cross-products relative to √(G_ii G_jj). float32: 1,024 rows in 16 lanes, a random walk of 8
+  additions, and the rounding of what is multiplied: 16 eps. float64: 8 + √n.
+* **mean**: relative to the largest |x|: float64 sums of n terms, √n eps. **norms**: relative, √p. **median**:
+  relative; distances below 1e-6 of |x_i|² + |x_j|² are formed again from differences, so 1e6 · (8 + √p) · eps / 100
+  (errors of two norms and a product, rarely of one sign); demand 1e-9.
+
+``scale`` in :func:`assert_close` is the natural size of a result that is not of order one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Op: TypeAlias = Literal["cka", "hsic", "stream", "merge", "greedy", "products", "mean", "norms", "median"]
+EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
+FLOAT32 = ("float16", "bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The promise, the precision of the products and the number of roundings for sums over n rows, p features."""
+
+    demand: float
+    eps: float
+    units: Callable[[int, int], float]
+
+
+def _cka64(n: int, p: int) -> float:
+    return 1e3 * (8 + math.sqrt(p))
+
+
+def _stream(n: int, p: int) -> float:
+    return 1e3 * (8 + math.sqrt(p) + math.sqrt(n))
+
+
+TABLE: dict[tuple[str, str], Entry] = {
+    ("cka", "float32"): Entry(1e-6, EPS["float32"], lambda n, p: 8),
+    ("cka", "float64"): Entry(1e-10, EPS["float64"], _cka64),
+    ("hsic", "float32"): Entry(1e-6, EPS["float32"], lambda n, p: 8),
+    ("hsic", "float64"): Entry(1e-10, EPS["float64"], _cka64),
+    ("stream", "float32"): Entry(1e-9, EPS["float64"], _stream),
+    ("stream", "float64"): Entry(1e-9, EPS["float64"], _stream),
+    ("merge", "float32"): Entry(1e-12, EPS["float64"], _stream),
+    ("merge", "float64"): Entry(1e-12, EPS["float64"], _stream),
+    ("greedy", "float32"): Entry(1e-6, EPS["float32"], lambda n, p: 8),
+    ("greedy", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 1e6),
+    ("products", "float32"): Entry(2e-6, EPS["float32"], lambda n, p: 16),
+    ("products", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(n)),
+    ("mean", "float32"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(n)),
+    ("mean", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(n)),
+    ("norms", "float32"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(p)),
+    ("norms", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(p)),
+    ("median", "float32"): Entry(1e-9, EPS["float64"], lambda n, p: 1e4 * (8 + math.sqrt(p))),
+    ("median", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 1e4 * (8 + math.sqrt(p))),
+}
+
+
+def tolerance(op: Op, dtype: Any, n: int, p: int) -> float:
+    """The largest admissible error of ``op`` on input of ``dtype`` with n rows and p features.
+
+    Raises:
+        KeyError: an operation or a type that the table does not have.
+    """
+    name = "bfloat16" if dtype == "bfloat16" else np.dtype(dtype).name
+    entry = TABLE[op, "float32" if name in FLOAT32 else name]
+    return min(entry.demand, entry.units(n, p) * entry.eps)
+
+
+def worst_error(actual: npt.ArrayLike, reference: npt.ArrayLike, *, scale: npt.ArrayLike = 1.0) -> float:
+    """max |actual - reference| / scale; infinite where shapes, NaN or infinities differ."""
+    a, b = np.asarray(actual, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if a.shape != b.shape or not np.array_equal(np.isnan(a), np.isnan(b)):
+        return math.inf
+    known = ~np.isnan(b)
+    if not (np.isfinite(a[known]).all() and np.isfinite(b[known]).all()):
+        return math.inf
+    error = np.abs(a - b) / np.broadcast_to(np.asarray(scale, dtype=np.float64), a.shape)
+    return float(error[known].max(initial=0.0))
+
+
+def assert_close(
+    actual: npt.ArrayLike,
+    reference: npt.ArrayLike,
+    op: Op,
+    dtype: Any,
+    n: int,
+    p: int,
+    *,
+    scale: npt.ArrayLike = 1.0,
+) -> float:
+    """Assert that every entry is within the table's tolerance, in units of ``scale``; returns the worst error.
+
+    NaN must meet NaN; anything infinite fails.
+    """
+    error, allowed = worst_error(actual, reference, scale=scale), tolerance(op, dtype, n, p)
+    assert error <= allowed, f"{op}, {dtype}, n={n}, p={p}: off by {error:.3g}, allowed {allowed:.3g}"
+    return error
