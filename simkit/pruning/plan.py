@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 from torch import nn
@@ -105,7 +106,7 @@ def _check_amount(amount: Amount, scope: str, graph: ChannelGraph, kept: Mapping
 
 
 def _fraction(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0.0 <= value <= 1.0):
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"{name} must be a share from 0 to 1, not {value!r}.")
     return float(value)
 
