@@ -1,1 +1,1 @@
-"""Measures of similarity, one per file: the formula and its source on top, prepare once per layer, score once per pair."""
+"""Measures of similarity, one per file: formula and source on top, prepare once per layer, score once per pair."""

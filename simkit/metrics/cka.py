@@ -241,7 +241,7 @@ def scores_from_sums(
 
     left = norms("row", rows, sums.self_rows, sums.raw_rows)
     right = norms("column", columns, sums.self_columns, sums.raw_columns)
-    return Scores(sums.values / left[:, None] / right[None, :], degenerate)
+    return Scores(sums.values / (left[:, None] * right[None, :]), degenerate)
 
 
 def normalised_with_gaps(

@@ -96,27 +96,29 @@ def u_centred(k: Array) -> Array:
     return k
 
 
+def hsic_matrix(layers: Sequence[Array], *, estimator: str, gram: GramOf = linear) -> Array:
+    """HSIC of all pairs ``[L, L]``. Biased: tr(KHLH)/(n-1)². Debiased: Song et al. 2012, eq. 5."""
+    n = len(layers[0])
+    centre = double_centred if estimator == "biased" else u_centred
+    flat = [centre(gram(layer)).ravel() for layer in layers]
+    pairs = (n - 1) ** 2 if estimator == "biased" else n * (n - 3)
+    return np.array([[np.vdot(a, b) / pairs for b in flat] for a in flat])
+
+
 def hsic(x: Array, y: Array, *, estimator: str, gram: GramOf = linear) -> float:
-    """Biased: tr(KHLH)/(n-1)². Debiased: Song et al. 2012, eq. 5."""
-    n = len(x)
-    if estimator == "biased":
-        return float(np.vdot(double_centred(gram(x)), double_centred(gram(y)))) / (n - 1) ** 2
-    return float(np.vdot(u_centred(gram(x)), u_centred(gram(y)))) / (n * (n - 3))
+    """HSIC of two representations."""
+    return float(hsic_matrix([x, y], estimator=estimator, gram=gram)[0, 1])
 
 
 def cka_matrix(xs: Sequence[Array], ys: Sequence[Array], *, estimator: str, gram: GramOf = linear) -> Array:
-    """CKA of every x with every y ``[L, M]``."""
-    centre = double_centred if estimator == "biased" else u_centred
-
-    def unit(layers: Sequence[Array]) -> Array:
-        flat = np.stack([centre(gram(layer)).ravel() for layer in layers])
-        return flat / np.sqrt(np.einsum("ij,ij->i", flat, flat))[:, None]
-
-    return unit(xs) @ unit(ys).T
+    """CKA of every x with every y ``[L, M]``: HSIC(x, y) / √(HSIC(x, x) HSIC(y, y))."""
+    table = hsic_matrix([*xs, *ys], estimator=estimator, gram=gram)
+    own = np.sqrt(np.diag(table))
+    return table[: len(xs), len(xs) :] / own[: len(xs), None] / own[None, len(xs) :]
 
 
 def cka(x: Array, y: Array, *, estimator: str, gram: GramOf = linear) -> float:
-    """HSIC(x, y) / √(HSIC(x, x) HSIC(y, y))."""
+    """CKA of two representations."""
     return float(cka_matrix([x], [y], estimator=estimator, gram=gram)[0, 0])
 
 
