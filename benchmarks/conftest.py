@@ -18,6 +18,7 @@ from .protocol import Contestant, Missing, Sampler, Workload, record
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5
 RUN = pytest.StashKey[list[dict[str, Any]]]()
+COMMIT = pytest.StashKey[str]()
 
 Measure: TypeAlias = Callable[[Workload, Contestant, Sequence["Contestant | Missing"]], dict[str, Any]]
 
@@ -30,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = []
+    config.stash[COMMIT] = commit()  # before the run: it may take minutes
     if _folder(config) is not None and not SET_IN_TIME:
         raise pytest.UsageError(
             "NumPy was loaded too early: run `pytest benchmarks` alone, or set OPENBLAS_THREAD_TIMEOUT=10"
@@ -105,7 +107,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     run = {
         "format": "simkit.benchmarks.1",
         "date": now.strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit(),
+        "commit": config.stash[COMMIT],
         "machine": describe_machine(),
         "versions": versions(),
         "environment": {"OPENBLAS_THREAD_TIMEOUT": os.environ["OPENBLAS_THREAD_TIMEOUT"]},
