@@ -33,8 +33,8 @@ template void product_tile<double>(const BlockView&, std::int64_t, std::int64_t,
 
 namespace {
 
-// Below this share of |z_i|^2 + |z_j|^2 the products have cancelled to fewer than ten digits.
-constexpr double kCancelled = 1e-6;
+// Below this share of |z_i|^2 + |z_j|^2 the products have cancelled to fewer than eleven digits.
+constexpr double kCancelled = 1e-5;
 
 double distance_from_rows(const BlockView& block, std::int64_t i, std::int64_t j) {
     double a[kChunk], b[kChunk];

@@ -15,6 +15,7 @@ from .measure import Degenerate
 
 CONSTANT = "every feature is constant over the samples"
 _LARGEST = 2.0**1000
+_SAME_WAY = 1e-9  # unit rows, right to a few 1e-16, that differ by less are off by more than 1e-6 of their difference
 
 
 def prepare(x: Matrix, kernel: Kernel, *, backend: str | None = None, threads: int | None = None) -> Block:
@@ -48,6 +49,8 @@ def prepare_with_stats(
         stats = stats_of(x, row_scale=scale, threads=team)
     if stats.max_dev == 0.0:
         raise Degenerate(x.name, CONSTANT)
+    if scale is not None and stats.max_dev < _SAME_WAY:
+        raise Degenerate(x.name, "its samples all point the same way within rounding")
     if isinstance(kernel, Polynomial):
         return _polynomial(x, kernel, _exponent(stats.max_abs)), stats
     block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale)

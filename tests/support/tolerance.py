@@ -15,11 +15,12 @@ count of roundings that depends on the lengths of the sums. The demand is what s
 * **merge**: two orders of the same float64 additions. Demand 1e-12 on ordinary features.
 * **greedy**: CKA after a removal. float64: sums are formed afresh before half of them is gone, so as cka. Demands
   1e-9 (float64) and 1e-6 (float32).
-* **products**: centred cross-products relative to √(G_ii G_jj). float32: 1,024 rows in 16 lanes, a random walk of 8
-  additions, and the rounding of what is multiplied: 16 eps. float64: 8 + √n.
+* **products**: centred cross-products relative to √(G_ii G_jj). float32: 1,024 rows in 16 lanes, a random walk of
+  4 eps; columns with mean² ≤ 9 var stay as they are, so that sums are up to 10 times their centred size: 48 eps.
+  float64: 2 (8 + √n).
 * **mean**: relative to the largest |x|: float64 sums of n terms, √n eps. **norms**: relative, √p. **median**:
-  relative; distances below 1e-6 of |x_i|² + |x_j|² are formed again from differences, so 1e6 · (8 + √p) · eps / 100
-  (errors of two norms and a product, rarely of one sign); demand 1e-9.
+  relative; distances below 1e-5 of |x_i|² + |x_j|² are formed again from differences, so 4e5 eps (of two norms and a
+  product).
 
 ``scale`` in :func:`assert_close` is the natural size of a result that is not of order one.
 """
@@ -67,14 +68,14 @@ TABLE: dict[tuple[str, str], Entry] = {
     ("merge", "float64"): Entry(1e-12, EPS["float64"], _stream),
     ("greedy", "float32"): Entry(1e-6, EPS["float32"], lambda n, p: 8),
     ("greedy", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 1e6),
-    ("products", "float32"): Entry(2e-6, EPS["float32"], lambda n, p: 16),
-    ("products", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(n)),
+    ("products", "float32"): Entry(1e-5, EPS["float32"], lambda n, p: 48),
+    ("products", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 2 * (8 + math.sqrt(n))),
     ("mean", "float32"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(n)),
     ("mean", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(n)),
     ("norms", "float32"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(p)),
     ("norms", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(p)),
-    ("median", "float32"): Entry(1e-9, EPS["float64"], lambda n, p: 1e4 * (8 + math.sqrt(p))),
-    ("median", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 1e4 * (8 + math.sqrt(p))),
+    ("median", "float32"): Entry(1e-9, EPS["float64"], lambda n, p: 4e5),
+    ("median", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 4e5),
 }
 
 

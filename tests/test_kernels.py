@@ -1,0 +1,321 @@
+"""Kernels and the ops under them against their definitions: medians, norms, column statistics and products."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import oracles
+import pytest
+from tolerance import assert_close, tolerance
+
+import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.backends.base import Block
+from simkit.backends.choose import choose
+from simkit.kernels import Kernel, check_kernel
+
+Array = npt.NDArray[np.floating]
+
+BACKENDS = ["native_cpu", "reference"]
+KERNELS: dict[str, tuple[Kernel, oracles.GramOf]] = {
+    "linear": (sk.Linear(), oracles.linear),
+    "cosine": (sk.Cosine(), oracles.cosine),
+    "rbf": (sk.RBF(), oracles.rbf(0.5)),
+    "rbf, narrow": (sk.RBF(0.15), oracles.rbf(0.15)),
+    "rbf, wide": (sk.RBF(4), oracles.rbf(4)),
+    "laplacian": (sk.Laplacian(0.7), oracles.laplacian(0.7)),
+    "polynomial": (sk.Polynomial(), oracles.polynomial(3, None, 1.0)),
+    "polynomial, homogeneous": (sk.Polynomial(2, 0.3, 0.0), oracles.polynomial(2, 0.3, 0.0)),
+    "polynomial, of degree one": (sk.Polynomial(1, 1.0, -1.0), oracles.linear),
+    "polynomial, of degree seven": (sk.Polynomial(7, 0.05, -0.5), oracles.polynomial(7, 0.05, -0.5)),
+}
+
+
+def block_of(x: Array, shift: float = 0.0, exponent: int = 0) -> Block:
+    return Block(as_matrix(x), sk.Linear(), np.full(x.shape[1], shift), exponent)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("estimator", ["debiased", "biased"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_against_their_definitions(name: str, estimator: str, backend: str | None) -> None:
+    kernel, gram = KERNELS[name]
+    rng = np.random.default_rng(11)
+    for n, p, q in ((4, 3, 2), (63, 17, 1), (64, 5, 40), (150, 1, 7)):
+        z = rng.standard_normal((n, 3))
+        x = z @ rng.standard_normal((3, p)) + 0.5 * rng.standard_normal((n, p))
+        y = np.maximum(z @ rng.standard_normal((3, q)) + rng.standard_normal((n, q)), -0.5)
+        if p == 1 and name == "cosine":
+            continue  # signs only
+        for dtype in (np.float32, np.float64):
+            a, b = x.astype(dtype), y.astype(dtype)
+            table = oracles.hsic_matrix([a, b], estimator=estimator, gram=gram)
+            scale = math.sqrt(table[0, 0] * table[1, 1])
+            if min(table[0, 0], table[1, 1]) < 1e-8 * max(table[0, 0], table[1, 1]):
+                continue  # a kernel that sees nothing: the tests of degenerate layers
+            options = {"kernel": kernel, "estimator": estimator, "backend": backend}
+            got = sk.cka(a, b, **options)  # type: ignore[arg-type]
+            assert_close(got, table[0, 1] / scale, "cka", dtype, n, max(p, q))
+            assert_close(sk.hsic(a, b, **options), table[0, 1], "hsic", dtype, n, max(p, q), scale=scale)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 30, 31, 257])
+def test_the_median_is_of_the_whole_matrix(n: int, backend: str) -> None:
+    median = choose("distance_median", backend=backend).function
+    rng = np.random.default_rng(n)
+    draws = {
+        "spread": rng.standard_normal((n, 6)),
+        "one column": rng.standard_normal((n, 1)),
+        "ties": rng.integers(0, 2, (n, 3)).astype(float),
+        "two far groups": rng.standard_normal((n, 2)) + 1e4 * (np.arange(n) % 2)[:, None],
+        "an outlier": rng.standard_normal((n, 4)) * np.where(np.arange(n) == 0, 1e4, 1)[:, None],
+    }
+    for x in draws.values():
+        want = float(np.median(oracles.squared_distances(x)))
+        centre = float(x.mean())
+        for threads in (1, 3):
+            got = median(block_of(x, centre), threads=threads)
+            assert abs(got - want) <= tolerance("median", "float64", n, x.shape[1]) * want
+        scaled = median(block_of(x, centre, 3))
+        assert scaled == pytest.approx(want / 64, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("kind", ["spread", "ties", "mostly equal", "float32"])
+def test_the_median_of_more_distances_than_are_gathered(kind: str) -> None:
+    """Above 1,448 samples the native median is found by histogram passes."""
+    n = 1600
+    rng = np.random.default_rng(0)
+    x = {
+        "spread": rng.standard_normal((n, 3)),
+        "ties": rng.integers(0, 2, (n, 4)).astype(float),
+        "mostly equal": np.where(rng.random((n, 2)) < 0.999, 1.0, rng.standard_normal((n, 2))),
+        "float32": rng.standard_normal((n, 5)).astype(np.float32),
+    }[kind]
+    want = float(np.median(oracles.squared_distances(x)))
+    got = {choose("distance_median", backend="native_cpu").function(block_of(x), threads=t) for t in (1, 2, 3)}
+    assert len(got) == 1
+    assert got.pop() == pytest.approx(want, rel=1e-10, abs=0)
+
+
+def test_the_median_between_two_histogram_cells() -> None:
+    """An even number of distances, the two in the middle far apart."""
+    n = 1600
+    x = np.zeros((n, 1))
+    x[: n // 2 + 20, 0] = np.linspace(0, 1e-3, n // 2 + 20)
+    x[n // 2 + 20 :, 0] = 1e3 + np.linspace(0, 1e-3, n - n // 2 - 20)
+    want = float(np.median(oracles.squared_distances(x)))
+    assert choose("distance_median", backend="native_cpu").function(block_of(x), threads=2) == pytest.approx(
+        want, rel=1e-10
+    )
+
+
+@pytest.mark.parametrize("estimator", ["debiased", "biased"])
+def test_rbf_of_more_samples_than_a_pilot_and_a_tile(estimator: str) -> None:
+    rng = np.random.default_rng(5)
+    x, y = (rng.standard_normal((700, 4)).astype(np.float32) for _ in range(2))
+    y[:, 0] += 2 * x[:, 1]
+    for kernel, gram in (KERNELS["rbf"], KERNELS["laplacian"]):
+        want = oracles.cka(x, y, estimator=estimator, gram=gram)
+        assert_close(sk.cka(x, y, kernel=kernel, estimator=estimator), want, "cka", np.float64, 700, 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_distances_of_close_and_equal_samples_are_exact(backend: str | None) -> None:
+    """Near-duplicates far from the origin: products would leave nothing of their distance."""
+    rng = np.random.default_rng(2)
+    base = 1e6 * rng.standard_normal((40, 3))
+    x = np.concatenate([base, base, base + 1e-3 * rng.standard_normal((40, 3))])
+    y = rng.standard_normal((120, 2))
+    for t in (1e-7, 1e-9):
+        want = oracles.cka(x, y, estimator="biased", gram=oracles.rbf(0.5))
+        assert_close(
+            sk.cka(x, y, kernel=sk.RBF(), estimator="biased", backend=backend), want, "cka", np.float64, 120, 3
+        )
+        narrow = oracles.hsic(x, x, estimator="debiased", gram=oracles.rbf(t))
+        got = sk.hsic(x, x, kernel=sk.RBF(t), backend=backend)
+        assert got == pytest.approx(narrow, rel=1e-9)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("name", ["rbf", "laplacian", "cosine", "linear", "polynomial, homogeneous"])
+def test_kernels_do_not_feel_scale(name: str, backend: str | None) -> None:
+    kernel, _ = KERNELS[name]
+    rng = np.random.default_rng(3)
+    x, y = (rng.standard_normal((70, 5)) for _ in range(2))
+    plain = sk.cka(x, y, kernel=kernel, backend=backend)
+    for c in (1e-30, 1e-4, 1e6, 1e30):
+        for dtype in (np.float32, np.float64):
+            assert sk.cka((c * x).astype(dtype), y, kernel=kernel, backend=backend) == pytest.approx(plain, abs=1e-6)
+    for exponent in (-300, 7, 300):
+        if kernel != KERNELS["polynomial, homogeneous"][0] or abs(exponent) < 100:
+            scaled = sk.cka(np.ldexp(x, exponent), y, kernel=kernel, backend=backend)
+            assert scaled == pytest.approx(plain, abs=1e-14)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("name", ["rbf", "laplacian"])
+def test_distance_kernels_do_not_feel_a_shift(name: str, backend: str | None) -> None:
+    kernel, gram = KERNELS[name]
+    case = next(c for c in oracles.hazard_battery() if c.name == "+1e5, float64")
+    want = oracles.cka(case.x, case.y, estimator="debiased", gram=gram)
+    assert_close(sk.cka(case.x, case.y, kernel=kernel, backend=backend), want, "cka", np.float64, 512, 64)
+    plain = next(c for c in oracles.hazard_battery() if c.name == "plain")
+    assert want == pytest.approx(oracles.cka(plain.x, plain.y, estimator="debiased", gram=gram), abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_cosine_needs_directions(backend: str | None) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((80, 5))
+    x[13] = 0
+    for kernel in (sk.Cosine(),):
+        with pytest.raises(ValueError, match=r"^x has a zero row, number 13: its cosine is undefined$"):
+            sk.cka(x, x[::-1], kernel=kernel, backend=backend)
+    with pytest.raises(ValueError, match=r"^fc has a zero row, number 13: its cosine is undefined$"):
+        sk.similarity_matrix({"fc": x}, measure=sk.CKA(sk.Cosine()), backend=backend)
+    rays = np.outer(np.arange(1, 81), [1.0, 2.0])  # one direction: every cosine is 1
+    with pytest.raises(ValueError, match=r"^x is degenerate: its samples all point the same way within rounding$"):
+        sk.cka(rays, x + 1, kernel=sk.Cosine(), backend=backend)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_a_median_of_zero_has_no_bandwidth(backend: str | None) -> None:
+    x = np.zeros((40, 2))
+    x[:5] = np.random.default_rng(0).standard_normal((5, 2))
+    y = np.random.default_rng(1).standard_normal((40, 2))
+    sentence = "the median distance between its samples is zero, so the kernel has no bandwidth"
+    for kernel in (sk.RBF(), sk.Laplacian()):
+        for call in (sk.cka, sk.hsic):
+            with pytest.raises(ValueError, match=f"^x is degenerate: {sentence}$"):
+                call(x, y, kernel=kernel, backend=backend)
+        m = sk.similarity_matrix({"x": x, "y": y}, measure=sk.CKA(kernel), backend=backend)
+        assert m.degenerate == {("row", "x"): sentence, ("column", "x"): sentence}
+        assert np.array_equal(np.isnan(m.values), [[True, True], [True, False]])
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_polynomials_that_overflow_are_refused(backend: str | None) -> None:
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    with pytest.raises(ValueError, match=r"^x overflows the polynomial kernel of degree 3: rescale its features$"):
+        sk.cka(1e40 * x, x, kernel=sk.Polynomial(3), backend=backend)
+    with pytest.raises(ValueError, match=r"^y overflows the polynomial kernel of degree 200: rescale its features$"):
+        sk.cka(x, 1000 * x, kernel=sk.Polynomial(200, 1e-3), backend=backend)
+    assert math.isfinite(sk.cka(1e30 * x, x, kernel=sk.Polynomial(2), backend=backend))
+
+
+BAD_OPTIONS = [
+    (lambda: sk.RBF(0), ValueError, r"RBF\(bandwidth=\) must be a positive number, not 0"),
+    (lambda: sk.RBF(math.nan), ValueError, r"RBF\(bandwidth=\) must be a positive number, not nan"),
+    (lambda: sk.RBF("wide"), ValueError, r"RBF\(bandwidth=\) must be a positive number, not 'wide'"),  # type: ignore[arg-type]
+    (lambda: sk.Laplacian(-1), ValueError, r"Laplacian\(bandwidth=\) must be a positive number, not -1"),
+    (lambda: sk.Polynomial(0), ValueError, r"Polynomial\(degree=\) must be a positive integer, not 0"),
+    (lambda: sk.Polynomial(2.0), ValueError, r"Polynomial\(degree=\) must be a positive integer, not 2.0"),  # type: ignore[arg-type]
+    (lambda: sk.Polynomial(True), ValueError, r"Polynomial\(degree=\) must be a positive integer, not True"),
+    (lambda: sk.Polynomial(2, -1.0), ValueError, r"Polynomial\(gamma=\) must be a positive number, not -1.0"),
+    (lambda: sk.Polynomial(2, 1.0, math.inf), ValueError, r"Polynomial\(coef0=\) must be a finite number, not inf"),
+    (lambda: check_kernel("rbf"), TypeError, r"kernel must be a kernel object such as .*, not 'rbf'"),
+    (lambda: check_kernel(sk.RBF), TypeError, r"kernel must be a kernel object .*write simkit.RBF\(\)"),
+    (lambda: sk.CKA(kernel=None), TypeError, r"kernel must be a kernel object such as .*, not None"),  # type: ignore[arg-type]
+    (lambda: sk.CKA(estimator="unbiased"), ValueError, r'estimator must be "debiased" or "biased", not \'unbiased\''),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("make", "error", "sentence"), BAD_OPTIONS)
+def test_options_are_checked_with_their_value(make: object, error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=f"^{sentence}$"):
+        make()  # type: ignore[operator]
+
+
+def test_kernels_are_values() -> None:
+    assert sk.RBF(0.5) == sk.RBF()
+    assert len({sk.Linear(), sk.Linear(), sk.Cosine(), sk.Polynomial(), sk.Polynomial(3, None, 1.0)}) == 3
+    with pytest.raises(AttributeError):
+        sk.RBF().bandwidth = 1.0  # type: ignore[misc]
+
+
+# The ops on one matrix.
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (9, 1), (300, 511), (300, 513), (3000, 100), (5, 70_000)])
+def test_column_stats(shape: tuple[int, int], dtype: type[np.floating], backend: str) -> None:
+    rng = np.random.default_rng(0)
+    x = (100 + rng.standard_normal(shape)).astype(dtype)
+    x[:, 0] = 0.1
+    wide = x.astype(np.longdouble)
+    for threads in (1, 3):
+        stats = choose("column_stats", backend=backend).function(as_matrix(x), threads=threads)
+        assert_close(
+            stats.mean, wide.mean(axis=0), "mean", dtype if dtype != np.float16 else "float16", *shape, scale=100
+        )
+        deviations = wide - wide.mean(axis=0)
+        assert np.allclose(stats.sum_sq_dev, (deviations**2).sum(axis=0).astype(float), rtol=1e-10, atol=1e-20)
+        assert stats.max_abs == np.abs(x).max()
+        assert stats.max_dev == pytest.approx(float(np.abs(deviations).max()), rel=1e-10, abs=1e-12)
+        assert stats.mean[0] == x[0, 0]  # exactly, so that a constant column is one
+        assert stats.sum_sq_dev[0] == 0.0
+        assert (stats.nonfinite, stats.first_nonfinite) == (0, None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_column_stats_of_scaled_rows(backend: str) -> None:
+    rng = np.random.default_rng(1)
+    x, scale = rng.standard_normal((400, 6)), rng.random(400) + 0.5
+    stats = choose("column_stats", backend=backend).function(as_matrix(x), row_scale=scale, threads=2)
+    scaled = x * scale[:, None]
+    assert np.allclose(stats.mean, scaled.mean(axis=0), atol=1e-14)
+    assert np.allclose(stats.sum_sq_dev, ((scaled - scaled.mean(axis=0)) ** 2).sum(axis=0), rtol=1e-12)
+    assert stats.max_abs == np.abs(scaled).max()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_column_stats_count_what_is_not_finite(backend: str) -> None:
+    """Across pieces of work, with infinities that could cancel; the first comes first with any number of threads."""
+    x = np.zeros((4000, 300), dtype=np.float32)
+    x[3999, 299], x[2500, 7], x[2500, 3], x[1200, 290] = np.nan, np.inf, -np.inf, np.nan
+    for values in (x, np.asfortranarray(x), x[::-1], x[:, ::-1]):
+        wrong = np.argwhere(~np.isfinite(values))
+        for threads in (1, 2, 5):
+            stats = choose("column_stats", backend=backend).function(as_matrix(values), threads=threads)
+            assert stats.nonfinite == 4
+            assert stats.first_nonfinite == tuple(wrong[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("p", [1, 511, 512, 513, 1500])
+def test_row_norms(p: int, backend: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, p)).astype(np.float32)
+    want = (((x.astype(np.float64) - 0.25) / 8) ** 2).sum(axis=1)
+    for threads in (1, 3):
+        got = choose("row_norms", backend=backend).function(block_of(x, 0.25, 3), threads=threads)
+        assert_close(got, want, "norms", np.float32, 300, p, scale=want)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(2, 1), (5, 9), (1023, 31), (1025, 65), (2100, 130), (40, 513), (40, 1030)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_column_products(shape: tuple[int, int], dtype: type[np.floating], backend: str) -> None:
+    """float32 products of ReLU features, of columns far from zero and of columns that rarely move, in one matrix."""
+    n, p = shape
+    rng = np.random.default_rng(p)
+    x = np.maximum(rng.standard_normal(shape), 0)
+    x[:, ::3] += 50
+    x[:, ::4] *= 1e-3
+    x[:, ::5] = rng.random((n, len(range(0, p, 5)))) < 0.9
+    x[0], x[-1] = 0.1, 0.2  # no column is constant
+    matrix = as_matrix(x.astype(dtype))
+    stats = choose("column_stats", backend=backend).function(matrix, threads=1)
+    z = oracles.centred_features(matrix.values)
+    want = z.T @ z
+    size = np.sqrt(np.outer(np.diag(want), np.diag(want)))
+    for exact in (True, False) if dtype == np.float32 else (True,):
+        for threads in (1, 2, 3):
+            block = Block(matrix, sk.Linear(), stats.mean, 2)
+            got = choose("column_products", backend=backend).function(block, stats, exact=exact, threads=threads)
+            assert np.array_equal(got, got.T)
+            assert_close(16 * got, want, "products", np.float64 if exact else np.float32, n, p, scale=size)
