@@ -8,8 +8,9 @@ count of roundings that depends on the lengths of the sums. The demand is what s
   √(S_xx S_yy) twice that again: 4 eps. The panel adds 256 products in at least 16 lanes before float64 takes over:
   at most 16 additions, a random walk of 4 · eps/2 = 2 eps; the dot product over p in lanes of 16 the same between
   random terms, and averaged over n² entries it stays below that. 8 eps = 9.5e-7 in all, below the demand of 1e-6.
-* **cka, float64**: the same 8 eps, √p more for dot products, and a loss of at most 1e3: what cancels further than
-  1e-3 (feature space) is formed again, centred. 1e3 · (8 + √p) · eps, at most the demand of 1e-10.
+* **cka, float64**: the same 8 eps, √p more for dot products, and a loss of at most 1e4: what cancels further than
+  1e-3 (feature space) or 1e-4 (sample space) is formed again, centred. 1e4 · (8 + √p) · eps, at most the demand of
+  1e-10.
 * **hsic**: relative to √(HSIC(x, x) HSIC(y, y)); half of cka's ratio, so cka's entry.
 * **stream**: moments are float64 whatever the input; √n more for sums over rows. Demand 1e-9.
 * **merge**: two orders of the same float64 additions. Demand 1e-12 on ordinary features.
@@ -50,7 +51,7 @@ class Entry:
 
 
 def _cka64(n: int, p: int) -> float:
-    return 1e3 * (8 + math.sqrt(p))
+    return 1e4 * (8 + math.sqrt(p))
 
 
 def _stream(n: int, p: int) -> float:
