@@ -89,10 +89,11 @@ class StreamingCKA:
         rows = as_matrices(layers)
         columns = None if others is None else as_matrices(others, what="others")
         same_samples([*rows, *(columns or ())])
-        self._check_layers(rows, columns)
+        names = self._check_layers(rows, columns)
         seen = self.samples
         for matrix in [*rows, *(columns or ())]:
             refuse_nonfinite(matrix, first_row=seen, backend=self._backend, threads=self._threads)
+        self._rows, self._columns = names
         if self._mode == "exact":
             if self._exact is None:
                 self._exact = moments.empty(_widths(rows), None if columns is None else _widths(columns))
@@ -189,15 +190,18 @@ class StreamingCKA:
     def _names(self) -> list[str]:
         return [f"{name} [{width}]" for name, width in (*self._rows, *(self._columns or ()))]
 
-    def _check_layers(self, rows: Sequence[Matrix], columns: Sequence[Matrix] | None) -> None:
+    def _check_layers(
+        self, rows: Sequence[Matrix], columns: Sequence[Matrix] | None
+    ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...] | None]:
+        """The names and widths of both sides, those of the first batch."""
         row_names = tuple((m.name, m.p) for m in rows)
         column_names = None if columns is None else tuple((m.name, m.p) for m in columns)
         if not self._rows:
             self._check_memory(row_names, column_names)
-            self._rows, self._columns = row_names, column_names
         elif (row_names, column_names) != (self._rows, self._columns):
             names = [f"{name} [{width}]" for name, width in (*row_names, *(column_names or ()))]
             raise ValueError("the batch holds other layers than the first: " + _difference(self._names(), names))
+        return row_names, column_names
 
     def _check_memory(self, rows: tuple[tuple[str, int], ...], columns: tuple[tuple[str, int], ...] | None) -> None:
         if self._memory is None or self._mode != "exact":

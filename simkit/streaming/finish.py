@@ -57,6 +57,9 @@ def finish(state: Moments, estimator: Estimator) -> tuple[PairSums, list[int], l
     values = np.empty((len(left.layers), len(right.layers)))
     for i, x in enumerate(left.layers):
         for j, y in enumerate(right.layers):
+            if right is left and j < i:
+                values[i, j] = values[j, i]
+                continue
             c = cross[x.span, y.span] + x.tail.T @ y.tail
             values[i, j] = _pair(n, x, y, _Cross(c, ab[i, j], ay[i, y.span], bx[j, x.span]), estimator)[0]
     own_left, raw_left = _own(left, n, estimator, cross if right is left else None)
