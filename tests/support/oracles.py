@@ -82,7 +82,9 @@ def polynomial(degree: int, gamma: float | None, coef0: float) -> GramOf:
 def double_centred(k: Array) -> Array:
     """H K H."""
     rows = k.mean(axis=0)
-    return np.asarray(k - rows[:, None] - rows[None, :] + rows.mean())
+    k = k - rows[:, None]
+    k -= (rows - rows.mean())[None, :]
+    return k
 
 
 def u_centred(k: Array) -> Array:
@@ -91,7 +93,8 @@ def u_centred(k: Array) -> Array:
     k = k.copy()
     np.fill_diagonal(k, 0.0)
     rows = k.sum(axis=0)
-    k -= rows[:, None] / (n - 2) + rows[None, :] / (n - 2) - rows.sum() / ((n - 1) * (n - 2))
+    k -= (rows / (n - 2))[:, None]
+    k -= (rows / (n - 2) - rows.sum() / ((n - 1) * (n - 2)))[None, :]
     np.fill_diagonal(k, 0.0)
     return k
 
@@ -102,7 +105,10 @@ def hsic_matrix(layers: Sequence[Array], *, estimator: str, gram: GramOf = linea
     centre = double_centred if estimator == "biased" else u_centred
     flat = [centre(gram(layer)).ravel() for layer in layers]
     pairs = (n - 1) ** 2 if estimator == "biased" else n * (n - 3)
-    return np.array([[np.vdot(a, b) / pairs for b in flat] for a in flat])
+    table = np.array(
+        [[np.vdot(a, b) / pairs if i <= j else 0.0 for j, b in enumerate(flat)] for i, a in enumerate(flat)]
+    )
+    return np.asarray(table + np.triu(table, 1).T)
 
 
 def hsic(x: Array, y: Array, *, estimator: str, gram: GramOf = linear) -> float:
@@ -112,8 +118,10 @@ def hsic(x: Array, y: Array, *, estimator: str, gram: GramOf = linear) -> float:
 
 def cka_matrix(xs: Sequence[Array], ys: Sequence[Array], *, estimator: str, gram: GramOf = linear) -> Array:
     """CKA of every x with every y ``[L, M]``: HSIC(x, y) / √(HSIC(x, x) HSIC(y, y))."""
-    table = hsic_matrix([*xs, *ys], estimator=estimator, gram=gram)
+    table = hsic_matrix(xs if ys is xs else [*xs, *ys], estimator=estimator, gram=gram)
     own = np.sqrt(np.diag(table))
+    if ys is xs:
+        return np.asarray(table / own[:, None] / own[None, :])
     return table[: len(xs), len(xs) :] / own[: len(xs), None] / own[None, len(xs) :]
 
 

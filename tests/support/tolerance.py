@@ -12,7 +12,7 @@ count of roundings that depends on the lengths of the sums. The demand is what s
   1e-3 (feature space) or 1e-4 (sample space) is formed again, centred. 1e4 · (8 + √p) · eps, at most the demand of
   1e-10.
 * **hsic**: relative to √(HSIC(x, x) HSIC(y, y)); half of cka's ratio, so cka's entry.
-* **stream**: moments are float64 whatever the input; √n more for sums over rows. Demand 1e-9.
+* **stream**: as cka, float64, whatever the input; √n more for sums over rows. Demand 1e-9.
 * **merge**: two orders of the same float64 additions. Demand 1e-12 on ordinary features.
 * **greedy**: CKA after a removal. float64: sums are formed afresh before half of them is gone, so as cka. Demands
   1e-9 (float64) and 1e-6 (float32).
@@ -55,7 +55,7 @@ def _cka64(n: int, p: int) -> float:
 
 
 def _stream(n: int, p: int) -> float:
-    return 1e3 * (8 + math.sqrt(p) + math.sqrt(n))
+    return 1e4 * (8 + math.sqrt(p) + math.sqrt(n))
 
 
 TABLE: dict[tuple[str, str], Entry] = {
