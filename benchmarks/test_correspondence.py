@@ -33,15 +33,16 @@ LAYERS = 8
 
 @dataclass(frozen=True)
 class Setting:
-    """How many networks, how wide, how long trained."""
+    """How many networks, how wide, how long trained on how many images (of either split, at most)."""
 
     seeds: int
     width: int
     epochs: int
+    images: int
 
 
-FULL = Setting(seeds=5, width=64, epochs=3)
-TINY = Setting(seeds=2, width=4, epochs=1)
+FULL = Setting(seeds=5, width=64, epochs=3, images=1797)
+TINY = Setting(seeds=2, width=2, epochs=1, images=150)
 
 
 def measures() -> dict[str, Any]:
@@ -62,7 +63,8 @@ def test_layer_correspondence(benchmark: Any, full: bool, keep: Callable[[dict[s
     """At full size linear CKA finds most layers again, and far more than CCA and SVCCA do."""
     setting = FULL if full else TINY
     networks, accuracy, data = _trained(setting)
-    images = {"flattened": data.test_x, "channel means": torch.cat([data.train_x, data.test_x])}
+    test = data.test_x[: setting.images]
+    images = {"flattened": test, "channel means": torch.cat([data.train_x[: setting.images], test])}
     found: dict[str, dict[str, Any]] = {name: {} for name in measures()}
     sizes = {}
     for features, inputs in images.items():
@@ -106,7 +108,7 @@ def _trained(setting: Setting) -> tuple[list[Any], list[float], Any]:
     from simkit import train
 
     data = train.digits(test_fraction=1 / 3)
-    shifted = _shifted(*data.train)
+    shifted = _shifted(data.train_x[: setting.images], data.train_y[: setting.images])
     networks, accuracy = [], []
     for seed in range(setting.seeds):
         model = train.conv8(data.shape, data.classes, width=setting.width, seed=seed)
