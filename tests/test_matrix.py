@@ -92,7 +92,8 @@ def test_what_is_no_measure(layers: dict[str, Array]) -> None:
 
 def test_the_plan_names_the_backend_the_route_and_the_reason(layers: dict[str, Array]) -> None:
     m = sk.similarity_matrix(layers)
-    (step,) = m.plan.steps
+    step, stats = m.plan.steps
+    assert (stats.op, stats.backend) == ("column_stats", "native_cpu")
     assert (step.op, step.backend, m.backend) == ("pair_sums", "native_cpu", "native_cpu")
     assert step.route == "sample space"
     assert step.multiply_adds == 120 * 120 * 234 // 2 + 120 * 120 * (9 // 2) // 2
@@ -111,7 +112,7 @@ def test_what_cancels_is_formed_again_and_the_plan_says_so() -> None:
     x = r.standard_normal((200, 300)).astype(np.float32)
     x[0] *= 1e4
     m = sk.similarity_matrix({"x": x})
-    assert [step.route for step in m.plan.steps] == ["sample space", "sample space"]
+    assert [step.route for step in m.plan.steps] == ["sample space", "sample space", ""]
     assert m.plan.steps[1].reason.endswith("done again because the first pass cancelled")
 
 

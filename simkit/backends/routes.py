@@ -16,6 +16,7 @@ TILES = (256, 192, 128, 96, 64, 48, 32, 24, 16, 8)
 CHUNK = 512  # columns (sample space) or rows (feature space) packed at a time
 SMALL_N = 64  # below this float64 products cost nothing and float32 ones lose digits to cancellation
 FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
+MOST_THREADS = 1024  # more are taken for this many
 
 
 def default_threads() -> int:
@@ -29,7 +30,7 @@ def check_threads(threads: int | None) -> int:
         return default_threads()
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         raise ValueError(f"threads must be a positive integer, not {threads!r}")
-    return threads
+    return min(threads, MOST_THREADS)
 
 
 def parse_memory(memory: int | float | str | None) -> int | None:
@@ -103,7 +104,9 @@ def plan_pair_sums(
     own = sum(p * p for p in widths) // 2
     feature_cost = n * left * left // 2 if columns is None else n * (left * right + own)
     width = tile or feature_tile(left + right)
-    held = threads * 8 * (2 * CHUNK * width + width * width) + 16 * m * n + 24 * m * m
+    held = (
+        min(threads, _square(left + right, width)) * 8 * (2 * CHUNK * width + width * width) + 16 * m * n + 24 * m * m
+    )
     penalty = FLOAT64_COST if products == "float32" else 1.0
     cheaper = linear and feature_cost * penalty < sample_cost and (memory is None or held <= memory)
     chosen: RouteName = route or ("feature" if cheaper else "sample")
@@ -113,6 +116,12 @@ def plan_pair_sums(
         reason = f"{feature_cost:.3g} float64 multiply-adds against {sample_cost:.3g} {products} ones in sample space"
         return Route("feature", "float64", width, threads, feature_cost, held, reason)
     return _sample_route(m, n, products, why, sample_cost, feature_cost, memory, threads, tile, mapped_row_bytes)
+
+
+def _square(size: int, width: int) -> int:
+    """Tiles of the upper triangle of a square: more workers than tiles would have nothing to do."""
+    strips = -(-size // width)
+    return strips * (strips + 1) // 2
 
 
 def feature_tile(total: int) -> int:
@@ -134,9 +143,10 @@ def _sample_route(
 ) -> Route:
     reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
     for width in (tile,) if tile else TILES:
-        needed = workspace(m, width, threads, products, n, mapped_row_bytes)
+        workers = min(threads, _square(n, width))
+        needed = workspace(m, width, workers, products, n, mapped_row_bytes)
         if tile or (memory is None and needed < 2**30) or (memory is not None and needed <= memory):
-            return Route("sample", products, width, threads, sample_cost, needed, reason)
+            return Route("sample", products, width, workers, sample_cost, needed, reason)
     if threads > 1:
         return _sample_route(
             m, n, products, why, sample_cost, feature_cost, memory, threads // 2, tile, mapped_row_bytes

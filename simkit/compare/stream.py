@@ -16,7 +16,7 @@ from ..backends.routes import check_threads, parse_memory
 from ..kernels import Linear
 from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, sums_of
 from ..metrics.measure import Degenerate
-from ..metrics.prepare import prepare, refuse_nonfinite
+from ..metrics.prepare import prepare, preparing_steps, refuse_nonfinite
 from ..streaming import finish, minibatch, moments, state
 from .matrix import SimilarityMatrix, similarity_matrix
 
@@ -139,7 +139,9 @@ class StreamingCKA:
             bytes_held = moments.state_bytes(self._exact.left_widths, self._exact.right_widths)
             chosen = choose("moments_add", backend=self._backend)
             step = Step("moments_add", chosen.backend, chosen.reason, "float64 moments, one pass", 0, bytes_held)
-            return self._matrix(sums, Plan((step,)), self.samples)
+            rows = choose("moments_rows", backend=self._backend)
+            steps = (step, Step("moments_rows", rows.backend, rows.reason))
+            return self._matrix(sums, Plan((*steps, *preparing_steps(Linear(), backend=self._backend))), self.samples)
         assert self._estimate is not None
         return self._estimated(self._estimate)
 
@@ -302,7 +304,8 @@ class StreamingCKA:
         notes = [f"an estimate: the mean of {estimate.batches} batches weighted by their pairs, not the whole data"]
         if estimate.waiting:
             notes.append(f"the last {len(estimate.waiting[0])} samples were too few for a batch and do not count")
-        plan = Plan((Step("pair_sums", chosen.backend, chosen.reason, "minibatch"),), tuple(notes))
+        step = Step("pair_sums", chosen.backend, chosen.reason, "minibatch")
+        plan = Plan((step, *preparing_steps(Linear(), backend=self._backend)), tuple(notes))
         return self._matrix(sums, plan, estimate.samples)
 
 

@@ -24,7 +24,7 @@ from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads, plan_pair_sums
 from ..kernels import Kernel, Linear, check_kernel
 from .measure import Degenerate, Scores
-from .prepare import CONSTANT, prepare
+from .prepare import CONSTANT, prepare, preparing_steps
 
 # A self-product below this share of the sum it was subtracted from has cancelled: the pass is done again, float32
 # sample space in float64, feature space (whose sums hold the diagonals too) in sample space.
@@ -263,12 +263,12 @@ def normalised_with_gaps(
     left, row_blocks = ready("row", rows)
     right, column_blocks = (left, None) if columns is None else ready("column", columns)
     values = np.full((len(rows), len(rows if columns is None else columns)), math.nan)
-    plan = Plan()
+    steps = preparing_steps(measure.kernel, backend=forced.backend)
     if left and right:
         scores = normalised(row_blocks, column_blocks, measure.estimator, forced)
         values[np.ix_(left, right)] = scores.values
         degenerate.update(scores.degenerate)
-        plan = scores.plan
+        steps = (*scores.plan.steps, *steps)
     if columns is None:
         degenerate.update({("column", name): reason for (_, name), reason in list(degenerate.items())})
-    return Scores(values, degenerate, plan)
+    return Scores(values, degenerate, Plan(steps))

@@ -23,7 +23,7 @@ from ..backends.routes import check_threads
 from ..kernels import Kernel, Linear, check_kernel
 from .cka import ForcedRoute, check_estimator, sums_of
 from .measure import Degenerate
-from .prepare import prepare_with_stats
+from .prepare import prepare_with_stats, preparing_steps
 
 Mode: TypeAlias = Literal["greedy", "oneshot"]
 
@@ -153,6 +153,7 @@ def _one_layer(
     search = choose("eliminate", backend=backend)
     found = search.function(a, greedy=mode == "greedy", count=removals, min_cka=min_cka)
     steps.append(Step("eliminate", search.backend, search.reason, mode))
+    steps.extend(preparing_steps(kernel, backend=backend))
     return Elimination(ids[found.order], found.cka, found.smallest_gap, Plan(tuple(steps)))
 
 

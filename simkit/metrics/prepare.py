@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..arrays import Matrix
-from ..backends.base import Block, ColumnStats
+from ..backends.base import Block, ColumnStats, Step
 from ..backends.choose import choose
 from ..backends.routes import check_threads
 from ..kernels import RBF, Cosine, Kernel, Laplacian, Polynomial
@@ -61,6 +61,17 @@ def prepare_with_stats(
         t = kernel.bandwidth
         block = block.with_length(2 * t * t * median if isinstance(kernel, RBF) else t * math.sqrt(median))
     return block, stats
+
+
+def preparing_steps(kernel: Kernel, *, backend: str | None = None) -> tuple[Step, ...]:
+    """Which backend runs each op of :func:`prepare` for ``kernel``."""
+    ops = ["column_stats"]
+    if isinstance(kernel, Cosine):
+        ops.append("row_norms")
+    if isinstance(kernel, RBF | Laplacian):
+        ops.append("distance_median")
+    choices = [(op, choose(op, backend=backend)) for op in ops]
+    return tuple(Step(op, choice.backend, choice.reason) for op, choice in choices)
 
 
 def refuse_nonfinite(
