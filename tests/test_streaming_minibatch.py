@@ -96,7 +96,7 @@ def test_a_layer_that_is_dead_in_one_batch_counts_there_as_zero(layers: dict[str
     dead = {"x": np.zeros_like(layers["x"]), "y": layers["y"]}
     result = run(dead, [128] * 4).compute()
     assert np.isnan(result["x", "y"])
-    assert result.degenerate["row", "x"] == "every feature is constant over the samples"
+    assert result.degenerate["row", "x"] == "every feature is constant within each batch"
 
 
 def test_two_sides(layers: dict[str, Array]) -> None:

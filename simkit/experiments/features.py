@@ -16,7 +16,7 @@ import numpy as np
 from ..arrays import Matrix, as_matrix, same_samples
 from ..compare.matrix import SimilarityMatrix, similarity_matrix
 from ..metrics.measure import Measure
-from ..metrics.prepare import refuse_nonfinite
+from ..metrics.prepare import checked_stats
 
 _STORED = {
     "F64": "<f8",
@@ -54,7 +54,7 @@ def compare_files(
     except ValueError:
         for side in sides:
             for layer in side.values():
-                refuse_nonfinite(layer)  # says which file the entries are in, which names alone may not
+                checked_stats(layer)  # says which file the entries are in, which names alone may not
         raise
 
 

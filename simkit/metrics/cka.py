@@ -223,7 +223,14 @@ def normalised(
 
 
 def scores_from_sums(
-    sums: PairSums, rows: Sequence[str], columns: Sequence[str], n: int, estimator: Estimator, *, drowned: float = 0.0
+    sums: PairSums,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    n: int,
+    estimator: Estimator,
+    *,
+    drowned: float = 0.0,
+    constant: str = CONSTANT,
 ) -> Scores:
     """S_ab / √(S_aa S_bb); NaN, and named, where a self-product is zero within the rounding of n float64 sums.
 
@@ -236,7 +243,7 @@ def scores_from_sums(
         lost = zero | (own < drowned * raw)
         for i in np.flatnonzero(lost).tolist():
             what = "zero within rounding" if zero[i] else "drowned in rounding by a few rows that dwarf the others"
-            degenerate[side, names[i]] = f"its {estimator} HSIC with itself is {what}" if raw[i] else CONSTANT
+            degenerate[side, names[i]] = f"its {estimator} HSIC with itself is {what}" if raw[i] else constant
         return np.sqrt(np.where(lost, np.nan, own))
 
     left = norms("row", rows, sums.self_rows, sums.raw_rows)

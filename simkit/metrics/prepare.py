@@ -35,9 +35,7 @@ def prepare_with_stats(
     """:func:`prepare`, with the column statistics of what the kernel sees."""
     team = check_threads(threads)
     stats_of = choose("column_stats", backend=backend).function
-    stats = refuse_nonfinite(x, backend=backend, threads=threads)
-    if stats.max_abs > _LARGEST:
-        raise ValueError(f"{x.name} holds {stats.max_abs:.3g}, too large to centre in float64: rescale its features")
+    stats = checked_stats(x, backend=backend, threads=threads)
     scale = None
     if isinstance(kernel, Cosine):
         exponent = _exponent(stats.max_abs)
@@ -74,10 +72,11 @@ def preparing_steps(kernel: Kernel, *, backend: str | None = None) -> tuple[Step
     return tuple(Step(op, choice.backend, choice.reason) for op, choice in choices)
 
 
-def refuse_nonfinite(
+def checked_stats(
     x: Matrix, *, first_row: int = 0, backend: str | None = None, threads: int | None = None
 ) -> ColumnStats:
-    """The column statistics of ``x``; ValueError when an entry is NaN or infinite, with their number and the first.
+    """The column statistics of ``x``; ValueError when an entry is NaN or infinite, with their number and the first, or
+    when one is too large to centre.
 
     ``first_row`` is the number of rows that came before, on a stream.
     """
@@ -87,6 +86,8 @@ def refuse_nonfinite(
         what = "entry" if stats.nonfinite == 1 else "entries"
         where = f"row {first_row + row}, column {column}"
         raise ValueError(f"{x.name} has {stats.nonfinite} non-finite {what}, the first at {where}")
+    if stats.max_abs > _LARGEST:
+        raise ValueError(f"{x.name} holds {stats.max_abs:.3g}, too large to centre in float64: rescale its features")
     return stats
 
 

@@ -24,6 +24,7 @@ from ..arrays import FloatArray
 from ..backends.base import Estimator, MomentRows, PairSums, SideSums
 from .apart import Apart, outlying
 from .moments import Moments
+from .units import Held, fit
 
 DROWNED = 1e-9  # a self-product below this share of what it was subtracted from may be off by more than 1e-6
 
@@ -42,8 +43,10 @@ def finish(state: Moments, estimator: Estimator) -> tuple[PairSums, list[int], l
         if sums.right is None or state.right_stage is None
         else _tail(sums.right, state.right_stage[: state.staged]),
     )
+    held, tail = fit(Held(sums, state.n, state.apart), tail)
+    sums = held.sums
     far = outlying(tail, sums, state.n)
-    apart, tail = state.apart.join(tail.take(far)), tail.take(~far)
+    apart, tail = held.apart.join(tail.take(far)), tail.take(~far)
     n = state.n + tail.count
     left = _side(sums.left, tail.left, apart.left, n)
     right = left

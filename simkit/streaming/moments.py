@@ -3,15 +3,13 @@
 The sums are those of :class:`simkit.backends.base.MomentSums`, over z = (x - c) · scale; :mod:`.finish` turns them
 into HSIC. Rows are staged into blocks of 512 whatever the caller's batches are, so any split of one order gives the
 same bits. The shift c is the median of the first block. A few rows that dwarf the others are kept apart
-(:mod:`.apart`). States add; states with different shifts are re-based exactly (:mod:`.rebase`).
+(:mod:`.apart`). States add; states with different shifts are re-based exactly (:mod:`.units`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from ..arrays import FloatArray, Matrix
 from ..backends.base import MomentRows, MomentSums, SideSums
 from ..backends.choose import choose
 from .apart import LIMIT, Apart, largest, none_apart, outlying
-from .rebase import rebase, rebased_rows
+from .units import Held, common, first_side, fit
 
 STAGE = 512  # rows added at a time
 
@@ -96,20 +94,18 @@ def merge(state: Moments, other: Moments, *, backend: str | None, threads: int) 
         if state.sums is None:
             state.sums, state.n, state.apart = _copy_sums(other.sums), other.n, other.apart
         else:
-            left = _like(other.sums.left, state.sums.left)
-            right = None
-            if other.sums.right is not None and state.sums.right is not None:
-                right = _like(other.sums.right, state.sums.right)
-            _add(state.sums, rebase(other.sums, other.n, left, right))
-            state.n += other.n
-            _keep_apart(state, _rebased(other.apart, other.sums, state.sums), backend, threads)
+            mine, theirs = common(Held(state.sums, state.n, state.apart), Held(other.sums, other.n, other.apart))
+            state.sums, state.apart = mine.sums, mine.apart
+            _add(state.sums, theirs.sums)
+            state.n += theirs.n
+            _keep_apart(state, theirs.apart, backend, threads)
     if other.staged:
-        rows = slice(0, other.staged)
-        left_rows = _split(other.left_stage[rows], other.left_widths)
+        rows = slice(0, other.staged)  # copied: a stream may be merged into itself
+        left_rows = _split(other.left_stage[rows].copy(), other.left_widths)
         right_rows = (
             None
             if other.right_stage is None or other.right_widths is None
-            else _split(other.right_stage[rows], other.right_widths)
+            else _split(other.right_stage[rows].copy(), other.right_widths)
         )
         update(state, left_rows, right_rows, backend=backend, threads=threads)
 
@@ -135,6 +131,9 @@ def _flush(state: Moments, backend: str | None, threads: int) -> None:
         else MomentRows(right, norms(state.sums.right, right, threads=threads)),
     )
     state.staged = 0
+    if state.n + state.apart.count:
+        held, rows = fit(Held(state.sums, state.n, state.apart), rows)
+        state.sums, state.apart = held.sums, held.apart
     far = outlying(rows, state.sums, state.n)
     if far.any():
         _add_rows(state, rows.take(~far), backend, threads)
@@ -160,25 +159,12 @@ def _keep_apart(state: Moments, rows: Apart, backend: str | None, threads: int) 
     state.apart = rows
 
 
-def _rebased(rows: Apart, old: MomentSums, new: MomentSums) -> Apart:
-    """Rows apart in the units of other sums."""
-
-    def side(of: MomentRows, before: SideSums, after: SideSums) -> MomentRows:
-        z = rebased_rows(of.z, before, after)
-        return MomentRows(z, np.stack([np.einsum("ij,ij->i", z[:, s], z[:, s]) for s in after.spans], axis=1))
-
-    right = None
-    if rows.right is not None and old.right is not None and new.right is not None:
-        right = side(rows.right, old.right, new.right)
-    return Apart(side(rows.left, old.left, new.left), right)
-
-
 def _first_sums(state: Moments) -> MomentSums:
     alone = state.right_widths is None or state.right_stage is None
-    left = _first_side(state.left_stage, state.left_widths, alone)
+    left = first_side(state.left_stage, state.left_widths, alone)
     right = None
     if state.right_widths is not None and state.right_stage is not None:
-        right = _first_side(state.right_stage, state.right_widths, False)
+        right = first_side(state.right_stage, state.right_widths, False)
     other = right or left
     p, q = left.offsets[-1], other.offsets[-1]
     layers, others = len(left.offsets) - 1, len(other.offsets) - 1
@@ -192,26 +178,9 @@ def _first_sums(state: Moments) -> MomentSums:
     )
 
 
-def _first_side(stage: FloatArray, widths: Sequence[int], alone: bool) -> SideSums:
-    offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum(widths)]))
-    shift = np.median(stage, axis=0)  # not the mean: one outlying row would drag it away from all the others
-    largest = np.abs(stage - shift).max(axis=0)
-    scale = np.empty(offsets[-1])
-    for s in [slice(start, end) for start, end in pairwise(offsets)]:
-        exponent = math.frexp(float(largest[s].max()))[1]
-        scale[s] = math.ldexp(1.0, -max(-1000, min(1000, exponent)))
-    p, layers = offsets[-1], len(widths)
-    grams = () if alone else tuple(np.zeros((width, width)) for width in widths)
-    return SideSums(offsets, shift, scale, np.zeros(p), np.zeros(p), np.zeros(layers), np.zeros(layers), grams)
-
-
 def _split(rows: FloatArray, widths: Sequence[int]) -> list[Matrix]:
     ends = np.cumsum(widths)
     return [Matrix("staged", rows[:, e - w : e], "float64") for w, e in zip(widths, ends, strict=True)]
-
-
-def _like(side: SideSums, other: SideSums) -> SideSums:
-    return replace(side, shift=other.shift, scale=other.scale)
 
 
 def _side_arrays(side: SideSums) -> list[FloatArray]:

@@ -90,23 +90,26 @@ def pack_estimate(state: minibatch.Estimate) -> dict[str, npt.NDArray[Any]]:
 
 
 def unpack_estimate(
-    arrays: Arrays, rows: int, columns: int, left: Sequence[int], right: Sequence[int] | None
+    arrays: Arrays, exponents: Sequence[int | None], left: Sequence[int], right: Sequence[int] | None
 ) -> minibatch.Estimate:
-    """A minibatch stream from its arrays.
+    """A minibatch stream from its arrays and the exponents of its layers.
 
     Raises:
-        ValueError: a missing array or a wrong shape.
+        ValueError: a missing array, a wrong shape, or another number of exponents.
     """
     pairs, samples, batches = (int(v) for v in _take(arrays, "counts", (3,), np.int64))
+    rows, columns = len(left), len(left if right is None else right)
+    if len(exponents) != len([*left, *(right or ())]):
+        raise ValueError(f"{len(exponents)} exponents for {len([*left, *(right or ())])} layers")
     waiting: list[FloatArray] = []
     if "waiting.0" in arrays:
         held = int(np.asarray(arrays["waiting.0"]).shape[0])
-        widths = [*left, *(right or ())]
-        waiting = [_take(arrays, f"waiting.{i}", (held, width)) for i, width in enumerate(widths)]
+        waiting = [_take(arrays, f"waiting.{i}", (held, w)) for i, w in enumerate([*left, *(right or ())])]
     return minibatch.Estimate(
         _take(arrays, "values", (rows, columns)),
         _take(arrays, "own_rows", (rows,)),
         _take(arrays, "own_columns", (columns,)),
+        [None if exponent is None else int(exponent) for exponent in exponents],
         pairs,
         samples,
         batches,

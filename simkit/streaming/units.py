@@ -1,0 +1,146 @@
+"""The units of a stream's sums, a shift and a power of two per layer: chosen on the first block, moved where they fail.
+
+They fail when a layer that was dead so far wakes up, when rows come that are so large that their fourth powers would
+leave float64, and when two streams meet whose units are that far apart. Every move is exact but for the rounding of
+the sums themselves (:mod:`.rebase`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import FloatArray
+from ..backends.base import MomentRows, MomentSums, SideSums
+from .apart import Apart
+from .rebase import rebase, rebased_rows
+
+_FAR = 2.0**100  # distance, in the units of the sums, above which the units grow
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is held of a stream: sums over ``n`` rows, and the rows kept apart, in the same units."""
+
+    sums: MomentSums
+    n: int
+    apart: Apart
+
+    def sides(self) -> list[tuple[SideSums, MomentRows]]:
+        """Each side with its rows apart."""
+        out = [(self.sums.left, self.apart.left)]
+        if self.sums.right is not None and self.apart.right is not None:
+            out.append((self.sums.right, self.apart.right))
+        return out
+
+
+def first_side(stage: FloatArray, widths: Sequence[int], alone: bool) -> SideSums:
+    """Empty sums of one side in the units of its first block ``stage [rows, p]``; ``alone``: no Gram matrices."""
+    offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum(widths)]))
+    shift = np.median(stage, axis=0)  # not the mean: one outlying row would drag it away from all the others
+    largest = np.abs(stage - shift).max(axis=0)
+    scale = np.empty(offsets[-1])
+    for s in [slice(start, end) for start, end in pairwise(offsets)]:
+        scale[s] = _power(float(largest[s].max()))
+    p, layers = offsets[-1], len(widths)
+    grams = () if alone else tuple(np.zeros((width, width)) for width in widths)
+    return SideSums(offsets, shift, scale, np.zeros(p), np.zeros(p), np.zeros(layers), np.zeros(layers), grams)
+
+
+def fit(held: Held, rows: Apart) -> tuple[Held, Apart]:
+    """Move what is held, and new rows in its units, to units that hold both; as they are where those do.
+
+    Raises:
+        ValueError: rows that leave float64 in the units of the rows before them.
+    """
+    new = [rows.left] if rows.right is None else [rows.left, rows.right]
+    targets = [_fitting(*mine, theirs) for mine, theirs in zip(held.sides(), new, strict=True)]
+    if all(target is mine for target, (mine, _) in zip(targets, held.sides(), strict=True)):
+        return held, rows
+    moved = _moved(held, targets)
+    return moved, _moved_rows(rows, held.sums, moved.sums)
+
+
+def common(held: Held, other: Held) -> tuple[Held, Held]:
+    """Both in units that hold both: those of the first where they do."""
+    targets = [_shared(*mine, *theirs) for mine, theirs in zip(held.sides(), other.sides(), strict=True)]
+    same = all(target is mine for target, (mine, _) in zip(targets, held.sides(), strict=True))
+    return held if same else _moved(held, targets), _moved(other, targets)
+
+
+def _power(largest: float) -> float:
+    """The power of two that brings ``largest`` near 1."""
+    return math.ldexp(1.0, -max(-1000, min(1000, math.frexp(largest)[1])))
+
+
+def _dead(side: SideSums, apart: MomentRows) -> npt.NDArray[np.bool_]:
+    """Layers of which every row so far lies on the shift."""
+    return np.asarray((side.sum_a == 0) & ~apart.a.any(axis=0))
+
+
+def _fitting(side: SideSums, apart: MomentRows, rows: MomentRows) -> SideSums:
+    dead = _dead(side, apart)
+    woken = [bool(dead[i]) and bool(rows.z[:, s].any()) for i, s in enumerate(side.spans)]  # a may have vanished
+    moving = np.flatnonzero(woken | ~(rows.a.max(axis=0, initial=0.0) < _FAR**2)).tolist()
+    if not moving:
+        return side
+    shift, scale = side.shift.copy(), side.scale.copy()
+    for i in moving:
+        s = side.spans[i]
+        z = rows.z[:, s]
+        if not np.isfinite(z).all():
+            raise ValueError("the features of a layer grew by more than 1e300 within one stream: rescale them")
+        middle = np.median(z, axis=0) if dead[i] else np.zeros(z.shape[1])
+        shift[s] += middle / scale[s]
+        scale[s] *= _power(max(float(np.abs(z - middle).max()), float(np.abs(middle).max())))
+    return replace(side, shift=shift, scale=scale)
+
+
+def _shared(mine: SideSums, my_apart: MomentRows, theirs: SideSums, their_apart: MomentRows) -> SideSums:
+    dead, quiet = _dead(mine, my_apart), _dead(theirs, their_apart)
+    shift, scale, moved = mine.shift.copy(), mine.scale.copy(), False
+    for i, s in enumerate(mine.spans):
+        gap = float(np.abs(mine.shift[s] - theirs.shift[s]).max())
+        if dead[i] and not quiet[i]:
+            shift[s], scale[s], moved = theirs.shift[s], theirs.scale[s], True
+        elif not quiet[i] and theirs.scale[s.start] * _FAR < scale[s.start]:
+            scale[s], moved = theirs.scale[s], True
+        if gap * scale[s.start] > _FAR:
+            scale[s], moved = _power(gap), True
+    return replace(mine, shift=shift, scale=scale) if moved else mine
+
+
+def _moved(held: Held, targets: Sequence[SideSums]) -> Held:
+    """The same rows in other units; a dead layer's zeros are zeros in any scale."""
+    sides = [
+        _in_scale_of(side, target, _dead(side, apart))
+        for (side, apart), target in zip(held.sides(), targets, strict=True)
+    ]
+    sums = replace(held.sums, left=sides[0], right=sides[1] if len(sides) > 1 else None)
+    moved = rebase(sums, held.n, targets[0], targets[1] if len(targets) > 1 else None)
+    return Held(moved, held.n, _moved_rows(held.apart, sums, moved))
+
+
+def _in_scale_of(side: SideSums, other: SideSums, layers: npt.NDArray[np.bool_]) -> SideSums:
+    scale = side.scale.copy()
+    for i in np.flatnonzero(layers).tolist():
+        scale[side.spans[i]] = other.scale[side.spans[i]]
+    return replace(side, scale=scale)
+
+
+def _moved_rows(rows: Apart, old: MomentSums, new: MomentSums) -> Apart:
+    """Rows in the units of other sums."""
+
+    def side(of: MomentRows, before: SideSums, after: SideSums) -> MomentRows:
+        z = rebased_rows(of.z, before, after)
+        return MomentRows(z, np.stack([np.einsum("ij,ij->i", z[:, s], z[:, s]) for s in after.spans], axis=1))
+
+    right = None
+    if rows.right is not None and old.right is not None and new.right is not None:
+        right = side(rows.right, old.right, new.right)
+    return Apart(side(rows.left, old.left, new.left), right)
