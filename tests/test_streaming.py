@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -378,6 +379,43 @@ def test_a_damaged_state_is_refused_whole(fault: str) -> None:
     with pytest.raises(ValueError, match=r"^this is not the state of a StreamingCKA: "):
         stream.load_state_dict(state)
     assert _same_state(stream.state_dict(), before)
+
+
+@pytest.mark.parametrize("mode", ["exact", "minibatch"])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"estimator": ...}, "its meta has no 'estimator'"),
+        ({"mode": ..., "exponents": ...}, "its meta has no 'mode' and no 'exponents'"),
+        ({"columns": ...}, "its meta has no 'columns'"),
+        ({"format": ...}, "its format is None, not 'simkit.StreamingCKA.1'"),
+        ({"format": "other"}, "its format is 'other', not 'simkit.StreamingCKA.1'"),
+        ({"rows": 3}, "its rows are 3, not names with widths"),
+        ({"rows": [["l0", -4]]}, r"its rows are \[\['l0', -4\]\], not names with widths"),
+        ({"columns": [["l0"]]}, r"its columns are \[\['l0'\]\], not names with widths"),
+    ],
+)
+def test_a_state_whose_meta_lacks_something_says_what(change: dict[str, Any], sentence: str, mode: Any) -> None:
+    stream = sk.StreamingCKA(mode=mode)
+    stream.update(features(40, [4, 7]))
+    state = stream.state_dict()
+    meta = {**json.loads(bytes(state["meta"])), **change}
+    state["meta"] = np.frombuffer(json.dumps({k: v for k, v in meta.items() if v is not ...}).encode(), np.uint8)
+    with pytest.raises(ValueError, match=f"^this is not the state of a StreamingCKA: {sentence}$"):
+        stream.load_state_dict(state)
+
+
+def test_what_is_no_state_at_all() -> None:
+    stream = sk.StreamingCKA()
+    for bad, sentence in (
+        ([1], "a state is a mapping of names to arrays, not list"),
+        ({}, "it has no array 'meta'"),
+        ({"meta": np.array([255, 254], dtype=np.uint8)}, "its array 'meta' does not hold JSON"),
+        ({"meta": "text"}, "its array 'meta' does not hold JSON"),
+        ({"meta": np.frombuffer(b"[1]", np.uint8)}, r"its format is \[1\], not 'simkit.StreamingCKA.1'"),
+    ):
+        with pytest.raises(ValueError, match=f"^this is not the state of a StreamingCKA: {sentence}$"):
+            stream.load_state_dict(bad)  # type: ignore[arg-type]
 
 
 # What is refused.
