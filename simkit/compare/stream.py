@@ -16,7 +16,7 @@ from ..backends.routes import check_threads, parse_memory
 from ..kernels import Linear
 from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, sums_of
 from ..metrics.measure import Degenerate
-from ..metrics.prepare import prepare, preparing_steps, refuse_nonfinite
+from ..metrics.prepare import CONSTANT, checked_stats, prepare, preparing_steps
 from ..streaming import finish, minibatch, moments, state
 from .matrix import SimilarityMatrix, similarity_matrix
 
@@ -36,6 +36,9 @@ class StreamingCKA:
         mode: ``"exact"`` or ``"minibatch"``.
         memory: refuse layers whose state would take more bytes (a number or ``"64 MB"``).
         backend, threads: as in :func:`simkit.cka`.
+
+    An exception in the middle of a batch (Ctrl-C, say) leaves part of it in the sums: the stream then refuses to go on
+    (RuntimeError) until it is reset or takes a saved state.
 
     Raises:
         ValueError: an unknown option, or a state larger than ``memory``.
@@ -69,7 +72,7 @@ class StreamingCKA:
         self._columns: tuple[tuple[str, int], ...] | None = None
         self._exact: moments.Moments | None = None
         self._estimate: minibatch.Estimate | None = None
-        self._exponents: list[int] = []
+        self._torn = False  # an exception, Ctrl-C for one, left part of a batch in the sums
 
     @property
     def samples(self) -> int:
@@ -87,22 +90,25 @@ class StreamingCKA:
             ValueError: other layers or widths than before, different numbers of samples, non-finite entries (named);
                 nothing is added then.
         """
+        self._refuse_torn()
         rows = as_matrices(layers)
         columns = None if others is None else as_matrices(others, what="others")
         same_samples([*rows, *(columns or ())])
         names = self._check_layers(rows, columns)
         seen = self.samples
         for matrix in [*rows, *(columns or ())]:
-            refuse_nonfinite(matrix, first_row=seen, backend=self._backend, threads=self._threads)
+            checked_stats(matrix, first_row=seen, backend=self._backend, threads=self._threads)
+        self._torn = True
         self._rows, self._columns = names
         if self._mode == "exact":
             if self._exact is None:
                 self._exact = moments.empty(_widths(rows), None if columns is None else _widths(columns))
             moments.update(self._exact, rows, columns, backend=self._backend, threads=self._threads)
-            return
-        if self._estimate is None:
-            self._estimate = minibatch.empty(len(rows), len(rows if columns is None else columns))
-        minibatch.update(self._estimate, [*rows, *(columns or ())], self._batch_hsic)
+        else:
+            if self._estimate is None:
+                self._estimate = minibatch.empty(len(rows), None if columns is None else len(columns))
+            minibatch.update(self._estimate, [*rows, *(columns or ())], self._batch_hsic)
+        self._torn = False
 
     def merge(self, other: StreamingCKA) -> None:
         """Add, in place, everything ``other`` has seen: as if its batches had followed this stream's.
@@ -115,16 +121,21 @@ class StreamingCKA:
         if (self._estimator, self._mode) != (other._estimator, other._mode):
             mine, theirs = f"{self._estimator}, {self._mode}", f"{other._estimator}, {other._mode}"
             raise ValueError(f"a stream of ({theirs}) does not merge into one of ({mine})")
+        self._refuse_torn()
+        other._refuse_torn()
         if not other._rows:
             return
         if self._rows and (self._rows, self._columns) != (other._rows, other._columns):
             raise ValueError("the streams hold different layers: " + _difference(self._names(), other._names()))
         if not self._rows:
             self.load_state_dict(other.state_dict())
-        elif self._exact is not None and other._exact is not None:
+            return
+        self._torn = True
+        if self._exact is not None and other._exact is not None:
             moments.merge(self._exact, other._exact, backend=self._backend, threads=self._threads)
         elif self._estimate is not None and other._estimate is not None:
-            self._merge_estimate(other._estimate, other._exponents)
+            self._merge_estimate(other._estimate)
+        self._torn = False
 
     def compute(self) -> SimilarityMatrix:
         """The similarity matrix of everything seen so far; the stream can go on.
@@ -132,6 +143,7 @@ class StreamingCKA:
         Raises:
             ValueError: fewer samples than the estimator needs.
         """
+        self._refuse_torn()
         enough_samples(self.samples, 4 if self._estimator == "debiased" else 2, f"the {self._estimator} estimator")
         if self._exact is not None:
             if self._exact.sums is None:
@@ -148,13 +160,14 @@ class StreamingCKA:
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """The whole state as named NumPy arrays, fit for ``safetensors.numpy.save_file`` or ``numpy.savez``."""
+        self._refuse_torn()
         meta = {
             "format": FORMAT,
             "estimator": self._estimator,
             "mode": self._mode,
             "rows": self._rows,
             "columns": self._columns,
-            "exponents": self._exponents,
+            "exponents": [] if self._estimate is None else self._estimate.exponents,
         }
         out = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
         if self._exact is not None:
@@ -178,13 +191,20 @@ class StreamingCKA:
             if rows and meta["mode"] == "exact":
                 exact = state.unpack_moments(arrays, left, right)
             elif rows:
-                estimate = state.unpack_estimate(arrays, len(left), len(left if right is None else right), left, right)
+                estimate = state.unpack_estimate(arrays, meta["exponents"], left, right)
         except (TypeError, ValueError) as error:
             raise ValueError(f"this is not the state of a StreamingCKA: {error}") from None
         if (meta["estimator"], meta["mode"]) != (self._estimator, self._mode):
             raise ValueError(f"the state is of ({meta['estimator']}, {meta['mode']}), not this stream's options")
         self._rows, self._columns, self._exact, self._estimate = rows, columns, exact, estimate
-        self._exponents = [int(e) for e in meta["exponents"]]
+        self._torn = False
+
+    def _refuse_torn(self) -> None:
+        if self._torn:
+            raise RuntimeError(
+                "this stream was interrupted in the middle of a batch and holds part of it: "
+                "reset() it, or load_state_dict() a state saved before"
+            )
 
     def _names(self) -> list[str]:
         return [f"{name} [{width}]" for name, width in (*self._rows, *(self._columns or ()))]
@@ -227,12 +247,15 @@ class StreamingCKA:
     def _matrix(self, sums: PairSums, plan: Plan, samples: int) -> SimilarityMatrix:
         rows = [name for name, _ in self._rows]
         columns = rows if self._columns is None else [name for name, _ in self._columns]
-        scores = scores_from_sums(sums, rows, columns, samples, self._estimator, drowned=finish.DROWNED)
+        constant = CONSTANT if self._mode == "exact" else "every feature is constant within each batch"
+        scores = scores_from_sums(
+            sums, rows, columns, samples, self._estimator, drowned=finish.DROWNED, constant=constant
+        )
         measure = repr(CKA(Linear(), self._estimator))
         return SimilarityMatrix(scores.values, tuple(rows), tuple(columns), samples, measure, scores.degenerate, plan)
 
-    def _batch_hsic(self, layers: Sequence[Matrix]) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Debiased HSIC of one batch in units of the first batch's powers of two; constant layers give zeros."""
+    def _batch_hsic(self, layers: Sequence[Matrix]) -> minibatch.BatchHsic:
+        """Debiased HSIC of one batch, each layer in its block's units; constant layers give zeros."""
         split = len(self._rows)
         blocks: list[Block | None] = []
         for layer in layers:
@@ -240,57 +263,36 @@ class StreamingCKA:
                 blocks.append(prepare(layer, Linear(), backend=self._backend, threads=self._threads))
             except Degenerate:
                 blocks.append(None)
-        if not self._exponents:
-            self._exponents = [0 if block is None else block.exponent for block in blocks]
+        exponents = [None if block is None else block.exponent for block in blocks]
         alive = [i for i, block in enumerate(blocks) if block is not None]
         left = [i for i in alive if i < split]
-        right = [i for i in alive if i >= split] if self._columns is not None else left
+        right = left if self._columns is None else [i for i in alive if i >= split]
         values = np.zeros((split, split if self._columns is None else len(layers) - split))
         own_rows, own_columns = np.zeros(values.shape[0]), np.zeros(values.shape[1])
-        if not (left and right):
-            return values, own_rows, own_columns
-        chosen = [[block for i in side if (block := blocks[i]) is not None] for side in (left, right)]
-        sums, _ = sums_of(
-            chosen[0],
-            None if self._columns is None else chosen[1],
-            "debiased",
-            ForcedRoute(backend=self._backend, threads=self._threads),
+        row_blocks, column_blocks = (
+            [block for i in side if (block := blocks[i]) is not None] for side in (left, right)
         )
-        n = layers[0].n
-        factor = np.ones(len(layers))
-        for i in alive:
-            block = blocks[i]
-            assert block is not None
-            factor[i] = 4.0 ** (block.exponent - self._exponents[i])
-        first = 0 if self._columns is None else split
-        places = [j - first for j in right]
-        pairs = n * (n - 3)
-        values[np.ix_(left, places)] = sums.values * factor[left][:, None] * factor[right][None, :] / pairs
-        own_rows[left] = sums.self_rows * factor[left] ** 2 / pairs
-        own_columns[places] = sums.self_columns * factor[right] ** 2 / pairs
-        return values, own_rows, own_columns
+        places = [j - (0 if self._columns is None else split) for j in right]
+        forced = ForcedRoute(backend=self._backend, threads=self._threads)
+        pairs = layers[0].n * (layers[0].n - 3)
+        if row_blocks and column_blocks:
+            sums, _ = sums_of(row_blocks, None if self._columns is None else column_blocks, "debiased", forced)
+            values[np.ix_(left, places)] = sums.values / pairs
+            own_rows[left], own_columns[places] = sums.self_rows / pairs, sums.self_columns / pairs
+        elif row_blocks:  # the other side is dead in this batch: its zeros are right, and this side's own counts
+            own_rows[left] = sums_of(row_blocks, None, "debiased", forced)[0].self_rows / pairs
+        elif column_blocks:
+            own_columns[places] = sums_of(column_blocks, None, "debiased", forced)[0].self_rows / pairs
+        return minibatch.BatchHsic(values, own_rows, own_columns, exponents)
 
-    def _merge_estimate(self, other: minibatch.Estimate, exponents: list[int]) -> None:
+    def _merge_estimate(self, other: minibatch.Estimate) -> None:
         assert self._estimate is not None
-        if not self._exponents:
-            self._exponents = list(exponents)
-        if exponents:
-            factor = 4.0 ** (np.array(exponents, dtype=float) - np.array(self._exponents, dtype=float))
-            left = factor[: len(self._rows)]
-            right = left if self._columns is None else factor[len(self._rows) :]
-            scaled = minibatch.Estimate(
-                other.values * left[:, None] * right[None, :],
-                other.own_rows * left**2,
-                other.own_columns * right**2,
-                other.pairs,
-                other.samples,
-                other.batches,
-            )
-            minibatch.merge(self._estimate, scaled)
-        if other.waiting:
+        waiting = [rows.copy() for rows in other.waiting]
+        minibatch.merge(self._estimate, other)
+        if waiting:
             names = [name for name, _ in (*self._rows, *(self._columns or ()))]
-            waiting = [Matrix(name, rows, "float64") for name, rows in zip(names, other.waiting, strict=True)]
-            minibatch.update(self._estimate, waiting, self._batch_hsic)
+            layers = [Matrix(name, rows, "float64") for name, rows in zip(names, waiting, strict=True)]
+            minibatch.update(self._estimate, layers, self._batch_hsic)
 
     def _estimated(self, estimate: minibatch.Estimate) -> SimilarityMatrix:
         enough_samples(estimate.samples, 4, "the minibatch estimator")
