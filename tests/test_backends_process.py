@@ -1,0 +1,208 @@
+"""What needs a process of its own: forks, Ctrl-C, and how much memory is resident at most."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in KiB and fork are Linux's")
+
+# Overlapping windows on one vector: any number of rows and columns in the memory of one row and one column.
+PRELUDE = """
+import resource, sys
+import numpy as np
+import simkit as sk
+from simkit.metrics.cka import ForcedRoute, normalised
+from simkit.metrics.prepare import prepare
+from simkit.arrays import as_matrix
+
+def windows(n, p, seed=0):
+    base = np.random.default_rng(seed).standard_normal(n + p - 1).astype(np.float32)
+    return np.lib.stride_tricks.sliding_window_view(base, p)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
+"""
+
+
+def python(code: str, *arguments: object, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+FORK = """
+import multiprocessing
+
+x, y = windows(700, 80), windows(700, 300, 1)
+def everything(_):
+    stream = sk.StreamingCKA(threads=3)
+    stream.update({"x": x}, {"y": y})
+    return (sk.cka(x, y, threads=3), sk.cka(x, y, kernel=sk.RBF(), threads=3),
+            sk.greedy_cka(x, threads=3).order.tolist(), stream.compute().values.tolist())
+before = everything(0)
+with multiprocessing.get_context("fork").Pool(3) as pool:
+    assert pool.map(everything, range(6)) == [before] * 6
+assert everything(0) == before
+print("the same")
+"""
+
+
+@linux_only
+def test_a_fork_after_use_works(tmp_path: Path) -> None:
+    assert python(FORK, cwd=tmp_path) == "the same\n"
+
+
+LONG = """
+import time
+work = {
+    "sample space": lambda: sk.similarity_matrix({str(i): windows(14_000, 4000, i) for i in range(8)}),
+    "feature space": lambda: sk.cka(windows(4_000_000, 400), windows(4_000_000, 300, 1)),
+    "kernels": lambda: sk.cka(windows(14_000, 3000), windows(14_000, 3000, 1), kernel=sk.RBF()),
+    "columns": lambda: sk.greedy_cka(windows(3_000_000, 700)),
+}[sys.argv[1]]
+small = sk.cka(windows(50, 3), windows(50, 4, 1))
+print("ready", flush=True)
+try:
+    work()
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+else:
+    print("ran to its end", flush=True)
+assert sk.cka(windows(50, 3), windows(50, 4, 1)) == small
+print("fit", flush=True)
+"""
+
+
+@pytest.mark.parametrize("work", ["sample space", "feature space", "kernels", "columns"])
+def test_ctrl_c_stops_a_long_call(work: str, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + LONG, work],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        assert process.stdout.readline() == "stopped\n", process.stderr.read()
+        waited = time.monotonic() - start
+        assert process.stdout.readline() == "fit\n", process.stderr.read()
+    assert process.returncode == 0
+    assert waited < 5
+
+
+PEAK = """
+n, p, kind = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+x, y = windows(n, p), windows(n, p // 2, 1)
+def run(x, y):
+    if kind == "feature":
+        blocks = [prepare(as_matrix(a, name="a"), sk.Linear()) for a in (x, y)]
+        normalised(blocks[:1], blocks[1:], "debiased", ForcedRoute(route="feature"))
+    else:
+        sk.cka(x, y, kernel={"linear": sk.Linear(), "rbf": sk.RBF(), "cosine": sk.Cosine()}[kind])
+run(x[:300], y[:300])
+before = peak()
+run(x, y)
+print(peak() - before)
+"""
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("n", "p", "kind"), [(6000, 800, "linear"), (6000, 100, "rbf"), (6000, 800, "cosine"), (6000, 2000, "feature")]
+)
+def test_no_matrix_of_samples_or_features_is_formed(n: int, p: int, kind: str, tmp_path: Path) -> None:
+    """n × n in float32 takes 137 MiB at n = 6000."""
+    extra = float(python(PEAK, n, p, kind, cwd=tmp_path))
+    assert extra < 40
+
+
+STREAM = """
+r = np.random.default_rng(0)
+x = [np.maximum(r.standard_normal((1000, 96)), 0).astype(np.float32) for _ in range(5)]
+stream = sk.StreamingCKA()
+seen = []
+for k in range(int(sys.argv[1]) // 1000):
+    stream.update({"a": x[k % 5], "b": x[(k + 1) % 5][:, :40]}, {"c": x[(k + 2) % 5]})
+    if stream.samples in (10_000, 100_000, 1_000_000):
+        stream.compute()
+        seen.append(peak())
+print(*seen)
+"""
+
+
+@linux_only
+@pytest.mark.parametrize("rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_a_streams_memory_does_not_grow(rows: int, tmp_path: Path) -> None:
+    seen = [float(value) for value in python(STREAM, rows, cwd=tmp_path).split()]
+    assert len(seen) == (3 if rows == 1_000_000 else 2)
+    assert seen[-1] - seen[0] < 2
+
+
+MAPPED = """
+import pathlib
+folder, memory = pathlib.Path(sys.argv[1]), sys.argv[2]
+def layers():
+    return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+sk.similarity_matrix({name: x[:100, :50] for name, x in layers().items()})
+before = peak()
+m = sk.similarity_matrix(layers(), memory=memory)
+print(peak() - before)
+print(m.plan.steps[0].route)
+print(m.values.tolist())
+"""
+
+SAVE = """
+n, p, count, folder = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+for k in range(count):
+    out = np.lib.format.open_memmap(f"{folder}/l{k}.npy", mode="w+", dtype=np.float32, shape=(n, p))
+    r = np.random.default_rng(k)
+    for i in range(0, n, 512):
+        out[i : i + 512] = r.standard_normal((min(512, n - i), p), dtype=np.float32) + windows(n, p)[i : i + 512]
+"""
+
+
+def mapped(n: int, p: int, count: int, memory: str, folder: Path) -> tuple[float, str, Any]:
+    """(MiB resident at most beyond the start, route, values) of comparing ``count`` files of n × p."""
+    python(SAVE, n, p, count, folder, cwd=folder)
+    extra, route, values = python(MAPPED, folder, memory, cwd=folder).splitlines()
+    return float(extra), route, json.loads(values)
+
+
+@linux_only
+@pytest.mark.parametrize(("n", "p", "route"), [(700, 8192, "sample space"), (60_000, 96, "feature space")])
+def test_mapped_files_are_compared_within_a_budget(n: int, p: int, route: str, tmp_path: Path) -> None:
+    """69 MB of features, 16 MB of memory."""
+    extra, ran, _ = mapped(n, p, 3, "16 MB", tmp_path)
+    assert ran == route
+    assert extra < 16e6 / 2**20
+
+
+@linux_only
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "p", "route"), [(2048, 16_384, "sample space"), (500_000, 64, "feature space")])
+def test_a_gigabyte_of_mapped_files_within_64_megabytes(n: int, p: int, route: str, tmp_path: Path) -> None:
+    extra, ran, values = mapped(n, p, 8, "64 MB", tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.npy")) > 1e9
+    assert ran == route
+    assert extra < 64e6 / 2**20
+    assert all(0 < value <= 1 + 1e-9 for row in values for value in row)
