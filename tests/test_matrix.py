@@ -16,7 +16,6 @@ from tolerance import assert_close
 import simkit as sk
 from simkit.backends.base import Plan, Step
 from simkit.backends.routes import parse_memory
-from simkit.compare.matrix import write_atomically
 
 Array = npt.NDArray[Any]
 
@@ -205,15 +204,12 @@ def test_files_that_are_not_ours(tmp_path: Path) -> None:
         sk.SimilarityMatrix.load(tmp_path / "shape")
 
 
-def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "m"
-    write_atomically(target, b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+@pytest.mark.parametrize("write", ["save", "to_csv", "plot"])
+def test_where_nothing_can_be_written(layers: dict[str, Array], write: str, tmp_path: Path) -> None:
+    m = sk.similarity_matrix(layers)
+    with pytest.raises(FileNotFoundError, match=r"^there is no folder '.*/nowhere' to write 'm\.png' into$"):
+        getattr(m, write)(tmp_path / "nowhere" / "m.png")
+    (tmp_path / "m.png").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"^the output '.*/m\.png' is a folder: name a file$"):
+        getattr(m, write)(tmp_path / "m.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.png"]

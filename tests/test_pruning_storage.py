@@ -158,8 +158,12 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
 def test_bad_arguments(small: nn.Module, path: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"model_factory must return a torch\.nn\.Module, not int"):
         P.load(path, lambda: 3)  # type: ignore[arg-type,return-value]
-    with pytest.raises(ValueError, match=r"the folder '.*nowhere' does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"^there is no folder '.*nowhere' to write 'file' into$"):
         P.save(small, tmp_path / "nowhere" / "file")
+    for bad in (P.plan(network(), X, score=P.L1()), dict(small.state_dict()), None):
+        with pytest.raises(TypeError, match=rf"^save writes a torch\.nn\.Module, .* not a {type(bad).__name__}\.$"):
+            P.save(bad, tmp_path / "bad")  # type: ignore[arg-type]
+    assert not (tmp_path / "bad").exists()
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
     with pytest.raises(ValueError, match="Sequential cannot be saved: "):

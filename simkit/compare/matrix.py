@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..arrays import FloatArray, Matrix, as_matrices, same_samples
 from ..backends.base import Plan, Step
 from ..backends.choose import check_backend
 from ..backends.routes import parse_memory
+from ..files import write_atomically
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure, Scores, check_measure, score_pairs
 
@@ -114,21 +114,6 @@ class SimilarityMatrix:
         if matrix.values.shape != (len(matrix.rows), len(matrix.columns)):
             raise ValueError(f"{os.fspath(path)!r} holds {matrix.values.shape} values for other names")
         return matrix
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either the old or the whole new content."""
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with draft.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def similarity_matrix(

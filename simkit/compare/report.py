@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..files import writable, write_atomically
 
 if TYPE_CHECKING:
     from .matrix import SimilarityMatrix
@@ -32,14 +33,12 @@ def to_csv(matrix: SimilarityMatrix, path: str | os.PathLike[str]) -> None:
     Raises:
         FileNotFoundError: the folder does not exist.
     """
-    from .matrix import write_atomically
-
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerow(["layer", *matrix.columns])
     for name, row in zip(matrix.rows, matrix.values.tolist(), strict=True):
         writer.writerow([name, *row])
-    write_atomically(_in_folder(path), text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode())
 
 
 def plot(matrix: SimilarityMatrix, path: str | os.PathLike[str]) -> None:
@@ -52,22 +51,13 @@ def plot(matrix: SimilarityMatrix, path: str | os.PathLike[str]) -> None:
     Raises:
         ImportError: no matplotlib. ValueError: an ending that is none of the three. FileNotFoundError: no such folder.
     """
-    from .matrix import write_atomically
-
-    target = _in_folder(path)
+    target = writable(path)
     form = target.suffix[1:].lower() or "png"
     if form not in _FORMATS:
         raise ValueError(f"path={os.fspath(path)!r} must end in .png, .pdf or .svg")
     drawn = io.BytesIO()
     _figure(matrix).savefig(drawn, format=form, dpi=_DPI, bbox_inches="tight")
     write_atomically(target, drawn.getvalue())
-
-
-def _in_folder(path: str | os.PathLike[str]) -> Path:
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {os.fspath(target.parent)!r} to write {target.name!r} into")
-    return target
 
 
 def colour_limits(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:

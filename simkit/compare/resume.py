@@ -19,10 +19,10 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from ..arrays import Matrix
+from ..files import write_atomically
 from ..metrics.measure import Measure
 from .batches import Data, arrays_in
 from .collect import Side, ToSpool, spooled_name
-from .matrix import write_atomically
 from .spool import Spool, Stored, check_same_width
 
 FORMAT = "simkit.compare.1"

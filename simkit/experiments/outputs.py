@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..compare.matrix import SimilarityMatrix, write_atomically
+from ..compare.matrix import SimilarityMatrix
+from ..files import writable, write_atomically
 
 PICTURES = (".png", ".pdf", ".svg")
 MATRIX_FORMAT = "simkit similarity matrix 1"
@@ -23,19 +24,14 @@ def check_output(path: str | os.PathLike[str]) -> None:
     """Refuse, before any work is done, a file that :func:`write_matrix` could not write.
 
     Raises:
-        ValueError: an unknown ending. FileNotFoundError: no such folder. ImportError: a picture without matplotlib.
-        PermissionError: a folder that may not be written to.
+        ValueError: an unknown ending. OSError: as :func:`simkit.files.writable`. ImportError: a picture without
+            matplotlib.
     """
     file = Path(path)
     endings = (*PICTURES, ".csv", ".json", ".safetensors")
     if file.suffix.lower() not in endings:
         raise ValueError(f"the output {str(file)!r} must end in {', '.join(endings)}")
-    if file.is_dir():
-        raise ValueError(f"the output {str(file)!r} is a folder")
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into")
-    if not os.access(file.parent, os.W_OK):
-        raise PermissionError(f"the folder {str(file.parent)!r} may not be written to")
+    writable(file)
     if file.suffix.lower() in PICTURES and find_spec("matplotlib") is None:
         raise ImportError("plots need matplotlib: pip install 'simkit[plot]'")
 

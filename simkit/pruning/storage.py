@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import nn
 
-from ..compare.matrix import write_atomically
+from ..files import writable, write_atomically
 from ..graph.preserve import own_copy, preserved_rng
 from .apply import KEPT
 from .sizes import named_tensors, replace_tensor, size_attributes
@@ -47,9 +47,9 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: parameters that share memory, or a folder that does not exist.
     """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise ValueError(f"the folder {str(target.parent)!r} does not exist.")
+    if not isinstance(small, nn.Module):
+        raise TypeError(f"save writes a torch.nn.Module, such as apply returns, not a {type(small).__name__}.")
+    target = writable(path)
     state = {name: tensor.detach().contiguous() for name, tensor in small.state_dict().items()}
     recipe = Recipe(modules=_modules(small, set(state)))
     try:

@@ -17,7 +17,7 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as serialize
 from torch import nn
 
-from ..compare.matrix import write_atomically
+from ..files import write_atomically
 from .config import TrainOptions
 from .randomness import Randomness
 
