@@ -168,9 +168,10 @@ def test_svcca_is_invariant_to_orthogonal_maps_only() -> None:
 
 def test_r2_is_biased_linear_cka_of_the_orthonormal_bases() -> None:
     x, y = pair(70, 5, 12)
-    (u, s), (v, t) = (left_singular(centred(as_matrix(z))[0]) for z in (x, y))
-    assert rank_of(s, as_matrix(x)) == 5
-    assert rank_of(t, as_matrix(y)) == 12
+    a, b = (centred(as_matrix(z)) for z in (x, y))
+    (u, s), (v, t) = (left_singular(c.z) for c in (a, b))
+    assert rank_of(s, as_matrix(x), a.noise) == 5
+    assert rank_of(t, as_matrix(y), b.noise) == 12
     assert cca(x, y).r2 == pytest.approx(cka(u, v, estimator="biased") * np.sqrt(5 * 12) / 5, abs=1e-12)
 
 
@@ -248,8 +249,31 @@ def test_pwcca_of_wide_input_of_low_rank_weighs_its_own_features() -> None:
 
 
 def test_centred_data_never_keep_n_directions() -> None:
-    assert rank_of(np.ones(3), as_matrix(np.eye(3))) == 2
-    assert rank_of(np.array([1.0, 1e-20]), as_matrix(np.eye(4)[:, :2])) == 1
+    assert rank_of(np.ones(3), as_matrix(np.eye(3)), 0.0) == 2
+    assert rank_of(np.array([1.0, 1e-20]), as_matrix(np.eye(4)[:, :2]), 0.0) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_real_directions_of_long_data_are_kept(dtype: type) -> None:
+    """Directions down to 1e-3 of the first (1e-2 in float16), on so many samples that n · eps(float32) is 0.007."""
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((60_000, 8)) * np.logspace(0, -3 if dtype == np.float32 else -2, 8)
+    z = z @ np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    x = z.astype(dtype)
+    y = (z @ invertible(8)).astype(np.float32)
+    assert len(cca(x, y).correlations) == 8
+    assert cca(x, y).mean == pytest.approx(1, abs=1e-5 if dtype == np.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
+@pytest.mark.parametrize("inner", [5, 300])
+def test_directions_that_float32_products_make_are_not_kept(inner: int, offset: float) -> None:
+    """Features that a float32 product makes out of five directions have rank five, at any offset."""
+    rng = np.random.default_rng(1)
+    five = rng.standard_normal((400, 5)) @ rng.standard_normal((5, inner))
+    x = five.astype(np.float32) @ rng.standard_normal((inner, 64)).astype(np.float32) + np.float32(offset)
+    y = rng.standard_normal((400, 30))
+    assert len(cca(x.astype(np.float32), y).correlations) == 5
 
 
 def test_half_types_use_the_rank_rule_of_float32() -> None:

@@ -5,7 +5,8 @@
 
 Both lie in [0, 1] and are invariant to every invertible linear map and every translation of the features of either
 side, as far as the rank rule sees the same directions. The basis is rank-revealing: it keeps the singular values
-s > max(n, p) · eps(input) · s₁ of the centred features, so constant, repeated and dependent columns change nothing.
+of the centred features that are larger than rounding the entries can make them (:func:`simkit.metrics.basis.rank_of`),
+so constant, repeated and dependent columns change nothing.
 The results are not clamped: rounding can leave a correlation of 1 a few units of 1e-16 above it. Everything is
 float64 (QR, then SVD), so each correlation is right to about 1e-16 times the condition number of the kept directions.
 

@@ -68,7 +68,7 @@ def linear_regression(x: object, y: object) -> float:
 
 def regression_of(x: Matrix) -> Regression:
     """The rank-revealing basis of ``x`` and its unit factor from one decomposition."""
-    z, exponent = centred(x)
-    u, s = left_singular(z)
+    c = centred(x)
+    u, s = left_singular(c.z)
     norm = float(np.linalg.norm(s))
-    return Regression(basis_from(x, u, rank_of(s, x)), Factor(x.name, u * (s / norm), norm, exponent))
+    return Regression(basis_from(x, u, rank_of(s, x, c.noise)), Factor(x.name, u * (s / norm), norm, c.exponent))

@@ -89,7 +89,7 @@ def pwcca(x: object, y: object, *, weights: Literal["smaller", "x", "y"] = "smal
 
 def loaded_of(x: Matrix) -> Loaded:
     """The rank-revealing basis of ``x`` with the coordinates of its features."""
-    z, _ = centred(x)
-    u, s = left_singular(z, overwrite=False)
-    basis = basis_from(x, u, rank_of(s, x))
-    return Loaded(basis, basis.vectors.T @ z)
+    c = centred(x)
+    u, s = left_singular(c.z, overwrite=False)
+    basis = basis_from(x, u, rank_of(s, x, c.noise))
+    return Loaded(basis, basis.vectors.T @ c.z)

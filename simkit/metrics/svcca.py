@@ -69,9 +69,9 @@ def svcca(x: object, y: object, *, variance: float = 0.99) -> float:
 
 def truncated(x: Matrix, variance: float) -> Basis:
     """The left singular vectors of the centred features that explain ``variance`` of their variance."""
-    z, _ = centred(x)
-    u, s = left_singular(z)
-    return basis_from(x, u, rank_of(s, x) if variance == 1.0 else _leading(s, variance, x.n))
+    c = centred(x)
+    u, s = left_singular(c.z)
+    return basis_from(x, u, rank_of(s, x, c.noise) if variance == 1.0 else _leading(s, variance, x.n))
 
 
 def _leading(s: FloatArray, variance: float, n: int) -> int:
