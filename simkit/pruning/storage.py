@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Final, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,7 +18,8 @@ from ..graph.preserve import own_copy, preserved_rng
 from .apply import KEPT
 from .sizes import named_tensors, replace_tensor, size_attributes
 
-FORMAT = "simkit pruned model 1"
+METADATA = "simkit"  # one key: safetensors writes several in an order that changes from process to process
+FORMAT: Final = "simkit.PrunedModel.1"
 
 
 class ModuleRecipe(BaseModel):
@@ -37,25 +38,26 @@ class Recipe(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    format: Literal["simkit.PrunedModel.1"]
     modules: dict[str, ModuleRecipe]
 
 
 def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the model's state to one safetensors file whose metadata holds the recipe (module path -> shapes, size
-    attributes, kept units). The file appears whole or not at all.
+    attributes, kept units). The file appears whole or not at all; equal models give equal bytes.
 
     Raises:
-        ValueError: parameters that share memory, or a folder that does not exist.
+        TypeError: no module. ValueError: parameters that share memory. OSError: a folder that does not exist.
     """
     if not isinstance(small, nn.Module):
         raise TypeError(f"save writes a torch.nn.Module, such as apply returns, not a {type(small).__name__}.")
     target = writable(path)
     state = {name: tensor.detach().contiguous() for name, tensor in small.state_dict().items()}
-    recipe = Recipe(modules=_modules(small, set(state)))
+    recipe = Recipe(format=FORMAT, modules=_modules(small, set(state)))
     try:
-        data = serialize(state, metadata={"format": FORMAT, "recipe": recipe.model_dump_json()})
+        data = serialize(state, metadata={METADATA: recipe.model_dump_json()})
     except RuntimeError as error:
-        raise ValueError(f"{type(small).__name__} cannot be saved: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"{type(small).__name__} cannot be saved: {str(error).strip().splitlines()[0]}") from None
     write_atomically(target, data)
 
 
@@ -66,6 +68,7 @@ def load(path: str | os.PathLike[str], model_factory: Callable[[], nn.Module]) -
 
     Raises:
         ValueError: the file is no such file, or does not fit the factory's model (the message names the tensor).
+        FileNotFoundError: there is no file. TypeError: ``model_factory`` does not make a module.
     """
     recipe, state = _read(Path(path))
     with preserved_rng():  # initialising a model draws weights that are thrown away here
@@ -138,16 +141,19 @@ def _attributes(module: nn.Module) -> dict[str, int]:
 
 
 def _read(path: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = file.metadata() or {}
+            written = (file.metadata() or {}).get(METADATA, "")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is not a safetensors file: {error}.") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{str(path)!r} was not written by simkit.pruning.save.")
+        raise ValueError(f"{str(path)!r} is not a safetensors file: {error}.") from None
     try:
-        return Recipe.model_validate_json(metadata.get("recipe", "")), state
+        return Recipe.model_validate_json(written), state
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ValueError(f"the recipe in {str(path)!r} is invalid: {first['msg']}.") from error
+    if first["loc"] in ((), ("format",)):  # no JSON object, or one of another format
+        raise ValueError(f"{str(path)!r} was not written by simkit.pruning.save.")
+    where = ".".join(map(str, first["loc"]))
+    raise ValueError(f"the recipe in {str(path)!r} is invalid at {where}: {first['msg']}.")
