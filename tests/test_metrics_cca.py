@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -351,6 +353,22 @@ def test_bad_variance(variance: float) -> None:
     x, y = pair(20, 3, 3)
     with pytest.raises(ValueError, match=rf"variance must lie in \(0, 1\], not {variance}"):
         svcca(x, y, variance=variance)
+
+
+@pytest.mark.parametrize("variance", ["0.9", True, None, [0.9], 1j, np.array([0.5]), np.bool_(True)])
+def test_a_variance_that_is_no_number(variance: Any) -> None:
+    x, y = pair(20, 3, 3)
+    sentence = re.escape(f"variance must be a number in (0, 1], not {variance!r}")
+    with pytest.raises(TypeError, match=f"^{sentence}$"):
+        svcca(x, y, variance=variance)
+    with pytest.raises(TypeError, match=f"^{sentence}$"):
+        SVCCA(variance)
+
+
+@pytest.mark.parametrize("variance", [1, np.float32(0.5), np.int64(1), Fraction(1, 2)])
+def test_a_variance_of_any_real_type(variance: Any) -> None:
+    x, y = pair(20, 3, 3)
+    assert svcca(x, y, variance=variance) == svcca(x, y, variance=float(variance))
 
 
 def test_bad_weights() -> None:

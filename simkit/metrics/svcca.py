@@ -15,6 +15,7 @@ fits iteratively. The google notebook, contrasim and sim_metric agree.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -28,12 +29,15 @@ class SVCCA:
     """SVCCA as a measure object: ``SVCCA(variance=0.99)``; warns when a layer keeps n-1 directions.
 
     Raises:
-        ValueError: ``variance`` outside (0, 1].
+        ValueError: ``variance`` outside (0, 1]. TypeError: it is no number.
     """
 
     variance: float = 0.99
 
     def __post_init__(self) -> None:
+        given: object = self.variance
+        if not isinstance(given, Real) or isinstance(given, bool):
+            raise TypeError(f"variance must be a number in (0, 1], not {given!r}")
         if not 0.0 < self.variance <= 1.0:
             raise ValueError(f"variance must lie in (0, 1], not {self.variance!r}")
 
@@ -57,7 +61,8 @@ def svcca(x: object, y: object, *, variance: float = 0.99) -> float:
     isotropic scale and translation. Warns (``DegenerateWarning``) when a side keeps n-1 directions: the result is 1.
 
     Raises:
-        ValueError: ``variance`` outside (0, 1], and as :func:`simkit.cca`. TypeError: input that is not numeric.
+        ValueError: ``variance`` outside (0, 1], and as :func:`simkit.cca`. TypeError: ``variance`` or input that is
+            not numeric.
 
     Source: Raghu et al. 2017.
     """
