@@ -36,7 +36,7 @@ class SVCCA:
 
     def __post_init__(self) -> None:
         given: object = self.variance
-        if not isinstance(given, Real) or isinstance(given, bool):
+        if isinstance(given, bool) or not isinstance(given, Real):
             raise TypeError(f"variance must be a number in (0, 1], not {given!r}")
         if not 0.0 < self.variance <= 1.0:
             raise ValueError(f"variance must lie in (0, 1], not {self.variance!r}")
