@@ -103,13 +103,19 @@ def as_matrices(layers: Mapping[str, object] | Sequence[object], *, what: str = 
     """Admit a mapping ``{name: array}`` of representations that share their samples.
 
     Raises:
-        TypeError: not a mapping. ValueError: no layers, or different numbers of samples.
+        TypeError: not a mapping. ValueError: no layers, keys that are one name as text (``1`` and ``"1"``), or
+            different numbers of samples.
     """
     if not isinstance(layers, Mapping):
         raise TypeError(f"{what} must be a mapping of names to arrays, not {type(layers).__name__}")
     if not layers:
         raise ValueError(f"{what} is empty: give at least one named array")
-    matrices = tuple(as_matrix(value, name=str(key)) for key, value in layers.items())
+    keys: dict[str, str] = {}  # as typed; what comes may be any hashable
+    for key in layers:
+        first = keys.setdefault(str(key), key)
+        if first is not key:
+            raise ValueError(f"{what} has the keys {first!r} and {key!r}, which are one name, {str(key)!r}, as text")
+    matrices = tuple(as_matrix(layers[key], name=name) for name, key in keys.items())
     same_samples(matrices)
     return matrices
 

@@ -183,6 +183,9 @@ def test_a_mapping_of_layers(x: np.ndarray) -> None:
         as_matrices({})
     with pytest.raises(ValueError, match=r"^a has 12 samples and b has 4: similarity needs the same samples"):
         as_matrices({"a": x, "b": x[:4]})
+    for what in ("layers", "others"):
+        with pytest.raises(ValueError, match=rf"^{what} has the keys 1 and '1', which are one name, '1', as text$"):
+            as_matrices({"a": x, 1: x, "1": x}, what=what)
 
 
 def test_enough_samples() -> None:

@@ -337,6 +337,8 @@ def test_bad_selections() -> None:
         compare(model, data=x, layers=lambda *_: False)
     with pytest.raises(ValueError, match="'fc' and 'fc' are one module of model_a: name it once"):
         compare(model, data=x, layers=["fc", "fc"])
+    with pytest.raises(ValueError, match=r"^layers has two labels that read '1': give each layer of model_a its own$"):
+        compare(model, data=x, layers={1: "conv1", "1": "conv2"})
     with pytest.raises(ValueError, match="holds a Linear that is no module of model_a"):
         compare(model, data=x, layers=[nn.Linear(1, 1)])
     with pytest.raises(TypeError, match="must hold names or modules, not 3"):

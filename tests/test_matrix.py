@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,23 @@ def test_entries_by_name(layers: dict[str, Array]) -> None:
     assert isinstance(m["block3", "x"], float)
     with pytest.raises(KeyError, match=r"no pair .*rows are .*block3.*columns are"):
         m["x", "block3"]
+    for bad in ("x", "ab", ("x",), ("x", "y", "z"), ["x", "y"], 0):  # "ab" would unpack into "a" and "b"
+        sentence = re.escape(f"a score is m[row, column], the names of two layers, not m[{bad!r}]")
+        with pytest.raises(TypeError, match=f"^{sentence}$"):
+            m[bad]  # type: ignore[index]
+
+
+def test_names_that_are_equal_as_text_are_refused(layers: dict[str, Array]) -> None:
+    a, b = layers["block3"], layers["block31"]
+    sentence = r"has the keys 1 and '1', which are one name, '1', as text$"
+    with pytest.raises(ValueError, match=f"^layers {sentence}"):
+        sk.similarity_matrix({1: a, "1": b})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=f"^others {sentence}"):
+        sk.similarity_matrix({"a": a}, {1: a, "1": b})  # type: ignore[dict-item]
+    stream = sk.StreamingCKA()
+    with pytest.raises(ValueError, match=f"^layers {sentence}"):
+        stream.update({1: a, "1": b})  # type: ignore[dict-item]
+    assert stream.samples == 0
 
 
 def test_one_layer_and_one_pair() -> None:

@@ -110,7 +110,8 @@ def select(model: nn.Module, layers: Any, what: str) -> Layers:
     """The layers to record: None (leaves with weights), names, a mapping of labels to names, or a predicate.
 
     Raises:
-        ValueError: an unknown name (the nearest are offered), one module named twice, nothing selected.
+        ValueError: an unknown name (the nearest are offered), one module named twice, one label for two modules,
+            nothing selected.
         TypeError: something that is neither name nor module.
     """
     modules, spellings = named_layers(model)
@@ -136,6 +137,8 @@ def select(model: nn.Module, layers: Any, what: str) -> Layers:
         row = name if label is None else str(label)
         if id(module) in first_names:
             raise ValueError(f"layers {first_names[id(module)]!r} and {row!r} are one module of {what}: name it once")
+        if row in found:
+            raise ValueError(f"layers has two labels that read {row!r}: give each layer of {what} its own")
         first_names[id(module)] = row
         found[row] = module
     return Layers(found, lenient=False)

@@ -47,7 +47,13 @@ class SimilarityMatrix:
         return self.plan.backend
 
     def __getitem__(self, key: tuple[str, str]) -> float:
-        """The score of one named pair: ``m["conv1", "fc"]``."""
+        """The score of one named pair: ``m["conv1", "fc"]``.
+
+        Raises:
+            TypeError: not a pair. KeyError: no such names.
+        """
+        if not isinstance(key, tuple) or len(key) != 2:
+            raise TypeError(f"a score is m[row, column], the names of two layers, not m[{key!r}]")
         row, column = key
         try:
             return float(self.values[self.rows.index(row), self.columns.index(column)])
