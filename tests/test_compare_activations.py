@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -164,7 +166,7 @@ def test_the_model_is_untouched_after_an_exception(error: type[BaseException]) -
 
 def test_hooks_go_when_a_forward_pass_fails() -> None:
     model = cnn()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="model_a cannot run a batch"):
         compare(model, data=torch.randn(4, 2, 6, 6))
     assert hooks(model) == 0
     assert model.training
@@ -323,6 +325,46 @@ def test_selection_by_label_module_and_predicate() -> None:
     assert (m.rows, m.columns) == (("conv1",), ("end",))
     assert compare(model, data=x, layers=("conv1", "fc")).rows == ("conv1", "fc")
     assert compare(model, data=x, layers="fc").rows == ("fc",)
+
+
+def test_a_batch_that_the_model_refuses() -> None:
+    """One sentence, with torch's own error and its traceback into the model as the cause."""
+
+    class Asserts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[1] != 3:
+                raise AssertionError
+            return self.fc(x)
+
+    fits, other = nn.Linear(7, 2), nn.Linear(3, 2)
+    cases: list[tuple[nn.Module, torch.Tensor, str, type[Exception]]] = [
+        (other, torch.zeros(5, 7), "shape (5, 7), float32: mat1 and mat2 shapes cannot be multiplied", RuntimeError),
+        (other, torch.zeros(5, 3, dtype=torch.float64), "shape (5, 3), float64: mat1 and mat2 must have", RuntimeError),
+        (nn.BatchNorm2d(3), torch.zeros(5, 3), "shape (5, 3), float32: expected 4D input (got 2D input)", ValueError),
+        (nn.Embedding(4, 2), torch.full((5, 1), 9), "shape (5, 1), int64: index out of range in self", IndexError),
+        (nn.Bilinear(3, 3, 2), torch.zeros(5, 3), "shape (5, 3), float32: ", TypeError),
+        (Asserts(), torch.zeros(5, 2), "shape (5, 2), float32: AssertionError", AssertionError),
+    ]
+    for model, x, sentence, cause in cases:
+        with pytest.raises(ValueError, match="^" + re.escape(f"model_a cannot run a batch of {sentence}")) as caught:
+            compare(model, data=[(x,)], progress=False)
+        assert type(caught.value.__cause__) is cause
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"^model_b cannot run a batch of shape \(5, 7\), float32: mat1"):
+        compare(fits, other, data=torch.zeros(5, 7), progress=False)
+
+
+def test_bugs_and_memory_of_the_model_are_not_taken_for_a_bad_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (KeyError("a bug"), torch.OutOfMemoryError("out of memory"), KeyboardInterrupt()):
+        model = nn.Linear(3, 2)
+        monkeypatch.setattr(model, "forward", MagicMock(side_effect=error))
+        with pytest.raises(type(error)) as caught:
+            compare(model, data=torch.zeros(5, 3), progress=False)
+        assert caught.value is error
 
 
 def test_bad_selections() -> None:

@@ -20,11 +20,12 @@ import torch
 from torch import nn
 
 from ..arrays import Matrix
-from .batches import Call
+from .batches import Call, arrays_in
 from .features import NoSamples, Reduce, first_tensor, reduced, samples_of, time_major, to_host
 from .layers import Layers, check_model, compiler_loaded, owns_weights, select, unwrap
 
 Sink: TypeAlias = Callable[[str, Matrix], None]
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)  # how torch's modules refuse their input
 
 
 @contextmanager
@@ -121,6 +122,7 @@ class Recorder:
         self._expected: Counter[str] | None = None
         self._seen = 0
         self._run: tuple[int, int, Sink] | None = None
+        self._ours: Exception | None = None  # what a hook raised, as opposed to the model
 
     def _moved(self, model: nn.Module, layers: Any, what: str) -> tuple[nn.Module, Any]:
         select(model, layers, what)
@@ -157,15 +159,20 @@ class Recorder:
         """Run the model on one batch and hand the features of its first ``keep`` samples to ``sink``, row by row.
 
         Raises:
-            ValueError: a layer that was named never ran, ran another number of times than before, does not have the
-                samples in dimension 0, or is not finite.
+            ValueError: the model refuses the batch; a layer that was named never ran, ran another number of times than
+                before, does not have the samples in dimension 0, or is not finite.
         """
         self._counts = Counter()
         self._run = (call.samples, keep, sink)
         try:
             self.root(*call.args, **call.kwargs)
+        except _REFUSALS as error:
+            if error is self._ours or isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{self._what} cannot run a batch of {_shapes(call)}: {reason}") from error
         finally:
-            self._run = None
+            self._run = self._ours = None
         self._seen += keep
         if self._expected is None:
             self._settle()
@@ -176,6 +183,13 @@ class Recorder:
     def _hook(self, name: str, module: nn.Module, _: Any, output: Any) -> None:
         if self._run is None:  # another model that shares this module is running
             return
+        try:
+            self._take(name, module, output)
+        except Exception as error:
+            self._ours = error
+            raise
+
+    def _take(self, name: str, module: nn.Module, output: Any) -> None:
         beneath = self._layers.beneath
         if self._expected is None:
             self._fired.add(id(module))
@@ -248,3 +262,9 @@ class Recorder:
             f"{self._called(name)} ran {self._counts[name]} times in a batch and {before} times in the first: "
             "its calls cannot be matched across batches"
         )
+
+
+def _shapes(call: Call) -> str:
+    """The inputs of a call in words: ``shape (128, 3, 32, 32), float32``."""
+    inputs = list(arrays_in((call.args, call.kwargs)))
+    return " and ".join(f"shape {tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}" for x in inputs)
