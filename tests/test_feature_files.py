@@ -72,6 +72,26 @@ def test_no_file_is_unpickled(tmp_path: Path) -> None:
         assert "allow_pickle" not in str(raised.value)
 
 
+def test_results_are_not_taken_for_features(tmp_path: Path, rng: np.random.Generator) -> None:
+    sk.similarity_matrix({"a": rng.standard_normal((9, 3))}).save(tmp_path / "m.safetensors")
+    sentence = r"m\.safetensors' is a saved SimilarityMatrix \(SimilarityMatrix\.load reads it\), not features \[n, p\]"
+    with pytest.raises(ValueError, match=f"^'.*{sentence} to compare$"):
+        compare_files([tmp_path / "m.safetensors"], measure=sk.CKA())
+    for metadata in ("not JSON", "[]", '{"format": "another"}'):
+        save_file({"x": rng.standard_normal((9, 3))}, tmp_path / "x.safetensors", {"simkit": metadata})
+        assert list(read_features(tmp_path / "x.safetensors")) == ["x"]
+
+
+def test_models_are_not_taken_for_features(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from simkit import pruning
+
+    pruning.save(torch.nn.Linear(3, 3), tmp_path / "model.safetensors")
+    sentence = r"is a model saved by simkit\.pruning\.save \(simkit\.pruning\.load reads it\), not features \[n, p\]"
+    with pytest.raises(ValueError, match=rf"^'.*model\.safetensors' {sentence} to compare$"):
+        read_features(tmp_path / "model.safetensors")
+
+
 def test_arrays_under_the_other_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.eye(4))
     np.save(tmp_path / "b.npy", np.eye(4))

@@ -34,6 +34,12 @@ _STORED = {
 }
 """What safetensors calls an element type -> what NumPy calls it."""
 
+_RESULTS = {
+    "simkit.SimilarityMatrix.1": "a saved SimilarityMatrix (SimilarityMatrix.load reads it)",
+    "simkit.PrunedModel.1": "a model saved by simkit.pruning.save (simkit.pruning.load reads it)",
+}
+"""Formats that simkit itself writes as safetensors, and what they hold instead of features."""
+
 
 def compare_files(
     paths: Sequence[str | os.PathLike[str]], *, measure: Measure, memory: int | float | str | None = None
@@ -66,7 +72,8 @@ def read_features(path: str | os.PathLike[str]) -> dict[str, Matrix]:
     files are mapped, so features may be larger than memory.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: another ending; a file that is damaged, empty, or holds objects.
+        FileNotFoundError: no such file. ValueError: another ending; a file that is damaged, empty, holds objects, or
+            is a result of simkit.
         ValueError, TypeError: an array that is no representation.
     """
     file = Path(path)
@@ -112,8 +119,19 @@ def _safetensors(file: Path) -> dict[str, object]:
     with file.open("rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
         header: dict[str, dict[str, Any]] = json.loads(raw.read(length))
-    header.pop("__metadata__", None)
+    _refuse_results(file, header.pop("__metadata__", {}))
     return {name: _mapped(file, name, header[name], 8 + length) for name in sorted(header, key=_by_value)}
+
+
+def _refuse_results(file: Path, metadata: dict[str, Any]) -> None:
+    """ValueError when a file holds what simkit made of features or models, not features."""
+    try:
+        written = json.loads(metadata.get("simkit", "null"))
+    except ValueError:
+        return
+    held = _RESULTS.get(str(written.get("format"))) if isinstance(written, dict) else None
+    if held is not None:
+        raise ValueError(f"{str(file)!r} is {held}, not features [n, p] to compare")
 
 
 def _by_value(name: str) -> list[tuple[int, int, str]]:
