@@ -22,6 +22,7 @@ from simkit.compare.matrix import SimilarityMatrix, similarity_matrix  # noqa: E
 from simkit.compare.models import compare  # noqa: E402
 from simkit.kernels import RBF  # noqa: E402
 from simkit.metrics.cka import CKA  # noqa: E402
+from simkit.metrics.nbs import NBS  # noqa: E402
 
 X = torch.from_numpy(np.random.default_rng(0).standard_normal((1200, 6)).astype(np.float32))
 
@@ -148,7 +149,10 @@ def test_too_little_memory_is_said_before_the_models_have_run() -> None:
 
     with pytest.raises(ValueError, match=r"memory=900 bytes is too little: comparing 2 layers of 1200 samples needs"):
         compare(mlp(40), mlp(30), data=data(), samples=1200, memory=1000)
-    assert taken == [100]
+    sentence = r"memory=900 bytes is too little: comparing 2 layers of 1200 samples by NBS\(\) needs \d+$"
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        compare(mlp(40), mlp(30), data=data(), samples=1200, memory=1000, measure=NBS())
+    assert taken == [100, 100]
 
 
 def test_widths_that_change_between_batches() -> None:
@@ -208,6 +212,8 @@ def test_the_default_budget_is_a_quarter_of_what_is_free(monkeypatch: pytest.Mon
     monkeypatch.setattr(collect, "free_memory", lambda: 8 * 2**30)
     decision = decide(Shape((8,), None, 32, 100), CKA(), memory=None, mode="exact")
     assert decision.memory == 2 * 2**30
+    decision = decide(Shape((8,), None, 32, 100), NBS(), memory=None, mode="exact")
+    assert (decision.memory, decision.ram) == (8 * 2**30, int(0.8 * 2**30))  # every layer is prepared: no smaller way
     monkeypatch.undo()
     assert collect.free_memory() >= 2**26
 

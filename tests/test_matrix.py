@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from tolerance import assert_close
 import simkit as sk
 from simkit.backends.base import Plan, Step
 from simkit.backends.routes import parse_memory
+from simkit.metrics.cca import R2CCA, MeanCCA
+from simkit.metrics.linear_regression import LinearRegression
+from simkit.metrics.nbs import NBS
+from simkit.metrics.procrustes import Procrustes
+from simkit.metrics.pwcca import PWCCA
+from simkit.metrics.svcca import SVCCA
 
 Array = npt.NDArray[Any]
 
@@ -150,6 +157,48 @@ def test_too_little_memory_is_an_error_with_the_numbers(layers: dict[str, Array]
     assert sk.similarity_matrix(layers, memory=needed).plan.steps[0].bytes <= needed
     with pytest.raises(ValueError, match="is too little"):
         sk.similarity_matrix(layers, memory=needed - 1)
+    with pytest.raises(ValueError, match=r"^threads must be a positive integer, not 0$"):
+        sk.similarity_matrix(layers, measure=NBS(), threads=0)
+
+
+PREPARING = [MeanCCA(), R2CCA(), SVCCA(), SVCCA(1.0), PWCCA(), NBS(), Procrustes(), LinearRegression()]
+
+
+@pytest.mark.parametrize("measure", PREPARING, ids=repr)
+@pytest.mark.parametrize(("n", "p"), [(900, 40), (500, 160), (90, 1500), (200, 200), (201, 200)])
+@pytest.mark.filterwarnings("ignore::simkit.errors.DegenerateWarning")
+def test_measures_that_prepare_every_layer_keep_to_what_they_say(measure: Any, n: int, p: int) -> None:
+    r = np.random.default_rng(0)
+    x = r.standard_normal((n, p))
+    layers = {"x": x, "near": x + 1e-3 * r.standard_normal((n, p)), "half": x[:, : p // 2].astype(np.float32)}
+    others = {"y": r.standard_normal((n, p))}
+    sk.similarity_matrix(layers, others, measure=measure)  # modules load before memory is watched
+    tracemalloc.start()
+    free = sk.similarity_matrix(layers, others, measure=measure)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    needed = free.plan.steps[0].bytes
+    assert needed / 5 < peak < needed
+    assert np.array_equal(sk.similarity_matrix(layers, others, measure=measure, memory=needed).values, free.values)
+    sentence = re.escape(
+        f"memory={needed - 1} bytes is too little: comparing 4 layers of {n} samples by {measure!r} needs {needed}"
+    )
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        sk.similarity_matrix(layers, others, measure=measure, memory=needed - 1)
+
+
+def test_memory_of_a_measure_that_does_not_say_what_it_needs() -> None:
+    class Widths:
+        def prepare(self, x: Any) -> int:
+            return int(x.p)
+
+        def score(self, x: int, y: int) -> float:
+            return x / y
+
+    x = np.ones((5, 2))
+    m = sk.similarity_matrix({"x": x}, measure=Widths(), memory=100)
+    assert m.plan.explain().endswith("memory=100 is not kept to: Widths does not say what it needs")
+    assert sk.similarity_matrix({"x": x}, measure=Widths()).plan.notes == ()
 
 
 @pytest.mark.parametrize(

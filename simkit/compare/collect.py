@@ -20,7 +20,7 @@ from ..backends.base import Block
 from ..backends.routes import FLOAT64_COST, default_threads, plan_pair_sums
 from ..kernels import Linear
 from ..metrics.cka import CKA
-from ..metrics.measure import Measure
+from ..metrics.measure import Measure, check_memory
 from ..streaming.moments import state_bytes
 from .matrix import SimilarityMatrix, similarity_matrix
 from .spool import Spool
@@ -83,15 +83,21 @@ def linear_cka(measure: Measure) -> bool:
 
 
 def decide(shape: Shape, measure: Measure, *, memory: int | None, mode: str) -> Decision:
-    """Pick the way by counted multiply-adds and bytes; ``memory=None`` is a quarter of what is free."""
-    budget = free_memory() // SHARE_OF_FREE if memory is None else memory
+    """Pick the way by counted multiply-adds and bytes; ``memory=None`` is a quarter of what is free.
+
+    Measures that prepare every layer may then take all that is free for it: they have no smaller way to run.
+    """
+    free = free_memory()
+    budget = free // SHARE_OF_FREE if memory is None else memory
     ram = int(budget * IN_MEMORY)
     told = f"memory={_mib(budget)}" + (" (a quarter of what is free)" if memory is None else "")
     if mode == "minibatch":
         return Decision("minibatch", budget, ram, 'mode="minibatch": an estimate from batches, nothing is kept')
     total = "an unknown number of" if shape.rows is None else f"{shape.rows}"
     if not linear_cka(measure):
-        return Decision("spool", budget, ram, f"features spooled: {measure!r} needs all {total} rows; {told}")
+        prepares = memory is None and not isinstance(measure, CKA)
+        reason = f"features spooled: {measure!r} needs all {total} rows; {told}"
+        return Decision("spool", free if prepares else budget, ram, reason)
     state = state_bytes(shape.left, shape.right)
     if shape.rows is None or shape.bytes is None:
         if state <= budget // 4:
@@ -112,21 +118,22 @@ def decide(shape: Shape, measure: Measure, *, memory: int | None, mode: str) -> 
 def check_engine(
     left: Sequence[Matrix], right: Sequence[Matrix] | None, rows: int, measure: Measure, memory: int
 ) -> None:
-    """Plan the engine's call for ``rows`` samples now, so that too little memory is said before the models have run.
+    """Plan what follows for ``rows`` samples now, so that too little memory is said before the models have run.
 
     Raises:
         ValueError: the smallest workspace is larger than ``memory`` leaves.
     """
+
+    def grown(layers: Sequence[Matrix]) -> list[Matrix]:
+        return [replace(layer, values=np.broadcast_to(layer.values[:1], (rows, layer.p))) for layer in layers]
+
     if not isinstance(measure, CKA):
+        check_memory(measure, grown((*left, *(right or ()))), int(memory * FOR_ENGINE))
         return
     kernel = measure.kernel
 
     def blocks(layers: Sequence[Matrix]) -> list[Block]:
-        shapes = [np.broadcast_to(layer.values[:1], (rows, layer.p)) for layer in layers]
-        none = np.empty(0)
-        return [
-            Block(replace(layer, values=shape), kernel, none, 0) for layer, shape in zip(layers, shapes, strict=True)
-        ]
+        return [Block(layer, kernel, np.empty(0), 0) for layer in grown(layers)]
 
     widest = max(layer.p * layer.values.itemsize for layer in (*left, *(right or ())))
     plan_pair_sums(

@@ -14,7 +14,7 @@ import numpy as np
 from ..arrays import FloatArray, Matrix, as_matrices, same_samples
 from ..backends.base import Plan, Step
 from ..backends.choose import check_backend
-from ..backends.routes import parse_memory
+from ..backends.routes import check_threads, parse_memory
 from ..files import write_atomically
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure, Scores, check_measure, score_pairs
@@ -137,9 +137,11 @@ def similarity_matrix(
         layers: ``{name: x [n, p]}``; all arrays hold the same n samples in the same order.
         others: the columns of the result; None compares ``layers`` with themselves.
         measure: a measure object, by default debiased linear CKA.
-        memory: bytes of workspace beyond the features, as a number or ``"64 MB"``.
+        memory: bytes of workspace beyond the features, as a number or ``"64 MB"``. CKA fits its tiles to it; the other
+            measures hold a prepared form of every layer and are refused when that takes more.
         backend: a backend's name; None lets simkit choose.
-        threads: worker threads; None takes the processors of this process.
+        threads: worker threads of CKA; None takes the processors of this process. LAPACK, which the other measures run
+            on, has settings of its own.
 
     Raises:
         ValueError: different numbers of samples, non-finite entries (named), too little memory.
@@ -148,6 +150,7 @@ def similarity_matrix(
     """
     check_measure(measure)
     check_backend(backend)
+    check_threads(threads)
     budget = parse_memory(memory)
     rows = as_matrices(layers)
     columns = None if others is None else as_matrices(others, what="others")
@@ -169,6 +172,6 @@ def _scores(measure: Measure, rows: Sequence[Matrix], columns: Sequence[Matrix] 
     if pairs is None:
         if options["backend"] is not None:
             raise NotImplementedError(f"{measure!r} runs in NumPy only: backend={options['backend']!r} cannot run it")
-        return score_pairs(measure, rows, columns)
+        return score_pairs(measure, rows, columns, memory=options["memory"])
     scores: Scores = pairs(rows, columns, **options)
     return scores

@@ -58,15 +58,17 @@ def compare(
         samples: stop after so many samples.
         mode: ``"exact"``, or ``"minibatch"``: the average of per-batch debiased HSIC, an estimate.
         memory: bytes beyond the models and one batch of activations (a number or ``"64 MB"``); None takes a quarter
-            of what is free. Features that do not fit go to the folder for temporary files.
+            of what is free. Features that do not fit go to the folder for temporary files. Measures other than CKA
+            hold a prepared form of every layer, for which None lets them take what is free.
         device: where the models run; None is where each is. A model that is elsewhere is copied, not moved.
         progress: show a progress bar on stderr when it takes a while.
         resume: a folder that keeps the features until the comparison has finished, so that a killed one continues to
             the same bits. The data must come in the same order each time, which is checked.
 
     Raises:
-        ValueError: an unknown layer (the nearest names are offered), loaders that differ, a layer without samples in
-            dimension 0 or with non-finite features, too few samples. TypeError: no model, no data, no measure.
+        ValueError: an unknown layer (the nearest names are offered), loaders that differ, a batch that a model cannot
+            run, a layer without samples in dimension 0 or with non-finite features, too few samples, too little memory.
+        TypeError: no model, no data, no measure.
         OSError: the disk is full. ImportError: no torch.
     """
     try:

@@ -153,7 +153,8 @@ class Run:
             return ToStream(stream, order)
         if shape.rows is not None:
             sides = {side: [self._first[side, name] for name in names] for side, names in order.items()}
-            check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory)
+            in_memory = shape.bytes if shape.bytes is not None and shape.bytes <= decision.ram else 0
+            check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory - in_memory)
         if self._checkpoint is not None:
             return self._checkpoint.collector(order, options.measure, decision.memory, expected=shape.bytes)
         spool = self._stack.enter_context(Spool(ram=decision.ram, expected=shape.bytes))

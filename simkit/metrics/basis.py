@@ -18,9 +18,11 @@ import scipy  # its submodules load when first used, so `import simkit` does not
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
 from ..errors import DegenerateWarning
 from ..kernels import Linear
+from .measure import Need
 from .prepare import prepare_with_stats
 
 Prepared = TypeVar("Prepared")
+_SMALL = 2**16  # bytes of column statistics and the like
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,16 @@ def rank_of(s: FloatArray, x: Matrix, noise: float) -> int:
     """
     kept = int(np.count_nonzero(s > max(noise, max(x.n, x.p) * np.finfo(np.float64).eps * s[0])))
     return max(1, min(kept, x.n - 1))
+
+
+def need_of(x: Matrix, *, held: int) -> Need:
+    """What a measure on orthogonal decompositions of ``x [n, p]`` takes, ``held`` float64 numbers of it for good.
+
+    QR holds the centred features, what LAPACK makes of them and the result; divide and conquer holds seven matrices
+    of the smaller side. Scoring holds no more.
+    """
+    k = min(x.n, x.p)
+    return Need(8 * held, 8 * (3 * x.n * x.p + 7 * k * k) + _SMALL)
 
 
 def basis_of(x: Matrix) -> Basis:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 from ..arrays import FloatArray, Matrix, enough_samples
 from ..backends.base import Plan, Step
-from .basis import Basis, basis_of, both, singular_values, warn_if_spanning
+from .basis import Basis, basis_of, both, need_of, singular_values, warn_if_spanning
+from .measure import Need
 
 SPANNED = "each of its canonical correlations is 1, with any representation"
 
@@ -62,6 +63,10 @@ class MeanCCA:
         """The rank-revealing orthonormal basis of one representation."""
         return _prepared(x, "mean CCA")
 
+    def need(self, x: Matrix) -> Need:
+        """Bytes of the basis, and of finding it."""
+        return need_of(x, held=x.n * min(x.n, x.p))
+
     def score(self, x: Basis, y: Basis) -> float:
         """Mean of the canonical correlations of two prepared representations."""
         return float(correlations(x, y).mean())
@@ -74,6 +79,10 @@ class R2CCA:
     def prepare(self, x: Matrix) -> Basis:
         """The rank-revealing orthonormal basis of one representation."""
         return _prepared(x, "R² CCA")
+
+    def need(self, x: Matrix) -> Need:
+        """Bytes of the basis, and of finding it."""
+        return need_of(x, held=x.n * min(x.n, x.p))
 
     def score(self, x: Basis, y: Basis) -> float:
         """Mean of the squared canonical correlations of two prepared representations."""

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import Matrix, enough_samples
-from .basis import Basis, Factor, basis_from, both, centred, left_singular, rank_of, warn_if_spanning
+from .basis import Basis, Factor, basis_from, both, centred, left_singular, need_of, rank_of, warn_if_spanning
+from .measure import Need
 
 SPANNED = "as a predictor it explains every representation, so R² is 1"
 
@@ -43,6 +44,10 @@ class LinearRegression:
         sides = regression_of(x)
         warn_if_spanning((sides.predictor,), SPANNED)
         return sides
+
+    def need(self, x: Matrix) -> Need:
+        """Bytes of the basis and the factor, and of finding them."""
+        return need_of(x, held=2 * x.n * min(x.n, x.p))
 
     def score(self, x: Regression, y: Regression) -> float:
         """Share of the variance of x that y explains."""

@@ -1,7 +1,7 @@
 """What a measure is: prepare once per representation, score once per pair.
 
 A measure is a frozen dataclass of its options. Measures whose all-pairs form is cheaper than the loop (CKA) also
-offer ``pairs``.
+offer ``pairs``; the others offer ``need``, so that a budget can be kept to.
 """
 
 from __future__ import annotations
@@ -38,6 +38,15 @@ class Measure(Protocol):
 
 
 @dataclass(frozen=True)
+class Need:
+    """Bytes that a measure takes for one representation: ``held`` once prepared, ``working`` while it is prepared or
+    scored (the larger, the result included)."""
+
+    held: int
+    working: int
+
+
+@dataclass(frozen=True)
 class Scores:
     """All-pairs scores ``[L, M]`` with the degenerate layers named and what ran."""
 
@@ -53,11 +62,37 @@ def check_measure(measure: object) -> Measure:
     return measure
 
 
-def score_pairs(measure: Measure, rows: Sequence[Matrix], columns: Sequence[Matrix] | None) -> Scores:
+def check_memory(measure: Measure, layers: Sequence[Matrix], memory: int | None) -> int | None:
+    """The bytes that the loop over prepared ``layers`` takes at most; None for a measure that does not say.
+
+    Raises:
+        ValueError: more than ``memory``.
+    """
+    need = getattr(measure, "need", None)
+    if need is None:
+        return None
+    needs: list[Need] = [need(layer) for layer in layers]
+    needed = sum(one.held for one in needs) + max(one.working for one in needs)
+    if memory is not None and needed > memory:
+        raise ValueError(
+            f"memory={memory} bytes is too little: comparing {len(layers)} layers of {layers[0].n} samples "
+            f"by {measure!r} needs {needed}"
+        )
+    return needed
+
+
+def score_pairs(
+    measure: Measure, rows: Sequence[Matrix], columns: Sequence[Matrix] | None, *, memory: int | None = None
+) -> Scores:
     """Scores of every row against every column (``None``: against the rows) by the plain double loop.
 
-    Degenerate layers give NaN in their row or column and are named.
+    Degenerate layers give NaN in their row or column and are named. The plan says so when a measure does not tell
+    what it needs, so that ``memory`` could not be kept to.
+
+    Raises:
+        ValueError: the prepared layers need more than ``memory`` bytes.
     """
+    needed = check_memory(measure, [*rows, *(columns or ())], memory)
     degenerate: dict[tuple[str, str], str] = {}
 
     def prepared(side: str, layers: Sequence[Matrix]) -> list[Any]:
@@ -79,4 +114,9 @@ def score_pairs(measure: Measure, rows: Sequence[Matrix], columns: Sequence[Matr
         for j, y in enumerate(right):
             if x is not None and y is not None:
                 values[i, j] = measure.score(x, y)
-    return Scores(values, degenerate, Plan((Step("score", "numpy", f"{type(measure).__name__} has one backend"),)))
+    name = type(measure).__name__
+    unknown = memory is not None and needed is None
+    notes = (f"memory={memory} is not kept to: {name} does not say what it needs",) if unknown else ()
+    return Scores(
+        values, degenerate, Plan((Step("score", "numpy", f"{name} has one backend", bytes=needed or 0),), notes)
+    )

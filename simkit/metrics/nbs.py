@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..arrays import Matrix, enough_samples
-from .basis import Factor, both, factor_of, singular_values
+from .basis import Factor, both, factor_of, need_of, singular_values
+from .measure import Need
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class NBS:
         """The centred features of one representation at unit norm, reduced to n columns where they are wide."""
         enough_samples(x.n, 2, "NBS")
         return factor_of(x)
+
+    def need(self, x: Matrix) -> Need:
+        """Bytes of the factor, and of finding it."""
+        return need_of(x, held=x.n * min(x.n, x.p))
 
     def score(self, x: Factor, y: Factor) -> float:
         """Nuclear norm of the cross-product of two prepared representations."""

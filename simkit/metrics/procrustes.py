@@ -25,7 +25,8 @@ from typing import Literal
 import numpy as np
 
 from ..arrays import FloatArray, Matrix, enough_samples
-from .basis import Factor, both, factor_of, svd
+from .basis import Factor, both, factor_of, need_of, svd
+from .measure import Need
 from .nbs import bures
 
 FORMS = ("angular", "normalized", "size-and-shape")
@@ -51,6 +52,10 @@ class Procrustes:
         """The centred features of one representation at unit norm, reduced to n columns where they are wide."""
         enough_samples(x.n, 2, "Procrustes distance")
         return factor_of(x)
+
+    def need(self, x: Matrix) -> Need:
+        """Bytes of the factor, and of finding it."""
+        return need_of(x, held=x.n * min(x.n, x.p))
 
     def score(self, x: Factor, y: Factor) -> float:
         """The distance of two prepared representations."""

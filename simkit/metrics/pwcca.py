@@ -23,8 +23,9 @@ from typing import Literal
 import numpy as np
 
 from ..arrays import FloatArray, Matrix, enough_samples
-from .basis import Basis, basis_from, both, centred, left_singular, rank_of, svd, warn_if_spanning
+from .basis import Basis, basis_from, both, centred, left_singular, need_of, rank_of, svd, warn_if_spanning
 from .cca import SPANNED
+from .measure import Need
 
 WEIGHTS = ("smaller", "x", "y")
 
@@ -57,6 +58,10 @@ class PWCCA:
         loaded = loaded_of(x)
         warn_if_spanning((loaded.basis,), SPANNED)
         return loaded
+
+    def need(self, x: Matrix) -> Need:
+        """Bytes of the basis with the coordinates, and of finding them."""
+        return need_of(x, held=(x.n + x.p) * min(x.n, x.p))
 
     def score(self, x: Loaded, y: Loaded) -> float:
         """Weighted mean of the canonical correlations of two prepared representations."""

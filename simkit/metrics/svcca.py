@@ -20,8 +20,9 @@ from numbers import Real
 import numpy as np
 
 from ..arrays import FloatArray, Matrix, enough_samples
-from .basis import Basis, basis_from, both, centred, left_singular, rank_of, warn_if_spanning
+from .basis import Basis, basis_from, both, centred, left_singular, need_of, rank_of, warn_if_spanning
 from .cca import SPANNED, correlations
+from .measure import Need
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class SVCCA:
         basis = truncated(x, self.variance)
         warn_if_spanning((basis,), SPANNED)
         return basis
+
+    def need(self, x: Matrix) -> Need:
+        """Bytes of the basis, and of finding it."""
+        return need_of(x, held=x.n * min(x.n, x.p))
 
     def score(self, x: Basis, y: Basis) -> float:
         """Mean of the canonical correlations of two prepared representations."""
