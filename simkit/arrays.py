@@ -84,6 +84,8 @@ def as_matrix(x: object, *, name: str = "x") -> Matrix:
     if isinstance(x, Matrix):
         return Matrix(name, x.values, x.dtype, x.origin)
     values, dtype, origin = _host_array(x, name)
+    if values.dtype.kind in "OSUV":  # objects, text, records: no shape would make them a representation
+        raise TypeError(f"{name} has dtype {dtype}: numbers are needed")
     if values.ndim < 2:
         raise ValueError(
             f"{name} has shape {values.shape}: a representation is [n, p], n samples by p features"
@@ -92,8 +94,6 @@ def as_matrix(x: object, *, name: str = "x") -> Matrix:
     if values.size == 0:
         raise ValueError(f"{name} has shape {values.shape}: it is empty")
     values = values.reshape(values.shape[0], -1)
-    if values.dtype == object or dtype in ("str", "bytes"):
-        raise TypeError(f"{name} has dtype {dtype}: numbers are needed")
     if dtype == "bfloat16" or dtype in _FLOATS:
         return Matrix(name, _native_order(values), dtype, origin)
     return _cast(values, name, dtype, origin)

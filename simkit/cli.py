@@ -81,6 +81,13 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, but a command says itself what it does not know, so that the hint names its help."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
         self.exit(MISTAKE, f"simkit: error: {message} (see {self.prog} --help)\n")
 
@@ -186,7 +193,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     measure = _measure(arguments.measure, arguments.estimator, arguments.kernel)
     for path in arguments.out:
-        check_output(path)
+        check_output(path, inputs=arguments.files)
     matrix = compare_files(arguments.files, measure=measure, memory=arguments.memory)
     print(_described(matrix, arguments.files))
     if arguments.explain:
@@ -221,7 +228,7 @@ def _measure(name: str, estimator: str | None, kernel: str | None) -> Measure:
     from .metrics.svcca import SVCCA
 
     if name == "cka":
-        return CKA(_kernel(kernel or "linear"), "biased" if estimator == "biased" else "debiased")
+        return CKA(_kernel("linear" if kernel is None else kernel), "biased" if estimator == "biased" else "debiased")
     for option, value in (("--estimator", estimator), ("--kernel", kernel)):
         if value is not None:
             raise ValueError(f"{option} {value} belongs to --measure cka, not to {name}")
@@ -248,14 +255,23 @@ def _kernel(text: str) -> Kernel:
         if name in plain and not colon:
             return plain[name]()
         if name in scaled:
-            return scaled[name](float(parameter)) if colon else scaled[name]()
+            return scaled[name](_number(parameter, float)) if colon else scaled[name]()
         if name == "polynomial":
-            return Polynomial(int(parameter)) if colon else Polynomial()
+            return Polynomial(int(_number(parameter, int))) if colon else Polynomial()
     except ValueError as error:
         raise ValueError(f"--kernel {text}: {error}") from None
     raise ValueError(
-        f"--kernel {text} is none of linear, cosine, rbf[:BANDWIDTH], laplacian[:BANDWIDTH], polynomial[:DEGREE]"
+        f"--kernel {text or repr(text)} is none of linear, cosine, rbf[:BANDWIDTH], laplacian[:BANDWIDTH], "
+        "polynomial[:DEGREE]"
     )
+
+
+def _number(text: str, kind: type[float]) -> float:
+    """A number from the command line; ValueError in words that hold it."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not {'a whole' if kind is int else 'a'} number") from None
 
 
 def _add_doctor(commands: Any) -> None:

@@ -273,10 +273,12 @@ def test_bad_files(run: Run, tmp_path: Path, name: str) -> None:
         (["x.npy", "--measure", "nbs", "--estimator", "biased"], r"--estimator biased belongs to --measure cka"),
         (["x.npy", "--measure", "nbs", "--kernel", "rbf"], r"--kernel rbf belongs to --measure cka, not to nbs"),
         (["x.npy", "--kernel", "gauss"], r"--kernel gauss is none of linear, cosine, rbf\[:BANDWIDTH\]"),
+        (["x.npy", "--kernel", ""], r"--kernel '' is none of linear, "),
+        (["x.npy", "--kernel", "rbf:"], r"--kernel rbf:: '' is not a number$"),
         (["x.npy", "--kernel", "linear:2"], r"--kernel linear:2 is none of"),
-        (["x.npy", "--kernel", "rbf:wide"], r"--kernel rbf:wide: could not convert string to float: 'wide'"),
+        (["x.npy", "--kernel", "rbf:wide"], r"--kernel rbf:wide: 'wide' is not a number$"),
         (["x.npy", "--kernel", "rbf:-1"], r"--kernel rbf:-1: .*must be a positive number, not -1\.0"),
-        (["x.npy", "--kernel", "polynomial:0.5"], r"--kernel polynomial:0\.5: invalid literal"),
+        (["x.npy", "--kernel", "polynomial:0.5"], r"--kernel polynomial:0\.5: '0\.5' is not a whole number$"),
         (["x.npy", "--memory", "much"], r"memory must be a number of bytes .* not 'much'"),
         (["x.npy", "--memory", "10"], r"memory=10 bytes is too little"),
         (["x.npy", "--out", "m.doc"], r"the output 'm\.doc' must end in \.png, "),
@@ -284,7 +286,13 @@ def test_bad_files(run: Run, tmp_path: Path, name: str) -> None:
         (["x.npy", "--out", "nowhere/m.png"], r"no folder 'nowhere' to write 'm\.png' into"),
         (["x.npy", "--out", "x.npy/m.png"], r"no folder 'x\.npy' to write 'm\.png' into"),
         (["x.npy", "--out", "folder.csv"], r"the output 'folder\.csv' is a folder"),
-        (["x.npy", "--mem", "10"], r"unrecognized arguments: --mem 10"),
+        (["x.npy", "--mem", "10"], r"unrecognized arguments: --mem 10 \(see simkit compare --help\)"),
+        ([""], r"'\.' is a folder, not a file of named arrays"),
+        (["x.npy", "--out", ""], r"the output '' must end in \.png, "),
+        (["folder.csv"], r"'folder\.csv' is a folder, not a file of named arrays"),
+        (["records.npy"], r"records in 'records\.npy' has dtype void96: numbers are needed$"),
+        (["x.npy", "--measure", "nbs", "--memory", "9"], r"memory=9 bytes is too little: .* by NBS\(\) needs \d+$"),
+        (["in.safetensors", "--out", "./in.safetensors"], r"the output 'in\.safetensors' is one of the files to"),
     ],
 )
 def test_mistakes(
@@ -306,10 +314,12 @@ def test_mistakes(
         "flat": features["x"][:, 0],
         "text": np.array([["a"], ["b"]]),
         "complex": features["x"] * 1j,
+        "records": np.zeros(5, dtype=[("a", "f4"), ("b", "f8")]),
     }
     for name, values in arrays.items():
         np.save(f"{name}.npy", values)
     Path("folder.csv").mkdir()
+    save_file(features, "in.safetensors")
     before = sorted(tmp_path.rglob("*"))
     result = run("compare", *arguments)
     assert_one_sentence(*result)
@@ -325,6 +335,23 @@ def test_folder_that_may_not_be_written_to(
     result = run("compare", tmp_path / "x.npy", "--out", tmp_path / "m.csv")
     assert_one_sentence(*result)
     assert "may not be written to" in result[2]
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.safetensors"])
+def test_file_that_may_not_be_read(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: dict[str, np.ndarray], name: str
+) -> None:
+    """Not called damaged."""
+    (tmp_path / name).write_bytes(b"content")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for reader in ("numpy.load", "safetensors.safe_open"):
+        monkeypatch.setattr(reader, refuse)  # root may read anything
+    result = run("compare", tmp_path / name)
+    assert_one_sentence(*result)
+    assert result[2] == f"simkit: error: the file {str(tmp_path / name)!r} may not be read\n"
 
 
 def test_missing_libraries_are_named_with_their_remedy(

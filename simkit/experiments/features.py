@@ -72,8 +72,8 @@ def read_features(path: str | os.PathLike[str]) -> dict[str, Matrix]:
     files are mapped, so features may be larger than memory.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: another ending; a file that is damaged, empty, holds objects, or
-            is a result of simkit.
+        FileNotFoundError: no such file. PermissionError: it may not be read. ValueError: a folder; another ending; a
+            file that is damaged, empty, holds objects, or is a result of simkit.
         ValueError, TypeError: an array that is no representation.
     """
     file = Path(path)
@@ -83,8 +83,10 @@ def read_features(path: str | os.PathLike[str]) -> dict[str, Matrix]:
         ".npy": _npy,
     }
     reader = readers.get(file.suffix.lower())
+    if file.is_dir():
+        raise ValueError(f"{os.fspath(path)!r} is a folder, not a file of named arrays [n, p]")
     if reader is None:
-        raise ValueError(f"{str(file)!r} must end in {', '.join(readers)}: a file of named arrays [n, p]")
+        raise ValueError(f"{os.fspath(path)!r} must end in {', '.join(readers)}: a file of named arrays [n, p]")
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {str(file)!r}")
     arrays = reader(file)
@@ -114,6 +116,8 @@ def _safetensors(file: Path) -> dict[str, object]:
     try:
         with safe_open(file, framework="numpy"):  # checks that the header is sound and covers the file
             pass
+    except PermissionError as error:
+        raise _unreadable(file, error) from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{str(file)!r} is not a safetensors file: {error}") from None
     with file.open("rb") as raw:
@@ -177,7 +181,9 @@ def _npz(file: Path) -> dict[str, object]:
     return arrays
 
 
-def _unreadable(file: Path, error: Exception) -> ValueError:
+def _unreadable(file: Path, error: Exception) -> ValueError | PermissionError:
+    if isinstance(error, PermissionError):
+        return PermissionError(f"the file {str(file)!r} may not be read")
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     advice = "" if "pickle" in reason else f": {reason}"  # NumPy's is to unpickle
     return ValueError(f"{str(file)!r} is damaged or holds Python objects, which are never unpickled{advice}")

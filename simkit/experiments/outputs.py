@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -20,18 +20,20 @@ PICTURES = (".png", ".pdf", ".svg")
 MATRIX_FORMAT = "simkit similarity matrix 1"
 
 
-def check_output(path: str | os.PathLike[str]) -> None:
+def check_output(path: str | os.PathLike[str], *, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
     """Refuse, before any work is done, a file that :func:`write_matrix` could not write.
 
     Raises:
-        ValueError: an unknown ending. OSError: as :func:`simkit.files.writable`. ImportError: a picture without
-            matplotlib.
+        ValueError: an unknown ending, or one of ``inputs``, which it would replace. OSError: as
+            :func:`simkit.files.writable`. ImportError: a picture without matplotlib.
     """
     file = Path(path)
     endings = (*PICTURES, ".csv", ".json", ".safetensors")
     if file.suffix.lower() not in endings:
-        raise ValueError(f"the output {str(file)!r} must end in {', '.join(endings)}")
+        raise ValueError(f"the output {os.fspath(path)!r} must end in {', '.join(endings)}")
     writable(file)
+    if file.exists() and any(Path(given).exists() and file.samefile(given) for given in inputs):
+        raise ValueError(f"the output {str(file)!r} is one of the files to compare: name another")
     if file.suffix.lower() in PICTURES and find_spec("matplotlib") is None:
         raise ImportError("plots need matplotlib: pip install 'simkit[plot]'")
 
