@@ -66,13 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sentence(error: BaseException) -> str:
     """One line, whatever the error holds."""
+    from .experiments.terminal import printable
+
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename!r}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-    print(f"simkit: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    from .experiments.terminal import printable
+
+    print(f"simkit: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -190,14 +194,15 @@ def _add_compare(commands: Any) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     from .experiments.features import compare_files
     from .experiments.outputs import check_output, write_matrix
+    from .experiments.terminal import say
 
     measure = _measure(arguments.measure, arguments.estimator, arguments.kernel)
     for path in arguments.out:
         check_output(path, inputs=arguments.files)
     matrix = compare_files(arguments.files, measure=measure, memory=arguments.memory)
-    print(_described(matrix, arguments.files))
+    say(_described(matrix, arguments.files))
     if arguments.explain:
-        print(f"\n{matrix.plan.explain()}")
+        say(f"\n{matrix.plan.explain()}")
     for path in arguments.out:
         write_matrix(matrix, path)
     return 0
@@ -205,14 +210,16 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _described(matrix: SimilarityMatrix, files: Sequence[str]) -> str:
     from .experiments.table import matrix_table
+    from .experiments.terminal import printable
 
     title = f"{matrix.measure}, n = {matrix.samples}"
-    if len(files) == 2:
-        title += f"; rows: {files[0]}, columns: {files[1]}"
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     sides = len(files) == 2
+    if sides:
+        title += f"; rows: {printable(files[0])}, columns: {printable(files[1])}"
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     reasons = [
-        f"{side} {name}: {why}" if sides else f"{name}: {why}" for (side, name), why in matrix.degenerate.items()
+        printable(f"{side} {name}: {why}" if sides else f"{name}: {why}")
+        for (side, name), why in matrix.degenerate.items()
     ]
     return "\n".join([title, "", matrix_table(matrix, width=width), *dict.fromkeys(reasons)])
 

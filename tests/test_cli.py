@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import resource
 import subprocess
@@ -51,9 +52,10 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(8)
 
 
-def python(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def python(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *(str(argument) for argument in arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
 def assert_one_sentence(code: int, out: str, err: str) -> None:
@@ -229,6 +231,32 @@ def test_warnings_are_one_line_each(run: Run, tmp_path: Path, rng: np.random.Gen
     assert "1.0000" in out
     assert err.startswith("simkit: warning: wide has rank 9 on 10 samples")
     assert err.count("\n") == 1
+
+
+def test_names_that_would_write_to_the_terminal_are_shown_escaped(
+    run: Run, tmp_path: Path, features: dict[str, np.ndarray]
+) -> None:
+    x = features["x"]
+    np.savez(tmp_path / "a.npz", **{"two\nlines": x, "\x1b[31mred": np.ones_like(x), "größe": x})
+    code, out, err = run("compare", tmp_path / "a.npz", "--measure", "nbs")
+    assert (code, err) == (0, "")
+    assert [line.split(" ")[0] for line in out.splitlines()[3:]] == [
+        "two\\nlines",
+        "\\x1b[31mred",
+        "größe",
+        "\\x1b[31mred:",
+    ]
+    np.savez(tmp_path / "bad.npz", **{"\x1b[31mred": np.full_like(x, np.nan)})
+    result = run("compare", tmp_path / "bad.npz")
+    assert_one_sentence(*result)
+    assert "\\x1b[31mred in '" in result[2]
+
+
+def test_a_terminal_that_lacks_a_character(tmp_path: Path, features: dict[str, np.ndarray]) -> None:
+    np.savez(tmp_path / "a.npz", größe=features["x"])
+    done = python("-m", "simkit", "compare", "a.npz", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gr\\xf6\\xdfe" in done.stdout
 
 
 # --- compare: mistakes

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..compare.matrix import SimilarityMatrix
+from .terminal import printable
 
 GAP = "  "
 
@@ -25,16 +26,17 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def matrix_table(matrix: SimilarityMatrix, *, width: int | None = None) -> str:
     """The scores ``[L, M]`` with four decimals, folded into several tables of whole columns to fit ``width``.
 
-    NaN is shown as ``-``. None does not fold.
+    NaN is shown as ``-``. None does not fold. Names are shown on one line, whatever they hold.
     """
+    rows, columns = ([printable(name) for name in names] for names in (matrix.rows, matrix.columns))
     cells = [["-" if np.isnan(value) else f"{value:.4f}" for value in row] for row in matrix.values.tolist()]
-    names = [len(name) for name in matrix.rows]
-    sizes = [max(len(name), *(len(row[j]) for row in cells)) + len(GAP) for j, name in enumerate(matrix.columns)]
-    folds = _folds(sizes, max(names), width)
+    longest = max(len(name) for name in rows)
+    sizes = [max(len(name), *(len(row[j]) for row in cells)) + len(GAP) for j, name in enumerate(columns)]
+    folds = _folds(sizes, longest, width)
     tables = [
         text_table(
-            ["", *matrix.columns[start:stop]],
-            [[name, *row[start:stop]] for name, row in zip(matrix.rows, cells, strict=True)],
+            ["", *columns[start:stop]],
+            [[name, *row[start:stop]] for name, row in zip(rows, cells, strict=True)],
         )
         for start, stop in pairwise(folds)
     ]
