@@ -19,7 +19,7 @@ from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
 from ..errors import DegenerateWarning
 from ..kernels import Linear
 from .measure import Need
-from .prepare import prepare_with_stats
+from .prepare import prepare
 
 Prepared = TypeVar("Prepared")
 _SMALL = 2**16  # bytes of column statistics and the like
@@ -72,10 +72,10 @@ def centred(x: Matrix) -> Centred:
     Raises:
         ValueError: non-finite entries. Degenerate: every feature is constant.
     """
-    block, stats = prepare_with_stats(x, Linear())
+    block = prepare(x, Linear())
     z = x.float64()
     np.ldexp(z, -block.exponent, out=z)
-    noise = _noise(z[:, stats.sum_sq_dev > 0], x)
+    noise = _noise(z[:, z.max(axis=0) > z.min(axis=0)], x)
     z -= np.ldexp(block.shift, -block.exponent)
     z -= z.mean(axis=0)
     return Centred(z, block.exponent, noise)
