@@ -8,7 +8,7 @@
 namespace simkit {
 
 // Rows [row0, row1) x columns [col0, col1) of the block into out [row1 - row0, ld].
-// The subtraction is done in float64 whatever the source's type.
+// Into float64, the subtraction is done in float64 whatever the source's type.
 void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
           float* out, std::int64_t ld);
 void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,

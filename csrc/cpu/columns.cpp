@@ -50,6 +50,31 @@ SIMKIT_CLONES void add_second(const double* v, const double* mean, double r, dou
     }
 }
 
+// Four rows at once, so that the sums are fetched and stored a quarter as often.
+SIMKIT_CLONES void add_first_four(const float* const* v, const double* origin, double* sum, double* top,
+                                  std::int64_t count) {
+    const float *a = v[0], *b = v[1], *c = v[2], *d = v[3];
+    for (std::int64_t k = 0; k < count; ++k) {
+        const float ab = std::fabs(a[k]) > std::fabs(b[k]) ? std::fabs(a[k]) : std::fabs(b[k]);
+        const float cd = std::fabs(c[k]) > std::fabs(d[k]) ? std::fabs(c[k]) : std::fabs(d[k]);
+        const double size = ab > cd ? ab : cd, o = origin[k];
+        sum[k] += ((a[k] - o) + (b[k] - o)) + ((c[k] - o) + (d[k] - o));
+        top[k] = size > top[k] ? size : top[k];
+    }
+}
+SIMKIT_CLONES void add_second_four(const float* const* v, const double* mean, double* sum, double* top,
+                                   std::int64_t count) {
+    const float *a = v[0], *b = v[1], *c = v[2], *d = v[3];
+    for (std::int64_t k = 0; k < count; ++k) {
+        const double m = mean[k], da = a[k] - m, db = b[k] - m, dc = c[k] - m, dd = d[k] - m;
+        const double ab = std::fabs(da) > std::fabs(db) ? std::fabs(da) : std::fabs(db);
+        const double cd = std::fabs(dc) > std::fabs(dd) ? std::fabs(dc) : std::fabs(dd);
+        const double size = ab > cd ? ab : cd;
+        sum[k] += (da * da + db * db) + (dc * dc + dd * dd);
+        top[k] = size > top[k] ? size : top[k];
+    }
+}
+
 // Both passes: `against` is the first row, then the mean.
 class StatsWorker {
   public:
@@ -70,7 +95,9 @@ class StatsWorker {
         const std::int64_t i0 = t * rows_, i1 = std::min(x_.rows, i0 + rows_);
         for (std::int64_t k = 0; k < x_.cols; k += kSegment) {
             const std::int64_t count = std::min(kSegment, x_.cols - k);
-            for (std::int64_t i = i0; i < i1; ++i) {
+            std::int64_t i = i0;
+            for (; x_.dtype != Dtype::f64 && !row_scale_ && i + 4 <= i1; i += 4) add_four(i, k, count);
+            for (; i < i1; ++i) {
                 if (x_.dtype == Dtype::f64)
                     add(double_row(x_, i, k, count, scratch_), i, k, count);
                 else
@@ -96,6 +123,14 @@ class StatsWorker {
     }
 
   private:
+    void add_four(std::int64_t i, std::int64_t k, std::int64_t count) {
+        const float* rows[4];
+        for (int r = 0; r < 4; ++r)
+            rows[r] = float_row(x_, i + r, k, count, reinterpret_cast<float*>(scratch_) + r * kSegment);
+        (second_ ? add_second_four : add_first_four)(rows, against_.data() + k, sums_.data() + k, tops_.data() + k,
+                                                     count);
+    }
+
     template <class T>
     void add(const T* v, std::int64_t i, std::int64_t k, std::int64_t count) {
         const double r = row_scale_ ? row_scale_[i] : 1.0;
@@ -126,8 +161,8 @@ class StatsWorker {
     bool second_;
     std::int64_t rows_;
     ColumnStats& stats_;
-    std::vector<double> sums_, tops_;  // [p]; tops_ only grows
-    alignas(64) double scratch_[kSegment];
+    std::vector<double> sums_, tops_;           // [p]; tops_ only grows
+    alignas(64) double scratch_[2 * kSegment];  // or four rows of float
     std::int64_t bad_ = 0, bad_row_ = 0, bad_col_ = 0;
 };
 

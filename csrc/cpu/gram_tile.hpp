@@ -5,15 +5,16 @@
 #include <vector>
 
 #include "core/matrix_view.hpp"
+#include "core/micro_kernel.hpp"
 
 namespace simkit {
 
-inline constexpr std::int64_t kChunk = 512;  // columns packed at a time
+inline constexpr std::int64_t kChunk = 256;  // columns packed at a time
 
 // Per-thread buffers for packing two strips of `tile` rows.
 template <class T>
 struct Strips {
-    explicit Strips(std::int64_t tile) : a(tile * kChunk), b(tile * kChunk) {}
+    explicit Strips(std::int64_t tile) : a(round_up(tile, micro_kernel<T>().width) * kChunk), b(a.size()) {}
     std::vector<T> a, b;
 };
 
