@@ -9,13 +9,18 @@
 
 namespace simkit {
 
+inline constexpr int kVectors = 3;
+
 template <class T>
 struct MicroKernel {
     const char* name;  // instruction set
     int rows;          // rows of C at a time; divides width
     int width;         // columns of C at a time, and of a sliver
-    // C [rows, width] (leading dimension ldc) = A B^T over `depth`, or C += where `add`. `a` points into its sliver.
-    void (*run)(std::int64_t depth, const T* a, const T* b, bool add, T* c, std::int64_t ldc);
+    int lanes;         // columns of a vector: width is kVectors of them
+    // C [rows, width] (leading dimension ldc) = A B^T over `depth`, or C += where `add`; only vectors first <= v < last
+    // of its columns by run[first][last - 1]. `a` points into its sliver; b and c are those of the whole width.
+    using Run = void (*)(std::int64_t depth, const T* a, const T* b, bool add, T* c, std::int64_t ldc);
+    Run run[kVectors][kVectors];
 };
 
 // The widest that this processor runs.

@@ -13,84 +13,62 @@ namespace {
 
 constexpr std::int64_t kElements = std::int64_t{1} << 18;  // of x in one piece of work
 constexpr std::int64_t kSegment = 512;
+constexpr std::int64_t kPilot = 64;  // rows
 
-// Column by column: the sum of value - origin, and the largest |value|.
-SIMKIT_CLONES void add_first(const float* v, const double* origin, double r, double* sum, double* top,
-                             std::int64_t count) {
+// Per column: sums of d = value - origin and of d^2; over all columns, lane by lane: the largest |value| and |d|.
+template <class T>
+[[gnu::always_inline]] inline void add_body(const T* v, const double* origin, double r, double* sum, double* square,
+                                            double* top, double* far, std::int64_t count) {
     for (std::int64_t k = 0; k < count; ++k) {
-        const double value = v[k] * r, size = std::fabs(value);
-        sum[k] += value - origin[k];
+        const double value = v[k] * r, d = value - origin[k], size = std::fabs(value), away = std::fabs(d);
+        sum[k] += d;
+        square[k] += d * d;
         top[k] = size > top[k] ? size : top[k];
+        far[k] = away > far[k] ? away : far[k];
     }
 }
-SIMKIT_CLONES void add_first(const double* v, const double* origin, double r, double* sum, double* top,
-                             std::int64_t count) {
-    for (std::int64_t k = 0; k < count; ++k) {
-        const double value = v[k] * r, size = std::fabs(value);
-        sum[k] += value - origin[k];
-        top[k] = size > top[k] ? size : top[k];
-    }
+SIMKIT_CLONES void add_row(const float* v, const double* origin, double r, double* sum, double* square, double* top,
+                           double* far, std::int64_t count) {
+    add_body(v, origin, r, sum, square, top, far, count);
 }
-
-// The sum of squared deviations, and the largest deviation.
-SIMKIT_CLONES void add_second(const float* v, const double* mean, double r, double* sum, double* top,
-                              std::int64_t count) {
-    for (std::int64_t k = 0; k < count; ++k) {
-        const double d = v[k] * r - mean[k], size = std::fabs(d);
-        sum[k] += d * d;
-        top[k] = size > top[k] ? size : top[k];
-    }
-}
-SIMKIT_CLONES void add_second(const double* v, const double* mean, double r, double* sum, double* top,
-                              std::int64_t count) {
-    for (std::int64_t k = 0; k < count; ++k) {
-        const double d = v[k] * r - mean[k], size = std::fabs(d);
-        sum[k] += d * d;
-        top[k] = size > top[k] ? size : top[k];
-    }
+SIMKIT_CLONES void add_row(const double* v, const double* origin, double r, double* sum, double* square, double* top,
+                           double* far, std::int64_t count) {
+    add_body(v, origin, r, sum, square, top, far, count);
 }
 
 // Four rows at once, so that the sums are fetched and stored a quarter as often.
-SIMKIT_CLONES void add_first_four(const float* const* v, const double* origin, double* sum, double* top,
-                                  std::int64_t count) {
+SIMKIT_CLONES void add_four_rows(const float* const* v, const double* origin, double* sum, double* square, double* top,
+                                 double* far, std::int64_t count) {
     const float *a = v[0], *b = v[1], *c = v[2], *d = v[3];
+    const auto larger = [](auto x, auto y) { return x > y ? x : y; };
     for (std::int64_t k = 0; k < count; ++k) {
-        const float ab = std::fabs(a[k]) > std::fabs(b[k]) ? std::fabs(a[k]) : std::fabs(b[k]);
-        const float cd = std::fabs(c[k]) > std::fabs(d[k]) ? std::fabs(c[k]) : std::fabs(d[k]);
-        const double size = ab > cd ? ab : cd, o = origin[k];
-        sum[k] += ((a[k] - o) + (b[k] - o)) + ((c[k] - o) + (d[k] - o));
-        top[k] = size > top[k] ? size : top[k];
-    }
-}
-SIMKIT_CLONES void add_second_four(const float* const* v, const double* mean, double* sum, double* top,
-                                   std::int64_t count) {
-    const float *a = v[0], *b = v[1], *c = v[2], *d = v[3];
-    for (std::int64_t k = 0; k < count; ++k) {
-        const double m = mean[k], da = a[k] - m, db = b[k] - m, dc = c[k] - m, dd = d[k] - m;
-        const double ab = std::fabs(da) > std::fabs(db) ? std::fabs(da) : std::fabs(db);
-        const double cd = std::fabs(dc) > std::fabs(dd) ? std::fabs(dc) : std::fabs(dd);
-        const double size = ab > cd ? ab : cd;
-        sum[k] += (da * da + db * db) + (dc * dc + dd * dd);
-        top[k] = size > top[k] ? size : top[k];
+        const float size = larger(larger(std::fabs(a[k]), std::fabs(b[k])), larger(std::fabs(c[k]), std::fabs(d[k])));
+        const double o = origin[k], da = a[k] - o, db = b[k] - o, dc = c[k] - o, dd = d[k] - o;
+        const double ab = larger(std::fabs(da), std::fabs(db)), cd = larger(std::fabs(dc), std::fabs(dd));
+        sum[k] += (da + db) + (dc + dd);
+        square[k] += (da * da + db * db) + (dc * dc + dd * dd);
+        top[k] = larger(static_cast<double>(size), top[k]);
+        far[k] = larger(larger(ab, cd), far[k]);
     }
 }
 
-// Both passes: `against` is the first row, then the mean.
 class StatsWorker {
   public:
-    StatsWorker(const MatrixView& x, const double* row_scale, const std::vector<double>& against, bool second,
-                std::int64_t rows, ColumnStats& stats)
+    StatsWorker(const MatrixView& x, const double* row_scale, const std::vector<double>& origin, std::int64_t rows,
+                ColumnStats& stats)
         : x_(x),
           row_scale_(row_scale),
-          against_(against),
-          second_(second),
+          origin_(origin),
           rows_(rows),
           stats_(stats),
           sums_(x.cols),
-          tops_(x.cols) {}
+          squares_(x.cols),
+          tops_(kSegment),
+          far_(kSegment) {}
 
     void work(std::int64_t t) {
         std::fill(sums_.begin(), sums_.end(), 0.0);
+        std::fill(squares_.begin(), squares_.end(), 0.0);
         bad_ = 0;
         const std::int64_t i0 = t * rows_, i1 = std::min(x_.rows, i0 + rows_);
         for (std::int64_t k = 0; k < x_.cols; k += kSegment) {
@@ -105,16 +83,17 @@ class StatsWorker {
             }
         }
         // A NaN or an infinity makes its column's sum one, so only such pieces are searched.
-        if (!second_ && !std::all_of(sums_.begin(), sums_.end(), [](double s) { return std::isfinite(s); }))
-            search(i0, i1);
+        if (!std::all_of(sums_.begin(), sums_.end(), [](double s) { return std::isfinite(s); })) search(i0, i1);
         release_rows(x_, i0, i1);
     }
 
     void commit(std::int64_t) {
-        std::vector<double>& total = second_ ? stats_.sum_sq_dev : stats_.mean;
-        for (std::int64_t k = 0; k < x_.cols; ++k) total[k] += sums_[k];
-        double& top = second_ ? stats_.max_dev : stats_.max_abs;
-        top = std::max(top, *std::max_element(tops_.begin(), tops_.end()));
+        for (std::int64_t k = 0; k < x_.cols; ++k) {
+            stats_.mean[k] += sums_[k];
+            stats_.sum_sq_dev[k] += squares_[k];
+        }
+        stats_.max_abs = std::max(stats_.max_abs, *std::max_element(tops_.begin(), tops_.end()));
+        stats_.max_dev = std::max(stats_.max_dev, *std::max_element(far_.begin(), far_.end()));
         if (bad_ && !stats_.nonfinite) {
             stats_.first_row = bad_row_;
             stats_.first_col = bad_col_;
@@ -127,17 +106,14 @@ class StatsWorker {
         const float* rows[4];
         for (int r = 0; r < 4; ++r)
             rows[r] = float_row(x_, i + r, k, count, reinterpret_cast<float*>(scratch_) + r * kSegment);
-        (second_ ? add_second_four : add_first_four)(rows, against_.data() + k, sums_.data() + k, tops_.data() + k,
-                                                     count);
+        add_four_rows(rows, origin_.data() + k, sums_.data() + k, squares_.data() + k, tops_.data(), far_.data(),
+                      count);
     }
 
     template <class T>
     void add(const T* v, std::int64_t i, std::int64_t k, std::int64_t count) {
-        const double r = row_scale_ ? row_scale_[i] : 1.0;
-        if (second_)
-            add_second(v, against_.data() + k, r, sums_.data() + k, tops_.data() + k, count);
-        else
-            add_first(v, against_.data() + k, r, sums_.data() + k, tops_.data() + k, count);
+        add_row(v, origin_.data() + k, row_scale_ ? row_scale_[i] : 1.0, sums_.data() + k, squares_.data() + k,
+                tops_.data(), far_.data(), count);
     }
 
     void search(std::int64_t i0, std::int64_t i1) {
@@ -157,14 +133,35 @@ class StatsWorker {
 
     const MatrixView& x_;
     const double* row_scale_;
-    const std::vector<double>& against_;
-    bool second_;
+    const std::vector<double>& origin_;
     std::int64_t rows_;
     ColumnStats& stats_;
-    std::vector<double> sums_, tops_;           // [p]; tops_ only grows
+    std::vector<double> sums_, squares_;        // [p]
+    std::vector<double> tops_, far_;            // [kSegment]; they only grow
     alignas(64) double scratch_[2 * kSegment];  // or four rows of float
     std::int64_t bad_ = 0, bad_row_ = 0, bad_col_ = 0;
 };
+
+// Column by column the mean of a few rows from all over, around which one pass sums squares without cancelling: it lies
+// among the values, so that (mean - origin)^2 is at most rows / kPilot^2 times their variance, or about 1 / kPilot.
+std::vector<double> pilot_mean(const MatrixView& x, const double* row_scale) {
+    const std::int64_t count = std::min(x.rows, kPilot), step = x.rows / count;
+    const auto load = [&](std::int64_t i, std::vector<double>& row) {
+        load_row(x, i, 0, x.cols, row.data());
+        for (double& value : row) value *= row_scale ? row_scale[i] : 1.0;
+    };
+    std::vector<double> first(x.cols), row(x.cols), sum(x.cols, 0.0);
+    load(0, first);
+    for (std::int64_t i = 1; i < count; ++i) {
+        load(i * step, row);
+        for (std::int64_t k = 0; k < x.cols; ++k) sum[k] += row[k] - first[k];
+    }
+    for (std::int64_t k = 0; k < x.cols; ++k) {
+        const double mean = first[k] + sum[k] / static_cast<double>(count);
+        first[k] = std::isfinite(mean) ? mean : first[k];
+    }
+    return first;
+}
 
 }  // namespace
 
@@ -172,15 +169,18 @@ ColumnStats column_stats(const MatrixView& x, const double* row_scale, int threa
     ColumnStats stats;
     stats.mean.assign(x.cols, 0.0);
     stats.sum_sq_dev.assign(x.cols, 0.0);
-    const std::int64_t rows = std::max<std::int64_t>(1, kElements / x.cols), pieces = (x.rows + rows - 1) / rows;
-    std::vector<double> origin(x.cols);
-    load_row(x, 0, 0, x.cols, origin.data());
-    for (double& value : origin) value = value * (row_scale ? row_scale[0] : 1.0);
-    for_each_tile(pieces, threads, poll, [&] { return StatsWorker(x, row_scale, origin, false, rows, stats); });
+    const std::int64_t rows = std::max<std::int64_t>(4, kElements / x.cols), pieces = (x.rows + rows - 1) / rows;
+    const std::vector<double> origin = pilot_mean(x, row_scale);
+    for_each_tile(pieces, threads, poll, [&] { return StatsWorker(x, row_scale, origin, rows, stats); });
     if (stats.nonfinite) return stats;
-    for (std::int64_t k = 0; k < x.cols; ++k) stats.mean[k] = origin[k] + stats.mean[k] / static_cast<double>(x.rows);
-    const std::vector<double> mean = stats.mean;
-    for_each_tile(pieces, threads, poll, [&] { return StatsWorker(x, row_scale, mean, true, rows, stats); });
+    double moved = 0.0;
+    for (std::int64_t k = 0; k < x.cols; ++k) {
+        const double step = stats.mean[k] / static_cast<double>(x.rows);
+        stats.sum_sq_dev[k] = std::max(0.0, stats.sum_sq_dev[k] - step * stats.mean[k]);  // -1e-17 is rounding
+        stats.mean[k] = origin[k] + step;
+        moved = std::max(moved, std::fabs(step));
+    }
+    stats.max_dev += moved;
     return stats;
 }
 

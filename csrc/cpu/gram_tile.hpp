@@ -1,6 +1,7 @@
 // One tile of a block's Gram matrix: the product, then the kernel, elementwise.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -11,10 +12,11 @@ namespace simkit {
 
 inline constexpr std::int64_t kChunk = 256;  // columns packed at a time
 
-// Per-thread buffers for packing two strips of `tile` rows.
+// Per-thread buffers for packing two strips of `tile` rows of blocks with at most `cols` columns.
 template <class T>
 struct Strips {
-    explicit Strips(std::int64_t tile) : a(round_up(tile, micro_kernel<T>().width) * kChunk), b(a.size()) {}
+    Strips(std::int64_t tile, std::int64_t cols)
+        : a(round_up(tile, micro_kernel<T>().width) * std::min(cols, kChunk)), b(a.size()) {}
     std::vector<T> a, b;
 };
 

@@ -50,7 +50,7 @@ Centre pilot_centre(const BlockView& block, bool debiased, std::int64_t tile, in
         Centre& centre;
         bool debiased;
         std::int64_t tile, count, step;
-        Strips<double> strips{std::max(tile, count)};
+        Strips<double> strips{std::max(tile, count), block.x.cols};
         std::vector<double> c = std::vector<double>(tile * count);
         void work(std::int64_t t) {
             const std::int64_t i0 = t * tile, ti = std::min(block.x.rows, i0 + tile) - i0;
@@ -100,6 +100,12 @@ SIMKIT_CLONES double sum_row(const double* c, std::int64_t count, double* column
     return sum_row_body(c, count, columns);
 }
 
+std::int64_t widest(const PairProblem& problem) {
+    std::int64_t cols = 0;
+    for (const BlockView& block : problem.blocks) cols = std::max(cols, block.x.cols);
+    return cols;
+}
+
 template <class T>
 class Worker {
   public:
@@ -109,7 +115,7 @@ class Worker {
           sums_(sums),
           m_(problem.m()),
           tile_(problem.tile),
-          strips_(tile_),
+          strips_(tile_, widest(problem)),
           panel_(m_ * tile_ * tile_),
           gram_(m_ * m_),
           row_sums_(m_ * tile_),

@@ -15,15 +15,12 @@ namespace {
 
 constexpr std::int64_t kDepth = 256;  // columns on their way through the level-1 cache
 
-// Thirty-two bytes of rows at a time, which every sliver is a multiple of or equal to.
-template <class T>
-constexpr int kGroup = 32 / sizeof(T);
-
-// in [kGroup, depth] (leading dimension ld) -> out[k * width + r]
-template <class T>
+// `Group` rows at a time, of which every sliver is a multiple: in [Group, depth] (leading dimension ld) ->
+// out[k * width + r].
+template <class T, int Group>
 void transpose_plain(const T* in, std::int64_t ld, std::int64_t depth, T* out, std::int64_t width) {
     for (std::int64_t k = 0; k < depth; ++k)
-        for (int r = 0; r < kGroup<T>; ++r) out[k * width + r] = in[r * ld + k];
+        for (int r = 0; r < Group; ++r) out[k * width + r] = in[r * ld + k];
 }
 
 #ifdef SIMKIT_X86
@@ -47,7 +44,7 @@ __attribute__((target("avx2"))) void transpose_avx2(const float* in, std::int64_
             _mm256_storeu_ps(out + (k + 4 + i) * width, _mm256_permute2f128_ps(r[i], r[4 + i], 0x31));
         }
     }
-    transpose_plain(in + k, ld, depth - k, out + k * width, width);
+    transpose_plain<float, 8>(in + k, ld, depth - k, out + k * width, width);
 }
 
 __attribute__((target("avx2"))) void transpose_avx2(const double* in, std::int64_t ld, std::int64_t depth, double* out,
@@ -65,19 +62,22 @@ __attribute__((target("avx2"))) void transpose_avx2(const double* in, std::int64
             _mm256_storeu_pd(out + (k + 2 + i) * width, _mm256_permute2f128_pd(t[i], t[2 + i], 0x31));
         }
     }
-    transpose_plain(in + k, ld, depth - k, out + k * width, width);
+    transpose_plain<double, 4>(in + k, ld, depth - k, out + k * width, width);
 }
 #endif
 
 template <class T>
-using Transpose = void (*)(const T*, std::int64_t, std::int64_t, T*, std::int64_t);
+struct Transpose {
+    std::int64_t group;
+    void (*run)(const T*, std::int64_t, std::int64_t, T*, std::int64_t);
+};
 
 template <class T>
 Transpose<T> choose_transpose() {
 #ifdef SIMKIT_X86
-    if (__builtin_cpu_supports("avx2")) return static_cast<Transpose<T>>(transpose_avx2);
+    if (__builtin_cpu_supports("avx2")) return {32 / sizeof(T), transpose_avx2};
 #endif
-    return transpose_plain<T>;
+    return {16 / sizeof(T), transpose_plain<T, 16 / sizeof(T)>};
 }
 
 }  // namespace
@@ -86,9 +86,10 @@ template <class T>
 void pack_slivers(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
                   T* out) {
     static const Transpose<T> transpose = choose_transpose<T>();
-    constexpr std::int64_t group = kGroup<T>, ld = kDepth + 64 / sizeof(T);
+    constexpr std::int64_t ld = kDepth + 64 / sizeof(T);
+    const std::int64_t group = transpose.group;
     const std::int64_t width = micro_kernel<T>().width, depth = col1 - col0, rows = row1 - row0;
-    alignas(64) T scratch[group * ld];
+    alignas(64) T scratch[32 / sizeof(T) * ld];
     for (std::int64_t g = 0; g < round_up(rows, width); g += group) {
         const std::int64_t held = std::clamp<std::int64_t>(rows - g, 0, group);
         T* sliver = out + g / width * width * depth + g % width;
@@ -96,7 +97,7 @@ void pack_slivers(const BlockView& block, std::int64_t row0, std::int64_t row1, 
             const std::int64_t count = std::min(kDepth, depth - k);
             if (held) pack(block, row0 + g, row0 + g + held, col0 + k, col0 + k + count, scratch, ld);
             for (std::int64_t r = held; r < group; ++r) std::fill_n(scratch + r * ld, count, T(0));
-            transpose(scratch, ld, count, sliver + k * width, width);
+            transpose.run(scratch, ld, count, sliver + k * width, width);
         }
     }
 }

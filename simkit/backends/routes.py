@@ -91,10 +91,10 @@ class Workspace:
         return self.shared + workers * self.each
 
 
-def sample_workspace(m: int, n: int, tile: int, products: Precision, mapped_row_bytes: int) -> Workspace:
-    """The sample-space engine's panels, packed strips, sums of rows, and pages of mapped files in use."""
+def sample_workspace(m: int, n: int, p: int, tile: int, products: Precision, mapped_row_bytes: int) -> Workspace:
+    """The sample-space engine's panels, packed strips (of layers at most p wide), sums of rows, and pages of mapped files in use."""
     item = 8 if products == "float64" else 4
-    strips = 2 * (-(-tile // WIDEST) * WIDEST) * CHUNK * item
+    strips = 2 * (-(-tile // WIDEST) * WIDEST) * min(CHUNK, p) * item
     each = m * tile * tile * item + strips + 8 * m * m + 16 * m * tile + 2 * tile * mapped_row_bytes
     return Workspace(8 * m * n + 24 * m * m, each)
 
@@ -139,8 +139,8 @@ def plan_pair_sums(
         workers = space.workers(min(threads, _square(left + right, width)), ROOM if memory is None else memory)
         reason = f"{feature_cost:.3g} float64 multiply-adds against {sample_cost:.3g} {products} ones in sample space"
         return Route("feature", "float64", width, workers, feature_cost, space.total(workers), reason)
-    size = tile or sample_tile(n, m, products, memory, mapped_row_bytes)
-    space = sample_workspace(m, n, size, products, mapped_row_bytes)
+    size = tile or sample_tile(n, m, max(widths), products, memory, mapped_row_bytes)
+    space = sample_workspace(m, n, max(widths), size, products, mapped_row_bytes)
     if memory is not None and tile is None and space.total(1) > memory:
         raise ValueError(
             f"memory={memory} bytes is too little: comparing {m} layers of {n} samples needs {space.total(1)}"
@@ -150,11 +150,11 @@ def plan_pair_sums(
     return Route("sample", products, size, workers, sample_cost, space.total(workers), reason)
 
 
-def sample_tile(n: int, m: int, products: Precision, memory: int | None, mapped_row_bytes: int) -> int:
+def sample_tile(n: int, m: int, p: int, products: Precision, memory: int | None, mapped_row_bytes: int) -> int:
     """Rows of a sample-space tile: the cheapest of those whose workspace fits, for two workers or else for one."""
 
     def fits(tile: int, workers: int) -> bool:
-        space = sample_workspace(m, n, tile, products, mapped_row_bytes)
+        space = sample_workspace(m, n, p, tile, products, mapped_row_bytes)
         return space.each <= PANELS if memory is None else space.total(workers) <= memory
 
     for workers in (WORKERS, 1):
