@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "core/blas.hpp"
 #include "core/clones.hpp"
+#include "core/micro_kernel.hpp"
 #include "core/pack.hpp"
 
 namespace simkit {
@@ -186,8 +186,22 @@ ColumnStats column_stats(const MatrixView& x, const double* row_scale, int threa
 
 namespace {
 
-constexpr std::int64_t kTile = 512;
-constexpr std::int64_t kRows = 1024;
+constexpr std::int64_t kTile = 528;   // columns: whole slivers
+constexpr std::int64_t kRows = 1024;  // summed in T
+constexpr std::int64_t kDepth = 256;  // rows packed at a time
+
+// Rows [row0, row1) x columns [col0, col1) as slivers of columns: out[s][row][c], zero beyond col1.
+template <class T>
+void pack_columns(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
+                  T* out) {
+    const std::int64_t w = micro_kernel<T>().width, depth = row1 - row0, cols = col1 - col0;
+    alignas(64) T row[kTile];
+    std::fill(row + cols, row + round_up(cols, w), T(0));
+    for (std::int64_t i = 0; i < depth; ++i) {
+        pack(block, row0 + i, row0 + i + 1, col0, col1, row, cols);
+        for (std::int64_t s = 0; s < cols; s += w) std::copy_n(row + s, w, out + s * depth + i * w);
+    }
+}
 
 // Tiles of the upper triangle times groups of rows; groups of one tile commit in order.
 template <class T>
@@ -197,8 +211,8 @@ class ProductsWorker {
         : block_(block),
           g_(g),
           tiles_((block.x.cols + kTile - 1) / kTile),
-          side_(std::min(kTile, block.x.cols)),
-          depth_(std::min(kRows, block.x.rows)),
+          side_(round_up(std::min(kTile, block.x.cols), micro_kernel<T>().width)),
+          depth_(std::min(kDepth, block.x.rows)),
           a_(depth_ * side_),
           b_(tiles_ > 1 ? depth_ * side_ : 0),
           c_(side_ * side_) {}
@@ -213,13 +227,12 @@ class ProductsWorker {
         j0_ = (row + left) * kTile;
         wi_ = std::min(p, i0_ + kTile) - i0_;
         wj_ = std::min(p, j0_ + kTile) - j0_;
-        const int k = static_cast<int>(r1 - r0), wi = static_cast<int>(wi_), wj = static_cast<int>(wj_);
-        pack(block_, r0, r1, i0_, i0_ + wi_, a_.data(), wi_);
-        if (i0_ == j0_) {
-            syrk_t(wi, k, a_.data(), wi, T(0), c_.data(), wj);
-        } else {
-            pack(block_, r0, r1, j0_, j0_ + wj_, b_.data(), wj_);
-            gemm_tn(wi, wj, k, a_.data(), wi, b_.data(), wj, T(0), c_.data(), wj);
+        const bool same = i0_ == j0_;
+        for (std::int64_t r = r0; r < r1; r += kDepth) {
+            const std::int64_t end = std::min(r1, r + kDepth);
+            pack_columns(block_, r, end, i0_, i0_ + wi_, a_.data());
+            if (!same) pack_columns(block_, r, end, j0_, j0_ + wj_, b_.data());
+            packed_product(wi_, wj_, end - r, a_.data(), same ? a_.data() : b_.data(), same, r > r0, c_.data(), wj_);
         }
         release_rows(block_.x, r0, r1);
     }
