@@ -13,4 +13,8 @@ template <class T>
 void pack_slivers(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
                   T* out);
 
+// The same for rows that lie ready: in [rows, depth], leading dimension ld.
+template <class T>
+void pack_slivers(const T* in, std::int64_t rows, std::int64_t ld, std::int64_t depth, T* out);
+
 }  // namespace simkit

@@ -117,6 +117,7 @@ class Worker {
           tile_(problem.tile),
           strips_(tile_, widest(problem)),
           panel_(m_ * tile_ * tile_),
+          panel_gram_(m_, problem.symmetric() ? 0 : problem.left),
           gram_(m_ * m_),
           row_sums_(m_ * tile_),
           col_sums_(m_ * tile_),
@@ -127,7 +128,8 @@ class Worker {
         const std::int64_t size = ti_ * tj_;
         for (std::int64_t b = 0; b < m_; ++b) {
             T* c = panel_.data() + b * size;
-            product_tile(problem_.blocks[b], i0_, ti_, problem_.blocks[b], j0_, tj_, i0_ == j0_, strips_, c);
+            product_tile(problem_.blocks[b], i0_, ti_, problem_.blocks[b], j0_, tj_, i0_ == j0_, strips_, c,
+                         b + 1 < m_ ? &problem_.blocks[b + 1] : nullptr);
             if constexpr (std::is_same_v<T, double>) finish_kernel(b, c);
             traces_[b] = 0.0;
             for (std::int64_t i = 0; i0_ == j0_ && i < ti_; ++i) {
@@ -137,7 +139,7 @@ class Worker {
             sum_rows(b, c);
         }
         std::fill(gram_.begin(), gram_.end(), 0.0);
-        add_panel_gram(panel_.data(), m_, problem_.symmetric() ? 0 : problem_.left, size, gram_.data());
+        panel_gram_.add(panel_.data(), size, gram_.data());
     }
 
     void commit(std::int64_t) {
@@ -196,6 +198,7 @@ class Worker {
     std::int64_t m_, tile_;
     Strips<T> strips_;
     std::vector<T> panel_;
+    PanelGram<T> panel_gram_;
     std::vector<double> gram_, row_sums_, col_sums_, traces_;
     std::int64_t i0_ = 0, j0_ = 0, ti_ = 0, tj_ = 0;
 };

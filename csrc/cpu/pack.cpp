@@ -27,8 +27,6 @@ SIMKIT_CLONES void shift_scale(const double* x, const double* shift, double r, d
     for (std::int64_t k = 0; k < c; ++k) out[k] = (x[k] * r - shift[k]) * s;
 }
 
-// The same in float32, as accurate: a shift rounded to float32 moves every sample alike, and (x - shift) is rounded
-// once either way.
 SIMKIT_CLONES void shift_scale(const float* x, const float* shift, float s, float* out, std::int64_t c) {
     for (std::int64_t k = 0; k < c; ++k) out[k] = (x[k] - shift[k]) * s;
 }
@@ -67,6 +65,10 @@ void gather(const std::byte* p, std::int64_t stride, std::int64_t count, T* out,
 
 }  // namespace
 
+bool shifts_in_float(const BlockView& block) {
+    return block.x.dtype != Dtype::f64 && !block.row_scale && block.scale < 0x1p100 && block.scale > 0x1p-100;
+}
+
 const float* float_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t count, float* scratch) {
     const std::byte* p = x.data + row * x.row_stride + col0 * x.col_stride;
     switch (x.dtype) {
@@ -93,11 +95,6 @@ const double* double_row(const MatrixView& x, std::int64_t row, std::int64_t col
 }
 
 namespace {
-
-// Whether (x - shift) * scale stays inside float32 for entries that float32 holds.
-bool fits_float(const BlockView& block) {
-    return block.x.dtype != Dtype::f64 && !block.row_scale && block.scale < 0x1p100 && block.scale > 0x1p-100;
-}
 
 void pack_floats(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
                  float* out, std::int64_t ld) {
@@ -136,7 +133,7 @@ void pack_any(const BlockView& block, std::int64_t row0, std::int64_t row1, std:
 
 void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
           float* out, std::int64_t ld) {
-    if (fits_float(block))
+    if (shifts_in_float(block))
         pack_floats(block, row0, row1, col0, col1, out, ld);
     else
         pack_any(block, row0, row1, col0, col1, out, ld);

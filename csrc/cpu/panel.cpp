@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "core/micro_kernel.hpp"
+#include "core/slivers.hpp"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #define SIMKIT_X86 1
 #endif
@@ -117,25 +120,81 @@ class Square {
     double* gram_;
 };
 
+// Where rows are many, packing them pays.
+constexpr std::int64_t kMany = 64;
+constexpr std::int64_t kDepth = 256;
+constexpr std::int64_t kRun = 64;
+
+template <class T>
+const Dots<T>& dots() {
+    static const Dots<T> chosen = choose<T>();
+    return chosen;
+}
+
 }  // namespace
 
 template <class T>
-void add_panel_gram(const T* panel, std::int64_t m, std::int64_t left, std::int64_t size, double* gram) {
-    static const Dots<T> dots = choose<T>();
-    Square<T> square(dots, panel, m, size, gram);
+PanelGram<T>::PanelGram(std::int64_t m, std::int64_t left)
+    : m_(m), left_(left), many_(std::min(left ? left : m, m - left) >= kMany) {
+    if (!many_) return;
+    const std::int64_t w = micro_kernel<T>().width, rows = left ? left : m, cols = m - left;
+    a_.resize(round_up(rows, w) * kRun);
+    b_.resize(left ? round_up(cols, w) * kRun : 0);
+    c_.resize(rows * cols);
+}
+
+template <class T>
+void PanelGram<T>::add(const T* panel, std::int64_t size, double* gram) {
+    if (many_)
+        add_many(panel, size, gram);
+    else
+        add_few(panel, size, gram);
+}
+
+template <class T>
+void PanelGram<T>::add_few(const T* panel, std::int64_t size, double* gram) const {
+    const std::int64_t side = dots<T>().side;
+    Square<T> square(dots<T>(), panel, m_, size, gram);
     for (std::int64_t k = 0; k < size; k += kStep) {
         const std::int64_t count = std::min(kStep, size - k);
-        for (std::int64_t a = 0; a < left; a += dots.side)
-            for (std::int64_t b = left; b < m; b += dots.side) square.add(Pairs::all, k, count, a, left, b, m);
-        for (std::int64_t a = 0; a < m; a += dots.side) {
-            square.add(left ? Pairs::diagonal : Pairs::upper, k, count, a, m, a, m);
-            for (std::int64_t b = a + dots.side; !left && b < m; b += dots.side)
-                square.add(Pairs::all, k, count, a, m, b, m);
+        if (left_) {
+            for (std::int64_t a = 0; a < left_; a += side)
+                for (std::int64_t b = left_; b < m_; b += side) square.add(Pairs::all, k, count, a, left_, b, m_);
+            add_diagonal(panel, size, k, count, gram);
+            continue;
+        }
+        for (std::int64_t a = 0; a < m_; a += side) {
+            square.add(Pairs::upper, k, count, a, m_, a, m_);
+            for (std::int64_t b = a + side; b < m_; b += side) square.add(Pairs::all, k, count, a, m_, b, m_);
         }
     }
 }
 
-template void add_panel_gram<float>(const float*, std::int64_t, std::int64_t, std::int64_t, double*);
-template void add_panel_gram<double>(const double*, std::int64_t, std::int64_t, std::int64_t, double*);
+template <class T>
+void PanelGram<T>::add_diagonal(const T* panel, std::int64_t size, std::int64_t k, std::int64_t count,
+                                double* gram) const {
+    Square<T> square(dots<T>(), panel, m_, size, gram);
+    for (std::int64_t a = 0; a < m_; a += dots<T>().side) square.add(Pairs::diagonal, k, count, a, m_, a, m_);
+}
+
+template <class T>
+void PanelGram<T>::add_many(const T* panel, std::int64_t size, double* gram) {
+    const std::int64_t rows = left_ ? left_ : m_, cols = m_ - left_;
+    for (std::int64_t k = 0; k < size; k += kDepth) {
+        const std::int64_t end = std::min(size, k + kDepth);
+        for (std::int64_t r = k; r < end; r += kRun) {
+            const std::int64_t depth = std::min(kRun, end - r);
+            pack_slivers(panel + r, rows, size, depth, a_.data());
+            if (left_) pack_slivers(panel + left_ * size + r, cols, size, depth, b_.data());
+            packed_product(rows, cols, depth, a_.data(), left_ ? b_.data() : a_.data(), !left_, r > k, c_.data(), cols);
+        }
+        for (std::int64_t a = 0; a < rows; ++a)
+            for (std::int64_t b = left_ ? 0 : a; b < cols; ++b) gram[a * m_ + left_ + b] += c_[a * cols + b];
+        if (left_) add_diagonal(panel, size, k, end - k, gram);
+    }
+}
+
+template class PanelGram<float>;
+template class PanelGram<double>;
 
 }  // namespace simkit

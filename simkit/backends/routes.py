@@ -19,7 +19,7 @@ ROWS = 512  # rows (feature space) packed at a time
 WIDEST = 48  # rows of a packed sliver, at most
 PACKING = 32  # what packing one strip of a tile costs, in multiply-adds per element
 WORKERS = 2  # the tile is chosen for so many, whatever the threads: it moves the last bits of the answer
-PANELS = 2**26  # bytes of workspace per worker, and
+PANELS = 2**25  # bytes of workspace per worker, and
 ROOM = 2**30  # of all workers, where no memory is given
 SMALL_N = 64  # below this float64 products cost nothing and float32 ones lose digits to cancellation
 FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
@@ -95,7 +95,7 @@ def sample_workspace(m: int, n: int, p: int, tile: int, products: Precision, map
     """The sample-space engine's panels, packed strips (of layers at most p wide), sums of rows, and pages of mapped files in use."""
     item = 8 if products == "float64" else 4
     strips = 2 * (-(-tile // WIDEST) * WIDEST) * min(CHUNK, p) * item
-    each = m * tile * tile * item + strips + 8 * m * m + 16 * m * tile + 2 * tile * mapped_row_bytes
+    each = m * tile * tile * item + strips + 12 * m * m + 16 * m * tile + 2 * tile * mapped_row_bytes
     return Workspace(8 * m * n + 24 * m * m, each)
 
 
