@@ -244,7 +244,7 @@ def test_time_limits_are_checked() -> None:
 
 def test_asymmetric_bits_are_refused() -> None:
     """No graph of filters is; native code stops instead of looping."""
-    lopsided = np.zeros((5, 5), dtype=bool)
+    lopsided = np.zeros((100, 100), dtype=bool)
     lopsided[0, 1:4] = lopsided[3, 1:3] = True
     with pytest.raises(ValueError, match=r"^the adjacency is not symmetric$"):
         search(lopsided, "native_cpu")
