@@ -106,3 +106,32 @@ def order_error(products: Floats, order: Sequence[int], reported: Floats) -> flo
         worst = max(worst, float(scores.max() - chosen), abs(value - chosen))
         q = q - products[:, k]
     return worst
+
+
+def graph_measures(w: Array, cosines: npt.ArrayLike) -> list[tuple[int, int, int]]:
+    """(components, edges, size of the greedy cover by residual degree) of the filter graph at every cosine.
+
+    Ties of the cover go to the lowest index. Gains are kept by subtracting what each choice newly covers.
+    """
+    u = np.asarray(w, dtype=np.float64)
+    u = u / np.linalg.norm(u, axis=1, keepdims=True)
+    similarity = u @ u.T
+    n = len(u)
+    measures = []
+    for cosine in np.atleast_1d(np.asarray(cosines, dtype=np.float64)):
+        ball = similarity >= cosine
+        np.fill_diagonal(ball, True)
+        labels = np.arange(n)
+        while True:  # every vertex takes the lowest label around it, until nothing changes
+            lower = np.where(ball, labels, n).min(axis=1)
+            if np.array_equal(lower, labels):
+                break
+            labels = lower
+        gain, uncovered, cover = ball.sum(axis=1), np.ones(n, dtype=bool), 0
+        while uncovered.any():
+            new = ball[gain.argmax()] & uncovered
+            gain -= ball[:, new].sum(axis=1)
+            uncovered &= ~new
+            cover += 1
+        measures.append((len(np.unique(labels)), (int(ball.sum()) - n) // 2, cover))
+    return measures

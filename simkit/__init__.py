@@ -19,10 +19,13 @@ from .metrics.greedy import Elimination, greedy_cka
 if TYPE_CHECKING:
     from . import pruning
     from .metrics.cca import CCA, R2CCA, MeanCCA, cca
+    from .metrics.covering import Covering
+    from .metrics.filter_graph import FilterGraph, filter_graph
     from .metrics.linear_regression import LinearRegression, linear_regression
     from .metrics.nbs import NBS, nbs
     from .metrics.procrustes import Procrustes, procrustes
     from .metrics.pwcca import PWCCA, pwcca
+    from .metrics.redundancy import Redundancy, redundancy
     from .metrics.svcca import SVCCA, svcca
 
 __version__ = "0.1.0"
@@ -36,21 +39,25 @@ __all__ = [
     "RBF",
     "SVCCA",
     "Cosine",
+    "Covering",
     "DegenerateWarning",
     "Elimination",
     "EstimateWarning",
+    "FilterGraph",
     "Laplacian",
     "Linear",
     "LinearRegression",
     "MeanCCA",
     "Polynomial",
     "Procrustes",
+    "Redundancy",
     "SimilarityMatrix",
     "SimkitWarning",
     "StreamingCKA",
     "cca",
     "cka",
     "compare",
+    "filter_graph",
     "greedy_cka",
     "hsic",
     "linear_regression",
@@ -58,6 +65,7 @@ __all__ = [
     "procrustes",
     "pruning",
     "pwcca",
+    "redundancy",
     "similarity_matrix",
     "svcca",
 ]
@@ -68,6 +76,9 @@ _LATER = {
     "MeanCCA": "metrics.cca",
     "R2CCA": "metrics.cca",
     "cca": "metrics.cca",
+    "Covering": "metrics.covering",
+    "FilterGraph": "metrics.filter_graph",
+    "filter_graph": "metrics.filter_graph",
     "LinearRegression": "metrics.linear_regression",
     "linear_regression": "metrics.linear_regression",
     "NBS": "metrics.nbs",
@@ -76,6 +87,8 @@ _LATER = {
     "procrustes": "metrics.procrustes",
     "PWCCA": "metrics.pwcca",
     "pwcca": "metrics.pwcca",
+    "Redundancy": "metrics.redundancy",
+    "redundancy": "metrics.redundancy",
     "SVCCA": "metrics.svcca",
     "svcca": "metrics.svcca",
 }

@@ -44,6 +44,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     "pair_sums": lambda x, **o: sk.similarity_matrix({"x": x}, **o),
     "column_products": lambda x, **o: sk.greedy_cka(x, **o),
     "eliminate": lambda x, **o: sk.greedy_cka(x, units=6, **o),
+    "adjacency": lambda x, **o: sk.filter_graph(x, **o),
+    "components": lambda x, **o: sk.filter_graph(x, **o),
+    "cover": lambda x, **o: sk.redundancy(x, **o),
     "moments_rows": stream,
     "moments_add": stream,
 }

@@ -28,13 +28,16 @@ BlockView checked_view(const std::shared_ptr<BoundBlock>& block) {
     return block->view;
 }
 
-double* writable(const py::array& array, std::vector<std::int64_t> shape, const char* what) {
+template <class T>
+T* writable(const py::array& array, std::vector<std::int64_t> shape, const char* what) {
     bool same = array.ndim() == static_cast<py::ssize_t>(shape.size()) && array.writeable() &&
-                py::isinstance<py::array_t<double>>(array) && (array.flags() & py::array::c_style);
+                py::isinstance<py::array_t<T>>(array) && (array.flags() & py::array::c_style);
     for (std::size_t k = 0; same && k < shape.size(); ++k) same = array.shape(k) == shape[k];
     if (!same) throw std::invalid_argument(std::string(what) + " has the wrong shape, type or layout");
-    return static_cast<double*>(const_cast<void*>(array.data()));
+    return static_cast<T*>(const_cast<void*>(array.data()));
 }
+template double* writable<double>(const py::array&, std::vector<std::int64_t>, const char*);
+template std::uint64_t* writable<std::uint64_t>(const py::array&, std::vector<std::int64_t>, const char*);
 
 py::array_t<double> to_array(std::vector<double>&& values, std::vector<py::ssize_t> shape) {
     auto* owner = new std::vector<double>(std::move(values));

@@ -18,6 +18,8 @@ namespace simkit {
 namespace py = pybind11;
 
 using DoubleArray = py::array_t<double, py::array::c_style>;
+using IndexArray = py::array_t<std::int64_t, py::array::c_style>;
+using BitArray = py::array_t<std::uint64_t, py::array::c_style>;
 
 // A representation and what its kernel needs; keeps its arrays alive.
 struct BoundBlock {
@@ -30,8 +32,9 @@ struct BoundBlock {
 MatrixView matrix_view(const py::array& x, const std::string& dtype, bool mapped);
 BlockView checked_view(const std::shared_ptr<BoundBlock>& block);
 
-// [rows, cols] C-contiguous float64 that may be written to; the shape is checked.
-double* writable(const py::array& array, std::vector<std::int64_t> shape, const char* what);
+// C-contiguous array of T that may be written to; the shape is checked.
+template <class T = double>
+T* writable(const py::array& array, std::vector<std::int64_t> shape, const char* what);
 
 // Moves a vector's memory into a NumPy array of the given shape, without a copy.
 py::array_t<double> to_array(std::vector<double>&& values, std::vector<py::ssize_t> shape);
@@ -41,6 +44,8 @@ void check_threads(int threads);
 // Raises a pending KeyboardInterrupt; called with the GIL released.
 Poll interrupt_poll();
 
+void bind_adjacency(py::module_& m);
+void bind_cover(py::module_& m);
 void bind_hsic(py::module_& m);
 void bind_columns(py::module_& m);
 void bind_greedy(py::module_& m);

@@ -6,6 +6,8 @@
 PYBIND11_MODULE(_core, m) {
     simkit::use_one_blas_thread();
     simkit::bind_hsic(m);
+    simkit::bind_adjacency(m);
+    simkit::bind_cover(m);
     simkit::bind_columns(m);
     simkit::bind_greedy(m);
     simkit::bind_moments(m);

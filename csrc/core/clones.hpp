@@ -7,3 +7,9 @@
 #else
 #define SIMKIT_CLONES
 #endif
+
+// SIMKIT_X86: a function may be compiled for one instruction set, __attribute__((target("..."))), and called where
+// __builtin_cpu_supports says so. For what the clones do not reach; never without the question.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define SIMKIT_X86
+#endif

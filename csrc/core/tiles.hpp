@@ -63,7 +63,7 @@ class Turnstile {
 }  // namespace detail
 
 // make() builds one worker (its private workspace) with work(t), run concurrently, and commit(t), run one at a time
-// in the order of t.
+// in the order of t. A worker whose tiles write apart from each other has no commit, and waits for nobody.
 template <class Make>
 void for_each_tile(std::int64_t count, int threads, const Poll& poll, Make&& make) {
     using Clock = std::chrono::steady_clock;
@@ -75,9 +75,11 @@ void for_each_tile(std::int64_t count, int threads, const Poll& poll, Make&& mak
             auto last = Clock::now();
             for (std::int64_t t; (t = next.fetch_add(1)) < count && !turnstile.failed();) {
                 worker.work(t);
-                if (!turnstile.enter(t)) return;
-                worker.commit(t);
-                turnstile.leave();
+                if constexpr (requires { worker.commit(t); }) {
+                    if (!turnstile.enter(t)) return;
+                    worker.commit(t);
+                    turnstile.leave();
+                }
                 if (calling && poll && Clock::now() - last > std::chrono::milliseconds(50)) {
                     poll();
                     last = Clock::now();

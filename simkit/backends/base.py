@@ -11,6 +11,9 @@ distance_median        median of the full n × n matrix of squared distances of 
 pair_sums              :class:`PairSums`: centred inner products of all pairs of Gram matrices
 column_products        centred cross-products ``[p, p]`` of the columns of one matrix, float64
 eliminate              :class:`EliminationOrder` from the all-pairs matrix ``[u, u]`` of units
+adjacency              :class:`Adjacency`: graphs of the rows of a matrix at several thresholds, packed, one pass
+components             labels ``[graphs, n]`` and numbers of edges ``[graphs]`` of packed graphs
+cover                  :class:`CoverSearch` of each packed graph: greedy cover, packing, dual bound
 moments_rows           shifts and scales a block of rows of a stream in place; their squared norms, float64
 moments_add            adds a block of rows to the float64 moments of a stream
 =====================  ================================================================================
@@ -27,6 +30,7 @@ import numpy as np
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import Cosine, Kernel, Linear
+from .bits import BitArray
 
 OPS = (
     "column_stats",
@@ -35,6 +39,9 @@ OPS = (
     "pair_sums",
     "column_products",
     "eliminate",
+    "adjacency",
+    "components",
+    "cover",
     "moments_rows",
     "moments_add",
 )
@@ -130,6 +137,30 @@ class EliminationOrder:
     order: np.ndarray[tuple[int], np.dtype[np.int64]]  # [removed]
     cka: FloatArray  # [removed]
     smallest_gap: float
+
+
+@dataclass(frozen=True)
+class Adjacency:
+    """Graphs of the rows of ``x [n, p]``, one for each squared distance.
+
+    Unit rows u_i, u_j (i ≠ j) are adjacent iff |u_i - u_j|² ≤ squared[t]; zero rows are adjacent to one another only.
+    ``nearest`` and ``farthest`` are the extreme squared distances, to about 1e-5, NaN where no row has a partner.
+    """
+
+    bits: BitArray  # [thresholds, n, words]
+    finite: bool  # False: some entry is not, and nothing was formed
+    nearest: float
+    farthest: float
+    zeros: np.ndarray[tuple[int], np.dtype[np.int64]]  # the zero rows
+
+
+@dataclass(frozen=True)
+class CoverSearch:
+    """Bounds of a graph's covering number: packing ≤ covering ≤ centres, and dual ≤ covering but for rounding."""
+
+    centres: np.ndarray[tuple[int], np.dtype[np.int64]]  # greedy by residual degree, in the order of choice
+    packing: np.ndarray[tuple[int], np.dtype[np.int64]]  # vertices pairwise more than two hops apart
+    dual: float
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,17 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import RBF, Laplacian, Polynomial
+from . import bits as packed
 from .base import (
     OPS,
+    Adjacency,
     Block,
     ColumnStats,
+    CoverSearch,
     EliminationOrder,
     Estimator,
     MomentRows,
@@ -127,6 +131,42 @@ def eliminate(
         min_cka=math.nan if min_cka is None else min_cka,
     )
     return EliminationOrder(order, cka, gap)
+
+
+def adjacency(matrix: Matrix, squared: FloatArray, *, threads: int = 1, tile: int | None = None) -> Adjacency:
+    """See :func:`simkit.backends.reference.adjacency`; ``tile`` rows at a time."""
+    # Zeros from the system are touched only where there are edges.
+    bits = np.zeros((len(squared), matrix.n, packed.words_of(matrix.n)), dtype=np.uint64)
+    finite, nearest, farthest, zeros = _core().adjacency(
+        x=matrix.values,
+        dtype=matrix.dtype,
+        mapped=matrix.mapped,
+        squared=[float(limit) for limit in squared],
+        bits=bits,
+        tile=tile or _graph_tile(matrix.n, threads),
+        threads=threads,
+    )
+    return Adjacency(bits, finite, nearest, farthest, zeros)
+
+
+def _graph_tile(n: int, threads: int) -> int:
+    """The largest tile that leaves every thread four pieces of work."""
+    for tile in (512, 256, 128):
+        strips = -(-n // tile)
+        if threads == 1 or strips * (strips + 1) // 2 >= 4 * threads:
+            return tile
+    return 64
+
+
+def components(bits: packed.BitArray, *, threads: int = 1) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """See :func:`simkit.backends.reference.components`."""
+    labels, edges = _core().components(bits, threads=threads)
+    return labels, edges
+
+
+def cover(bits: packed.BitArray, *, threads: int = 1) -> list[CoverSearch]:
+    """See :func:`simkit.backends.reference.cover`."""
+    return [CoverSearch(*found) for found in _core().cover(bits, threads=threads)]
 
 
 def moments_rows(side: SideSums, rows: FloatArray, *, threads: int = 1) -> FloatArray:

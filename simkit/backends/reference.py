@@ -13,9 +13,12 @@ import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import Cosine, Laplacian, Linear, Polynomial
+from . import bits as packed
 from .base import (
+    Adjacency,
     Block,
     ColumnStats,
+    CoverSearch,
     EliminationOrder,
     Estimator,
     MomentRows,
@@ -184,6 +187,74 @@ def _ranking(scores: FloatArray) -> list[int]:
         ranking.append(int(units[place]))
         units, scores = np.delete(units, place), np.delete(scores, place)
     return ranking
+
+
+def adjacency(matrix: Matrix, squared: FloatArray, *, threads: int = 1, tile: int | None = None) -> Adjacency:
+    """Graphs of the unit rows of ``x [n, p]``: edge iff |u_i - u_j|² ≤ squared[t], from differences."""
+    x = matrix.float64()
+    if not np.isfinite(x).all():
+        nothing = np.empty((0, matrix.n, packed.words_of(matrix.n)), dtype=np.uint64)
+        return Adjacency(nothing, False, math.nan, math.nan, np.empty(0, dtype=np.int64))
+    _, exponents = np.frexp(np.abs(x).max(axis=1))  # so that squares neither overflow nor vanish
+    u = np.ldexp(x, -exponents[:, None])
+    norms = np.linalg.norm(u, axis=1)
+    with np.errstate(divide="ignore", over="ignore"):
+        zero = np.isinf(np.ldexp(1 / norms, -exponents))  # a norm below 2^-1024 counts as zero
+    u /= np.where(zero, 1.0, norms)[:, None]
+    d2 = squared_distances(u)
+    pairs = d2[~zero][:, ~zero][np.triu_indices(matrix.n - int(zero.sum()), 1)]
+    d2[zero] = d2[:, zero] = np.inf
+    d2[np.ix_(zero, zero)] = 0.0
+    np.fill_diagonal(d2, np.inf)
+    nearest, farthest = (float(pairs.min()), float(pairs.max())) if len(pairs) else (math.nan, math.nan)
+    graphs = np.stack([packed.pack(d2 <= limit) for limit in squared])
+    return Adjacency(graphs, True, nearest, farthest, np.flatnonzero(zero))
+
+
+def components(bits: packed.BitArray, *, threads: int = 1) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Labels ``[graphs, n]``, components numbered by their lowest vertex, and numbers of edges ``[graphs]``."""
+    n = bits.shape[1]
+    labels = np.full((len(bits), n), -1, dtype=np.int64)
+    graphs = packed.unpack(bits, n)
+    for graph, label in zip(graphs, labels, strict=True):
+        for start in range(n):
+            reached = np.zeros(n, dtype=bool)
+            frontier = reached.copy()
+            frontier[start] = label[start] < 0
+            while frontier.any():
+                reached |= frontier
+                frontier = graph[frontier].any(axis=0) & ~reached
+            label[reached] = label.max() + 1
+    return labels, graphs.sum(axis=(1, 2)) // 2
+
+
+def cover(bits: packed.BitArray, *, threads: int = 1) -> list[CoverSearch]:
+    """Greedy cover, packing and dual bound of every graph; ties go to the lowest index."""
+    n = bits.shape[1]
+    return [_cover(graph | np.eye(n, dtype=bool)) for graph in packed.unpack(bits, n)]
+
+
+def _cover(ball: packed.BoolArray) -> CoverSearch:
+    sizes = ball.sum(axis=1)
+    by_size = np.argsort(sizes, kind="stable")
+    centres, uncovered = [], np.ones(len(ball), dtype=bool)
+    while uncovered.any():
+        centres.append(int((ball & uncovered).sum(axis=1).argmax()))
+        uncovered &= ~ball[centres[-1]]
+    packing, free = [], np.ones(len(ball), dtype=bool)
+    for v in by_size:
+        if free[v]:
+            packing.append(int(v))
+            free &= ~ball[ball[v]].any(axis=0)
+    y = 1 / (ball * sizes).max(axis=1)  # feasible: its sum over any ball is at most 1
+    if ball.sum() - len(ball) <= 32 * len(ball):  # at most 16 edges a vertex: raise it as far as that allows
+        load = ball @ y
+        for u in by_size:
+            rise = 1 - load[ball[u]].max()
+            if rise > 1e-9:
+                y[u] += rise
+                load[ball[u]] += rise
+    return CoverSearch(np.array(centres), np.array(packing), float(y.sum()))
 
 
 def moments_rows(side: SideSums, rows: FloatArray, *, threads: int = 1) -> FloatArray:

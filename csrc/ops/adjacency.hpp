@@ -1,0 +1,35 @@
+// Graphs of a layer's filters for several thresholds, in one pass over the pairs.
+//
+// With unit rows u_i = x_i / |x_i|: i and j != i are adjacent at threshold t iff |u_i - u_j|^2 <= squared[t]. Zero rows
+// have no direction: they are adjacent to one another and to no other row.
+//
+// A pair is decided by its product, |u_i - u_j|^2 = 2 - 2 u_i . u_j, where the product's error bound cannot turn the
+// verdict, and by float64 differences of the rows otherwise: the bits are those of the differences, whatever the tile,
+// the team and the processor. Accumulators: float32 (float64 for float64 rows) over 256 columns and across them; the
+// bound is (256 + p / 256 + 12) units of rounding, at least 1e-5 (1e-11) of a cosine; differences float64.
+// Source: Wang, Li, Wang 2021 (arXiv:2104.03438), for one threshold.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/matrix_view.hpp"
+#include "core/tiles.hpp"
+
+namespace simkit {
+
+inline std::int64_t words_of(std::int64_t n) { return (n + 63) / 64; }
+
+struct Adjacency {
+    bool finite = true;               // false: some entry is not, and nothing was formed
+    double nearest = 0.0;             // squared distance of the closest pair of non-zero rows, to within the bound
+    double farthest = 0.0;            // of the farthest pair; both NaN where there is no pair
+    std::vector<std::int64_t> zeros;  // the zero rows
+};
+
+// x [n, p], squared [thresholds] -> bits [thresholds, n, words_of(n)], all zero on entry: bit j % 64 of word j / 64 of
+// row i. tile: rows of a tile, a multiple of 64.
+Adjacency adjacency(const MatrixView& x, const std::vector<double>& squared, std::int64_t tile, int threads,
+                    const Poll& poll, std::uint64_t* bits);
+
+}  // namespace simkit

@@ -1,0 +1,435 @@
+"""The graph of filters against its definition, on every path that leads to it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import pdist, squareform
+
+import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.backends import _core
+from simkit.backends.bits import pack, unpack, without_vertex, words_of
+from simkit.backends.choose import choose
+from simkit.metrics.thresholds import calibrated_cosine
+
+Array = npt.NDArray[Any]
+
+BACKENDS = ["native_cpu", "reference"]
+DTYPES = ["float16", "float32", "float64"]
+TILE = 64
+SIZES = (2, 5, TILE - 1, TILE, TILE + 1, 3 * TILE + 2)
+
+
+def filters(n: int, d: int, seed: int = 0) -> Array:
+    """A third of the filters are near some other."""
+    r = np.random.default_rng([seed, n, d])
+    w = r.standard_normal((n, d))
+    near = r.random(n) < 1 / 3
+    w[near] = w[r.integers(0, n, n)][near] + r.uniform(0, 1, (n, 1))[near] * w[near]
+    return w
+
+
+def distances(w: Array) -> Array:
+    """Distances of the unit filters ``[n, n]`` from float64 differences; zero filters meet one another only."""
+    w = np.asarray(w, dtype=np.float64).reshape(len(w), -1)
+    norms = np.linalg.norm(w, axis=1)
+    zero = norms == 0
+    d: Array = squareform(pdist(w / np.where(zero, 1, norms)[:, None]))
+    d[zero] = d[:, zero] = np.inf
+    d[np.ix_(zero, zero)] = 0
+    np.fill_diagonal(d, np.inf)
+    return d
+
+
+def quiet(w: object, **options: Any) -> Any:
+    """The graph, whether degenerate or not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sk.DegenerateWarning)
+        return sk.filter_graph(w, **options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [1, 2, 33, 300, 520])
+def test_edges_are_those_of_the_definition(dtype: str, d: int, backend: str) -> None:
+    for n in SIZES:
+        w = filters(n, d).astype(dtype)
+        if n > 5:
+            w[3] = w[n - 1] = 0
+            w[4], w[2] = 2 * w[1], -w[1]
+        gaps = distances(w)
+        thresholds = [0.0, 0.3, 0.9, 1.2, math.sqrt(2) - 1e-3, 1.45, 1.9, 2.0, 2.5]
+        for graph in quiet(w, threshold=thresholds, backend=backend):
+            expected = gaps <= graph.threshold + 1e-13
+            assert np.array_equal(graph.adjacency(), expected), (n, graph)
+            assert graph.edges == expected.sum() // 2
+            assert graph.edge_density == pytest.approx(expected.sum() / (n * (n - 1)))
+            count, labels = connected_components(expected)
+            assert graph.components == count
+            assert np.array_equal(graph.labels, labels)
+            assert graph.backend == backend
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bits_do_not_depend_on_tile_or_team(dtype: str) -> None:
+    native, reference = (choose("adjacency", backend=name).function for name in BACKENDS)
+    for n, d in ((1, 3), (TILE, 5), (TILE + 1, 600), (3 * TILE + 2, 37), (700, 20)):
+        matrix = as_matrix(filters(n, d).astype(dtype))
+        squared = np.array([1.0, 1.9, 0.2, 2.1, 1e-28, 4.0])
+        expected = reference(matrix, squared)
+        for tile, threads in itertools.product((64, 128, 192, 512), (1, 3)):
+            found = native(matrix, squared, tile=tile, threads=threads)
+            assert np.array_equal(found.bits, expected.bits), (n, d, tile, threads)
+            assert np.array_equal(found.zeros, expected.zeros)
+            for name in ("nearest", "farthest"):
+                close = pytest.approx(getattr(expected, name), abs=5e-5, nan_ok=True)
+                assert getattr(found, name) == close
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("d", [4, 700, 4608])
+def test_pairs_near_the_threshold_are_decided_exactly(dtype: str, d: int) -> None:
+    """Thresholds at the very distances of pairs, and a hair to either side, where float32 products cannot tell."""
+    w = filters(40, d).astype(dtype)
+    w[20:] = w[:20] + (0.02 * filters(20, d, 1)).astype(dtype)
+    gaps = distances(w)
+    pairs = gaps[np.triu_indices(40, 1)]
+    chosen = np.quantile(pairs[pairs > 0], [0, 0.005, 0.02, 0.1, 0.5, 0.9, 1], method="nearest")
+    for hair in (0.0, 1e-10, 1e-8, 1e-6, -1e-10, -1e-8, -1e-6):
+        thresholds = chosen * (1 + hair)
+        graphs = {name: quiet(w, threshold=thresholds, backend=name) for name in BACKENDS}
+        for k, threshold in enumerate(thresholds):
+            expected = gaps <= threshold * (1 + 2e-12)
+            for name in BACKENDS:
+                assert np.array_equal(graphs[name][k].adjacency(), expected), (hair, k, name)
+
+
+def test_equal_entries_that_round_alike() -> None:
+    """Constant filters: float32 sums of equal products are off by more than random ones."""
+    for d in (1000, 4608, 20_000):
+        w = np.ones((70, d), dtype=np.float32) * np.linspace(0.1, 3, 70, dtype=np.float32)[:, None]
+        w[35:, : d // 1000] *= -1
+        gap = 2 * math.sqrt(d // 1000 / d)
+        for threshold in (0.5 * gap, gap * (1 - 1e-9), gap * (1 + 1e-9)):
+            adjacency = quiet(w, threshold=threshold).adjacency()
+            assert adjacency[:35, :35].sum() == adjacency[35:, 35:].sum() == 35 * 34
+            assert adjacency[:35, 35:].all() == adjacency[:35, 35:].any() == (threshold > gap)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sweep_equals_single_calls(backend: str) -> None:
+    w = filters(130, 40)
+    thresholds = [1.2, 0.1, 1.41, 0.9, 1.2, 0.5]
+    sweep = quiet(w, threshold=thresholds, backend=backend)
+    assert [graph.threshold for graph in sweep] == thresholds
+    for graph, threshold in zip(sweep, thresholds, strict=True):
+        single = quiet(w, threshold=threshold, backend=backend)
+        assert np.array_equal(graph.bits, single.bits)
+        assert (graph.components, graph.edges) == (single.components, single.edges)
+    for form in (tuple(thresholds), np.array(thresholds), iter(thresholds), np.float32(thresholds)):
+        assert len(quiet(w, threshold=form)) == 6
+    for number in (1, np.float64(1.0), np.array(1.0)):
+        assert isinstance(quiet(w, threshold=number), sk.FilterGraph)
+
+
+def test_wider_thresholds_only_add_edges() -> None:
+    w = filters(300, 24).astype(np.float32)
+    graphs = quiet(w, threshold=np.linspace(0, 2, 41))
+    for narrow, wide in itertools.pairwise(graphs):
+        assert not (narrow.bits & ~wide.bits).any()
+        assert narrow.components >= wide.components
+    assert graphs[-1].components == 1
+
+
+@pytest.mark.parametrize("d", [2, 9, 500])
+def test_the_norms_are_one_threshold_in_three_units(d: int) -> None:
+    w = filters(90, d)
+    for cosine in (-0.3, 0.0, 0.4, 0.9):
+        distance = math.sqrt(2 - 2 * cosine)
+        by_cosine = quiet(w, threshold=cosine, norm="cosine")
+        by_distance = quiet(w, threshold=distance)
+        by_fan_in = quiet(w, threshold=distance / math.sqrt(d), norm="sqrt_fan_in")
+        assert np.array_equal(by_cosine.bits, by_distance.bits)
+        assert np.array_equal(by_cosine.bits, by_fan_in.bits)
+        for graph in (by_cosine, by_distance, by_fan_in):
+            assert graph.cosine == pytest.approx(cosine, abs=1e-12)
+
+
+def test_the_order_of_filters_does_not_matter() -> None:
+    w = filters(200, 30).astype(np.float32)
+    order = np.random.default_rng(1).permutation(200)
+    for a, b in zip(quiet(w, threshold=[0.8, 1.2, 1.3]), quiet(w[order], threshold=[0.8, 1.2, 1.3]), strict=True):
+        assert np.array_equal(a.adjacency()[np.ix_(order, order)], b.adjacency())
+        assert (a.components, a.edge_density) == (b.components, b.edge_density)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_only_directions_count(backend: str) -> None:
+    w = filters(80, 21)
+    expected = quiet(w, threshold=1.25, backend=backend).bits
+    for exponents in (np.full(80, 300), np.full(80, -320), np.linspace(-1000, 1000, 80).astype(int)):
+        scaled = np.ldexp(w, exponents[:, None])
+        assert np.array_equal(quiet(scaled, threshold=1.25, backend=backend).bits, expected)
+    single = w.astype(np.float32)
+    expected = quiet(single, threshold=1.25, backend=backend).bits
+    for exponents in (np.full(80, 100), np.full(80, -100), np.linspace(-90, 90, 80).astype(int)):
+        scaled = np.ldexp(single, exponents[:, None])
+        assert np.array_equal(quiet(scaled, threshold=1.25, backend=backend).bits, expected)
+
+
+def test_layouts_shapes_and_types_agree() -> None:
+    w = filters(70, 24).astype(np.float16)
+    expected = quiet(w, threshold=1.3).bits
+    wide = np.zeros((140, 48), dtype=np.float32)
+    wide[::2, ::2] = w
+    for other in (
+        w.astype(np.float32),
+        w.astype(np.float64),
+        np.asfortranarray(w.astype(np.float32)),
+        wide[::2, ::2],
+        np.ascontiguousarray(w.astype(np.float32)[::-1])[::-1],
+        np.ascontiguousarray(w.astype(np.float64)[:, ::-1])[:, ::-1],
+        w.astype(">f4"),
+        w.astype(np.float32).reshape(70, 6, 2, 2),
+        w.tolist(),
+    ):
+        assert np.array_equal(quiet(other, threshold=1.3).bits, expected)
+    small = np.random.default_rng(0).integers(-3, 4, (30, 9))
+    expected = quiet(small.astype(np.float64), threshold=0.8).bits
+    for dtype in (np.int8, np.int64):
+        assert np.array_equal(quiet(small.astype(dtype), threshold=0.8).bits, expected)
+
+
+def test_inputs_are_left_alone() -> None:
+    w = filters(40, 12)
+    kept = w.copy()
+    w.setflags(write=False)
+    graph = quiet(w, threshold=1.0)
+    bits = graph.bits.copy()
+    graph.remove(3)
+    graph.covering(exact=True)
+    assert np.array_equal(w, kept)
+    assert np.array_equal(graph.bits, bits)
+
+
+@pytest.mark.parametrize("n", [2, 3, 63, 64, 65, 66, 128, 129])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_removal_equals_a_rebuild(n: int, backend: str) -> None:
+    w = filters(n, 10)
+    graph = quiet(w, threshold=1.1, backend=backend)
+    for i in sorted({0, 1, n // 2, n - 2, n - 1}) if n > 10 else range(n):
+        less, rebuilt = graph.remove(i), quiet(np.delete(w, i, axis=0), threshold=1.1, backend=backend)
+        assert np.array_equal(less.bits, rebuilt.bits)
+        assert np.array_equal(less.labels, rebuilt.labels)
+        assert (less.components, less.edges) == (rebuilt.components, rebuilt.edges)
+        assert less.filters.tolist() == [k for k in range(n) if k != i]
+        assert (less.threshold, less.norm, less.cosine) == (graph.threshold, graph.norm, graph.cosine)
+        assert less.backend == backend
+
+
+def test_removing_one_after_the_other() -> None:
+    w = filters(140, 15)
+    graph = quiet(w)
+    r = np.random.default_rng(0)
+    while len(graph.filters) > 1:
+        graph = graph.remove(int(r.integers(len(graph.filters))))
+        if len(graph.filters) % 17 == 1:
+            rebuilt = quiet(w[graph.filters])
+            assert np.array_equal(graph.bits, rebuilt.bits)
+            assert graph.components == rebuilt.components
+    assert (graph.components, graph.edge_density) == (1, 0.0)
+
+
+def test_calibration_in_closed_form() -> None:
+    """In the plane angles are uniform; in space cosines are (Archimedes)."""
+    assert calibrated_cosine(1) == 1.0
+    assert calibrated_cosine(2) == pytest.approx(math.cos(0.01 * math.pi), rel=1e-12)
+    assert calibrated_cosine(3) == pytest.approx(0.98, rel=1e-12)
+    assert calibrated_cosine(100_000) == pytest.approx(2.3263478740408408 / math.sqrt(100_000), rel=1e-4)  # normal
+
+
+@pytest.mark.parametrize("d", [2, 5, 100])
+@pytest.mark.parametrize("norm", ["distance", "cosine", "sqrt_fan_in"])
+def test_random_filters_exceed_the_calibrated_cosine_once_in_a_hundred(d: int, norm: Any) -> None:
+    graph = sk.filter_graph(np.random.default_rng(d).standard_normal((1500, d)).astype(np.float32), norm=norm)
+    assert graph.edge_density == pytest.approx(0.01, abs=1e-3)
+    assert graph.cosine == pytest.approx(calibrated_cosine(d), abs=1e-12)
+
+
+def test_2048_random_filters_of_4608_weights() -> None:
+    """The default calibration gives a graph that is neither empty nor complete, without a warning."""
+    w = np.random.default_rng(0).standard_normal((2048, 512, 3, 3), dtype=np.float32)
+    graph = sk.filter_graph(w)
+    assert graph.edge_density == pytest.approx(0.01, abs=2e-4)
+    assert 1 <= graph.components < 2048
+    covering = graph.covering()
+    assert 1 < covering.lower <= covering.upper < 2048
+
+
+def warned(w: object, **options: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sk.filter_graph(w, **options)
+    assert all(warning.category is sk.DegenerateWarning for warning in caught)
+    assert all(warning.filename == __file__ for warning in caught)
+    return [str(warning.message) for warning in caught]
+
+
+def test_empty_and_complete_graphs_say_why() -> None:
+    w = np.array([[1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 2]])
+    assert warned(w, threshold=1.0) == []
+    assert warned(w, threshold=0.5) == [
+        "the graph of weight is empty: an edge means cosine ≥ 0.875, and the closest two of its 3 filters have cosine "
+        "0.6, distance 0.894"
+    ]
+    assert warned(w, threshold=0.0, norm="cosine") == [
+        "the graph of weight is complete: an edge means cosine ≥ 0, and the farthest two of its 3 filters have cosine "
+        "0, distance 1.41"
+    ]
+    assert warned(w, threshold=[0.1, 0.2, 1.0, 1.9, 2.0]) == [
+        "the graph of weight is empty at 2 of 5 thresholds: an edge means cosine ≥ 0.98 to 0.995, and the closest two "
+        "of its 3 filters have cosine 0.6, distance 0.894",
+        "the graph of weight is complete at 2 of 5 thresholds: an edge means cosine ≥ -1 to -0.805, and the farthest "
+        "two of its 3 filters have cosine 0, distance 1.41",
+    ]
+
+
+def test_the_published_threshold_is_complete() -> None:
+    """0.023 on distance / √4608 is cosine ≥ -0.22: every pair of 512 filters of a 3×3 layer is near."""
+    w = np.random.default_rng(0).standard_normal((512, 512, 3, 3), dtype=np.float32)
+    (sentence,) = warned(w, threshold=0.023, norm="sqrt_fan_in")
+    assert sentence.startswith("the graph of weight is complete: an edge means cosine ≥ -0.219, and the farthest two")
+
+
+def test_degenerate_weights() -> None:
+    duplicates = np.repeat([[1.0, 2, 3]], 4, axis=0) * [[1], [2], [0.3], [7]]
+    assert warned(duplicates, threshold=0) == [
+        "the graph of weight is complete: an edge means cosine ≥ 1, and the farthest two of its 4 filters have cosine "
+        "1, distance 0"
+    ]
+    assert quiet(duplicates, threshold=1, norm="cosine").edge_density == 1
+    zeros = np.array([[0.0, 0], [1, 0], [0, 0], [1, 0.1], [-0.0, 0]])
+    assert warned(zeros, threshold=0.5) == [
+        "weight has 3 zero filters, the first number 0: without a direction they count as duplicates of one another "
+        "and unlike every other"
+    ]
+    graph = quiet(zeros, threshold=2)
+    assert graph.labels.tolist() == [0, 1, 0, 1, 0]
+    assert warned(np.zeros((3, 2)), threshold=0.1)[1:] == [
+        "the graph of weight is complete: an edge means cosine ≥ 0.995, and its 3 filters are all zero"
+    ]
+    assert warned(np.array([[1.0, 2], [0, 0]]), threshold=2) == [
+        "weight has 1 zero filter, the first number 1: without a direction they count as duplicates of one another "
+        "and unlike every other",
+        "the graph of weight is empty: an edge means cosine ≥ -1, and fewer than two of its filters are not zero",
+    ]
+    assert warned([[1.0, 2, 3]]) == ["weight has a single filter: its graph has no pair and says nothing of redundancy"]
+    single = quiet([[1.0, 2, 3]])
+    assert (single.components, single.edges, single.edge_density) == (1, 0, 0.0)
+    assert (single.covering().lower, single.covering().upper, single.covering().exact) == (1, 1, True)
+
+
+def test_filters_of_one_weight() -> None:
+    w = np.array([[1.0], [-2], [3], [-0.1], [5]])
+    (sentence,) = warned(w)
+    assert sentence == (
+        "weight has filters of one weight, whose cosines are -1 or 1: the threshold is calibrated to cosine 1, which "
+        "joins filters of the same sign"
+    )
+    for graph in (quiet(w), quiet(w, norm="cosine"), quiet(w, norm="sqrt_fan_in"), quiet(w, threshold=1.9)):
+        assert graph.labels.tolist() == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_non_finite_weights_are_refused(dtype: str, backend: str) -> None:
+    for bad in (np.nan, np.inf, -np.inf):
+        w = filters(70, 30).astype(dtype)
+        w[66, 7] = bad
+        sentence = "^weight has 1 non-finite entry, the first at filter 66, entry 7$"
+        with pytest.raises(ValueError, match=sentence):
+            sk.filter_graph(w, backend=backend)
+        w[3, 29] = bad
+        with pytest.raises(ValueError, match=r"^weight has 2 non-finite entries, the first at filter 3, entry 29$"):
+            sk.filter_graph(w.reshape(70, 5, 6), backend=backend)
+
+
+def test_bad_arguments() -> None:
+    w = filters(5, 3)
+    for options, error, sentence in (
+        ({"norm": "euclid"}, ValueError, "norm must be one of distance, cosine, sqrt_fan_in, not 'euclid'"),
+        ({"threshold": -0.1}, ValueError, "a distance threshold must not be negative, as -0.1 is"),
+        ({"threshold": -1, "norm": "sqrt_fan_in"}, ValueError, "a sqrt_fan_in threshold must not be negative, as -1.0"),
+        ({"threshold": 1.5, "norm": "cosine"}, ValueError, "a cosine threshold must be from -1 to 1, not 1.5"),
+        ({"threshold": math.nan}, ValueError, "a threshold must be finite, not nan"),
+        ({"threshold": [0.5, math.inf]}, ValueError, "a threshold must be finite, not inf"),
+        ({"threshold": []}, ValueError, "threshold is an empty sequence: give at least one"),
+        ({"threshold": "0.5"}, TypeError, "a threshold must be a number, not '0.5'"),
+        ({"threshold": True}, TypeError, "a threshold must be a number, not True"),
+        ({"threshold": [0.5, None]}, TypeError, "a threshold must be a number, not None"),
+        ({"threads": 0}, ValueError, "threads must be a positive integer, not 0"),
+        ({"backend": "cuda"}, ValueError, "backend must be None or one of native_cpu, reference, not 'cuda'"),
+    ):
+        with pytest.raises(error, match=f"^{sentence}"):
+            sk.filter_graph(w, **options)  # type: ignore[call-overload]
+    for bad in (w[0], w[:0], w + 1j, np.array([["a"]])):
+        with pytest.raises((ValueError, TypeError), match=r"^weight "):
+            sk.filter_graph(bad)
+    graph = quiet(w, threshold=0.5)
+    for vertex in (5, -1):
+        with pytest.raises(ValueError, match=f"^there is no vertex {vertex} in a graph of 5$"):
+            graph.remove(vertex)
+    for vertex in (1.0, True, None):
+        with pytest.raises(TypeError, match=r"^a vertex is an integer, not"):
+            graph.remove(vertex)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^vertex 0 is the last of its graph and cannot be removed$"):
+        quiet(w[:1]).remove(0)
+
+
+def test_packed_bits() -> None:
+    r = np.random.default_rng(0)
+    for n in (1, 2, 63, 64, 65, 127, 128, 129, 200):
+        dense = r.random((n, n)) < 0.4
+        bits = pack(dense)
+        assert bits.shape == (n, words_of(n))
+        assert np.array_equal(unpack(bits, n), dense)
+        for i, j in itertools.product(r.integers(0, n, 5), repeat=2):
+            assert bool(bits[i, j // 64] >> np.uint64(j % 64) & np.uint64(1)) == dense[i, j]
+        for i in {0, n // 2, n - 1} if n > 1 else ():
+            smaller = np.delete(np.delete(dense, i, axis=0), i, axis=1)
+            assert np.array_equal(without_vertex(bits, i), pack(smaller))
+
+
+def test_the_binding_checks_what_it_is_given() -> None:
+    core: Any = _core
+    w = filters(9, 4).astype(np.float32)
+    good = {"x": w, "dtype": "float32", "mapped": False, "squared": [1.0], "tile": 64, "threads": 1}
+    good["bits"] = np.zeros((1, 9, 1), dtype=np.uint64)
+    core.adjacency(**good)
+    for change, sentence in (
+        ({"tile": 100}, "tile must be a multiple of 64 up to 4096, not 100"),
+        ({"tile": 0}, "tile must be a multiple of 64 up to 4096, not 0"),
+        ({"threads": 0}, "threads must be positive, not 0"),
+        ({"squared": []}, "there are no thresholds"),
+        ({"bits": np.zeros((1, 9, 2), dtype=np.uint64)}, "bits has the wrong shape, type or layout"),
+        ({"bits": np.zeros((1, 9, 1), dtype=np.int64)}, "bits has the wrong shape, type or layout"),
+        ({"bits": np.zeros((2, 9, 1), dtype=np.uint64)[::2][:1, ::-1]}, "bits has the wrong shape, type or layout"),
+    ):
+        with pytest.raises(ValueError, match=f"^{sentence}$"):
+            core.adjacency(**{**good, **change})
+    for run in (core.components, core.cover):
+        for bits in (np.zeros((9, 1)), np.zeros((1, 9, 2)), np.zeros((0, 9, 1)), np.zeros((1, 0, 0))):
+            with pytest.raises(ValueError, match=r"^bits must be non-empty"):
+                run(bits.astype(np.uint64), threads=1)
+        with pytest.raises(ValueError, match=r"^bits beyond the last vertex are set$"):
+            run(np.full((1, 9, 1), 1 << 9, dtype=np.uint64), threads=1)
+        with pytest.raises(ValueError, match=r"^threads must be positive, not 0$"):
+            run(np.zeros((1, 9, 1), dtype=np.uint64), threads=0)

@@ -1,0 +1,38 @@
+"""Weights as they come out of torch modules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import simkit as sk
+
+torch = pytest.importorskip("torch")
+
+
+def test_parameters_of_modules() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((40, 6, 3, 3), (40, 54)):
+        weight = torch.nn.Parameter(torch.randn(shape, generator=generator))
+        before = weight.detach().clone()
+        graph = sk.filter_graph(weight, threshold=1.35)
+        expected = sk.filter_graph(weight.detach().numpy().copy(), threshold=1.35)
+        assert np.array_equal(graph.bits, expected.bits)
+        assert sk.redundancy(weight, threshold=1.35).value == sk.redundancy(expected).value
+        assert torch.equal(weight, before)
+        assert weight.grad is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_precisions(dtype: str) -> None:
+    weight = torch.randn((50, 70), generator=torch.Generator().manual_seed(1)).to(getattr(torch, dtype))
+    graph = sk.filter_graph(weight, threshold=1.38)
+    widened = sk.filter_graph(weight.double(), threshold=1.38)
+    assert np.array_equal(graph.bits, widened.bits)
+    assert 0 < graph.edge_density < 1
+
+
+def test_channels_last_memory() -> None:
+    weight = torch.randn((30, 8, 3, 3), generator=torch.Generator().manual_seed(2))
+    strided = weight.to(memory_format=torch.channels_last)
+    assert np.array_equal(sk.filter_graph(strided).bits, sk.filter_graph(weight).bits)
