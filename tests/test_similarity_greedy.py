@@ -99,7 +99,7 @@ def test_a_mapping_gives_a_mapping_and_nothing_is_written():
         ({"count": 9}, ValueError, "not 9"),
         ({"min_cka": 2}, ValueError, "at most 1, not 2"),
         ({"mode": "random"}, ValueError, "not 'random'"),
-        ({"kernel": sk.RBF()}, NotImplementedError, "closed form for simkit.Linear"),
+        ({"kernel": sk.Cosine()}, NotImplementedError, "does not take Cosine"),
     ],
 )
 def test_bad_options_have_one_sentence(options, error, sentence):

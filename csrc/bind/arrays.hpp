@@ -45,6 +45,7 @@ void check_threads(int threads);
 Poll interrupt_poll();
 
 void bind_adjacency(py::module_& m);
+void bind_candidates(py::module_& m);
 void bind_cover(py::module_& m);
 void bind_hsic(py::module_& m);
 void bind_columns(py::module_& m);

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, m) {
     simkit::use_one_blas_thread();
     simkit::bind_hsic(m);
     simkit::bind_adjacency(m);
+    simkit::bind_candidates(m);
     simkit::bind_cover(m);
     simkit::bind_columns(m);
     simkit::bind_greedy(m);

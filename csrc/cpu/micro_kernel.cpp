@@ -2,10 +2,7 @@
 
 #include <algorithm>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define SIMKIT_X86 1
-#endif
-
+#include "core/clones.hpp"
 namespace simkit {
 namespace {
 

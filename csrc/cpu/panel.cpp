@@ -2,12 +2,9 @@
 
 #include <algorithm>
 
+#include "core/clones.hpp"
 #include "core/micro_kernel.hpp"
 #include "core/slivers.hpp"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define SIMKIT_X86 1
-#endif
 
 namespace simkit {
 namespace {

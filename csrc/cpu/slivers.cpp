@@ -2,12 +2,12 @@
 
 #include <algorithm>
 
+#include "core/clones.hpp"
 #include "core/micro_kernel.hpp"
 #include "core/pack.hpp"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef SIMKIT_X86
 #include <immintrin.h>
-#define SIMKIT_X86 1
 #endif
 
 namespace simkit {

@@ -21,6 +21,35 @@ class Block:
         degree: int,
     ) -> None: ...
 
+def candidate_sums(
+    *,
+    z: npt.NDArray[Any],
+    offsets: npt.NDArray[np.int64],
+    kept: npt.NDArray[np.int64],
+    candidates: npt.NDArray[np.int64],
+    kernel: str,
+    length: float,
+    coef0: float,
+    degree: int,
+    debiased: bool,
+    level: float,
+    centre: _F64,
+    mean: float,
+    packed: npt.NDArray[Any] | None,
+    threads: int,
+) -> tuple[_F64, _F64, _F64]: ...
+def pack_centred(
+    *,
+    z: npt.NDArray[Any],
+    offsets: npt.NDArray[np.int64],
+    kernel: str,
+    length: float,
+    coef0: float,
+    degree: int,
+    centre: _F64,
+    mean: float,
+    threads: int,
+) -> npt.NDArray[Any]: ...
 def pair_sums(
     *,
     rows: list[Block],

@@ -11,6 +11,8 @@ distance_median        median of the full n × n matrix of squared distances of 
 pair_sums              :class:`PairSums`: centred inner products of all pairs of Gram matrices
 column_products        centred cross-products ``[p, p]`` of the columns of one matrix, float64
 eliminate              :class:`EliminationOrder` from the all-pairs matrix ``[u, u]`` of units
+candidate_sums         :class:`CandidateSums`: a kernel's sums over pairs of samples, for each unit left out
+pack_centred           the centred kernel of all units, packed for ``candidate_sums``
 adjacency              :class:`Adjacency`: graphs of the rows of a matrix at several thresholds, packed, one pass
 components             labels ``[graphs, n]`` and numbers of edges ``[graphs]`` of packed graphs
 cover                  :class:`CoverSearch` of each packed graph: greedy cover, packing, dual bound
@@ -24,9 +26,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import Cosine, Kernel, Linear
@@ -39,6 +42,8 @@ OPS = (
     "pair_sums",
     "column_products",
     "eliminate",
+    "candidate_sums",
+    "pack_centred",
     "adjacency",
     "components",
     "cover",
@@ -161,6 +166,37 @@ class CoverSearch:
     centres: np.ndarray[tuple[int], np.dtype[np.int64]]  # greedy by residual degree, in the order of choice
     packing: np.ndarray[tuple[int], np.dtype[np.int64]]  # vertices pairwise more than two hops apart
     dual: float
+
+
+@dataclass(frozen=True)
+class CandidateProblem:
+    """Units of a layer under a non-linear kernel, with the length that all of them give it.
+
+    z is in units that make the kernel 2^-‖·‖² (RBF) or 2^-‖·‖ (Laplacian); ``length`` is the polynomial's, as in Block.
+
+    L, to which every kept set is compared, is the kernel of all units less centre_i + centre_j - mean.
+    """
+
+    z: npt.NDArray[Any]  # [p, n] float32 or float64: features by rows
+    offsets: npt.NDArray[np.int64]  # [u + 1]: unit u is rows offsets[u]:offsets[u + 1]
+    kernel: Kernel
+    length: float
+    estimator: Estimator
+    centre: FloatArray  # [n]
+    mean: float = 0.0
+    packed: npt.NDArray[Any] | None = None  # L by the same backend's ``pack_centred``; None: formed when needed
+
+
+@dataclass(frozen=True)
+class CandidateSums:
+    """For each candidate, with K the kernel without it, less a level: ΣKL, ΣK² and the row sums of K.
+
+    Over i ≠ j, and over i = j too for the biased estimator.
+    """
+
+    cross: FloatArray  # [candidates]
+    squares: FloatArray  # [candidates]
+    rows: FloatArray  # [candidates, n]
 
 
 @dataclass(frozen=True)

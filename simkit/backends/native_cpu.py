@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from ..kernels import RBF, Laplacian, Polynomial
+from ..kernels import RBF, Kernel, Laplacian, Polynomial
 from . import bits as packed
 from .base import (
     OPS,
     Adjacency,
     Block,
+    CandidateProblem,
+    CandidateSums,
     ColumnStats,
     CoverSearch,
     EliminationOrder,
@@ -59,9 +61,15 @@ def device_report() -> tuple[bool, list[str], str]:
     return (False, [], why) if core is None else core.device_report()
 
 
+def _kernel_options(kernel: Kernel) -> dict[str, Any]:
+    return {
+        "kernel": {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial"}.get(type(kernel), "linear"),
+        "coef0": kernel.coef0 if isinstance(kernel, Polynomial) else 0.0,
+        "degree": kernel.degree if isinstance(kernel, Polynomial) else 1,
+    }
+
+
 def _bound(block: Block) -> Any:
-    kernel = block.kernel
-    name = {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial"}.get(type(kernel), "linear")
     return _core().Block(
         x=block.matrix.values,
         dtype=block.matrix.dtype,
@@ -69,10 +77,8 @@ def _bound(block: Block) -> Any:
         shift=np.ascontiguousarray(block.shift, dtype=np.float64),
         row_scale=block.row_scale,
         scale=math.ldexp(1.0, -block.exponent),
-        kernel=name,
         length=block.length,
-        coef0=kernel.coef0 if isinstance(kernel, Polynomial) else 0.0,
-        degree=kernel.degree if isinstance(kernel, Polynomial) else 1,
+        **_kernel_options(block.kernel),
     )
 
 
@@ -118,6 +124,44 @@ def column_products(block: Block, stats: ColumnStats, *, exact: bool = True, thr
     """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``."""
     products: FloatArray = _core().column_products(_bound(block), stats.sum_sq_dev, exact=exact, threads=threads)
     return products
+
+
+def candidate_sums(
+    problem: CandidateProblem,
+    kept: npt.NDArray[np.int64],
+    candidates: npt.NDArray[np.int64],
+    *,
+    level: float = 0.0,
+    threads: int = 1,
+) -> CandidateSums:
+    """See :func:`simkit.backends.reference.candidate_sums`."""
+    sums = _core().candidate_sums(
+        **_candidate_options(problem),
+        kept=np.ascontiguousarray(kept, dtype=np.int64),
+        candidates=np.ascontiguousarray(candidates, dtype=np.int64),
+        debiased=problem.estimator == "debiased",
+        level=level,
+        packed=problem.packed,
+        threads=threads,
+    )
+    return CandidateSums(*sums)
+
+
+def pack_centred(problem: CandidateProblem, *, threads: int = 1) -> npt.NDArray[Any]:
+    """L of :func:`simkit.backends.reference.pack_centred` below the diagonal, tile by tile, in the type of z."""
+    packed: npt.NDArray[Any] = _core().pack_centred(**_candidate_options(problem), threads=threads)
+    return packed
+
+
+def _candidate_options(problem: CandidateProblem) -> dict[str, Any]:
+    return {
+        "z": problem.z,
+        "offsets": np.ascontiguousarray(problem.offsets, dtype=np.int64),
+        "length": problem.length,
+        "centre": problem.centre,
+        "mean": problem.mean,
+        **_kernel_options(problem.kernel),
+    }
 
 
 def eliminate(

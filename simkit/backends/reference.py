@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from ..kernels import Cosine, Laplacian, Linear, Polynomial
+from ..kernels import Cosine, Kernel, Laplacian, Linear, Polynomial
 from . import bits as packed
 from .base import (
     Adjacency,
     Block,
+    CandidateProblem,
+    CandidateSums,
     ColumnStats,
     CoverSearch,
     EliminationOrder,
@@ -75,15 +78,52 @@ def squared_distances(z: FloatArray) -> FloatArray:
 
 def gram(block: Block) -> FloatArray:
     """The Gram matrix ``[n, n]`` of a block's kernel."""
-    z = features(block)
-    kernel = block.kernel
+    return kernel_matrix(features(block), block.kernel, block.length)
+
+
+def kernel_matrix(z: FloatArray, kernel: Kernel, length: float) -> FloatArray:
+    """The kernel of all pairs of rows of ``z [n, p]``; ``length`` as in Block."""
     if isinstance(kernel, Linear | Cosine):
         return z @ z.T
     if isinstance(kernel, Polynomial):
-        return np.asarray((block.length * (z @ z.T) + kernel.coef0) ** kernel.degree)
+        return np.asarray((length * (z @ z.T) + kernel.coef0) ** kernel.degree)
     d2 = squared_distances(z)
-    scaled = np.sqrt(d2) / block.length if isinstance(kernel, Laplacian) else d2 / block.length
+    scaled = np.sqrt(d2) / length if isinstance(kernel, Laplacian) else d2 / length
     return np.asarray(np.exp(-scaled))
+
+
+def pack_centred(problem: CandidateProblem, *, threads: int = 1) -> FloatArray:
+    """L ``[n, n]``: the kernel of all units less centre_i + centre_j - mean."""
+    full = _candidate_matrix(problem, problem.z)
+    return full - problem.centre[:, None] - problem.centre[None, :] + problem.mean
+
+
+def _candidate_matrix(problem: CandidateProblem, rows: npt.NDArray[Any]) -> FloatArray:
+    length = problem.length if isinstance(problem.kernel, Polynomial) else 1 / math.log(2)
+    return kernel_matrix(rows.T.astype(np.float64), problem.kernel, length)
+
+
+def candidate_sums(
+    problem: CandidateProblem,
+    kept: npt.NDArray[np.int64],
+    candidates: npt.NDArray[np.int64],
+    *,
+    level: float = 0.0,
+    threads: int = 1,
+) -> CandidateSums:
+    """The sums of every candidate, a unit to leave out of the kept ones; candidate -1 leaves none out."""
+    centred_all = pack_centred(problem) if problem.packed is None else problem.packed
+    n = problem.z.shape[1]
+    out = CandidateSums(np.empty(len(candidates)), np.empty(len(candidates)), np.empty((len(candidates), n)))
+    for k, candidate in enumerate(candidates):
+        units = [np.arange(problem.offsets[u], problem.offsets[u + 1]) for u in kept if u != candidate]
+        matrix = _candidate_matrix(problem, problem.z[np.concatenate(units)]) - level
+        if problem.estimator == "debiased":
+            np.fill_diagonal(matrix, 0.0)
+        out.cross[k] = (matrix * centred_all).sum()
+        out.squares[k] = (matrix * matrix).sum()
+        out.rows[k] = matrix.sum(axis=1)
+    return out
 
 
 def distance_median(block: Block, *, threads: int = 1) -> float:

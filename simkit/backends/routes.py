@@ -92,7 +92,7 @@ class Workspace:
 
 
 def sample_workspace(m: int, n: int, p: int, tile: int, products: Precision, mapped_row_bytes: int) -> Workspace:
-    """The sample-space engine's panels, packed strips (of layers at most p wide), sums of rows, and pages of mapped files in use."""
+    """The sample-space engine's panels, packed strips, sums of rows, pages of mapped files; p of the widest layer."""
     item = 8 if products == "float64" else 4
     strips = 2 * (-(-tile // WIDEST) * WIDEST) * min(CHUNK, p) * item
     each = m * tile * tile * item + strips + 12 * m * m + 16 * m * tile + 2 * tile * mapped_row_bytes

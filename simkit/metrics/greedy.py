@@ -2,8 +2,9 @@
 
 HSIC is bilinear in the Gram matrix, so with A_ij = ⟨K_i, K_j⟩ over a layer's units (biased: ‖X_iᵀX_j‖² of centred
 columns; debiased: Song's form of the same) every CKA(original, kept) is a ratio of partial sums of A, and the whole
-order costs one all-pairs call plus O(u²). Source of the procedure: "Representation Aware Pruning with Centered
-Kernel Alignment" (the loop evaluates u²/2 CKAs); the closed form is simkit's.
+order costs one all-pairs call plus O(u²). Other kernels evaluate every candidate (:mod:`.kernel_damage`). Source of the
+procedure: "Representation Aware Pruning with Centered Kernel Alignment" (the loop evaluates u²/2 CKAs); the closed form
+is simkit's.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix, as_matrix
-from ..backends.base import Block, Estimator, Plan, Step
+from ..backends.base import Block, EliminationOrder, Estimator, Plan, Step
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads
-from ..kernels import Kernel, Linear, check_kernel
+from ..kernels import Cosine, Kernel, Linear, check_kernel
 from .cka import ForcedRoute, check_estimator, sums_of
+from .kernel_damage import damage_steps, eliminate, kernel_damage
 from .measure import Degenerate
 from .prepare import prepare_with_stats, preparing_steps
 
@@ -75,7 +77,8 @@ def greedy_cka(
         x: activations ``[n, p]`` (``[n, ...]`` is flattened), or a mapping of layers, which gives a mapping of results.
         units: None (each column is a unit), the number of equal blocks of neighbouring columns (the channels of a
             flattened ``[n, c, h, w]`` map), or ``[p]`` integer ids of the unit each column belongs to.
-        kernel: the closed form holds for the linear kernel.
+        kernel: the closed form holds for the linear kernel. For RBF, Laplacian and polynomial ones every candidate is
+            evaluated: O(n²) each, u²/2 of them, and n² / 2 numbers are held. The bandwidth is that of all units.
         estimator: ``"biased"`` (as the source) or ``"debiased"``.
         mode: ``"greedy"`` scores again after every removal; ``"oneshot"`` ranks once by the first scores.
         count: stop after so many removals.
@@ -91,7 +94,7 @@ def greedy_cka(
 
     Raises:
         ValueError: wrong units, count or threshold; non-finite or constant activations; too few samples.
-        NotImplementedError: a non-linear kernel.
+        NotImplementedError: the cosine kernel.
     """
     options: dict[str, Any] = {
         "units": units,
@@ -122,8 +125,10 @@ def _one_layer(
     backend: str | None,
     threads: int | None,
 ) -> Elimination:
-    if not isinstance(check_kernel(kernel), Linear):
-        raise NotImplementedError(f"greedy_cka has a closed form for simkit.Linear() only, not for {kernel!r}")
+    if isinstance(check_kernel(kernel), Cosine):
+        raise NotImplementedError(
+            f"greedy_cka does not take {kernel!r}: a sample whose kept units are all zero has no direction"
+        )
     if mode not in ("greedy", "oneshot"):
         raise ValueError(f'mode must be "greedy" or "oneshot", not {mode!r}')
     check_backend(backend)
@@ -133,6 +138,10 @@ def _one_layer(
     removals = _check_count(count, len(ids))
     _check_threshold(min_cka)
     block, stats = prepare_with_stats(x, kernel, backend=backend, threads=threads)
+    if not isinstance(kernel, Linear):
+        found, ran = _by_candidates(block, columns, len(ids), estimator, exact, mode, removals, min_cka, backend, team)
+        plan = Plan((*ran, *preparing_steps(kernel, backend=backend)))
+        return Elimination(ids[found.order], found.cka, found.smallest_gap, plan)
     steps: list[Step] = []
     if estimator == "biased" and columns is None and len(ids) == x.p:
         products = choose("column_products", backend=backend)
@@ -155,6 +164,28 @@ def _one_layer(
     steps.append(Step("eliminate", search.backend, search.reason, mode))
     steps.extend(preparing_steps(kernel, backend=backend))
     return Elimination(ids[found.order], found.cka, found.smallest_gap, Plan(tuple(steps)))
+
+
+def _by_candidates(
+    block: Block,
+    columns: list[npt.NDArray[np.int64]] | None,
+    units: int,
+    estimator: Estimator,
+    exact: bool,
+    mode: Mode,
+    removals: int,
+    min_cka: float | None,
+    backend: str | None,
+    threads: int,
+) -> tuple[EliminationOrder, tuple[Step, ...]]:
+    """The order under a non-linear kernel, from the kernel of every candidate."""
+    if columns is None:
+        columns = np.split(np.arange(block.p), units)
+    damage, level = kernel_damage(block, columns, estimator, exact=exact, backend=backend, threads=threads)
+    found = eliminate(damage, level, greedy=mode == "greedy", count=removals, min_cka=min_cka)
+    steps = len(found.order)
+    candidates = steps * units - steps * (steps - 1) // 2 if mode == "greedy" else units + steps
+    return found, damage_steps(damage, candidates)
 
 
 def unit_columns(

@@ -1,0 +1,58 @@
+// CKA damage of non-linear kernels: the sums that CKA(all units, kept units less one candidate) needs, for many
+// candidates in one pass over the pairs of samples.
+//
+// z [p, n], in units that give f no length but the polynomial's, holds features by rows, unit u being rows offsets[u]
+// .. offsets[u + 1]. For candidate k
+//   q_ij = sum over kept rows c not in k of (z_ci - z_cj)^2   (or of z_ci z_cj for the polynomial kernel)
+//   K_ij = f(q_ij) - level,   f(q) = 2^-q (RBF), 2^-sqrt(q) (Laplacian) or (length q + coef0)^degree (polynomial)
+//   cross = sum K_ij L_ij,  squares = sum K_ij^2,  rows_i = sum_j K_ij,
+// over i != j, and over i = j too where the estimator is biased. L is f of all units' q less centre_i + centre_j -
+// mean: what is left of it once it is centred, so that centring K changes nothing in `cross`. `level` is any number
+// near the mean of K: it changes no centred sum, but keeps them from cancelling.
+//
+// T: distances, kernel values and sums over one row of a tile (256 pairs); float64: everything else. Candidate -1
+// removes nothing. No n x n matrix of candidates is stored; L may be given, packed, or is formed again.
+// Derived from Gretton et al. 2005 and Song et al. 2012 (eq. 5).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/matrix_view.hpp"
+#include "core/tiles.hpp"
+
+namespace simkit {
+
+template <class T>
+struct CandidateProblem {
+    const T* z;  // [p, n]
+    std::int64_t n;
+    std::vector<std::int64_t> offsets;     // [u + 1]
+    std::vector<std::int64_t> kept;        // units
+    std::vector<std::int64_t> candidates;  // units of `kept`, or -1
+    Kernel kernel;
+    double length, coef0;
+    int degree;
+    bool debiased;
+    double level;
+    const double* centre;  // [n]
+    double mean;
+    const T* packed;  // L of packed_size(n) elements, or null
+    int threads;
+};
+
+struct CandidateSums {
+    std::vector<double> cross, squares;  // [candidates]
+    std::vector<double> rows;            // [candidates, n]
+};
+
+std::int64_t packed_size(std::int64_t n);
+
+template <class T>
+CandidateSums candidate_sums(const CandidateProblem<T>& problem, const Poll& poll);
+
+// L of all units, packed for `candidate_sums`.
+template <class T>
+void pack_centred(const CandidateProblem<T>& problem, const Poll& poll, T* out);
+
+}  // namespace simkit

@@ -1,0 +1,172 @@
+"""Greedy CKA damage under a kernel that is not linear.
+
+HSIC is not additive over units here, so every candidate's kernel is evaluated: O(n²) each, fused with the centred sums
+that CKA needs (:mod:`csrc/ops/candidates.hpp`). The bandwidth stays that of the original activations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import FloatArray
+from ..backends.base import Block, CandidateProblem, CandidateSums, EliminationOrder, Estimator, Step
+from ..backends.choose import choose
+from ..kernels import RBF, Laplacian
+from .measure import Degenerate
+
+TIE = 1e-12
+ROWS = 2**26  # bytes of row sums at a time: candidates beyond them wait
+PACKED = 2**30  # bytes of the packed kernel of all units: above, it is formed again for every batch of candidates
+NONE = np.array([-1])
+
+
+@dataclass(frozen=True)
+class KernelDamage:
+    """A layer whose units can be left out: everything that stays the same while they are."""
+
+    problem: CandidateProblem
+    own: float  # <L, L>
+    backend: str | None
+    threads: int
+    name: str
+
+    @property
+    def units(self) -> int:
+        """How many."""
+        return len(self.problem.offsets) - 1
+
+    def scores(
+        self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """CKA(all units, kept without each candidate) and the mean of each one's kernel, given about that ``level``.
+
+        -inf where the kernel left over is constant.
+        """
+        function = choose("candidate_sums", backend=self.backend).function
+        n = self.problem.z.shape[1]
+        at_once = max(1, ROWS // (8 * n))
+        scores, means = [], []
+        for start in range(0, len(candidates), at_once):
+            chosen = candidates[start : start + at_once]
+            sums = function(self.problem, kept, chosen, level=level, threads=self.threads)
+            own, raw = _own(sums, self.problem.estimator)
+            constant = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                cka = sums.cross / np.sqrt(own * self.own)
+            scores.append(np.where(constant, -math.inf, cka))
+            means.append(level + sums.rows.sum(axis=1) / _pairs(n, self.problem.estimator))
+        return np.concatenate(scores), np.concatenate(means)
+
+
+def kernel_damage(
+    block: Block,
+    columns: Sequence[npt.NDArray[np.int64]],
+    estimator: Estimator,
+    *,
+    exact: bool,
+    backend: str | None,
+    threads: int,
+) -> tuple[KernelDamage, float]:
+    """Make the units, each some columns of ``block``, ready to be left out; also the mean of their kernel.
+
+    Raises:
+        Degenerate: a kernel that is the same for all pairs of samples.
+    """
+    double = exact or block.matrix.precision == "float64"
+    z = block.matrix.float64()
+    z -= block.shift
+    np.ldexp(z, -block.exponent, out=z)
+    if isinstance(block.kernel, RBF):
+        z /= math.sqrt(block.length * math.log(2))
+    elif isinstance(block.kernel, Laplacian):
+        z /= block.length * math.log(2)
+    rows = np.ascontiguousarray(z[:, np.concatenate(columns)].T, dtype=np.float64 if double else np.float32)
+    n = block.n
+    offsets = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
+    everything = np.arange(len(columns))
+    problem = CandidateProblem(rows, offsets, block.kernel, block.length, estimator, np.zeros(n))
+    sums_of = choose("candidate_sums", backend=backend).function
+    first = sums_of(problem, everything, NONE, threads=threads).rows[0]
+    each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
+    problem = replace(problem, centre=first / each, mean=float(first.sum()) / both)
+    if n * n // 2 * rows.itemsize <= PACKED:
+        problem = replace(problem, packed=choose("pack_centred", backend=backend).function(problem, threads=threads))
+    level = float(first.sum()) / _pairs(n, estimator)
+    own, raw = _own(sums_of(problem, everything, NONE, level=level, threads=threads), estimator)
+    if not own[0] > 8 * n * np.finfo(np.float64).eps * raw[0]:
+        raise Degenerate(block.matrix.name, f"its {estimator} HSIC with itself is zero within rounding")
+    return KernelDamage(problem, float(own[0]), backend, threads, block.matrix.name), level
+
+
+def eliminate(
+    damage: KernelDamage, level: float, *, greedy: bool, count: int, min_cka: float | None
+) -> EliminationOrder:
+    """Leave out one unit after the other: the one whose absence costs least, or by one ranking of first scores."""
+    kept = np.arange(damage.units)
+    order: list[int] = []
+    cka: list[float] = []
+    gap = math.inf
+    ranking: list[int] = []
+    if not greedy and damage.units > 1:
+        ranking = _ranked(damage.scores(kept, kept, level)[0])
+    while len(order) < count:
+        if len(kept) == 1:
+            if min_cka is None:
+                order.append(int(kept[0]))
+                cka.append(math.nan)
+            break
+        candidates = kept if greedy else np.array([ranking[len(order)]])
+        scores, means = damage.scores(kept, candidates, level)
+        pick = _first_best(scores)
+        if min_cka is not None and not scores[pick] >= min_cka:
+            break
+        if greedy:
+            gap = min(gap, abs(float(scores[pick] - np.delete(scores, pick).max())))
+        order.append(int(candidates[pick]))
+        cka.append(float(scores[pick]) if math.isfinite(scores[pick]) else math.nan)
+        level = float(means[pick])
+        kept = kept[kept != candidates[pick]]
+    return EliminationOrder(np.array(order, dtype=np.int64), np.array(cka), gap)
+
+
+def damage_steps(damage: KernelDamage, candidates: int) -> tuple[Step, ...]:
+    """What ran: the pass over the pairs for so many candidates."""
+    sums, pack = (choose(op, backend=damage.backend) for op in ("candidate_sums", "pack_centred"))
+    n = damage.problem.z.shape[1]
+    held = 0 if damage.problem.packed is None else damage.problem.packed.nbytes
+    reason = f"{sums.reason}; {damage.problem.z.dtype.name} kernels, {candidates} of them over {n * (n - 1) // 2} pairs"
+    steps = (Step("candidate_sums", sums.backend, reason, "", candidates * n * (n - 1) // 2, held),)
+    return steps if damage.problem.packed is None else (*steps, Step("pack_centred", pack.backend, pack.reason))
+
+
+def _pairs(n: int, estimator: Estimator) -> int:
+    return n * (n - 1) if estimator == "debiased" else n * n
+
+
+def _own(sums: CandidateSums, estimator: Estimator) -> tuple[FloatArray, FloatArray]:
+    """(the centred sums of squares, what they were subtracted from)."""
+    n = sums.rows.shape[1]
+    each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
+    rows = np.einsum("ki,ki->k", sums.rows, sums.rows)
+    return sums.squares - 2 / each * rows + sums.rows.sum(axis=1) ** 2 / both, sums.squares
+
+
+def _first_best(scores: FloatArray) -> int:
+    best = scores.max()
+    return int(np.argmax((scores >= best - TIE) | (scores == best)))
+
+
+def _ranked(scores: FloatArray) -> list[int]:
+    """Units by falling score, ties to the lowest index."""
+    left, out = scores.copy(), []
+    units = np.arange(len(scores))
+    while len(units):
+        pick = _first_best(left)
+        out.append(int(units[pick]))
+        left, units = np.delete(left, pick), np.delete(units, pick)
+    return out

@@ -1,0 +1,209 @@
+"""Greedy CKA damage under non-linear kernels: against the brute force, over sizes, units, options and backends."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.spatial.distance import pdist, squareform
+
+import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.backends.base import Estimator
+from simkit.backends.choose import choose
+from simkit.kernels import Kernel
+from simkit.metrics import kernel_damage
+from simkit.metrics.prepare import prepare
+
+Array = npt.NDArray[Any]
+Gram = Callable[[Array, Array], Array]
+
+
+def distances(x: Array) -> Array:
+    return np.asarray(squareform(pdist(x, "sqeuclidean")))
+
+
+def rbf(x: Array, whole: Array) -> Array:
+    return np.exp(-distances(x) / (2 * 0.5**2 * np.median(distances(whole))))
+
+
+def laplacian(x: Array, whole: Array) -> Array:
+    return np.exp(-np.sqrt(distances(x)) / (0.5 * np.sqrt(np.median(distances(whole)))))
+
+
+def polynomial(x: Array, whole: Array) -> Array:
+    return np.asarray((x @ x.T / whole.shape[1] + 1) ** 3)
+
+
+KERNELS: dict[str, tuple[Kernel, Gram]] = {
+    "rbf": (sk.RBF(), rbf),
+    "laplacian": (sk.Laplacian(), laplacian),
+    "polynomial": (sk.Polynomial(), polynomial),
+}
+
+
+def centred(k: Array, estimator: Estimator) -> Array:
+    n = len(k)
+    if estimator == "biased":
+        return np.asarray(k - k.mean(axis=0) - k.mean(axis=1)[:, None] + k.mean())
+    k = k - np.diag(np.diag(k))
+    rows = k.sum(axis=0)
+    out = k - rows / (n - 2) - rows[:, None] / (n - 2) + rows.sum() / ((n - 1) * (n - 2))
+    return np.asarray(out - np.diag(np.diag(out)))
+
+
+def cka_of(x: Array, columns: Array, gram: Gram, estimator: Estimator) -> float:
+    a, b = centred(gram(x, x), estimator), centred(gram(x[:, columns], x), estimator)
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+def brute(x: Array, units: list[Array], gram: Gram, estimator: Estimator) -> tuple[list[int], list[float]]:
+    """Every candidate of every step by the definition, up to the last unit."""
+    kept, order, scores = list(range(len(units))), [], []
+    while len(kept) > 1:
+        tries = [cka_of(x, np.concatenate([units[k] for k in kept if k != out]), gram, estimator) for out in kept]
+        best = int(np.argmax(np.array(tries) >= max(tries) - 1e-12))
+        scores.append(tries[best])
+        order.append(kept.pop(best))
+    return order, scores
+
+
+def features(n: int, p: int, seed: int = 0) -> Array:
+    r = np.random.default_rng([seed, n, p])
+    z = r.standard_normal((n, 4))
+    return np.maximum(z @ r.standard_normal((4, p)) + r.standard_normal((n, p)), 0)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("estimator", ["biased", "debiased"])
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(("n", "p"), [(5, 3), (40, 7), (257, 5)])
+def test_the_order_is_that_of_the_brute_force(
+    n: int, p: int, name: str, estimator: Estimator, backend: str | None
+) -> None:
+    kernel, gram = KERNELS[name]
+    x = features(n, p)
+    order, scores = brute(x, [np.array([c]) for c in range(p)], gram, estimator)
+    found = sk.greedy_cka(x, kernel=kernel, estimator=estimator, backend=backend)
+    assert found.order[:-1].tolist() == order
+    assert np.allclose(found.cka[:-1], scores, rtol=0, atol=1e-9)
+    assert np.isnan(found.cka[-1])
+    assert found.backend.split(", ")[0] == ("reference" if backend else "native_cpu")
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("estimator", ["biased", "debiased"])
+def test_blocks_of_columns(name: str, estimator: Estimator) -> None:
+    kernel, gram = KERNELS[name]
+    x = features(60, 12)
+    equal = brute(x, list(np.split(np.arange(12), 4)), gram, estimator)
+    found = sk.greedy_cka(x, units=4, kernel=kernel, estimator=estimator)
+    assert found.order[:-1].tolist() == equal[0]
+    assert np.allclose(found.cka[:-1], equal[1], rtol=0, atol=1e-9)
+    ids = np.array([7, 2, 2, 7, 9, 9, 9, 2, 4, 4, 7, 4])
+    names = [2, 4, 7, 9]
+    ragged = brute(x, [np.flatnonzero(ids == u) for u in names], gram, estimator)
+    found = sk.greedy_cka(x, units=ids, kernel=kernel, estimator=estimator)
+    assert found.order[:-1].tolist() == [names[u] for u in ragged[0]]
+    assert np.allclose(found.cka[:-1], ragged[1], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_float32_choices_are_within_1e_6_of_the_best(name: str, offset: float) -> None:
+    kernel, gram = KERNELS[name]
+    if offset and name == "polynomial":
+        pytest.skip("the polynomial kernel of raw rows at an offset is nearly constant")
+    x = (features(300, 8) + offset).astype(np.float32)
+    found = sk.greedy_cka(x, kernel=kernel)
+    wide = x.astype(np.float64)
+    kept = list(range(8))
+    for unit, value in zip(found.order[:-1].tolist(), found.cka[:-1], strict=True):
+        tries = {k: cka_of(wide, np.array([c for c in kept if c != k]), gram, "biased") for k in kept}
+        assert tries[unit] > max(tries.values()) - 1e-6
+        assert value == pytest.approx(tries[unit], abs=1e-6)
+        kept.remove(unit)
+    exact = sk.greedy_cka(x, kernel=kernel, exact=True)
+    first = cka_of(wide, np.delete(np.arange(8), exact.order[0]), gram, "biased")
+    assert exact.cka[0] == pytest.approx(first, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [255, 256, 257, 511, 513, 600])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", KERNELS)
+def test_sums_agree_with_the_reference_around_the_edges_of_tiles(n: int, dtype: type, name: str) -> None:
+    """And do not depend on threads, nor on whether the kernel of all units was packed."""
+    kernel, _ = KERNELS[name]
+    block = prepare(as_matrix(features(n, 6).astype(dtype), name="x"), kernel)
+    columns = [np.array([0, 3]), np.array([1]), np.array([2, 4, 5])]
+    kept, chosen = np.array([0, 2]), np.array([2, 0, -1])
+    results: dict[str | None, tuple[Array, Array]] = {}
+    for backend in (None, "reference"):
+        made, level = kernel_damage.kernel_damage(block, columns, "debiased", exact=False, backend=backend, threads=2)
+        results[backend] = made.scores(kept, chosen, level)
+        if backend is None:
+            function = choose("candidate_sums").function
+            sums = [function(made.problem, kept, chosen, level=level, threads=t) for t in (1, 2, 5)]
+
+            bare = dataclasses.replace(made.problem, packed=None)
+            sums.append(function(bare, kept, chosen, level=level, threads=2))
+            for other in sums[1:]:
+                assert np.array_equal(sums[0].rows, other.rows)
+                assert np.array_equal(sums[0].cross, other.cross)
+                assert np.array_equal(sums[0].squares, other.squares)
+    (scores, means), (right, right_means) = results[None], results["reference"]
+    assert np.allclose(scores, right, rtol=0, atol=1e-6 if dtype == np.float32 else 1e-11)
+    assert np.allclose(means, right_means, rtol=1e-4)  # only a level to subtract
+
+
+def test_candidates_in_batches_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = features(120, 9)
+    whole = sk.greedy_cka(x, kernel=sk.RBF())
+    monkeypatch.setattr(kernel_damage, "ROWS", 8 * 120 * 2)
+    parts = sk.greedy_cka(x, kernel=sk.RBF())
+    assert parts.order.tolist() == whole.order.tolist()
+    assert np.array_equal(parts.cka, whole.cka, equal_nan=True)
+
+
+def test_one_shot_ranks_by_the_first_scores() -> None:
+    x = features(80, 6)
+    first = [cka_of(x, np.delete(np.arange(6), k), rbf, "biased") for k in range(6)]
+    found = sk.greedy_cka(x, kernel=sk.RBF(), mode="oneshot")
+    assert found.order.tolist() == np.argsort(-np.array(first), kind="stable").tolist()
+    for step in range(1, 6):
+        kept = np.setdiff1d(np.arange(6), found.order[:step])
+        assert found.cka[step - 1] == pytest.approx(cka_of(x, kept, rbf, "biased"), abs=1e-9)
+    assert found.smallest_gap == np.inf
+
+
+def test_ties_go_to_the_lowest_index_and_stopping_rules_hold() -> None:
+    x = np.repeat(features(50, 3), 2, axis=1)
+    found = sk.greedy_cka(x, kernel=sk.RBF(), count=1)
+    assert found.order[0] % 2 == 0
+    assert found.smallest_gap < 1e-12
+    full = sk.greedy_cka(x, kernel=sk.RBF())
+    some = sk.greedy_cka(x, kernel=sk.RBF(), min_cka=float(full.cka[2]))
+    assert some.order.tolist() == full.order[:3].tolist()
+    assert sk.greedy_cka(features(50, 1), kernel=sk.RBF()).order.tolist() == [0]
+    assert sk.greedy_cka(features(50, 1), kernel=sk.RBF(), min_cka=0.5).order.tolist() == []
+
+
+def test_several_layers_in_one_call() -> None:
+    layers = {"a": features(40, 4), "b": features(40, 5, 1)}
+    found = sk.greedy_cka(layers, kernel=sk.Laplacian())
+    for name, x in layers.items():
+        assert found[name].order.tolist() == sk.greedy_cka(x, kernel=sk.Laplacian()).order.tolist()
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    with pytest.raises(NotImplementedError, match=r"^greedy_cka does not take Cosine\(\): a sample whose kept units "):
+        sk.greedy_cka(features(30, 4), kernel=sk.Cosine())
+    with pytest.raises(ValueError, match=r"^x is degenerate: every feature is constant over the samples$"):
+        sk.greedy_cka(np.ones((30, 4)), kernel=sk.RBF())
+    plan = sk.greedy_cka(features(30, 4), kernel=sk.RBF()).plan
+    assert "candidate_sums: native_cpu" in plan.explain()
+    assert "10 of them over 435 pairs" in plan.explain()
