@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,15 @@ def test_layouts_shapes_and_types_agree() -> None:
     expected = quiet(small.astype(np.float64), threshold=0.8).bits
     for dtype in (np.int8, np.int64):
         assert np.array_equal(quiet(small.astype(dtype), threshold=0.8).bits, expected)
+
+
+def test_weights_in_a_file(tmp_path: Path) -> None:
+    for dtype in ("float32", "float64"):
+        w = filters(150, 700).astype(dtype)
+        np.save(tmp_path / "w.npy", w)
+        mapped = np.load(tmp_path / "w.npy", mmap_mode="r")
+        for threshold in (0.8, 1.4):
+            assert np.array_equal(quiet(mapped, threshold=threshold).bits, quiet(w, threshold=threshold).bits)
 
 
 def test_inputs_are_left_alone() -> None:
