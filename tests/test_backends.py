@@ -246,13 +246,14 @@ def test_the_precision_and_its_reason() -> None:
 def test_memory_narrows_tiles_and_then_threads() -> None:
     given = blocks(300, [900] * 4)
     free = plan_pair_sums(given, None, threads=8)
-    assert (free.tile, free.threads) == (256, 3)  # two strips of tiles are three tiles
+    assert (free.tile, free.threads) == (96, 8)
+    assert plan_pair_sums(given, None, threads=8, tile=256).threads == 3  # two strips of tiles are three tiles
     less = plan_pair_sums(given, None, threads=8, memory=4_000_000)
-    assert less.tile < 256
+    assert less.tile <= 96
     assert less.bytes <= 4_000_000
-    least = plan_pair_sums(given, None, threads=8, memory=60_000)
+    least = plan_pair_sums(given, None, threads=8, memory=150_000)
     assert least.threads < 8
-    assert least.bytes <= 60_000
+    assert least.bytes <= 150_000
     with pytest.raises(
         ValueError, match=r"^memory=9000 bytes is too little: comparing 4 layers of 300 samples needs \d+$"
     ):

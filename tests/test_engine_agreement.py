@@ -99,10 +99,10 @@ def test_tiles_of_any_width(tile: int, route: Literal["sample", "feature"]) -> N
     check(*pair(75, 37, 150), ForcedRoute(route=route, tile=tile, threads=2))
 
 
-@pytest.mark.parametrize("n", edges(256)[1:])
+@pytest.mark.parametrize("n", edges(336)[1:])
 def test_edges_of_the_widest_sample_tile(n: int) -> None:
-    assert TILES[0] == 256
-    check(*pair(n, 30, 20), ForcedRoute(route="sample", tile=256), estimators=("debiased",))
+    assert TILES[0] == 336
+    check(*pair(n, 30, 20), ForcedRoute(route="sample", tile=336), estimators=("debiased",))
 
 
 @pytest.mark.parametrize("p", [255, 256, 257, 770])

@@ -264,8 +264,8 @@ def test_memory_is_parsed_and_honoured():
     x = {str(i): relu(300, 40, i, np.float32) for i in range(6)}
     wide = {str(i): relu(300, 900, i, np.float32) for i in range(6)}
     free = sk.similarity_matrix(wide)
-    tight = sk.similarity_matrix(wide, memory="1 MB")
-    assert tight.plan.steps[0].bytes <= 10**6 < free.plan.steps[0].bytes
+    tight = sk.similarity_matrix(wide, memory="500 KB")
+    assert tight.plan.steps[0].bytes <= 500_000 < free.plan.steps[0].bytes
     assert np.allclose(free.values, tight.values, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="is too little"):
         sk.similarity_matrix(wide, memory=1000)

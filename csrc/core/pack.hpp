@@ -8,11 +8,15 @@
 namespace simkit {
 
 // Rows [row0, row1) x columns [col0, col1) of the block into out [row1 - row0, ld].
-// The subtraction is done in float64 whatever the source's type.
+// Into float64, the subtraction is done in float64 whatever the source's type.
 void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
           float* out, std::int64_t ld);
 void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
           double* out, std::int64_t ld);
+
+// Whether z may be formed in float32: (x - shift) * scale stays inside float32 for what float32 holds. A shift rounded
+// to float32 moves every sample alike, and (x - shift) is rounded once either way.
+bool shifts_in_float(const BlockView& block);
 
 // A row segment in its own type, half types widened to float32: the source itself where it is contiguous, otherwise
 // a copy in `scratch`.

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "core/blas.hpp"
 #include "core/clones.hpp"
+#include "core/micro_kernel.hpp"
 #include "core/pack.hpp"
 
 namespace simkit {
@@ -13,64 +13,69 @@ namespace {
 
 constexpr std::int64_t kElements = std::int64_t{1} << 18;  // of x in one piece of work
 constexpr std::int64_t kSegment = 512;
+constexpr std::int64_t kPilot = 64;  // rows
 
-// Column by column: the sum of value - origin, and the largest |value|.
-SIMKIT_CLONES void add_first(const float* v, const double* origin, double r, double* sum, double* top,
-                             std::int64_t count) {
+// Per column: sums of d = value - origin and of d^2; over all columns, lane by lane: the largest |value| and |d|.
+template <class T>
+[[gnu::always_inline]] inline void add_body(const T* v, const double* origin, double r, double* sum, double* square,
+                                            double* top, double* far, std::int64_t count) {
     for (std::int64_t k = 0; k < count; ++k) {
-        const double value = v[k] * r, size = std::fabs(value);
-        sum[k] += value - origin[k];
+        const double value = v[k] * r, d = value - origin[k], size = std::fabs(value), away = std::fabs(d);
+        sum[k] += d;
+        square[k] += d * d;
         top[k] = size > top[k] ? size : top[k];
+        far[k] = away > far[k] ? away : far[k];
     }
 }
-SIMKIT_CLONES void add_first(const double* v, const double* origin, double r, double* sum, double* top,
-                             std::int64_t count) {
-    for (std::int64_t k = 0; k < count; ++k) {
-        const double value = v[k] * r, size = std::fabs(value);
-        sum[k] += value - origin[k];
-        top[k] = size > top[k] ? size : top[k];
-    }
+SIMKIT_CLONES void add_row(const float* v, const double* origin, double r, double* sum, double* square, double* top,
+                           double* far, std::int64_t count) {
+    add_body(v, origin, r, sum, square, top, far, count);
 }
-
-// The sum of squared deviations, and the largest deviation.
-SIMKIT_CLONES void add_second(const float* v, const double* mean, double r, double* sum, double* top,
-                              std::int64_t count) {
-    for (std::int64_t k = 0; k < count; ++k) {
-        const double d = v[k] * r - mean[k], size = std::fabs(d);
-        sum[k] += d * d;
-        top[k] = size > top[k] ? size : top[k];
-    }
-}
-SIMKIT_CLONES void add_second(const double* v, const double* mean, double r, double* sum, double* top,
-                              std::int64_t count) {
-    for (std::int64_t k = 0; k < count; ++k) {
-        const double d = v[k] * r - mean[k], size = std::fabs(d);
-        sum[k] += d * d;
-        top[k] = size > top[k] ? size : top[k];
-    }
+SIMKIT_CLONES void add_row(const double* v, const double* origin, double r, double* sum, double* square, double* top,
+                           double* far, std::int64_t count) {
+    add_body(v, origin, r, sum, square, top, far, count);
 }
 
-// Both passes: `against` is the first row, then the mean.
+// Four rows at once, so that the sums are fetched and stored a quarter as often.
+SIMKIT_CLONES void add_four_rows(const float* const* v, const double* origin, double* sum, double* square, double* top,
+                                 double* far, std::int64_t count) {
+    const float *a = v[0], *b = v[1], *c = v[2], *d = v[3];
+    const auto larger = [](auto x, auto y) { return x > y ? x : y; };
+    for (std::int64_t k = 0; k < count; ++k) {
+        const float size = larger(larger(std::fabs(a[k]), std::fabs(b[k])), larger(std::fabs(c[k]), std::fabs(d[k])));
+        const double o = origin[k], da = a[k] - o, db = b[k] - o, dc = c[k] - o, dd = d[k] - o;
+        const double ab = larger(std::fabs(da), std::fabs(db)), cd = larger(std::fabs(dc), std::fabs(dd));
+        sum[k] += (da + db) + (dc + dd);
+        square[k] += (da * da + db * db) + (dc * dc + dd * dd);
+        top[k] = larger(static_cast<double>(size), top[k]);
+        far[k] = larger(larger(ab, cd), far[k]);
+    }
+}
+
 class StatsWorker {
   public:
-    StatsWorker(const MatrixView& x, const double* row_scale, const std::vector<double>& against, bool second,
-                std::int64_t rows, ColumnStats& stats)
+    StatsWorker(const MatrixView& x, const double* row_scale, const std::vector<double>& origin, std::int64_t rows,
+                ColumnStats& stats)
         : x_(x),
           row_scale_(row_scale),
-          against_(against),
-          second_(second),
+          origin_(origin),
           rows_(rows),
           stats_(stats),
           sums_(x.cols),
-          tops_(x.cols) {}
+          squares_(x.cols),
+          tops_(kSegment),
+          far_(kSegment) {}
 
     void work(std::int64_t t) {
         std::fill(sums_.begin(), sums_.end(), 0.0);
+        std::fill(squares_.begin(), squares_.end(), 0.0);
         bad_ = 0;
         const std::int64_t i0 = t * rows_, i1 = std::min(x_.rows, i0 + rows_);
         for (std::int64_t k = 0; k < x_.cols; k += kSegment) {
             const std::int64_t count = std::min(kSegment, x_.cols - k);
-            for (std::int64_t i = i0; i < i1; ++i) {
+            std::int64_t i = i0;
+            for (; x_.dtype != Dtype::f64 && !row_scale_ && i + 4 <= i1; i += 4) add_four(i, k, count);
+            for (; i < i1; ++i) {
                 if (x_.dtype == Dtype::f64)
                     add(double_row(x_, i, k, count, scratch_), i, k, count);
                 else
@@ -78,16 +83,17 @@ class StatsWorker {
             }
         }
         // A NaN or an infinity makes its column's sum one, so only such pieces are searched.
-        if (!second_ && !std::all_of(sums_.begin(), sums_.end(), [](double s) { return std::isfinite(s); }))
-            search(i0, i1);
+        if (!std::all_of(sums_.begin(), sums_.end(), [](double s) { return std::isfinite(s); })) search(i0, i1);
         release_rows(x_, i0, i1);
     }
 
     void commit(std::int64_t) {
-        std::vector<double>& total = second_ ? stats_.sum_sq_dev : stats_.mean;
-        for (std::int64_t k = 0; k < x_.cols; ++k) total[k] += sums_[k];
-        double& top = second_ ? stats_.max_dev : stats_.max_abs;
-        top = std::max(top, *std::max_element(tops_.begin(), tops_.end()));
+        for (std::int64_t k = 0; k < x_.cols; ++k) {
+            stats_.mean[k] += sums_[k];
+            stats_.sum_sq_dev[k] += squares_[k];
+        }
+        stats_.max_abs = std::max(stats_.max_abs, *std::max_element(tops_.begin(), tops_.end()));
+        stats_.max_dev = std::max(stats_.max_dev, *std::max_element(far_.begin(), far_.end()));
         if (bad_ && !stats_.nonfinite) {
             stats_.first_row = bad_row_;
             stats_.first_col = bad_col_;
@@ -96,13 +102,18 @@ class StatsWorker {
     }
 
   private:
+    void add_four(std::int64_t i, std::int64_t k, std::int64_t count) {
+        const float* rows[4];
+        for (int r = 0; r < 4; ++r)
+            rows[r] = float_row(x_, i + r, k, count, reinterpret_cast<float*>(scratch_) + r * kSegment);
+        add_four_rows(rows, origin_.data() + k, sums_.data() + k, squares_.data() + k, tops_.data(), far_.data(),
+                      count);
+    }
+
     template <class T>
     void add(const T* v, std::int64_t i, std::int64_t k, std::int64_t count) {
-        const double r = row_scale_ ? row_scale_[i] : 1.0;
-        if (second_)
-            add_second(v, against_.data() + k, r, sums_.data() + k, tops_.data() + k, count);
-        else
-            add_first(v, against_.data() + k, r, sums_.data() + k, tops_.data() + k, count);
+        add_row(v, origin_.data() + k, row_scale_ ? row_scale_[i] : 1.0, sums_.data() + k, squares_.data() + k,
+                tops_.data(), far_.data(), count);
     }
 
     void search(std::int64_t i0, std::int64_t i1) {
@@ -122,14 +133,35 @@ class StatsWorker {
 
     const MatrixView& x_;
     const double* row_scale_;
-    const std::vector<double>& against_;
-    bool second_;
+    const std::vector<double>& origin_;
     std::int64_t rows_;
     ColumnStats& stats_;
-    std::vector<double> sums_, tops_;  // [p]; tops_ only grows
-    alignas(64) double scratch_[kSegment];
+    std::vector<double> sums_, squares_;        // [p]
+    std::vector<double> tops_, far_;            // [kSegment]; they only grow
+    alignas(64) double scratch_[2 * kSegment];  // or four rows of float
     std::int64_t bad_ = 0, bad_row_ = 0, bad_col_ = 0;
 };
+
+// Column by column the mean of a few rows from all over, around which one pass sums squares without cancelling: it lies
+// among the values, so that (mean - origin)^2 is at most rows / kPilot^2 times their variance, or about 1 / kPilot.
+std::vector<double> pilot_mean(const MatrixView& x, const double* row_scale) {
+    const std::int64_t count = std::min(x.rows, kPilot), step = x.rows / count;
+    const auto load = [&](std::int64_t i, std::vector<double>& row) {
+        load_row(x, i, 0, x.cols, row.data());
+        for (double& value : row) value *= row_scale ? row_scale[i] : 1.0;
+    };
+    std::vector<double> first(x.cols), row(x.cols), sum(x.cols, 0.0);
+    load(0, first);
+    for (std::int64_t i = 1; i < count; ++i) {
+        load(i * step, row);
+        for (std::int64_t k = 0; k < x.cols; ++k) sum[k] += row[k] - first[k];
+    }
+    for (std::int64_t k = 0; k < x.cols; ++k) {
+        const double mean = first[k] + sum[k] / static_cast<double>(count);
+        first[k] = std::isfinite(mean) ? mean : first[k];
+    }
+    return first;
+}
 
 }  // namespace
 
@@ -137,22 +169,39 @@ ColumnStats column_stats(const MatrixView& x, const double* row_scale, int threa
     ColumnStats stats;
     stats.mean.assign(x.cols, 0.0);
     stats.sum_sq_dev.assign(x.cols, 0.0);
-    const std::int64_t rows = std::max<std::int64_t>(1, kElements / x.cols), pieces = (x.rows + rows - 1) / rows;
-    std::vector<double> origin(x.cols);
-    load_row(x, 0, 0, x.cols, origin.data());
-    for (double& value : origin) value = value * (row_scale ? row_scale[0] : 1.0);
-    for_each_tile(pieces, threads, poll, [&] { return StatsWorker(x, row_scale, origin, false, rows, stats); });
+    const std::int64_t rows = std::max<std::int64_t>(4, kElements / x.cols), pieces = (x.rows + rows - 1) / rows;
+    const std::vector<double> origin = pilot_mean(x, row_scale);
+    for_each_tile(pieces, threads, poll, [&] { return StatsWorker(x, row_scale, origin, rows, stats); });
     if (stats.nonfinite) return stats;
-    for (std::int64_t k = 0; k < x.cols; ++k) stats.mean[k] = origin[k] + stats.mean[k] / static_cast<double>(x.rows);
-    const std::vector<double> mean = stats.mean;
-    for_each_tile(pieces, threads, poll, [&] { return StatsWorker(x, row_scale, mean, true, rows, stats); });
+    double moved = 0.0;
+    for (std::int64_t k = 0; k < x.cols; ++k) {
+        const double step = stats.mean[k] / static_cast<double>(x.rows);
+        stats.sum_sq_dev[k] = std::max(0.0, stats.sum_sq_dev[k] - step * stats.mean[k]);  // -1e-17 is rounding
+        stats.mean[k] = origin[k] + step;
+        moved = std::max(moved, std::fabs(step));
+    }
+    stats.max_dev += moved;
     return stats;
 }
 
 namespace {
 
-constexpr std::int64_t kTile = 512;
-constexpr std::int64_t kRows = 1024;
+constexpr std::int64_t kTile = 528;   // columns: whole slivers
+constexpr std::int64_t kRows = 1024;  // summed in T
+constexpr std::int64_t kDepth = 256;  // rows packed at a time
+
+// Rows [row0, row1) x columns [col0, col1) as slivers of columns: out[s][row][c], zero beyond col1.
+template <class T>
+void pack_columns(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
+                  T* out) {
+    const std::int64_t w = micro_kernel<T>().width, depth = row1 - row0, cols = col1 - col0;
+    alignas(64) T row[kTile];
+    std::fill(row + cols, row + round_up(cols, w), T(0));
+    for (std::int64_t i = 0; i < depth; ++i) {
+        pack(block, row0 + i, row0 + i + 1, col0, col1, row, cols);
+        for (std::int64_t s = 0; s < cols; s += w) std::copy_n(row + s, w, out + s * depth + i * w);
+    }
+}
 
 // Tiles of the upper triangle times groups of rows; groups of one tile commit in order.
 template <class T>
@@ -162,8 +211,8 @@ class ProductsWorker {
         : block_(block),
           g_(g),
           tiles_((block.x.cols + kTile - 1) / kTile),
-          side_(std::min(kTile, block.x.cols)),
-          depth_(std::min(kRows, block.x.rows)),
+          side_(round_up(std::min(kTile, block.x.cols), micro_kernel<T>().width)),
+          depth_(std::min(kDepth, block.x.rows)),
           a_(depth_ * side_),
           b_(tiles_ > 1 ? depth_ * side_ : 0),
           c_(side_ * side_) {}
@@ -178,13 +227,12 @@ class ProductsWorker {
         j0_ = (row + left) * kTile;
         wi_ = std::min(p, i0_ + kTile) - i0_;
         wj_ = std::min(p, j0_ + kTile) - j0_;
-        const int k = static_cast<int>(r1 - r0), wi = static_cast<int>(wi_), wj = static_cast<int>(wj_);
-        pack(block_, r0, r1, i0_, i0_ + wi_, a_.data(), wi_);
-        if (i0_ == j0_) {
-            syrk_t(wi, k, a_.data(), wi, T(0), c_.data(), wj);
-        } else {
-            pack(block_, r0, r1, j0_, j0_ + wj_, b_.data(), wj_);
-            gemm_tn(wi, wj, k, a_.data(), wi, b_.data(), wj, T(0), c_.data(), wj);
+        const bool same = i0_ == j0_;
+        for (std::int64_t r = r0; r < r1; r += kDepth) {
+            const std::int64_t end = std::min(r1, r + kDepth);
+            pack_columns(block_, r, end, i0_, i0_ + wi_, a_.data());
+            if (!same) pack_columns(block_, r, end, j0_, j0_ + wj_, b_.data());
+            packed_product(wi_, wj_, end - r, a_.data(), same ? a_.data() : b_.data(), same, r > r0, c_.data(), wj_);
         }
         release_rows(block_.x, r0, r1);
     }

@@ -57,7 +57,7 @@ class Worker {
           pass_(pass),
           found_(found),
           tile_(tile_rows(block)),
-          strips_(tile_),
+          strips_(tile_, block.x.cols),
           c_(tile_ * tile_) {
         if (!pass.collect) found_.histogram.assign(std::size_t{1} << kDigit, 0);
     }

@@ -3,33 +3,45 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/blas.hpp"
-#include "core/clones.hpp"
 #include "core/pack.hpp"
+#include "core/slivers.hpp"
 
 namespace simkit {
 
+namespace {
+
+Ahead ahead(const MatrixView& x, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t end) {
+    if (x.col_stride != item_size(x.dtype)) return {};
+    return {x.data + row * x.row_stride + col * x.col_stride, x.row_stride, end > col ? rows : 0,
+            (end - col) * x.col_stride};
+}
+
+}  // namespace
+
 template <class T>
 void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const BlockView& cols, std::int64_t j0,
-                  std::int64_t tj, bool same, Strips<T>& strips, T* c) {
+                  std::int64_t tj, bool same, Strips<T>& strips, T* c, const BlockView* next_block) {
     const std::int64_t p = rows.x.cols;
     for (std::int64_t k = 0; k < p; k += kChunk) {
         const std::int64_t end = std::min(p, k + kChunk);
-        const int kc = static_cast<int>(end - k);
-        pack(rows, i0, i0 + ti, k, end, strips.a.data(), kc);
-        if (!same) pack(cols, j0, j0 + tj, k, end, strips.b.data(), kc);
-        const T* b = same ? strips.a.data() : strips.b.data();
-        gemm_nt(static_cast<int>(ti), static_cast<int>(tj), kc, strips.a.data(), kc, b, kc, T(k > 0), c,
-                static_cast<int>(tj));
+        pack_slivers(rows, i0, i0 + ti, k, end, strips.a.data());
+        if (!same) pack_slivers(cols, j0, j0 + tj, k, end, strips.b.data());
+        const bool last = end == p && next_block;
+        const std::int64_t from = last ? 0 : end, to = std::min(last ? next_block->x.cols : p, from + kChunk);
+        const MatrixView &left = last ? next_block->x : rows.x, &right = last ? next_block->x : cols.x;
+        packed_product(ti, tj, end - k, strips.a.data(), same ? strips.a.data() : strips.b.data(), same, k > 0, c, tj,
+                       ahead(left, i0, ti, from, to), same ? Ahead() : ahead(right, j0, tj, from, to));
     }
+    for (std::int64_t i = 1; same && i < ti; ++i)
+        for (std::int64_t j = 0; j < i; ++j) c[i * tj + j] = c[j * tj + i];
     release_rows(rows.x, i0, i0 + ti);
     if (!same) release_rows(cols.x, j0, j0 + tj);
 }
 
 template void product_tile<float>(const BlockView&, std::int64_t, std::int64_t, const BlockView&, std::int64_t,
-                                  std::int64_t, bool, Strips<float>&, float*);
+                                  std::int64_t, bool, Strips<float>&, float*, const BlockView*);
 template void product_tile<double>(const BlockView&, std::int64_t, std::int64_t, const BlockView&, std::int64_t,
-                                   std::int64_t, bool, Strips<double>&, double*);
+                                   std::int64_t, bool, Strips<double>&, double*, const BlockView*);
 
 namespace {
 

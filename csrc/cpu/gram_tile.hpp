@@ -1,27 +1,30 @@
 // One tile of a block's Gram matrix: the product, then the kernel, elementwise.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "core/matrix_view.hpp"
+#include "core/micro_kernel.hpp"
 
 namespace simkit {
 
-inline constexpr std::int64_t kChunk = 512;  // columns packed at a time
+inline constexpr std::int64_t kChunk = 256;  // columns packed at a time
 
-// Per-thread buffers for packing two strips of `tile` rows.
+// Per-thread buffers for packing two strips of `tile` rows of blocks with at most `cols` columns.
 template <class T>
 struct Strips {
-    explicit Strips(std::int64_t tile) : a(tile * kChunk), b(tile * kChunk) {}
+    Strips(std::int64_t tile, std::int64_t cols)
+        : a(round_up(tile, micro_kernel<T>().width) * std::min(cols, kChunk)), b(a.size()) {}
     std::vector<T> a, b;
 };
 
 // C [ti, tj] (leading dimension tj) = z_i . z_j for rows i0.. of `rows` and j0.. of `cols` (views of one block).
-// same: both strips are the same rows.
+// same: both strips are the same rows. next: the block whose tile of the same rows comes afterwards, or null.
 template <class T>
 void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const BlockView& cols, std::int64_t j0,
-                  std::int64_t tj, bool same, Strips<T>& strips, T* c);
+                  std::int64_t tj, bool same, Strips<T>& strips, T* c, const BlockView* next = nullptr);
 
 // Products -> squared distances, exact zeros where the rows are one, small ones formed again from differences.
 // step: row i of `cols` is row i * step of `rows` (1 for the block itself).

@@ -5,16 +5,14 @@
 #include <type_traits>
 
 #include "core/blas.hpp"
-#include "core/pack.hpp"
+#include "core/clones.hpp"
+#include "core/panel.hpp"
 #include "cpu/gram_tile.hpp"
 #include "ops/hsic.hpp"
 
 namespace simkit {
 namespace {
 
-// Panel elements summed in the product's precision before float64: few, for samples that are alike give equal elements,
-// whose sum rounds the same way every time (2048 of them made CKA wrong by 2e-6).
-constexpr std::int64_t kPanelChunk = 256;
 constexpr std::int64_t kPilot = 256;  // rows that estimate the row means of a non-linear kernel
 
 // A float64 self-product below this share of <K, K> has lost more digits than it may: K is centred by the row means
@@ -52,7 +50,7 @@ Centre pilot_centre(const BlockView& block, bool debiased, std::int64_t tile, in
         Centre& centre;
         bool debiased;
         std::int64_t tile, count, step;
-        Strips<double> strips{std::max(tile, count)};
+        Strips<double> strips{std::max(tile, count), block.x.cols};
         std::vector<double> c = std::vector<double>(tile * count);
         void work(std::int64_t t) {
             const std::int64_t i0 = t * tile, ti = std::min(block.x.rows, i0 + tile) - i0;
@@ -76,6 +74,38 @@ Centre pilot_centre(const BlockView& block, bool debiased, std::int64_t tile, in
     return centre;
 }
 
+// The sum of a row, which is also added to the columns' sums.
+template <class T>
+[[gnu::always_inline]] inline double sum_row_body(const T* c, std::int64_t count, double* columns) {
+    constexpr std::int64_t lanes = 16;
+    double part[lanes] = {};
+    std::int64_t j = 0;
+    for (; j + lanes <= count; j += lanes)
+        for (std::int64_t l = 0; l < lanes; ++l) {
+            part[l] += c[j + l];
+            columns[j + l] += c[j + l];
+        }
+    for (; j < count; ++j) {
+        part[0] += c[j];
+        columns[j] += c[j];
+    }
+    double sum = 0.0;
+    for (double value : part) sum += value;
+    return sum;
+}
+SIMKIT_CLONES double sum_row(const float* c, std::int64_t count, double* columns) {
+    return sum_row_body(c, count, columns);
+}
+SIMKIT_CLONES double sum_row(const double* c, std::int64_t count, double* columns) {
+    return sum_row_body(c, count, columns);
+}
+
+std::int64_t widest(const PairProblem& problem) {
+    std::int64_t cols = 0;
+    for (const BlockView& block : problem.blocks) cols = std::max(cols, block.x.cols);
+    return cols;
+}
+
 template <class T>
 class Worker {
   public:
@@ -85,9 +115,9 @@ class Worker {
           sums_(sums),
           m_(problem.m()),
           tile_(problem.tile),
-          strips_(tile_),
+          strips_(tile_, widest(problem)),
           panel_(m_ * tile_ * tile_),
-          scratch_(m_ * m_),
+          panel_gram_(m_, problem.symmetric() ? 0 : problem.left),
           gram_(m_ * m_),
           row_sums_(m_ * tile_),
           col_sums_(m_ * tile_),
@@ -98,7 +128,8 @@ class Worker {
         const std::int64_t size = ti_ * tj_;
         for (std::int64_t b = 0; b < m_; ++b) {
             T* c = panel_.data() + b * size;
-            product_tile(problem_.blocks[b], i0_, ti_, problem_.blocks[b], j0_, tj_, i0_ == j0_, strips_, c);
+            product_tile(problem_.blocks[b], i0_, ti_, problem_.blocks[b], j0_, tj_, i0_ == j0_, strips_, c,
+                         b + 1 < m_ ? &problem_.blocks[b + 1] : nullptr);
             if constexpr (std::is_same_v<T, double>) finish_kernel(b, c);
             traces_[b] = 0.0;
             for (std::int64_t i = 0; i0_ == j0_ && i < ti_; ++i) {
@@ -107,7 +138,8 @@ class Worker {
             }
             sum_rows(b, c);
         }
-        panel_gram(size);
+        std::fill(gram_.begin(), gram_.end(), 0.0);
+        panel_gram_.add(panel_.data(), size, gram_.data());
     }
 
     void commit(std::int64_t) {
@@ -124,13 +156,19 @@ class Worker {
     }
 
   private:
-    // Tile number -> (I, J) with I <= J, row by row of the upper triangle.
+    // Tile number -> (I, J) with I < J, row by row, and then the diagonal: tiles that cost alike stand together, so
+    // that workers do not wait for one another when they commit in order.
     void locate(std::int64_t t) {
-        const std::int64_t n = problem_.n(), tiles = (n + tile_ - 1) / tile_;
-        std::int64_t row = 0;
-        while (t >= tiles - row) t -= tiles - row++;
+        const std::int64_t n = problem_.n(), tiles = (n + tile_ - 1) / tile_, above = tiles * (tiles - 1) / 2;
+        std::int64_t row = 0, column = t - above;
+        if (t < above) {
+            while (t >= tiles - 1 - row) t -= tiles - 1 - row++;
+            column = row + 1 + t;
+        } else {
+            row = column;
+        }
         i0_ = row * tile_;
-        j0_ = (row + t) * tile_;
+        j0_ = column * tile_;
         ti_ = std::min(n, i0_ + tile_) - i0_;
         tj_ = std::min(n, j0_ + tile_) - j0_;
     }
@@ -151,34 +189,7 @@ class Worker {
     void sum_rows(std::int64_t b, const T* c) {
         double* columns = col_sums_.data() + b * tile_;
         std::fill_n(columns, tj_, 0.0);
-        for (std::int64_t i = 0; i < ti_; ++i) {
-            double sum = 0.0;
-            for (std::int64_t j = 0; j < tj_; ++j) {
-                sum += c[i * tj_ + j];
-                columns[j] += c[i * tj_ + j];
-            }
-            row_sums_[b * tile_ + i] = sum;
-        }
-    }
-
-    void panel_gram(std::int64_t size) {
-        std::fill(gram_.begin(), gram_.end(), 0.0);
-        const int ld = static_cast<int>(size), m = static_cast<int>(m_), left = static_cast<int>(problem_.left);
-        for (std::int64_t k = 0; k < size; k += kPanelChunk) {
-            const int kc = static_cast<int>(std::min(kPanelChunk, size - k));
-            const T* x = panel_.data() + k;
-            if (problem_.symmetric()) {
-                syrk_n(m, kc, x, ld, T(0), scratch_.data(), m);
-                for (std::int64_t a = 0; a < m_; ++a)
-                    for (std::int64_t b = a; b < m_; ++b) gram_[a * m_ + b] += scratch_[a * m_ + b];
-                continue;
-            }
-            const int right = m - left;
-            gemm_nt(left, right, kc, x, ld, x + std::int64_t(left) * size, ld, T(0), scratch_.data(), right);
-            for (int a = 0; a < left; ++a)
-                for (int b = 0; b < right; ++b) gram_[a * m_ + left + b] += scratch_[std::int64_t(a) * right + b];
-            for (std::int64_t a = 0; a < m_; ++a) gram_[a * m_ + a] += dot(kc, x + a * size, x + a * size);
-        }
+        for (std::int64_t i = 0; i < ti_; ++i) row_sums_[b * tile_ + i] = sum_row(c + i * tj_, tj_, columns);
     }
 
     const PairProblem& problem_;
@@ -186,7 +197,8 @@ class Worker {
     Sums& sums_;
     std::int64_t m_, tile_;
     Strips<T> strips_;
-    std::vector<T> panel_, scratch_;
+    std::vector<T> panel_;
+    PanelGram<T> panel_gram_;
     std::vector<double> gram_, row_sums_, col_sums_, traces_;
     std::int64_t i0_ = 0, j0_ = 0, ti_ = 0, tj_ = 0;
 };

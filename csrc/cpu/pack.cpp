@@ -27,6 +27,10 @@ SIMKIT_CLONES void shift_scale(const double* x, const double* shift, double r, d
     for (std::int64_t k = 0; k < c; ++k) out[k] = (x[k] * r - shift[k]) * s;
 }
 
+SIMKIT_CLONES void shift_scale(const float* x, const float* shift, float s, float* out, std::int64_t c) {
+    for (std::int64_t k = 0; k < c; ++k) out[k] = (x[k] - shift[k]) * s;
+}
+
 float from_bits(std::uint32_t bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);
@@ -61,6 +65,10 @@ void gather(const std::byte* p, std::int64_t stride, std::int64_t count, T* out,
 
 }  // namespace
 
+bool shifts_in_float(const BlockView& block) {
+    return block.x.dtype != Dtype::f64 && !block.row_scale && block.scale < 0x1p100 && block.scale > 0x1p-100;
+}
+
 const float* float_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t count, float* scratch) {
     const std::byte* p = x.data + row * x.row_stride + col0 * x.col_stride;
     switch (x.dtype) {
@@ -88,6 +96,19 @@ const double* double_row(const MatrixView& x, std::int64_t row, std::int64_t col
 
 namespace {
 
+void pack_floats(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
+                 float* out, std::int64_t ld) {
+    constexpr std::int64_t step = 512;
+    alignas(64) float scratch[step], shift[step];
+    for (std::int64_t c0 = col0; c0 < col1; c0 += step) {
+        const std::int64_t count = std::min(step, col1 - c0);
+        for (std::int64_t k = 0; k < count; ++k) shift[k] = static_cast<float>(block.shift[c0 + k]);
+        for (std::int64_t i = row0; i < row1; ++i)
+            shift_scale(float_row(block.x, i, c0, count, scratch), shift, static_cast<float>(block.scale),
+                        out + (i - row0) * ld + (c0 - col0), count);
+    }
+}
+
 template <class Out>
 void pack_any(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
               Out* out, std::int64_t ld) {
@@ -112,7 +133,10 @@ void pack_any(const BlockView& block, std::int64_t row0, std::int64_t row1, std:
 
 void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
           float* out, std::int64_t ld) {
-    pack_any(block, row0, row1, col0, col1, out, ld);
+    if (shifts_in_float(block))
+        pack_floats(block, row0, row1, col0, col1, out, ld);
+    else
+        pack_any(block, row0, row1, col0, col1, out, ld);
 }
 
 void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,

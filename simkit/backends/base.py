@@ -53,12 +53,12 @@ Precision: TypeAlias = Literal["float32", "float64"]
 
 @dataclass(frozen=True)
 class ColumnStats:
-    """One pass over ``x [n, p]``: column means, squared deviations, largest deviation, non-finite entries."""
+    """One pass over ``x [n, p]``: column means, squared deviations, size of the deviations, non-finite entries."""
 
     mean: FloatArray  # [p]
     sum_sq_dev: FloatArray  # [p]  Σ (x - mean)²
     max_abs: float  # max |x|
-    max_dev: float  # max |x - mean|; exactly 0 when every column is constant
+    max_dev: float  # one to four times max |x - mean|; exactly 0 when every column is constant
     nonfinite: int
     first_nonfinite: tuple[int, int] | None
 

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..kernels import Cosine, Linear
 from .base import Block, Precision, Route, RouteName
 
-TILES = (256, 192, 128, 96, 64, 48, 32, 24, 16, 8)
-CHUNK = 512  # columns (sample space) or rows (feature space) packed at a time
+TILES = (336, 288, 240, 192, 144, 96, 48, 24, 16, 8)  # multiples of a sliver, where they can be
+CHUNK = 256  # columns (sample space) packed at a time
+ROWS = 512  # rows (feature space) packed at a time
+WIDEST = 48  # rows of a packed sliver, at most
+PACKING = 32  # what packing one strip of a tile costs, in multiply-adds per element
+WORKERS = 2  # the tile is chosen for so many, whatever the threads: it moves the last bits of the answer
+PANELS = 2**25  # bytes of workspace per worker, and
+ROOM = 2**30  # of all workers, where no memory is given
 SMALL_N = 64  # below this float64 products cost nothing and float32 ones lose digits to cancellation
 FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
 MOST_THREADS = 1024  # more are taken for this many
@@ -68,12 +75,28 @@ def products_precision(blocks: Sequence[Block]) -> tuple[Precision, str]:
     return "float32", "float32 input"
 
 
-def workspace(m: int, tile: int, threads: int, products: Precision, n: int, mapped_row_bytes: int) -> int:
-    """Bytes the sample-space engine holds: panels and packed strips per thread, row sums, mapped pages in use."""
+@dataclass(frozen=True)
+class Workspace:
+    """Bytes that a route holds beyond the features: once, and for every worker."""
+
+    shared: int
+    each: int
+
+    def workers(self, threads: int, memory: int) -> int:
+        """How many workers fit into ``memory``, at least one and at most ``threads``."""
+        return max(1, min(threads, (memory - self.shared) // self.each))
+
+    def total(self, workers: int) -> int:
+        """Bytes with so many workers."""
+        return self.shared + workers * self.each
+
+
+def sample_workspace(m: int, n: int, p: int, tile: int, products: Precision, mapped_row_bytes: int) -> Workspace:
+    """The sample-space engine's panels, packed strips (of layers at most p wide), sums of rows, and pages of mapped files in use."""
     item = 8 if products == "float64" else 4
-    chunk_gram = m * m * (8 + item)
-    per_thread = m * tile * tile * item + 2 * tile * CHUNK * item + chunk_gram + 2 * tile * mapped_row_bytes
-    return threads * per_thread + 8 * m * n + 24 * m * m
+    strips = 2 * (-(-tile // WIDEST) * WIDEST) * min(CHUNK, p) * item
+    each = m * tile * tile * item + strips + 12 * m * m + 16 * m * tile + 2 * tile * mapped_row_bytes
+    return Workspace(8 * m * n + 24 * m * m, each)
 
 
 def plan_pair_sums(
@@ -88,6 +111,8 @@ def plan_pair_sums(
     mapped_row_bytes: int = 0,
 ) -> Route:
     """Pick the cheapest exact route for all-pairs sums; ``route``, ``products`` and ``tile`` force a choice.
+
+    Nothing but the number of workers depends on ``threads``, so that the answer does not.
 
     Raises:
         ValueError: the smallest workspace is larger than ``memory``.
@@ -104,18 +129,48 @@ def plan_pair_sums(
     own = sum(p * p for p in widths) // 2
     feature_cost = n * left * left // 2 if columns is None else n * (left * right + own)
     width = tile or feature_tile(left + right)
-    held = (
-        min(threads, _square(left + right, width)) * 8 * (2 * CHUNK * width + width * width) + 16 * m * n + 24 * m * m
-    )
+    space = Workspace(16 * m * n + 24 * m * m, 8 * (2 * ROWS * width + width * width))
     penalty = FLOAT64_COST if products == "float32" else 1.0
-    cheaper = linear and feature_cost * penalty < sample_cost and (memory is None or held <= memory)
+    cheaper = linear and feature_cost * penalty < sample_cost and (memory is None or space.total(1) <= memory)
     chosen: RouteName = route or ("feature" if cheaper else "sample")
     if chosen == "feature":
         if not linear:
             raise ValueError("the feature-space route needs a linear kernel")
+        workers = space.workers(min(threads, _square(left + right, width)), ROOM if memory is None else memory)
         reason = f"{feature_cost:.3g} float64 multiply-adds against {sample_cost:.3g} {products} ones in sample space"
-        return Route("feature", "float64", width, threads, feature_cost, held, reason)
-    return _sample_route(m, n, products, why, sample_cost, feature_cost, memory, threads, tile, mapped_row_bytes)
+        return Route("feature", "float64", width, workers, feature_cost, space.total(workers), reason)
+    size = tile or sample_tile(n, m, max(widths), products, memory, mapped_row_bytes)
+    space = sample_workspace(m, n, max(widths), size, products, mapped_row_bytes)
+    if memory is not None and tile is None and space.total(1) > memory:
+        raise ValueError(
+            f"memory={memory} bytes is too little: comparing {m} layers of {n} samples needs {space.total(1)}"
+        )
+    workers = space.workers(min(threads, _square(n, size)), ROOM if memory is None else memory)
+    reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
+    return Route("sample", products, size, workers, sample_cost, space.total(workers), reason)
+
+
+def sample_tile(n: int, m: int, p: int, products: Precision, memory: int | None, mapped_row_bytes: int) -> int:
+    """Rows of a sample-space tile: the cheapest of those whose workspace fits, for two workers or else for one."""
+
+    def fits(tile: int, workers: int) -> bool:
+        space = sample_workspace(m, n, p, tile, products, mapped_row_bytes)
+        return space.each <= PANELS if memory is None else space.total(workers) <= memory
+
+    for workers in (WORKERS, 1):
+        fitting = [tile for tile in TILES if fits(tile, workers)]
+        if fitting:
+            return min(fitting, key=lambda tile: _sample_time(n, tile))
+    return TILES[-1]
+
+
+def _sample_time(n: int, tile: int) -> float:
+    """Multiply-adds per feature that the slower of two workers does, packing counted as such."""
+    full, rest = divmod(n, tile)
+    diagonal = full * tile**2 + rest**2
+    work = (n * n - diagonal) / 2 + diagonal * (1 + WIDEST / min(n, tile)) / 2
+    last = min(n, tile) ** 2 / 2  # one of them waits for the other's last tile
+    return (work / WORKERS + last) * (1 + PACKING / tile)
 
 
 def _square(size: int, width: int) -> int:
@@ -127,30 +182,3 @@ def _square(size: int, width: int) -> int:
 def feature_tile(total: int) -> int:
     """Width of a feature-space tile: at least about 36 of them, 32 to 256 columns wide."""
     return max(32, min(256, -(-total // 8 // 32) * 32))
-
-
-def _sample_route(
-    m: int,
-    n: int,
-    products: Precision,
-    why: str,
-    sample_cost: int,
-    feature_cost: int,
-    memory: int | None,
-    threads: int,
-    tile: int | None,
-    mapped_row_bytes: int,
-) -> Route:
-    reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
-    for width in (tile,) if tile else TILES:
-        workers = min(threads, _square(n, width))
-        needed = workspace(m, width, workers, products, n, mapped_row_bytes)
-        if tile or (memory is None and needed < 2**30) or (memory is not None and needed <= memory):
-            return Route("sample", products, width, workers, sample_cost, needed, reason)
-    if threads > 1:
-        return _sample_route(
-            m, n, products, why, sample_cost, feature_cost, memory, threads // 2, tile, mapped_row_bytes
-        )
-    if memory is None:
-        return Route("sample", products, TILES[-1], threads, sample_cost, needed, reason)
-    raise ValueError(f"memory={memory} bytes is too little: comparing {m} layers of {n} samples needs {needed}")
