@@ -24,9 +24,17 @@ Bits all(const Graph& graph) {
 
 // Calls see(v) for every set bit, ascending.
 template <class See>
+[[gnu::always_inline]] inline void each_of_word(std::uint64_t word, std::int64_t base, See& see) {
+    for (; word; word &= word - 1) see(base + __builtin_ctzll(word));
+}
+template <class See>
 void each(const std::uint64_t* bits, std::int64_t words, See&& see) {
-    for (std::int64_t w = 0; w < words; ++w)
-        for (std::uint64_t left = bits[w]; left; left &= left - 1) see(w * kBits + __builtin_ctzll(left));
+    std::int64_t w = 0;
+    for (; w + 4 <= words; w += 4) {
+        if (!(bits[w] | bits[w + 1] | bits[w + 2] | bits[w + 3])) continue;  // sparse rows are mostly zero
+        for (std::int64_t k = w; k < w + 4; ++k) each_of_word(bits[k], k * kBits, see);
+    }
+    for (; w < words; ++w) each_of_word(bits[w], w * kBits, see);
 }
 
 [[gnu::always_inline]] inline void add_counts(const std::uint64_t* rows, std::int64_t n, std::int64_t words,
@@ -83,14 +91,13 @@ class Balls {
     Balls(const Graph& graph, const std::vector<std::int32_t>& degree)
         : graph_(graph), listed_(sum(degree) <= 2 * kSparse * graph.n), bits_(listed_ ? 0 : graph.words) {
         if (!listed_) return;
-        starts_.reserve(graph.n + 1);
-        lists_.reserve(sum(degree));
-        for (std::int64_t v = 0; v < graph.n; ++v) {
-            starts_.push_back(static_cast<std::int64_t>(lists_.size()));
-            if (degree[v] == 0) continue;
-            simkit::each(graph.bits + v * graph.words, graph.words, [&](std::int64_t u) { lists_.push_back(u); });
-        }
-        starts_.push_back(static_cast<std::int64_t>(lists_.size()));
+        starts_.assign(graph.n + 1, 0);
+        for (std::int64_t v = 0; v < graph.n; ++v) starts_[v + 1] = starts_[v] + degree[v];
+        lists_.resize(starts_.back());
+        std::int64_t* next = lists_.data();
+        for (std::int64_t v = 0; v < graph.n; ++v)
+            if (degree[v] > 0)
+                simkit::each(graph.bits + v * graph.words, graph.words, [&](std::int64_t u) { *next++ = u; });
     }
     bool listed() const { return listed_; }
 
