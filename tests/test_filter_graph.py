@@ -372,6 +372,19 @@ def test_non_finite_weights_are_refused(dtype: str, backend: str) -> None:
             sk.filter_graph(w.reshape(70, 5, 6), backend=backend)
 
 
+def test_the_plan_says_how() -> None:
+    for dtype, backend, route in (
+        ("float16", None, "float32 products, near a threshold float64 differences"),
+        ("float64", None, "float64 products, near a threshold float64 differences"),
+        ("float32", "reference", "float64 differences"),
+    ):
+        graph = sk.filter_graph(filters(30, 8).astype(dtype), threshold=1.2, backend=backend)
+        step = graph.plan.steps[0]
+        assert (step.op, step.backend, step.route) == ("adjacency", backend or "native_cpu", route)
+        assert step.multiply_adds == 30 * 29 // 2 * 8
+        assert graph.remove(4).plan.steps[0] == step
+
+
 def test_bad_arguments() -> None:
     w = filters(5, 3)
     for options, error, sentence in (
