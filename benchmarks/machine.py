@@ -29,6 +29,7 @@ PACKAGES = {
     "torch_cka": "torch_cka",
     "ckatorch": "ckatorch",
     "rsatoolbox": "rsatoolbox",
+    "networkx": "networkx",
 }
 COPIED = 64 * 2**20  # bytes of the array whose copy gives the bandwidth
 STATUS = Path("/proc/self/status")

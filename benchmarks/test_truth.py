@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from .truth import centred, cka, cka_table, greedy_order, order_error, unit_products
+from .truth import centred, cka, cka_table, graph_measures, greedy_order, order_error, unit_products
 
 
 def _golden() -> tuple[np.ndarray, np.ndarray]:
@@ -47,3 +47,12 @@ def test_greedy_order_is_the_brute_force(units: int) -> None:
         kept.remove(k)
     assert order_error(products, order, scores) < 1e-12
     assert order_error(products, order[::-1], scores) > 1e-3
+
+
+def test_graph_measures_of_a_known_graph() -> None:
+    """Five directions in the plane, 30° apart, and one across: a path of five filters and one alone."""
+    angles = np.radians([0, 30, 60, 90, 120])
+    w = np.zeros((6, 3))
+    w[:5, 0], w[:5, 1], w[5, 2] = np.cos(angles), np.sin(angles), 7
+    path, pairs_at_two, alone = np.cos(np.radians([31, 61, 29]))
+    assert graph_measures(w, [path, pairs_at_two, alone]) == [(2, 4, 3), (2, 7, 2), (6, 0, 6)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,15 @@ def test_layouts_shapes_and_types_agree() -> None:
         assert np.array_equal(quiet(small.astype(dtype), threshold=0.8).bits, expected)
 
 
+def test_weights_in_a_file(tmp_path: Path) -> None:
+    for dtype in ("float32", "float64"):
+        w = filters(150, 700).astype(dtype)
+        np.save(tmp_path / "w.npy", w)
+        mapped = np.load(tmp_path / "w.npy", mmap_mode="r")
+        for threshold in (0.8, 1.4):
+            assert np.array_equal(quiet(mapped, threshold=threshold).bits, quiet(w, threshold=threshold).bits)
+
+
 def test_inputs_are_left_alone() -> None:
     w = filters(40, 12)
     kept = w.copy()
@@ -360,6 +370,19 @@ def test_non_finite_weights_are_refused(dtype: str, backend: str) -> None:
         w[3, 29] = bad
         with pytest.raises(ValueError, match=r"^weight has 2 non-finite entries, the first at filter 3, entry 29$"):
             sk.filter_graph(w.reshape(70, 5, 6), backend=backend)
+
+
+def test_the_plan_says_how() -> None:
+    for dtype, backend, route in (
+        ("float16", None, "float32 products, near a threshold float64 differences"),
+        ("float64", None, "float64 products, near a threshold float64 differences"),
+        ("float32", "reference", "float64 differences"),
+    ):
+        graph = sk.filter_graph(filters(30, 8).astype(dtype), threshold=1.2, backend=backend)
+        step = graph.plan.steps[0]
+        assert (step.op, step.backend, step.route) == ("adjacency", backend or "native_cpu", route)
+        assert step.multiply_adds == 30 * 29 // 2 * 8
+        assert graph.remove(4).plan.steps[0] == step
 
 
 def test_bad_arguments() -> None:

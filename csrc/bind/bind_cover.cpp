@@ -16,7 +16,7 @@ std::vector<Graph> graphs_of(const BitArray& bits) {
     std::vector<Graph> graphs;
     for (py::ssize_t t = 0; t < bits.shape(0); ++t) {
         graphs.push_back({bits.data() + t * n * words, n, words});
-        for (std::int64_t v = 0; v < n; ++v)
+        for (std::int64_t v = 0; beyond && v < n; ++v)
             if (graphs.back().bits[(v + 1) * words - 1] & beyond)
                 throw std::invalid_argument("bits beyond the last vertex are set");
     }

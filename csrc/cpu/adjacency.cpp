@@ -28,7 +28,7 @@ constexpr int kBits = 64;
 constexpr int kLanes = 16;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-// v[k] *= a b[k]; the largest and the smallest so far, NaN left out.
+// v[k] *= a b[k]; the largest and the smallest of every lane so far, NaN left out.
 template <class T>
 [[gnu::always_inline]] inline void scaled(T* v, T a, const T* b, std::int64_t count, T* largest, T* smallest) {
     std::int64_t k = 0;
@@ -179,12 +179,12 @@ class TileWorker {
           c_(pairs.tile * pairs.tile),
           possible_(words_of(pairs.tile)),
           sure_(kBand * words_of(pairs.tile)),
-          near_(kBand * words_of(pairs.tile)) {
+          near_(kBand * words_of(pairs.tile)),
+          top_(kBand) {
         if (!pairs.in_place) {
             a_.resize(pairs.tile * kColumns);
             b_.resize(pairs.tile * kColumns);
         }
-        high_.fill(-std::numeric_limits<T>::infinity());
         low_.fill(std::numeric_limits<T>::infinity());
     }
 
@@ -195,7 +195,7 @@ class TileWorker {
         release_rows(pairs_.x, i0_, i0_ + rows_);
         release_rows(pairs_.x, j0_, j0_ + cols_);
         std::lock_guard lock(mutex_);
-        extremes_.largest = std::max<double>(extremes_.largest, *std::max_element(high_.begin(), high_.end()));
+        extremes_.largest = std::max<double>(extremes_.largest, largest_);
         extremes_.smallest = std::min<double>(extremes_.smallest, *std::min_element(low_.begin(), low_.end()));
     }
 
@@ -245,17 +245,20 @@ class TileWorker {
     // Rows [r0, r1) of the tile: cosines, compared with every threshold from the widest to the narrowest.
     void compare_band(std::int64_t r0, std::int64_t r1) {
         const std::int64_t words = words_of(cols_);
-        for (std::int64_t r = r0; r < r1; ++r) to_cosines(r, words);
+        for (std::int64_t r = r0; r < r1; ++r) top_[r - r0] = to_cosines(r, words);
         std::fill(near_.begin(), near_.end(), 0);
         for (std::size_t q = 0; q < pairs_.order.size(); ++q) {
-            std::uint64_t any = 0;
+            bool any = false;
             for (std::int64_t r = r0; r < r1; ++r) {
                 std::uint64_t *sure = sure_.data() + (r - r0) * words, *near = near_.data() + (r - r0) * words;
-                compare(cosines(r), words, pairs_.possible[q], pairs_.sure[q], possible_.data(), sure);
-                for (std::int64_t w = 0; w < words; ++w) {
-                    near[w] |= possible_[w] & ~sure[w];
-                    any |= possible_[w];
+                if (!(top_[r - r0] >= pairs_.possible[q])) {
+                    std::fill(sure, sure + words, 0);
+                    continue;
                 }
+                __builtin_prefetch(pairs_.row(pairs_.order[q], i0_ + r) + j0_ / kBits, 1);
+                any = true;
+                compare(cosines(r), words, pairs_.possible[q], pairs_.sure[q], possible_.data(), sure);
+                for (std::int64_t w = 0; w < words; ++w) near[w] |= possible_[w] & ~sure[w];
             }
             if (!any) break;  // narrower thresholds find nothing either
             store(pairs_.order[q], r0, r1, words);
@@ -268,34 +271,54 @@ class TileWorker {
 
     T* cosines(std::int64_t r) { return c_.data() + r * pairs_.tile; }
 
-    // NaN where there is no pair: every comparison with it is false.
-    void to_cosines(std::int64_t r, std::int64_t words) {
+    // NaN where there is no pair: every comparison with it is false. Returns the row's largest cosine.
+    T to_cosines(std::int64_t r, std::int64_t words) {
         const std::int64_t first = diagonal() ? r + 1 : 0;
         T* v = cosines(r);
         std::fill(v, v + std::min(first, cols_), static_cast<T>(kNaN));
         std::fill(v + cols_, v + words * kBits, static_cast<T>(kNaN));
+        std::array<T, kLanes> high;
+        high.fill(-std::numeric_limits<T>::infinity());
         if (first < cols_)
-            scale_row(v + first, pairs_.factor[i0_ + r], pairs_.factor.data() + j0_ + first, cols_ - first,
-                      high_.data(), low_.data());
+            scale_row(v + first, pairs_.factor[i0_ + r], pairs_.factor.data() + j0_ + first, cols_ - first, high.data(),
+                      low_.data());
+        const T top = *std::max_element(high.begin(), high.end());
+        largest_ = std::max(largest_, top);
+        return top;
     }
 
     // The band's sure edges at threshold t, and their mirror images.
     void store(std::size_t t, std::int64_t r0, std::int64_t r1, std::int64_t words) {
-        for (std::int64_t r = r0; r < r1; ++r) {
-            std::uint64_t* out = pairs_.row(t, i0_ + r) + j0_ / kBits;
-            for (std::int64_t w = 0; w < words; ++w) out[w] |= sure_[(r - r0) * words + w];
+        for (std::int64_t r = r0; r < r1; r += kBits) {
+            const std::int64_t rows = std::min<std::int64_t>(kBits, r1 - r);
+            for (std::int64_t w = 0; w < words; ++w)
+                store_block(t, i0_ + r, j0_ + w * kBits, sure_.data() + (r - r0) * words + w, rows, words);
         }
-        std::array<std::uint64_t, kBits> block;
-        for (std::int64_t r = r0; r < r1; r += kBits)
-            for (std::int64_t w = 0; w < words; ++w) {
-                std::uint64_t any = 0;
-                for (std::int64_t k = 0; k < kBits; ++k)
-                    any |= block[k] = r + k < r1 ? sure_[(r + k - r0) * words + w] : 0;
-                if (!any) continue;
-                transpose(block.data());
-                const std::int64_t j = j0_ + w * kBits, end = std::min<std::int64_t>(kBits, pairs_.x.rows - j);
-                for (std::int64_t k = 0; k < end; ++k) pairs_.row(t, j + k)[(i0_ + r) / kBits] |= block[k];
-            }
+    }
+
+    // 64 x 64 pairs; edges are mirrored one by one where they are few.
+    void store_block(std::size_t t, std::int64_t i, std::int64_t j, const std::uint64_t* from, std::int64_t rows,
+                     std::int64_t stride) {
+        constexpr std::int64_t few = 12;
+        std::array<std::uint64_t, kBits> block{};
+        std::int64_t used = 0;
+        std::uint64_t* out = pairs_.row(t, i) + j / kBits;
+        for (std::int64_t k = 0; k < rows; ++k) {
+            if (!(block[k] = from[k * stride])) continue;
+            out[k * pairs_.words] |= block[k];
+            ++used;
+        }
+        if (used == 0) return;
+        out = pairs_.row(t, j) + i / kBits;
+        if (used <= few) {
+            for (std::int64_t k = 0; k < rows; ++k)
+                for (std::uint64_t left = block[k]; left; left &= left - 1)
+                    out[__builtin_ctzll(left) * pairs_.words] |= std::uint64_t{1} << k;
+            return;
+        }
+        transpose(block.data());
+        const std::int64_t end = std::min<std::int64_t>(kBits, pairs_.x.rows - j);
+        for (std::int64_t k = 0; k < end; ++k) out[k * pairs_.words] |= block[k];
     }
 
     // A pair within the bound of some threshold: its verdicts there from float64 differences.
@@ -315,7 +338,9 @@ class TileWorker {
     Extremes& extremes_;
     std::vector<T> c_, a_, b_;
     std::vector<std::uint64_t> possible_, sure_, near_;  // [words] of a row, [band, words] twice
-    std::array<T, kLanes> high_, low_;
+    std::vector<T> top_;                                 // [band] the largest cosine of each row
+    std::array<T, kLanes> low_;
+    T largest_ = -std::numeric_limits<T>::infinity();
     std::int64_t i0_ = 0, j0_ = 0, rows_ = 0, cols_ = 0;
 };
 

@@ -24,18 +24,17 @@ Bits all(const Graph& graph) {
 
 // Calls see(v) for every set bit, ascending.
 template <class See>
+[[gnu::always_inline]] inline void each_of_word(std::uint64_t word, std::int64_t base, See& see) {
+    for (; word; word &= word - 1) see(base + __builtin_ctzll(word));
+}
+template <class See>
 void each(const std::uint64_t* bits, std::int64_t words, See&& see) {
-    for (std::int64_t w = 0; w < words; ++w)
-        for (std::uint64_t left = bits[w]; left; left &= left - 1) see(w * kBits + __builtin_ctzll(left));
-}
-template <class See>
-void each(const Bits& bits, See&& see) {
-    each(bits.data(), static_cast<std::int64_t>(bits.size()), see);
-}
-// For every neighbour of v.
-template <class See>
-void each(const Graph& graph, std::int64_t v, See&& see) {
-    each(graph.bits + v * graph.words, graph.words, see);
+    std::int64_t w = 0;
+    for (; w + 4 <= words; w += 4) {
+        if (!(bits[w] | bits[w + 1] | bits[w + 2] | bits[w + 3])) continue;  // sparse rows are mostly zero
+        for (std::int64_t k = w; k < w + 4; ++k) each_of_word(bits[k], k * kBits, see);
+    }
+    for (; w < words; ++w) each_of_word(bits[w], w * kBits, see);
 }
 
 [[gnu::always_inline]] inline void add_counts(const std::uint64_t* rows, std::int64_t n, std::int64_t words,
@@ -68,16 +67,12 @@ void count(const Graph& graph, const Bits& mask, std::int32_t sign, std::vector<
     run(graph.bits, graph.n, graph.words, mask.data(), sign, counts.data());
 }
 
-// taken = row & from, which leaves `from`; returns how many.
-SIMKIT_CLONES std::int64_t move_bits(const std::uint64_t* row, std::uint64_t* from, std::int64_t words,
-                                     std::uint64_t* taken) {
-    std::int64_t count = 0;
+// taken = row & from, which leaves `from`.
+SIMKIT_CLONES void move_bits(const std::uint64_t* row, std::uint64_t* from, std::int64_t words, std::uint64_t* taken) {
     for (std::int64_t w = 0; w < words; ++w) {
         taken[w] = row[w] & from[w];
         from[w] &= ~taken[w];
-        count += __builtin_popcountll(taken[w]);
     }
-    return count;
 }
 
 SIMKIT_CLONES std::int32_t largest(const std::int32_t* values, std::int64_t count) {
@@ -86,33 +81,66 @@ SIMKIT_CLONES std::int32_t largest(const std::int32_t* values, std::int64_t coun
     return most;
 }
 
-// Takes balls N[v] out of a set of vertices.
-class Ball {
+std::int64_t sum(const std::vector<std::int32_t>& degree) {
+    return std::accumulate(degree.begin(), degree.end(), std::int64_t{0});
+}
+
+// The balls N[v] of a graph: neighbours from lists where edges are few, otherwise from the bits.
+class Balls {
   public:
-    explicit Ball(const Graph& graph) : graph_(graph), bits_(graph.words) {}
-    // Moves N[v] out of `from`; returns how many vertices that were.
-    std::int64_t take(std::int64_t v, Bits& from) {
-        const std::uint64_t own = from[v / kBits] & std::uint64_t{1} << v % kBits;
-        const std::int64_t count = move_bits(graph_.bits + v * graph_.words, from.data(), graph_.words, bits_.data());
-        from[v / kBits] &= ~own;
-        bits_[v / kBits] |= own;
-        return count + (own ? 1 : 0);
+    Balls(const Graph& graph, const std::vector<std::int32_t>& degree)
+        : graph_(graph), listed_(sum(degree) <= 2 * kSparse * graph.n), bits_(listed_ ? 0 : graph.words) {
+        if (!listed_) return;
+        starts_.assign(graph.n + 1, 0);
+        for (std::int64_t v = 0; v < graph.n; ++v) starts_[v + 1] = starts_[v] + degree[v];
+        lists_.resize(starts_.back());
+        std::int64_t* next = lists_.data();
+        for (std::int64_t v = 0; v < graph.n; ++v)
+            if (degree[v] > 0)
+                simkit::each(graph.bits + v * graph.words, graph.words, [&](std::int64_t u) { *next++ = u; });
     }
-    const Bits& bits() const { return bits_; }
+    bool listed() const { return listed_; }
+
+    // Calls see(u) for every neighbour of v, ascending.
+    template <class See>
+    void each(std::int64_t v, See&& see) const {
+        if (!listed_) return simkit::each(graph_.bits + v * graph_.words, graph_.words, see);
+        for (std::int64_t k = starts_[v]; k < starts_[v + 1]; ++k) see(lists_[k]);
+    }
+
+    // Moves N[v] out of `from`: the vertices that were in it.
+    const Indices& take(std::int64_t v, Bits& from) {
+        taken_.clear();
+        auto move = [&](std::int64_t u) {
+            if (!test(from, u)) return;
+            from[u / kBits] &= ~(std::uint64_t{1} << u % kBits);
+            taken_.push_back(u);
+        };
+        move(v);
+        if (listed_) {
+            each(v, move);
+        } else {
+            move_bits(graph_.bits + v * graph_.words, from.data(), graph_.words, bits_.data());
+            simkit::each(bits_.data(), graph_.words, [&](std::int64_t u) { taken_.push_back(u); });
+        }
+        return taken_;
+    }
 
   private:
+    static constexpr std::int64_t kSparse = 16;  // edges a vertex
     const Graph& graph_;
+    bool listed_;
     Bits bits_;
+    Indices starts_, lists_, taken_;
 };
 
 // Gains only fall, so all picks of one gain are found in one ascending sweep.
-Indices greedy(const Graph& graph, const std::vector<std::int32_t>& degree) {
+Indices greedy(const Graph& graph, const std::vector<std::int32_t>& degree, Balls& balls) {
     constexpr std::int64_t per_bit = 8;  // a decrement costs about as much as so many words of a full count
     std::vector<std::int32_t> gain(degree);
     for (std::int32_t& value : gain) ++value;
     Indices centres;
-    Bits uncovered = all(graph);
-    Ball ball(graph);
+    Bits uncovered = all(graph), gone(graph.words);
     std::int32_t most = largest(gain.data(), graph.n);
     std::int64_t v = 0;
     for (std::int64_t left = graph.n; left > 0;) {
@@ -122,69 +150,60 @@ Indices greedy(const Graph& graph, const std::vector<std::int32_t>& degree) {
             most = largest(gain.data(), graph.n);
             continue;
         }
-        const std::int64_t covered = ball.take(v, uncovered);
-        if (covered == 0) throw std::invalid_argument("the adjacency is not symmetric");
+        const Indices& covered = balls.take(v, uncovered);
+        if (covered.empty()) throw std::invalid_argument("the adjacency is not symmetric");
         centres.push_back(v);
-        left -= covered;
+        left -= static_cast<std::int64_t>(covered.size());
         std::int64_t decrements = 0;
-        each(ball.bits(), [&](std::int64_t u) {
+        for (const std::int64_t u : covered) {
             --gain[u];
             decrements += degree[u];
-        });
-        if (per_bit * decrements >= graph.n * graph.words)
-            count(graph, ball.bits(), -1, gain);
-        else if (decrements > 0)
-            each(ball.bits(), [&](std::int64_t u) { each(graph, u, [&](std::int64_t w) { --gain[w]; }); });
+        }
+        if (balls.listed() || per_bit * decrements < graph.n * graph.words) {
+            for (const std::int64_t u : covered) balls.each(u, [&](std::int64_t w) { --gain[w]; });
+        } else {
+            std::fill(gone.begin(), gone.end(), 0);
+            for (const std::int64_t u : covered) gone[u / kBits] |= std::uint64_t{1} << u % kBits;
+            count(graph, gone, -1, gain);
+        }
     }
     return centres;
 }
 
-Indices pack(const Graph& graph, const std::vector<std::int32_t>& degree, const Indices& by_degree) {
+Indices pack(const Graph& graph, const Indices& by_degree, Balls& balls) {
     Indices packing;
     Bits free = all(graph);
-    Ball ball(graph);
     for (const std::int64_t v : by_degree) {
         if (!test(free, v)) continue;
         packing.push_back(v);
-        if (degree[v] == 0) continue;
-        ball.take(v, free);
-        each(graph, v, [&](std::int64_t u) { ball.take(u, free); });
+        balls.take(v, free);
+        balls.each(v, [&](std::int64_t u) { balls.take(u, free); });
     }
     return packing;
 }
 
 // y_u = 1 / max_{v in N[u]} |N[v]|
-std::vector<double> degree_dual(const Graph& graph, const std::vector<std::int32_t>& degree, const Indices& by_degree) {
-    std::vector<double> y(graph.n, 1.0);
+std::vector<double> degree_dual(const Graph& graph, const std::vector<std::int32_t>& degree, const Indices& by_degree,
+                                Balls& balls) {
+    std::vector<double> y(graph.n);
     Bits unassigned = all(graph);
-    Ball ball(graph);
-    for (auto v = by_degree.rbegin(); v != by_degree.rend() && degree[*v] > 0; ++v)
-        if (ball.take(*v, unassigned) > 0) each(ball.bits(), [&](std::int64_t u) { y[u] = 1.0 / (degree[*v] + 1); });
+    for (auto v = by_degree.rbegin(); v != by_degree.rend(); ++v)
+        for (const std::int64_t u : balls.take(*v, unassigned)) y[u] = 1.0 / (degree[*v] + 1);
     return y;
 }
 
-// The largest load in N[u], or the first that is met from `full` on.
-double most_loaded(const Graph& graph, std::int64_t u, const std::vector<double>& load, double full) {
-    double most = load[u];
-    const std::uint64_t* row = graph.bits + u * graph.words;
-    for (std::int64_t w = 0; w < graph.words; ++w)
-        for (std::uint64_t left = row[w]; left && most < full; left &= left - 1)
-            most = std::max(most, load[w * kBits + __builtin_ctzll(left)]);
-    return most;
-}
-
 // Raises y_u, by rising degree, by what is left of 1 in every constraint that it is in, from 1e-9 on.
-void fill(const Graph& graph, const Indices& by_degree, std::vector<double>& y) {
-    constexpr double full = 1.0 - 1e-9;
+void fill(const Indices& by_degree, const Balls& balls, std::vector<double>& y) {
     std::vector<double> load(y);
-    for (std::int64_t u = 0; u < graph.n; ++u) each(graph, u, [&](std::int64_t v) { load[v] += y[u]; });
+    for (std::size_t u = 0; u < y.size(); ++u) balls.each(u, [&](std::int64_t v) { load[v] += y[u]; });
     for (const std::int64_t u : by_degree) {
-        const double most = most_loaded(graph, u, load, full);
-        if (most >= full) continue;
+        double most = load[u];
+        balls.each(u, [&](std::int64_t v) { most = std::max(most, load[v]); });
         const double rise = 1.0 - most;
+        if (!(rise > 1e-9)) continue;
         y[u] += rise;
         load[u] += rise;
-        each(graph, u, [&](std::int64_t v) { load[v] += rise; });
+        balls.each(u, [&](std::int64_t v) { load[v] += rise; });
     }
 }
 
@@ -206,8 +225,7 @@ Indices ranked(const std::vector<std::int32_t>& degree) {
 
 std::int64_t components(const Graph& graph, std::int64_t* labels) {
     const std::vector<std::int32_t> degree = degrees(graph);
-    Bits unseen = all(graph);
-    Ball ball(graph);
+    Bits unseen = all(graph), found(graph.words);
     Indices queue;
     std::int64_t label = 0, left = graph.n;
     for (std::int64_t start = 0; start < graph.n; ++start) {
@@ -219,23 +237,22 @@ std::int64_t components(const Graph& graph, std::int64_t* labels) {
             queue.pop_back();
             labels[v] = label;
             --left;
-            if (static_cast<std::int64_t>(queue.size()) == left || degree[v] == 0 || ball.take(v, unseen) == 0)
-                continue;
-            each(ball.bits(), [&](std::int64_t u) { queue.push_back(u); });
+            if (static_cast<std::int64_t>(queue.size()) == left || degree[v] == 0) continue;
+            move_bits(graph.bits + v * graph.words, unseen.data(), graph.words, found.data());
+            each(found.data(), graph.words, [&](std::int64_t u) { queue.push_back(u); });
         }
         ++label;
     }
-    return std::accumulate(degree.begin(), degree.end(), std::int64_t{0}) / 2;
+    return sum(degree) / 2;
 }
 
 Cover cover(const Graph& graph) {
-    constexpr std::int64_t cheap = 16;  // edges a vertex up to which the dual is filled
     const std::vector<std::int32_t> degree = degrees(graph);
     const Indices by_degree = ranked(degree);
-    std::vector<double> y = degree_dual(graph, degree, by_degree);
-    if (std::accumulate(degree.begin(), degree.end(), std::int64_t{0}) <= 2 * cheap * graph.n)
-        fill(graph, by_degree, y);
-    return {greedy(graph, degree), pack(graph, degree, by_degree), std::accumulate(y.begin(), y.end(), 0.0)};
+    Balls balls(graph, degree);
+    std::vector<double> y = degree_dual(graph, degree, by_degree, balls);
+    if (balls.listed()) fill(by_degree, balls, y);
+    return {greedy(graph, degree, balls), pack(graph, by_degree, balls), std::accumulate(y.begin(), y.end(), 0.0)};
 }
 
 }  // namespace simkit

@@ -157,6 +157,7 @@ class Adjacency:
     nearest: float
     farthest: float
     zeros: np.ndarray[tuple[int], np.dtype[np.int64]]  # the zero rows
+    route: str  # what pairs were decided by
 
 
 @dataclass(frozen=True)

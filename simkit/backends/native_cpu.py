@@ -190,7 +190,8 @@ def adjacency(matrix: Matrix, squared: FloatArray, *, threads: int = 1, tile: in
         tile=tile or _graph_tile(matrix.n, threads),
         threads=threads,
     )
-    return Adjacency(bits, finite, nearest, farthest, zeros)
+    route = f"{matrix.precision} products, near a threshold float64 differences"
+    return Adjacency(bits, finite, nearest, farthest, zeros, route)
 
 
 def _graph_tile(n: int, threads: int) -> int:

@@ -234,7 +234,7 @@ def adjacency(matrix: Matrix, squared: FloatArray, *, threads: int = 1, tile: in
     x = matrix.float64()
     if not np.isfinite(x).all():
         nothing = np.empty((0, matrix.n, packed.words_of(matrix.n)), dtype=np.uint64)
-        return Adjacency(nothing, False, math.nan, math.nan, np.empty(0, dtype=np.int64))
+        return Adjacency(nothing, False, math.nan, math.nan, np.empty(0, dtype=np.int64), "")
     _, exponents = np.frexp(np.abs(x).max(axis=1))  # so that squares neither overflow nor vanish
     u = np.ldexp(x, -exponents[:, None])
     norms = np.linalg.norm(u, axis=1)
@@ -248,7 +248,7 @@ def adjacency(matrix: Matrix, squared: FloatArray, *, threads: int = 1, tile: in
     np.fill_diagonal(d2, np.inf)
     nearest, farthest = (float(pairs.min()), float(pairs.max())) if len(pairs) else (math.nan, math.nan)
     graphs = np.stack([packed.pack(d2 <= limit) for limit in squared])
-    return Adjacency(graphs, True, nearest, farthest, np.flatnonzero(zero))
+    return Adjacency(graphs, True, nearest, farthest, np.flatnonzero(zero), "float64 differences")
 
 
 def components(bits: packed.BitArray, *, threads: int = 1) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -194,9 +194,8 @@ def build(weight: Matrix, threshold: ThresholdLike, norm: Norm, backend: str | N
     if not found.finite:
         _refuse(weight, backend, team)
     kinds = [(value, norm, to_cosine(value, norm, weight.p)) for value in values]
-    reason = f"{choice.reason}; {weight.precision} products, near pairs from float64 differences"
     multiply_adds = weight.n * (weight.n - 1) // 2 * weight.p
-    step = Step("adjacency", choice.backend, reason, "", multiply_adds, found.bits.nbytes)
+    step = Step("adjacency", choice.backend, choice.reason, found.route, multiply_adds, found.bits.nbytes)
     graphs = _finish(np.arange(weight.n), kinds, found.bits, (step,), backend, team)
     _warn(weight, graphs, found, calibrated=threshold is None)
     return Sweep(graphs, found.bits, several)
