@@ -6,9 +6,6 @@
 #include "core/clones.hpp"
 #include "cpu/exponential.hpp"
 
-// Vectors are passed only between functions that are inlined into one another.
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 namespace simkit {
 namespace {
 
@@ -318,7 +315,6 @@ class Worker {
         tile_ = tile_at(t, p_.n);
         for (auto* sums : {&cross_, &squares_, &row_sums_}) std::fill(sums->begin(), sums->end(), 0.0);
         std::fill(columns_.begin(), columns_.end(), T(0));
-        const std::int64_t width = tile_.j1 - tile_.j0;
         for (std::int64_t i0 = tile_.i0; i0 < tile_.i1; i0 += kRows) {
             const std::int64_t i1 = std::min(tile_.i1, i0 + kRows);
             for (std::int64_t i = i0; i < i1; ++i) {
