@@ -2,14 +2,31 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
+#include <optional>
 
 #include "core/blas.hpp"
+#include "core/clones.hpp"
+#include "core/micro_kernel.hpp"
 
 namespace simkit {
 namespace {
 
-constexpr std::int64_t kTile = 256;
-constexpr std::int64_t kRows = 64;
+constexpr std::int64_t kTile = 240;   // columns: whole slivers of any processor
+constexpr std::int64_t kDepth = 256;  // rows multiplied at a time
+constexpr std::int64_t kRows = 64;    // rows of one piece of work
+
+SIMKIT_CLONES void shift_scale(double* __restrict row, const double* __restrict shift, const double* __restrict scale,
+                               std::int64_t count) {
+    for (std::int64_t k = 0; k < count; ++k) row[k] = (row[k] - shift[k]) * scale[k];
+}
+SIMKIT_CLONES void add_weighted(const double* __restrict z, double weight, double* __restrict sum,
+                                double* __restrict weighted, std::int64_t count) {
+    for (std::int64_t k = 0; k < count; ++k) {
+        sum[k] += z[k];
+        weighted[k] += weight * z[k];
+    }
+}
 
 // Every item owns its outputs, so items may run in any order and the sums do not depend on the threads.
 using Item = std::function<void()>;
@@ -20,32 +37,75 @@ struct Runner {
     void commit(std::int64_t) {}
 };
 
-void add_product(std::int64_t rows, const double* a, std::int64_t lda, std::int64_t wa, const double* b,
-                 std::int64_t ldb, std::int64_t wb, bool same, double* c, std::int64_t ldc) {
-    if (same)
-        syrk_t(static_cast<int>(wa), static_cast<int>(rows), a, static_cast<int>(lda), 1.0, c, static_cast<int>(ldc));
-    else
-        gemm_tn(static_cast<int>(wa), static_cast<int>(wb), static_cast<int>(rows), a, static_cast<int>(lda), b,
-                static_cast<int>(ldb), 1.0, c, static_cast<int>(ldc));
+void run(const std::vector<Item>& items, int threads, const Poll& poll) {
+    for_each_tile(static_cast<std::int64_t>(items.size()), threads, poll, [&] { return Runner{items}; });
 }
 
-// Tiles of a [p, p] square, upper triangle, for columns from `first` of the side.
-void square_items(std::int64_t rows, const MomentSide& side, std::int64_t first, std::int64_t p, double* c,
-                  std::vector<Item>& items) {
-    for (std::int64_t i = 0; i < p; i += kTile)
-        for (std::int64_t j = i; j < p; j += kTile)
-            items.emplace_back([=, z = side.z + first, ld = side.p] {
-                add_product(rows, z + i, ld, std::min(kTile, p - i), z + j, ld, std::min(kTile, p - j), i == j,
-                            c + i * p + j, p);
-            });
-}
+// One side's rows in slivers of columns, layer by layer, so that every product finds whole slivers: every column is
+// packed once, however many products it enters.
+class PackedSide {
+  public:
+    PackedSide(std::int64_t rows, const MomentSide& side) : rows_(rows), side_(side) {
+        const std::int64_t w = micro_kernel<double>().width;
+        for (std::int64_t l = 0; l < side.layers(); ++l) {
+            first_.push_back(width_);
+            width_ += round_up(side.offsets[l + 1] - side.offsets[l], w);
+        }
+        data_ = std::make_unique_for_overwrite<double[]>(rows * width_);
+    }
 
-void cross_items(std::int64_t rows, const MomentSide& x, const MomentSide& y, double* c, std::vector<Item>& items) {
-    for (std::int64_t i = 0; i < x.p; i += kTile)
-        for (std::int64_t j = 0; j < y.p; j += kTile)
-            items.emplace_back([=, a = x.z + i, b = y.z + j, lda = x.p, ldb = y.p] {
-                add_product(rows, a, lda, std::min(kTile, lda - i), b, ldb, std::min(kTile, ldb - j), false,
-                            c + i * ldb + j, ldb);
+    std::int64_t layers() const { return side_.layers(); }
+    std::int64_t cols(std::int64_t layer) const { return side_.offsets[layer + 1] - side_.offsets[layer]; }
+    std::int64_t column(std::int64_t layer) const { return side_.offsets[layer]; }
+
+    void pack_items(std::vector<Item>& items) {
+        for (std::int64_t l = 0; l < layers(); ++l)
+            for (std::int64_t k = 0; k < cols(l); k += kTile) items.emplace_back([=, this] { pack(l, k); });
+    }
+
+    // Columns k.. of a layer, rows r..; whole slivers.
+    const double* at(std::int64_t layer, std::int64_t k, std::int64_t r) const {
+        return data_.get() + r * width_ + (first_[layer] + k) * std::min(kDepth, rows_ - r);
+    }
+
+  private:
+    void pack(std::int64_t layer, std::int64_t first) {
+        const std::int64_t w = micro_kernel<double>().width, count = std::min(kTile, cols(layer) - first);
+        for (std::int64_t r0 = 0; r0 < rows_; r0 += kDepth) {
+            const std::int64_t depth = std::min(kDepth, rows_ - r0);
+            double* out = const_cast<double*>(at(layer, first, r0));
+            for (std::int64_t r = 0; r < depth; ++r) {
+                const double* z = side_.z + (r0 + r) * side_.p + column(layer) + first;
+                for (std::int64_t k = 0; k < count; k += w) {
+                    double* sliver = std::copy_n(z + k, std::min(w, count - k), out + k * depth + r * w);
+                    std::fill_n(sliver, std::max<std::int64_t>(0, k + w - count), 0.0);
+                }
+            }
+        }
+    }
+
+    std::int64_t rows_, width_ = 0;
+    const MomentSide& side_;
+    std::vector<std::int64_t> first_;  // the layer's first column among the packed ones
+    std::unique_ptr<double[]> data_;   // by kDepth rows, sliver by sliver
+};
+
+// c [., ldc] += x^T y for columns of layer i of x and of layer j of y; only the upper triangle of a layer with itself.
+void product_items(std::int64_t rows, const PackedSide& x, std::int64_t i, const PackedSide& y, std::int64_t j,
+                   double* c, std::int64_t ldc, std::vector<Item>& items) {
+    const bool own = &x == &y && i == j;
+    for (std::int64_t a = 0; a < x.cols(i); a += kTile)
+        for (std::int64_t b = own ? a : 0; b < y.cols(j); b += kTile)
+            items.emplace_back([=, &x, &y] {
+                const bool triangle = own && a == b;
+                const std::int64_t wa = std::min(kTile, x.cols(i) - a), wb = std::min(kTile, y.cols(j) - b);
+                double* to = c + a * ldc + b;
+                for (std::int64_t r = 0; r < rows; r += kDepth)
+                    packed_product(wa, wb, std::min(kDepth, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, true, to,
+                                   ldc);
+                for (std::int64_t k = 1; triangle && k < wa; ++k)  // a few more than the triangle were written
+                    std::fill_n(to + k * ldc + std::max<std::int64_t>(0, k - kWidest),
+                                std::min<std::int64_t>(k, kWidest), 0.0);
             });
 }
 
@@ -67,17 +127,10 @@ void own_items(std::int64_t rows, const MomentSide& side, std::vector<Item>& ite
                 const double a = side.a[r * layers + l];
                 side.sum_a[l] += a;
                 side.sum_aa[l] += a * a;
-                const double* z = side.z + r * side.p;
-                for (std::int64_t k = side.offsets[l]; k < side.offsets[l + 1]; ++k) {
-                    side.sum_z[k] += z[k];
-                    side.sum_az[k] += a * z[k];
-                }
+                const std::int64_t k = side.offsets[l];
+                add_weighted(side.z + r * side.p + k, a, side.sum_z + k, side.sum_az + k, side.offsets[l + 1] - k);
             }
         });
-}
-
-void run(const std::vector<Item>& items, int threads, const Poll& poll) {
-    for_each_tile(static_cast<std::int64_t>(items.size()), threads, poll, [&] { return Runner{items}; });
 }
 
 }  // namespace
@@ -90,7 +143,7 @@ void moments_rows(std::int64_t rows, double* z, const double* shift, const doubl
         items.emplace_back([=, &offsets] {
             for (std::int64_t r = first; r < std::min(rows, first + kRows); ++r) {
                 double* row = z + r * p;
-                for (std::int64_t k = 0; k < p; ++k) row[k] = (row[k] - shift[k]) * scale[k];
+                shift_scale(row, shift, scale, p);
                 for (std::int64_t l = 0; l < layers; ++l) {
                     const double* own = row + offsets[l];
                     a[r * layers + l] = dot(static_cast<int>(offsets[l + 1] - offsets[l]), own, own);
@@ -102,18 +155,23 @@ void moments_rows(std::int64_t rows, double* z, const double* shift, const doubl
 
 void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* right, const MomentCross& cross,
                  int threads, const Poll& poll) {
-    std::vector<Item> items;
     const MomentSide& y = right ? *right : left;
+    std::vector<Item> packing, items;
+    PackedSide x_packed(rows, left);
+    x_packed.pack_items(packing);
+    std::optional<PackedSide> y_packed;
+    if (right) y_packed.emplace(rows, *right).pack_items(packing);
+    const PackedSide& packed = right ? *y_packed : x_packed;
+    for (std::int64_t i = 0; i < left.layers(); ++i)
+        for (std::int64_t j = right ? 0 : i; j < y.layers(); ++j)
+            product_items(rows, x_packed, i, packed, j, cross.cross + left.offsets[i] * y.p + y.offsets[j], y.p, items);
     if (right) {
-        cross_items(rows, left, *right, cross.cross, items);
-        for (const MomentSide* side : {&left, right})
-            for (std::int64_t l = 0; l < side->layers(); ++l)
-                square_items(rows, *side, side->offsets[l], side->offsets[l + 1] - side->offsets[l], side->gram[l],
-                             items);
+        for (std::int64_t l = 0; l < left.layers(); ++l)
+            product_items(rows, x_packed, l, x_packed, l, left.gram[l], x_packed.cols(l), items);
+        for (std::int64_t l = 0; l < y.layers(); ++l)
+            product_items(rows, packed, l, packed, l, right->gram[l], packed.cols(l), items);
         weighted_items(rows, right->a, y.layers(), left, cross.sum_bx, items);
         own_items(rows, *right, items);
-    } else {
-        square_items(rows, left, 0, left.p, cross.cross, items);
     }
     weighted_items(rows, left.a, left.layers(), y, cross.sum_ay, items);
     own_items(rows, left, items);
@@ -122,6 +180,7 @@ void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* ri
                 static_cast<int>(left.layers()), y.a, static_cast<int>(y.layers()), 1.0, cross.sum_ab,
                 static_cast<int>(y.layers()));
     });
+    run(packing, threads, poll);
     run(items, threads, poll);
 }
 
