@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import pdist, squareform
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -135,3 +136,32 @@ def graph_measures(w: Array, cosines: npt.ArrayLike) -> list[tuple[int, int, int
             cover += 1
         measures.append((len(np.unique(labels)), (int(ball.sum()) - n) // 2, cover))
     return measures
+
+
+def rbf_candidates(x: Array, kept: Array, candidates: Array) -> Floats:
+    """Biased CKA(all columns, kept columns without each candidate) under the RBF kernel with the bandwidth of all."""
+    z = np.asarray(x, dtype=np.float64)
+    length = 0.5 * np.median(squareform(pdist(z, "sqeuclidean")))
+    original = _double_centred(np.exp(-squareform(pdist(z, "sqeuclidean")) / length))
+    own = np.vdot(original, original)
+    scores = np.empty(len(candidates))
+    for k, candidate in enumerate(candidates):
+        columns = z[:, np.setdiff1d(kept, [candidate])]
+        left = _double_centred(np.exp(-squareform(pdist(columns, "sqeuclidean")) / length))
+        scores[k] = np.vdot(original, left) / np.sqrt(own * np.vdot(left, left))
+    return scores
+
+
+def rbf_order_error(x: Array, order: Array, cka: Floats, steps: Sequence[int]) -> float:
+    """How far the choices at some steps fall short of the best, or their CKA is off, whichever is more."""
+    worst = 0.0
+    for step in steps:
+        kept = np.setdiff1d(np.arange(x.shape[1]), order[:step])
+        scores = rbf_candidates(x, kept, kept)
+        chosen = scores[np.flatnonzero(kept == order[step])[0]]
+        worst = max(worst, float(scores.max() - chosen), abs(float(cka[step] - chosen)))
+    return worst
+
+
+def _double_centred(k: Floats) -> Floats:
+    return np.asarray(k - k.mean(axis=0) - k.mean(axis=1)[:, None] + k.mean())

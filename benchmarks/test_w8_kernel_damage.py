@@ -1,0 +1,74 @@
+"""W8: the full greedy order of a layer's neurons under the RBF kernel, where every candidate must be evaluated."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+import simkit as sk
+
+from .conftest import Measure
+from .features import cold_sets, relu_layers
+from .protocol import Contestant, Workload
+from .truth import Array, Floats, rbf_candidates, rbf_order_error
+
+OPERATIONS = 12  # a pair and candidate: 1 for the distance, 7 for the exponential, 4 for the level and the sums
+
+
+def test_w8_kernel_damage(measure: Measure, full: bool) -> None:
+    """Against the loop over candidates in NumPy, which keeps the distances and subtracts one unit's part."""
+    n, units = (2000, 128) if full else (200, 10)
+    evaluations = units * (units + 1) // 2 - 1
+    counted = min(8, units)
+    sets = cold_sets(lambda seed: relu_layers(seed, n, (units,), models=1)[0][0], 4 * n * units)[:4]
+    expected = rbf_candidates(sets[0], np.arange(units), np.arange(counted))
+    workload = Workload(
+        key="W8",
+        title=f"greedy RBF CKA order of {units} neurons, n = {n}",
+        sizes={"n": n, "units": units, "candidates": evaluations},
+        inputs=sets,
+        error=lambda found: rbf_order_error(sets[0], found.order, found.cka, steps=(0, units // 2, units - 4)),
+        tolerance=1e-6,
+        precision="float32",
+        multiply_adds=OPERATIONS * evaluations * n * (n - 1) // 2,
+        bytes=4 * n * units,
+    )
+    measure(
+        workload,
+        Contestant("simkit", lambda x: sk.greedy_cka(x, kernel=sk.RBF())),
+        [
+            Contestant(
+                f"NumPy, the loop over candidates, {dtype.__name__}",
+                partial(_loop, counted=counted, dtype=dtype),
+                error=lambda scores: float(np.abs(scores - expected).max()),
+                scale=evaluations / counted,
+                note=f"{counted} of {evaluations} candidates timed and scaled; its error is of their CKA values",
+            )
+            for dtype in (np.float32, np.float64)
+        ],
+    )
+
+
+def _loop(x: Array, counted: int, dtype: type) -> Floats:
+    """Biased CKA(all units, all but one) for the first ``counted`` units."""
+    n = len(x)
+    z = (x - x.mean(axis=0)).astype(dtype)
+    norms = (z * z).sum(axis=1)
+    distances = np.maximum(norms[:, None] + norms - 2 * (z @ z.T), 0)
+    scale = dtype(-1 / (0.5 * np.median(distances)))
+    original = np.exp(scale * distances)
+    original -= original.mean(axis=0)
+    original -= original.mean(axis=1)[:, None]
+    own = float(np.vdot(original, original))
+    scores, work = np.empty(counted), np.empty_like(distances)
+    for k in range(counted):
+        np.subtract(z[:, k, None], z[:, k], out=work)
+        np.multiply(work, work, out=work)
+        np.subtract(distances, work, out=work)
+        np.multiply(work, scale, out=work)
+        np.exp(work, out=work)
+        rows = work.sum(axis=0, dtype=np.float64)
+        squares = float(np.vdot(work, work)) - 2 / n * float(rows @ rows) + float(rows.sum()) ** 2 / n**2
+        scores[k] = float(np.vdot(work, original)) / np.sqrt(squares * own)
+    return scores
