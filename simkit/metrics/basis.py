@@ -2,11 +2,13 @@
 
 Measures of the CCA family see a representation through the subspace that its centred features span, those of the
 Procrustes family through any W with W Wᵀ = Xc Xcᵀ. A wide representation (p > n) is reduced through its n × n side
-and a tall one through its p × p side, by QR and never by Gram matrices, which would square the condition number.
+and a tall one through its p × p side: by Cholesky factors of Gram matrices where :mod:`.cholesky` can show that they
+are accurate, and by Householder QR and SVD everywhere else.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,25 +20,32 @@ import scipy  # its submodules load when first used, so `import simkit` does not
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
 from ..errors import DegenerateWarning
 from ..kernels import Linear
+from .cholesky import EPS, Whitened, cross, gram_of, product, whiten
 from .measure import Need
-from .prepare import prepare
+from .prepare import prepare_with_stats
 
 Prepared = TypeVar("Prepared")
 _SMALL = 2**16  # bytes of column statistics and the like
+_CHUNK = 2**15  # entries that are centred at a time
+_BY_GRAM = 64  # width from which the eigenvalues of a Gram matrix are tried for singular values
+_GRAM_ERROR = 1e-13  # up to which they are taken
 
 
 @dataclass(frozen=True)
 class Basis:
-    """An orthonormal basis of the centred features of one representation."""
+    """An orthonormal basis Q of the centred features of one representation: vectors, or vectors @ mixing."""
 
     name: str
-    vectors: FloatArray  # [n, rank]
+    vectors: FloatArray  # [n, rank], or [n, k] before mixing
     available: int  # min(n, p) directions before the cut
+    mixing: FloatArray | None = None  # [k, rank]
+    route: str = "QR and SVD"
+    reason: str = ""
 
     @property
     def rank(self) -> int:
         """Number of directions kept."""
-        return int(self.vectors.shape[1])
+        return int((self.vectors if self.mixing is None else self.mixing).shape[1])
 
     @property
     def spanning(self) -> bool:
@@ -46,10 +55,10 @@ class Basis:
 
 @dataclass(frozen=True)
 class Factor:
-    """Xc up to an orthogonal map of its features: W Wᵀ = Xc Xcᵀ / ‖Xc‖_F², with ‖Xc‖_F = norm · 2^exponent."""
+    """Xc up to an orthogonal map of its features: W Wᵀ = Xc Xcᵀ / 4^exponent, with ‖Xc‖_F = norm · 2^exponent."""
 
     name: str
-    values: FloatArray  # W [n, min(n, p)], unit Frobenius norm
+    values: FloatArray  # W [n, min(n, p)]
     norm: float
     exponent: int
 
@@ -64,32 +73,54 @@ class Centred:
 
 
 def centred(x: Matrix) -> Centred:
-    """The centred features of ``x [n, p]`` in float64; a constant column becomes exactly zero.
+    """:func:`centred_only` of ``x``, with what rounding its entries can make."""
+    z, shift, exponent = centred_only(x)
+    return Centred(z, exponent, _noise(z, shift, x))
 
-    The power of two brings the largest deviation near 1, so that squares neither overflow nor vanish. The mean is
-    removed twice: the first mean of a column at offset c is off by c · eps, the second pass takes that away.
+
+def centred_only(x: Matrix) -> tuple[FloatArray, FloatArray, int]:
+    """(z ``[n, p]``, shift ``[p]``, exponent) of ``x``: z = x · 2^-exponent - shift in float64, without column means.
+
+    The power of two brings the largest deviation near 1, so that squares neither overflow nor vanish. A constant
+    column becomes exactly zero. The mean of a column at a large offset is off by offset · eps: where that shows, what
+    is left of it is removed too.
 
     Raises:
         ValueError: non-finite entries. Degenerate: every feature is constant.
     """
-    block = prepare(x, Linear())
-    z = x.float64()
-    np.ldexp(z, -block.exponent, out=z)
-    noise = _noise(z[:, z.max(axis=0) > z.min(axis=0)], x)
-    z -= np.ldexp(block.shift, -block.exponent)
-    z -= z.mean(axis=0)
-    return Centred(z, block.exponent, noise)
+    block, stats = prepare_with_stats(x, Linear())
+    scale = math.ldexp(1.0, -block.exponent)  # a product with a power of two is as exact as ldexp, and much faster
+    shift = block.shift * scale
+    z = np.empty((x.n, x.p))
+    left = np.zeros(x.p)
+    step = max(1, _CHUNK // x.p)
+    for start in range(0, x.n, step):
+        rows = slice(start, start + step)
+        np.multiply(x.float64(rows), scale, out=z[rows])
+        z[rows] -= shift
+        left += z[rows].sum(axis=0)
+    left /= x.n
+    deviation = np.sqrt(stats.sum_sq_dev / x.n) * scale
+    if (np.abs(left) > EPS * deviation).any():
+        z -= left
+    return z, shift, block.exponent
 
 
-def _noise(z: FloatArray, x: Matrix) -> float:
-    """The spectral norm that rounding every entry of ``z``, uncentred, to the precision of ``x`` may have.
+def _noise(z: FloatArray, shift: FloatArray, x: Matrix) -> float:
+    """The spectral norm that rounding every entry of z + shift to the precision of ``x`` may have.
 
     Independent errors of standard deviation σ_ij have a spectral norm of about max_j √(Σ_i σ²) + max_i √(Σ_j σ²)
     (Bandeira & van Handel 2016, theorem 1.1); rounding to nearest has σ ≤ 0.29 eps |z|, and a sum of a few dozen
-    products, which features mostly are, about eps |z|: four times that is noise.
+    products, which features mostly are, about eps |z|: four times that is noise. Constant columns have none.
     """
-    columns, rows = np.einsum("ij,ij->j", z, z), np.einsum("ij,ij->i", z, z)
-    return float(4 * np.finfo(x.precision).eps * (np.sqrt(columns.max()) + np.sqrt(rows.max())))
+    squares = np.einsum("ij,ij->j", z, z)
+    moving = squares > 0.0
+    if not moving.all():
+        moving[~moving] = z[:, ~moving].any(axis=0)  # squares may vanish where values do not
+    offset = np.where(moving, shift, 0.0)
+    columns = squares + x.n * offset * offset
+    rows = np.einsum("ij,ij->i", z, z) + 2.0 * (z @ offset) + offset @ offset
+    return float(4 * np.finfo(x.precision).eps * (np.sqrt(columns.max()) + np.sqrt(max(rows.max(), 0.0))))
 
 
 def left_singular(z: FloatArray, *, overwrite: bool = True) -> tuple[FloatArray, FloatArray]:
@@ -113,11 +144,37 @@ def svd(a: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def singular_values(a: FloatArray) -> FloatArray:
-    """Singular values of ``a``, descending."""
+    """Singular values of ``a``, descending, to about 1e-13 of the largest."""
+    roots = _roots(a)
+    if roots is not None and EPS * roots[0] <= _GRAM_ERROR * roots[-1]:
+        return roots
     try:
         return np.asarray(scipy.linalg.svdvals(a, check_finite=False))
     except np.linalg.LinAlgError:
         return svd(a)[1]
+
+
+def nuclear_norm(a: FloatArray) -> float:
+    """The sum of the singular values of ``a``, to about 1e-13 of itself."""
+    roots = _roots(a)
+    if roots is not None and EPS * roots[0] ** 2 * float((1.0 / roots).sum()) <= _GRAM_ERROR * float(roots.sum()):
+        return float(roots.sum())
+    return float(singular_values(a).sum())
+
+
+def _roots(a: FloatArray) -> FloatArray | None:
+    """√λ of the Gram matrix of the smaller side of ``a``, descending, where all λ > 0; None for small matrices.
+
+    λ is right to about 2 eps λ₁, so √λ to eps λ₁ / √λ: for the caller to allow or not.
+    """
+    if min(a.shape) < _BY_GRAM:
+        return None
+    gram = gram_of(a if a.shape[0] >= a.shape[1] else a.T)
+    try:
+        values = scipy.linalg.eigvalsh(gram, check_finite=False, driver="evd")
+    except np.linalg.LinAlgError:
+        return None
+    return np.sqrt(values[::-1]) if values[0] > 0.0 else None
 
 
 def rank_of(s: FloatArray, x: Matrix, noise: float) -> int:
@@ -128,7 +185,7 @@ def rank_of(s: FloatArray, x: Matrix, noise: float) -> int:
     of the decomposition. The usual max(n, p) · eps(float32) · s₁ drops real directions of long float32 data: all
     below 0.024 s₁ at n = 200,000. Centring leaves at most n-1 directions, and what is not constant has one.
     """
-    kept = int(np.count_nonzero(s > max(noise, max(x.n, x.p) * np.finfo(np.float64).eps * s[0])))
+    kept = int(np.count_nonzero(s > max(noise, max(x.n, x.p) * EPS * s[0])))
     return max(1, min(kept, x.n - 1))
 
 
@@ -136,31 +193,50 @@ def need_of(x: Matrix, *, held: int) -> Need:
     """What a measure on orthogonal decompositions of ``x [n, p]`` takes, ``held`` float64 numbers of it for good.
 
     QR holds the centred features, what LAPACK makes of them and the result; divide and conquer holds seven matrices
-    of the smaller side. Scoring holds no more.
+    of the smaller side. Scoring holds no more. Cholesky factors take less for good: a square one beside the features.
     """
     k = min(x.n, x.p)
-    return Need(8 * held, 8 * (3 * x.n * x.p + 7 * k * k) + _SMALL)
+    return Need(8 * (held + k * k), 8 * (3 * x.n * x.p + 7 * k * k) + _SMALL)
 
 
 def basis_of(x: Matrix) -> Basis:
     """The rank-revealing orthonormal basis of the centred features of ``x``."""
+    return basis_and_loadings(x, loadings=False)[0]
+
+
+def basis_and_loadings(x: Matrix, *, loadings: bool = True) -> tuple[Basis, FloatArray]:
+    """(the rank-revealing basis Q of ``x``, Qᵀz ``[rank, p]``), z the centred features up to a power of two.
+
+    Without ``loadings`` they are left empty where they would cost a product.
+    """
     c = centred(x)
-    u, s = left_singular(c.z)
-    return basis_from(x, u, rank_of(s, x, c.noise))
+    fast = whiten(c.z, c.noise)
+    if isinstance(fast, Whitened):
+        return Basis(x.name, fast.vectors, x.p, fast.mixing, fast.route, fast.reason), fast.loadings
+    u, s = left_singular(c.z, overwrite=not loadings)
+    basis = basis_from(x, u, rank_of(s, x, c.noise), fast.reason)
+    return basis, basis.vectors.T @ c.z if loadings else np.empty((basis.rank, 0))
 
 
-def basis_from(x: Matrix, u: FloatArray, rank: int) -> Basis:
+def overlap(x: Basis, y: Basis) -> FloatArray:
+    """Q_xᵀ Q_y ``[rank x, rank y]``."""
+    cosines = cross(x.vectors, y.vectors)
+    if x.mixing is not None:
+        cosines = cross(x.mixing, cosines)
+    return cosines if y.mixing is None else product(cosines, y.mixing)
+
+
+def basis_from(x: Matrix, u: FloatArray, rank: int, reason: str = "") -> Basis:
     """The first ``rank`` columns of ``u [n, r]`` as the basis of ``x``."""
-    return Basis(x.name, u if rank == u.shape[1] else np.ascontiguousarray(u[:, :rank]), u.shape[1])
+    vectors = u if rank == u.shape[1] else np.ascontiguousarray(u[:, :rank])
+    return Basis(x.name, vectors, u.shape[1], reason=reason)
 
 
 def factor_of(x: Matrix) -> Factor:
-    """The centred features of ``x``, or their triangular factor where they are wide, at unit Frobenius norm."""
-    c = centred(x)
-    w = c.z if x.n >= x.p else np.asarray(_triangle(c.z, True).T)
-    norm = float(np.linalg.norm(w))
-    w /= norm
-    return Factor(x.name, w, norm, c.exponent)
+    """The centred features of ``x``, or their triangular factor where they are wide."""
+    z, _, exponent = centred_only(x)
+    w = z if x.n >= x.p else np.asarray(_triangle(z, True).T)
+    return Factor(x.name, w, float(np.linalg.norm(w)), exponent)
 
 
 def _triangle(z: FloatArray, overwrite: bool) -> FloatArray:

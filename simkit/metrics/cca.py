@@ -8,7 +8,8 @@ side, as far as the rank rule sees the same directions. The basis is rank-reveal
 of the centred features that are larger than rounding the entries can make them (:func:`simkit.metrics.basis.rank_of`),
 so constant, repeated and dependent columns change nothing.
 The results are not clamped: rounding can leave a correlation of 1 a few units of 1e-16 above it. Everything is
-float64 (QR, then SVD), so each correlation is right to about 1e-16 times the condition number of the kept directions.
+float64; each correlation is right to about 1e-16 times the condition number of the kept directions, or to 1e-11 where
+that is more. Bases come from Cholesky factors where that can be shown (:mod:`.cholesky`) and from QR and SVD elsewhere.
 
 Published code that differs: PyPI ``repsim`` divides by the rank of the *uncentred* features; implementations with a
 plain QR (no rank rule) change when a constant or dependent column is added; ``similarity-repository`` lists values
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 from ..arrays import FloatArray, Matrix, enough_samples
 from ..backends.base import Plan, Step
-from .basis import Basis, basis_of, both, need_of, singular_values, warn_if_spanning
+from .basis import Basis, basis_of, both, need_of, overlap, singular_values, warn_if_spanning
 from .measure import Need
 
 SPANNED = "each of its canonical correlations is 1, with any representation"
@@ -86,8 +87,8 @@ class R2CCA:
 
     def score(self, x: Basis, y: Basis) -> float:
         """Mean of the squared canonical correlations of two prepared representations."""
-        overlap = x.vectors.T @ y.vectors
-        return float((overlap * overlap).sum() / min(overlap.shape))
+        cosines = overlap(x, y)
+        return float((cosines * cosines).sum() / min(cosines.shape))
 
 
 def cca(x: object, y: object) -> CCA:
@@ -105,15 +106,18 @@ def cca(x: object, y: object) -> CCA:
     """
     _, (a, b) = both(x, y, basis_of, "cca")
     warn_if_spanning((a, b), SPANNED)
-    reason = f"LAPACK in float64; x keeps {a.rank} of {a.available} directions, y {b.rank} of {b.available}"
+    kept = f"x keeps {a.rank} of {a.available} directions, y {b.rank} of {b.available}"
+    why = "; ".join([kept, *(f"{side.name}: {side.reason}" for side in (a, b) if side.reason)])
+    route = a.route if a.route == b.route else f"{a.route} for x, {b.route} for y"
     n, p, q = len(a.vectors), a.available, b.available
     work = n * (p * p + q * q + a.rank * b.rank)
-    return CCA(correlations(a, b), Plan((Step("canonical_correlations", "numpy", reason, "QR, then SVD", work),)))
+    step = Step("canonical_correlations", "numpy", f"float64; {why}", f"{route}, then SVD", work)
+    return CCA(correlations(a, b), Plan((step,)))
 
 
 def correlations(x: Basis, y: Basis) -> FloatArray:
     """Cosines of the principal angles between two subspaces, ``[min(rank x, rank y)]`` descending."""
-    return singular_values(x.vectors.T @ y.vectors)
+    return singular_values(overlap(x, y))
 
 
 def _prepared(x: Matrix, measure: str) -> Basis:

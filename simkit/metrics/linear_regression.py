@@ -18,6 +18,7 @@ import numpy as np
 
 from ..arrays import Matrix, enough_samples
 from .basis import Basis, Factor, basis_from, both, centred, left_singular, need_of, rank_of, warn_if_spanning
+from .cholesky import Whitened, cross, whiten
 from .measure import Need
 
 SPANNED = "as a predictor it explains every representation, so R² is 1"
@@ -39,7 +40,7 @@ class LinearRegression:
     """
 
     def prepare(self, x: Matrix) -> Regression:
-        """The basis of one representation (as predictor) and its unit factor (as target)."""
+        """The basis of one representation (as predictor) and its factor (as target)."""
         enough_samples(x.n, 2, "linear regression")
         sides = regression_of(x)
         warn_if_spanning((sides.predictor,), SPANNED)
@@ -51,7 +52,10 @@ class LinearRegression:
 
     def score(self, x: Regression, y: Regression) -> float:
         """Share of the variance of x that y explains."""
-        return float(np.linalg.norm(y.predictor.vectors.T @ x.target.values) ** 2)
+        explained = cross(y.predictor.vectors, x.target.values)
+        if y.predictor.mixing is not None:
+            explained = cross(y.predictor.mixing, explained)
+        return float((np.linalg.norm(explained) / x.target.norm) ** 2)
 
 
 def linear_regression(x: object, y: object) -> float:
@@ -72,8 +76,12 @@ def linear_regression(x: object, y: object) -> float:
 
 
 def regression_of(x: Matrix) -> Regression:
-    """The rank-revealing basis of ``x`` and its unit factor from one decomposition."""
+    """The rank-revealing basis of ``x`` and its factor from one decomposition."""
     c = centred(x)
+    fast = whiten(c.z, c.noise)
+    if isinstance(fast, Whitened):
+        target = Factor(x.name, c.z, float(np.linalg.norm(c.z)), c.exponent)
+        return Regression(Basis(x.name, fast.vectors, x.p, fast.mixing, fast.route, fast.reason), target)
     u, s = left_singular(c.z)
-    norm = float(np.linalg.norm(s))
-    return Regression(basis_from(x, u, rank_of(s, x, c.noise)), Factor(x.name, u * (s / norm), norm, c.exponent))
+    target = Factor(x.name, u * s, float(np.linalg.norm(s)), c.exponent)
+    return Regression(basis_from(x, u, rank_of(s, x, c.noise), fast.reason), target)

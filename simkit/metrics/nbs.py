@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..arrays import Matrix, enough_samples
-from .basis import Factor, both, factor_of, need_of, singular_values
+from .basis import Factor, both, factor_of, need_of, nuclear_norm
+from .cholesky import cross
 from .measure import Need
 
 
@@ -24,7 +25,7 @@ class NBS:
     """Normalised Bures similarity as a measure object."""
 
     def prepare(self, x: Matrix) -> Factor:
-        """The centred features of one representation at unit norm, reduced to n columns where they are wide."""
+        """The centred features of one representation, reduced to n columns where they are wide."""
         enough_samples(x.n, 2, "NBS")
         return factor_of(x)
 
@@ -53,5 +54,5 @@ def nbs(x: object, y: object) -> float:
 
 
 def bures(x: Factor, y: Factor) -> float:
-    """‖W_xᵀ W_y‖_*: the normalised Bures similarity of two unit factors."""
-    return float(singular_values(x.values.T @ y.values).sum())
+    """‖W_xᵀ W_y‖_* / (‖W_x‖_F ‖W_y‖_F): the normalised Bures similarity of two factors."""
+    return nuclear_norm(cross(x.values, y.values)) / (x.norm * y.norm)

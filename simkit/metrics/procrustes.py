@@ -49,7 +49,7 @@ class Procrustes:
             raise ValueError(f'form must be "angular", "normalized" or "size-and-shape", not {self.form!r}')
 
     def prepare(self, x: Matrix) -> Factor:
-        """The centred features of one representation at unit norm, reduced to n columns where they are wide."""
+        """The centred features of one representation, reduced to n columns where they are wide."""
         enough_samples(x.n, 2, "Procrustes distance")
         return factor_of(x)
 
@@ -86,23 +86,23 @@ def procrustes(x: object, y: object, *, form: Literal["angular", "normalized", "
 
 
 def shape_distance(x: Factor, y: Factor) -> float:
-    """min over orthogonal R of ‖W_x R - W_y‖_F for unit factors, right to the last digits near zero too."""
+    """min over orthogonal R of ‖W_x R - W_y‖_F at unit norms, right to the last digits near zero too."""
     if x is y:
         return 0.0  # R = I leaves no residual
     similarity = bures(x, y)
     if similarity < NEARLY_EQUAL:
         return math.sqrt(2.0 - 2.0 * similarity)
-    return _residual(x.values, y.values)
+    return _residual(x, y)
 
 
-def _residual(x: FloatArray, y: FloatArray) -> float:
-    """‖X U - Y V‖_F, U Σ Vᵀ = XᵀY.
+def _residual(x: Factor, y: Factor) -> float:
+    """‖X U - Y V‖_F, U Σ Vᵀ = XᵀY, for X and Y of unit norm.
 
     One SVD finds the singular vectors of small singular values only to eps of the largest, an error of √eps in the
     distance. So they are rotated again by the SVD of their own cross-product, whose entries are small and hence
     exact to small errors, until nothing smaller is left.
     """
-    width = max(x.shape[1], y.shape[1])
+    width = max(x.values.shape[1], y.values.shape[1])
     u, v = _padded(x, width), _padded(y, width)  # X U and Y V, rotated in place
     start, largest = 0, 0.0
     while start < width:
@@ -116,8 +116,10 @@ def _residual(x: FloatArray, y: FloatArray) -> float:
     return float(np.linalg.norm(u - v))
 
 
-def _padded(w: FloatArray, width: int) -> FloatArray:
-    return np.pad(w, ((0, 0), (0, width - w.shape[1])))
+def _padded(w: Factor, width: int) -> FloatArray:
+    padded: FloatArray = np.pad(w.values, ((0, 0), (0, width - w.values.shape[1])))
+    padded /= w.norm
+    return padded
 
 
 def _size_and_shape(x: Factor, y: Factor, shape: float) -> float:

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 
 from ..arrays import FloatArray, Matrix, enough_samples
-from .basis import Basis, basis_from, both, centred, left_singular, need_of, rank_of, svd, warn_if_spanning
+from .basis import Basis, basis_and_loadings, both, need_of, overlap, svd, warn_if_spanning
 from .cca import SPANNED
 from .measure import Need
 
@@ -68,7 +68,7 @@ class PWCCA:
         smaller_x = x.loadings.shape[1] <= y.loadings.shape[1]
         if self.weights == "y" or (self.weights == "smaller" and not smaller_x):
             x, y = y, x
-        a, rho, _ = svd(x.basis.vectors.T @ y.basis.vectors)
+        a, rho, _ = svd(overlap(x.basis, y.basis))
         alpha = np.abs(a.T @ x.loadings).sum(axis=1)
         return float(alpha @ rho / alpha.sum())
 
@@ -94,7 +94,4 @@ def pwcca(x: object, y: object, *, weights: Literal["smaller", "x", "y"] = "smal
 
 def loaded_of(x: Matrix) -> Loaded:
     """The rank-revealing basis of ``x`` with the coordinates of its features."""
-    c = centred(x)
-    u, s = left_singular(c.z, overwrite=False)
-    basis = basis_from(x, u, rank_of(s, x, c.noise))
-    return Loaded(basis, basis.vectors.T @ c.z)
+    return Loaded(*basis_and_loadings(x))

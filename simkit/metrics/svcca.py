@@ -18,11 +18,18 @@ from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
+import scipy
 
 from ..arrays import FloatArray, Matrix, enough_samples
-from .basis import Basis, basis_from, both, centred, left_singular, need_of, rank_of, warn_if_spanning
+from .basis import Basis, basis_from, basis_of, both, centred_only, left_singular, need_of, warn_if_spanning
 from .cca import SPANNED, correlations
+from .cholesky import EPS, ONE_PASS_CONDITION, WORST, defect_of, gram_of, product, tall_enough
 from .measure import Need
+
+CLEAR = 1e-12  # of the total variance: nearer to the cut, a cumulated share is a tie within rounding
+CUT_ERROR = 1e-11  # of what Gram matrices may change in the kept directions
+FEW = 0.4  # share of the features up to which forming the directions is cheaper than products of all features
+ROUTE = "eigenvectors of the Gram matrix"
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,46 @@ def svcca(x: object, y: object, *, variance: float = 0.99) -> float:
 
 def truncated(x: Matrix, variance: float) -> Basis:
     """The left singular vectors of the centred features that explain ``variance`` of their variance."""
-    c = centred(x)
-    u, s = left_singular(c.z)
-    return basis_from(x, u, rank_of(s, x, c.noise) if variance == 1.0 else _leading(s, variance, x.n))
+    if variance == 1.0:
+        return basis_of(x)
+    z, _, _ = centred_only(x)
+    fast = _by_eigenvectors(x, z, variance)
+    if fast is not None:
+        return fast
+    u, s = left_singular(z)
+    return basis_from(x, u, min(leading(s * s, variance), x.n - 1))
 
 
-def _leading(s: FloatArray, variance: float, n: int) -> int:
-    explained = np.cumsum(s * s)
-    return min(int(np.searchsorted(explained, variance * explained[-1])) + 1, n - 1)
+def leading(squares: FloatArray, variance: float) -> int:
+    """The least number of squared singular values, descending, that explain ``variance`` of their sum."""
+    explained = np.cumsum(squares)
+    return int(np.searchsorted(explained, variance * explained[-1])) + 1
+
+
+def _by_eigenvectors(x: Matrix, z: FloatArray, variance: float) -> Basis | None:
+    """The leading directions from the eigenvectors of zᵀz, or None where the SVD would find others.
+
+    Whatever the condition of ``z``, the kept directions carry variance, and their eigenvalues are right to
+    eps λ₁. They are taken if the cut stands clear of the eigenvalues' error, the gap behind it of the eigenvectors',
+    and if the weakest of them, measured on z itself, are orthonormal.
+    """
+    if not tall_enough(z):
+        return None
+    values, vectors = scipy.linalg.eigh(gram_of(z), check_finite=False, driver="evd")
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    total = float(values.sum())
+    k = leading(values, variance)
+    margin = np.abs(np.cumsum(values)[max(0, k - 2) : k] - variance * total).min()
+    gap = values[k - 1] - values[k] if k < len(values) else values[k - 1]
+    if margin <= CLEAR * total or EPS * values[0] > CUT_ERROR * k * gap:
+        return None
+    if values[0] > ONE_PASS_CONDITION**2 * values[k - 1]:
+        return None
+    mixing = vectors[:, :k] / np.sqrt(values[:k])
+    defect = defect_of(product(z, mixing[:, -WORST:]))
+    if defect > CUT_ERROR:
+        return None
+    reason = f"orthonormal to {defect:.0e}"
+    if k > FEW * x.p:
+        return Basis(x.name, z, x.p, mixing, ROUTE, reason)
+    return Basis(x.name, product(z, mixing), x.p, None, ROUTE, reason)

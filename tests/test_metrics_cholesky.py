@@ -1,0 +1,208 @@
+"""The fast routes of the CCA family: which one runs, and that each gives what QR and SVD give, on any input."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simkit.arrays import as_matrix
+from simkit.errors import DegenerateWarning
+from simkit.metrics import basis, cholesky
+from simkit.metrics.cca import R2CCA, MeanCCA, cca
+from simkit.metrics.linear_regression import linear_regression
+from simkit.metrics.nbs import nbs
+from simkit.metrics.pwcca import pwcca
+from simkit.metrics.svcca import SVCCA, svcca
+
+N, P = 1500, 48
+MEASURES: dict[str, Callable[[Any, Any], Any]] = {
+    "correlations": lambda x, y: cca(x, y).correlations,
+    "mean": lambda x, y: cca(x, y).mean,
+    "r2": lambda x, y: cca(x, y).r2,
+    "pwcca": pwcca,
+    "svcca": svcca,
+    "svcca, all variance": lambda x, y: svcca(x, y, variance=1.0),
+    "nbs": nbs,
+    "regression": linear_regression,
+}
+
+
+def conditioned(condition: float, seed: int, n: int = N, p: int = P) -> np.ndarray:
+    """Features of a given condition that share directions between seeds."""
+    shared = np.random.default_rng(99).standard_normal((n, p))
+    r = np.random.default_rng(seed)
+    q = np.linalg.qr(0.7 * shared + r.standard_normal((n, p)))[0]
+    return q * np.geomspace(1, 1 / condition, p) @ np.linalg.qr(r.standard_normal((p, p)))[0]
+
+
+def by_qr(function: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
+    """What the Householder route gives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cholesky, "FEWEST_FEATURES", 10**9)
+        patch.setattr(basis, "_BY_GRAM", 10**9)
+        return function(x, y)
+
+
+def route(x: Any, y: Any) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateWarning)
+        return cca(x, y).plan.steps[0].route
+
+
+def agree(x: np.ndarray, y: np.ndarray, tolerance: float) -> None:
+    for name, function in MEASURES.items():
+        np.testing.assert_allclose(function(x, y), by_qr(function, x, y), rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("condition", [1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e12])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_every_condition_agrees_with_qr(condition: float, offset: float) -> None:
+    """Each correlation moves by about eps times the condition, whichever route ran."""
+    x, y = (conditioned(condition, seed) + offset * (condition < 1e4) for seed in (1, 2))
+    ran = route(x, y)
+    expected = "one Cholesky" if condition < 50 else "two Cholesky" if condition <= 1e8 else "QR and SVD"
+    assert ran.startswith(expected) or condition == 1e2, ran
+    agree(x, y, max(2e-12, 20 * 2.2e-16 * condition) if condition <= 1e8 else 1e-12)
+
+
+def test_one_pass_at_large_sizes_keeps_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cholesky, "ONE_PASS_PRODUCTS", 0)
+    x, y = conditioned(3e3, 1), conditioned(3e3, 2)
+    assert route(x, y).startswith("one Cholesky")
+    agree(x, y, 1e-9)
+    for name in ("mean", "r2", "pwcca", "regression"):
+        assert MEASURES[name](x, y) == pytest.approx(by_qr(MEASURES[name], x, y), abs=1e-10), name
+
+
+def test_scaled_features_cost_no_condition() -> None:
+    x, y = conditioned(5.0, 1) * np.geomspace(1, 1e-9, P), conditioned(5.0, 2) * np.geomspace(1e3, 1e-5, P)
+    assert route(x, y).startswith("one Cholesky")
+    agree(x, y, 1e-12)
+
+
+def hazard(name: str) -> np.ndarray:
+    x = conditioned(10.0, 1)
+    r = np.random.default_rng(3)
+    cases = {
+        "duplicate": np.concatenate([x, x[:, 5:9]], axis=1),
+        "constant": np.concatenate([x[:, :7], np.full((N, 1), 0.1), x[:, 7:]], axis=1),
+        "dead": np.concatenate([x, np.zeros((N, 2))], axis=1),
+        "dependent": np.concatenate([x, x @ r.standard_normal((P, 3))], axis=1),
+        "nearly dependent": np.concatenate([x, x[:, :1] + 1e-13 * r.standard_normal((N, 1))], axis=1),
+        "nearly dependent, but real": np.concatenate([x, x[:, :1] + 1e-6 * r.standard_normal((N, 1))], axis=1),
+        "one rank": np.outer(r.standard_normal(N), r.standard_normal(P)),
+        "one vanishing feature": np.concatenate([x, 1e-200 * r.standard_normal((N, 1))], axis=1),
+        "huge": x * 1e250,
+        "relu": np.maximum(x + 0.01, 0),
+        "one row": np.concatenate([1e4 * x[:1], x[1:]]),
+        "far": x / np.abs(x).max() + 1e12,
+    }
+    return cases[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "fast"),
+    [
+        ("duplicate", False),
+        ("constant", False),
+        ("dead", False),
+        ("dependent", False),
+        ("nearly dependent", False),
+        ("nearly dependent, but real", True),
+        ("one rank", False),
+        ("one vanishing feature", None),
+        ("huge", True),
+        ("relu", True),
+        ("one row", True),
+        ("far", None),
+    ],
+)
+def test_hazards_agree_with_qr(name: str, fast: bool | None) -> None:
+    x, y = hazard(name), conditioned(20.0, 2)
+    assert fast is None or fast != route(x, y).startswith("QR and SVD"), route(x, y)
+    agree(x, y, 1e-9 if name.startswith("nearly") else 1e-10)
+    agree(y, x, 1e-9 if name.startswith("nearly") else 1e-10)
+
+
+@pytest.mark.parametrize("smallest", [1e-2, 1e-4, 1e-5, 1e-6, 1e-7, 1e-9])
+def test_float32_directions_near_its_noise_are_left_to_the_svd(smallest: float) -> None:
+    """The rank rule of float32 input decides as it always did: the fast routes keep all directions or none."""
+    r = np.random.default_rng(0)
+    z = r.standard_normal((N, P)) * np.geomspace(1, smallest, P) @ np.linalg.qr(r.standard_normal((P, P)))[0]
+    x, y = z.astype(np.float32), conditioned(20.0, 2)
+    assert smallest in (1e-5, 1e-6) or (smallest >= 1e-4) != route(x, y).startswith("QR and SVD")
+    assert len(cca(x, y).correlations) == len(by_qr(MEASURES["correlations"], x, y))
+    agree(x, y, 1e-9)
+
+
+def test_shapes_where_gram_matrices_do_not_pay() -> None:
+    for n, p in [(90, 48), (1500, 20), (100, 33)]:
+        x, y = conditioned(5.0, 1, n, p), conditioned(5.0, 2, n, p)
+        assert route(x, y) == "QR and SVD, then SVD"
+        assert "small or wide" in cca(x, y).plan.explain()
+
+
+def test_plan_says_what_ran_and_why() -> None:
+    x, y = conditioned(10.0, 1), conditioned(1e6, 2)
+    plan = cca(x, y).plan
+    assert plan.steps[0].route == "one Cholesky pass for x, two Cholesky passes for y, then SVD"
+    assert "x: condition about 1e+01, orthonormal to" in plan.explain()
+    assert "y: condition about" in plan.explain()
+    assert "x keeps 48 of 48 directions, y 48 of 48" in plan.explain()
+
+
+@pytest.mark.parametrize("measure", [MeanCCA(), R2CCA(), SVCCA(0.9)])
+def test_self_similarity_is_one_by_every_route(measure: Any) -> None:
+    for condition in (10.0, 1e6, 1e12):
+        x = measure.prepare(as_matrix(conditioned(condition, 1)))
+        assert measure.score(x, x) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_bases_are_orthonormal_and_span_the_features() -> None:
+    for condition in (10.0, 1e4, 1e7):
+        z = conditioned(condition, 1)
+        z -= z.mean(axis=0)
+        found = cholesky.whiten(z, 1e-16)
+        assert isinstance(found, cholesky.Whitened)
+        q = found.vectors @ found.mixing
+        assert np.abs(q.T @ q - np.eye(P)).max() < 3e-13
+        np.testing.assert_allclose(q @ found.loadings, z, rtol=0, atol=1e-15 * condition)
+
+
+def test_svcca_cut_at_a_tie_is_left_to_the_svd() -> None:
+    """64 equal shares: whether 48 of them are 75% is for rounding to say, and the SVD's rounding says it."""
+    r = np.random.default_rng(0)
+    z = r.standard_normal((1024, 64))
+    x = np.linalg.qr(z - z.mean(axis=0))[0]
+    y = conditioned(3.0, 2, 1024, 64)
+    matrix = SVCCA(0.75).prepare(as_matrix(x))
+    assert matrix.route == "QR and SVD"
+    assert svcca(x, y, variance=0.75) == pytest.approx(by_qr(lambda a, b: svcca(a, b, variance=0.75), x, y), abs=1e-13)
+
+
+@pytest.mark.parametrize("variance", [0.3, 0.8, 0.99, 0.999999])
+@pytest.mark.parametrize("condition", [30.0, 1e6, 1e14])
+def test_svcca_by_eigenvectors_at_any_condition(variance: float, condition: float) -> None:
+    x, y = conditioned(condition, 1), conditioned(condition, 2)
+    prepared = SVCCA(variance).prepare(as_matrix(x))
+    assert prepared.route == "eigenvectors of the Gram matrix" or variance > 0.99
+    value = svcca(x, y, variance=variance)
+    assert value == pytest.approx(by_qr(lambda a, b: svcca(a, b, variance=variance), x, y), abs=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(70, 70), (300, 66), (66, 300)])
+@pytest.mark.parametrize("condition", [1.0, 1e3, 1e5, 1e9, np.inf])
+def test_singular_values_by_gram_matrices(shape: tuple[int, int], condition: float) -> None:
+    r = np.random.default_rng(0)
+    k = min(shape)
+    u, v = (np.linalg.qr(r.standard_normal((m, k)))[0] for m in shape)
+    s = np.ones(k) if condition == 1.0 else np.geomspace(1, 1 / condition if condition < np.inf else 0.5, k)
+    if condition == np.inf:
+        s[k // 2 :] = 0.0
+    a = u * s @ v.T
+    np.testing.assert_allclose(basis.singular_values(a), s, rtol=0, atol=1e-12)
+    assert basis.nuclear_norm(a) == pytest.approx(s.sum(), rel=1e-12)
