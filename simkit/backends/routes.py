@@ -23,6 +23,12 @@ PANELS = 2**25  # bytes of workspace per worker, and
 ROOM = 2**30  # of all workers, where no memory is given
 SMALL_N = 64  # below this float64 products cost nothing and float32 ones lose digits to cancellation
 FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
+
+# What a route takes, fitted to timings of both over a grid of shapes (benchmarks/test_routes.py checks them): its
+# multiply-adds and, as so many more, sums over every element of every layer's Gram matrix, passes over every row and
+# every entry, tiles, and the start of the team; the rate is that of its multiply-adds.
+SAMPLE = {"float32": (75, 270, 14_000_000, 2.4), "float64": (34, 90, 8_600_000, 1.16)}  # element, entry, start, rate
+FEATURE = (3700, 175, 13, 1_800_000)  # row, entry, pair of columns, start; rate 1
 MOST_THREADS = 1024  # more are taken for this many
 
 
@@ -130,8 +136,9 @@ def plan_pair_sums(
     feature_cost = n * left * left // 2 if columns is None else n * (left * right + own)
     width = tile or feature_tile(left + right)
     space = Workspace(16 * m * n + 24 * m * m, 8 * (2 * ROWS * width + width * width))
-    penalty = FLOAT64_COST if products == "float32" else 1.0
-    cheaper = linear and feature_cost * penalty < sample_cost and (memory is None or space.total(1) <= memory)
+    cheaper = linear and (memory is None or space.total(1) <= memory)
+    if cheaper and route is None:
+        cheaper = _feature_time(n, widths, feature_cost) < _sample_time(n, widths, sample_cost, products)
     chosen: RouteName = route or ("feature" if cheaper else "sample")
     if chosen == "feature":
         if not linear:
@@ -150,6 +157,16 @@ def plan_pair_sums(
     return Route("sample", products, size, workers, sample_cost, space.total(workers), reason)
 
 
+def _sample_time(n: int, widths: Sequence[int], multiply_adds: int, products: Precision) -> float:
+    element, entry, start, rate = SAMPLE[products]
+    return (multiply_adds + n * n * len(widths) * element / 2 + n * sum(widths) * entry + start) / rate
+
+
+def _feature_time(n: int, widths: Sequence[int], multiply_adds: int) -> float:
+    row, entry, pair, start = FEATURE
+    return multiply_adds + n * (len(widths) * row + sum(widths) * entry) + sum(widths) ** 2 * pair + start
+
+
 def sample_tile(n: int, m: int, p: int, products: Precision, memory: int | None, mapped_row_bytes: int) -> int:
     """Rows of a sample-space tile: the cheapest of those whose workspace fits, for two workers or else for one."""
 
@@ -160,11 +177,11 @@ def sample_tile(n: int, m: int, p: int, products: Precision, memory: int | None,
     for workers in (WORKERS, 1):
         fitting = [tile for tile in TILES if fits(tile, workers)]
         if fitting:
-            return min(fitting, key=lambda tile: _sample_time(n, tile))
+            return min(fitting, key=lambda tile: _tile_time(n, tile))
     return TILES[-1]
 
 
-def _sample_time(n: int, tile: int) -> float:
+def _tile_time(n: int, tile: int) -> float:
     """Multiply-adds per feature that the slower of two workers does, packing counted as such."""
     full, rest = divmod(n, tile)
     diagonal = full * tile**2 + rest**2
