@@ -22,19 +22,28 @@ def newest(folder: Path) -> dict[str, Result]:
     """The newest full result of every benchmark by its key, each with the run it comes from."""
     found: dict[str, Result] = {}
     for path in sorted(folder.glob("*.json")):  # names are dates
-        run = json.loads(path.read_text(encoding="utf-8"))
-        if run.get("format") != "simkit.benchmarks.1":
-            raise ValueError(f"{path.name} is not a benchmark record of simkit")
-        about = {name: run[name] for name in ("date", "commit", "machine", "versions")}
-        for result in run["results"]:
-            if result.get("full", True):
-                found[result["key"]] = result | {"run": about}
+        found |= {key: result for key, result in one_run(path).items() if result.get("full", True)}
     return found
+
+
+def one_run(path: Path) -> dict[str, Result]:
+    """The results of one record by their keys, each with the run it comes from."""
+    run = json.loads(path.read_text(encoding="utf-8"))
+    if run.get("format") != "simkit.benchmarks.1":
+        raise ValueError(f"{path.name} is not a benchmark record of simkit")
+    about = {name: run[name] for name in ("date", "commit", "machine", "versions")}
+    return {result["key"]: result | {"run": about} for result in run["results"]}
 
 
 def render(results: dict[str, Result]) -> str:
     """Everything between the markers."""
-    kinds = {"hazards": hazards, "workload": None, "correspondence": correspondence, "import": imports}
+    kinds = {
+        "hazards": hazards,
+        "workload": None,
+        "routes": routes,
+        "correspondence": correspondence,
+        "import": imports,
+    }
     parts: list[str] = []
     workloads = sorted((r for r in results.values() if r["kind"] == "workload"), key=_order)
     for kind, function in kinds.items():
@@ -147,6 +156,25 @@ def imports(result: Result) -> str:
     return "\n".join([*lines, "", _origin(result)])
 
 
+def routes(result: Result) -> str:
+    """How often the planner's route was the better one, and by how much it missed."""
+    cells = sorted(result["cells"], key=lambda cell: -float(cell["ratio"]))
+    within = sum(cell["ratio"] <= result["required"] for cell in cells)
+    lines = [
+        f"**The planner.** {len(cells)} shapes of all-pairs CKA, each by the sample-space and the feature-space route:"
+        f" the one picked takes at most {result['required']} × the time of the better one in {within} of them. The"
+        " shapes it fits worst:",
+        "",
+        _line(["samples", "layers", "width", "type", "picked", "sample space", "feature space", "picked / best"]),
+        _line([*["---:"] * 3, "---", "---", *["---:"] * 3]),
+    ]
+    for cell in cells[:5]:
+        times = [_time(cell["seconds"][name]) if name in cell["seconds"] else "" for name in ("sample", "feature")]
+        shape = [f"{cell['n']:,}", str(cell["layers"]), f"{cell['p']:,}", cell["dtype"], cell["chosen"]]
+        lines.append(_line([*shape, *times, _ratio(cell["ratio"])]))
+    return "\n".join([*lines, "", _origin(result)])
+
+
 def _order(result: Result) -> tuple[int, str]:
     digits = result["key"].removeprefix("W")
     return (int(digits), "") if digits.isdigit() else (1000, result["key"])
@@ -211,7 +239,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 when the README is stale")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--show", type=Path, metavar="RECORD", help="print the tables of one record instead")
     options = parser.parse_args()
+    if options.show:
+        print(render(one_run(options.show)))
+        return 0
     old = options.readme.read_text(encoding="utf-8")
     new = replaced(old, render(newest(options.results)))
     if new == old:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MISTAKE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 MEASURES = ("cka", "nbs", "procrustes", "cca", "r2-cca", "svcca", "pwcca", "linear-regression")
+EXTRAS = {"bench": "test"}  # where it is not the command's name
 # What simkit raises for input it refuses, and the system for files it refuses.
 REFUSALS = (ValueError, TypeError, NotImplementedError, OverflowError, ImportError, OSError, MemoryError)
 
@@ -108,6 +109,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_demo(commands)
     _add_compare(commands)
+    _add_bench(commands)
     _add_doctor(commands)
     return parser
 
@@ -154,7 +156,9 @@ def _need(command: str, **modules: str) -> None:
     """ImportError with the remedy when a command lacks a module; its name where it is installed from is the value."""
     missing = [name for module, name in modules.items() if find_spec(module) is None]
     if missing:
-        raise ImportError(f"simkit {command} needs {', '.join(missing)}: pip install 'simkit[{command}]'")
+        raise ImportError(
+            f"simkit {command} needs {', '.join(missing)}: pip install 'simkit[{EXTRAS.get(command, command)}]'"
+        )
 
 
 def _add_compare(commands: Any) -> None:
@@ -279,6 +283,29 @@ def _number(text: str, kind: type[float]) -> float:
         return kind(text)
     except ValueError:
         raise ValueError(f"{text!r} is not {'a whole' if kind is int else 'a'} number") from None
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="this machine's benchmark table, with the rivals that are installed",
+        description="Run the benchmarks of the source tree: every answer is checked against a float64 reference, then "
+        "timed\nbeside the machine's limit and every rival that is installed. Prints the tables as Markdown.",
+        epilog="examples:\n  simkit bench\n  simkit bench --full --select w1 --out results",
+    )
+    bench.add_argument("--benchmarks", default="benchmarks", metavar="DIR", help="their folder (default: %(default)s)")
+    bench.add_argument("--full", action="store_true", help="the sizes of the README's tables: minutes, gigabytes")
+    bench.add_argument("--select", metavar="WORD", help="only benchmarks with this in their name, such as w2 or routes")
+    bench.add_argument("--out", metavar="DIR", help="keep the record (JSON) here")
+    bench.set_defaults(run=_bench)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    _need("bench", pytest="pytest", pytest_benchmark="pytest-benchmark")
+    from .experiments.bench import bench
+
+    print(bench(arguments.benchmarks, full=arguments.full, select=arguments.select, out=arguments.out))
+    return 0
 
 
 def _add_doctor(commands: Any) -> None:

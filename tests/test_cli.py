@@ -81,7 +81,7 @@ def test_no_command_shows_the_help(run: Run) -> None:
         assert f"    {command} " in out
 
 
-@pytest.mark.parametrize("command", ["demo", "compare", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "compare", "bench", "doctor"])
 def test_help_of_a_command_has_examples(run: Run, command: str) -> None:
     code, out, err = run(command, "--help")
     assert (code, err) == (0, "")
@@ -90,7 +90,7 @@ def test_help_of_a_command_has_examples(run: Run, command: str) -> None:
 
 
 def test_commands_to_come_are_no_commands(run: Run) -> None:
-    for command in ("train", "prune", "report", "bench", "nonsense"):
+    for command in ("train", "prune", "report", "nonsense"):
         result = run(command)
         assert_one_sentence(*result)
         assert f"invalid choice: '{command}'" in result[2]
@@ -457,3 +457,24 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = python("-m", "simkit", "compare", "absent.npy", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "simkit: error: there is no file 'absent.npy'\n"
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_bench_prints_tables_and_keeps_the_record(run: Run, tmp_path: Path) -> None:
+    code, out, err = run(
+        "bench", "--benchmarks", str(BENCHMARKS), "--select", "routes", "--out", str(tmp_path / "kept")
+    )
+    assert (code, err) == (0, "")
+    assert "**The planner.** 16 shapes" in out
+    (record,) = (tmp_path / "kept").glob("*.json")
+    assert json.loads(record.read_text())["results"][0]["key"] == "routes"
+
+
+def test_bench_says_what_it_lacks(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("bench", "--benchmarks", str(tmp_path))
+    assert code == 2
+    assert f"the folder '{tmp_path}' holds no benchmarks" in err
+    code, _, err = run("bench", "--benchmarks", str(BENCHMARKS), "--select", "no_such_thing")
+    assert (code, err) == (2, "simkit: error: no benchmark has 'no_such_thing' in its name\n")

@@ -1,0 +1,43 @@
+"""The benchmarks of the source tree, run in a process of their own, and their tables."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def bench(folder: str | os.PathLike[str], *, full: bool, select: str | None, out: str | os.PathLike[str] | None) -> str:
+    """Run the benchmarks in ``folder`` and return their tables as Markdown; the record stays in ``out``, if named.
+
+    Raises:
+        ValueError: the folder holds no benchmarks, none is selected, or an answer was wrong.
+    """
+    where = Path(folder)
+    if not (where / "table.py").is_file():
+        raise ValueError(f"the folder {str(where)!r} holds no benchmarks: run this in a clone of simkit's source")
+    with tempfile.TemporaryDirectory() as temporary:
+        records = Path(temporary)
+        command = [sys.executable, "-m", "pytest", "-q", "--record", str(records), "--override-ini", "addopts="]
+        command += ["-p", "no:cacheprovider", "--import-mode=importlib", "-m", "not slow and not gpu"]
+        command += ["--full"] * full + (["-k", select] if select else [])
+        # Workers of OpenBLAS would otherwise spin after each product and take a core from the next contestant.
+        environment = os.environ | {"OPENBLAS_THREAD_TIMEOUT": "10"}
+        # Progress to stderr: stdout holds the tables alone.
+        done = subprocess.run(
+            [*command, where.name], cwd=where.resolve().parent, env=environment, stdout=2, check=False
+        )
+        if done.returncode == 5:
+            raise ValueError(f"no benchmark has {select!r} in its name")
+        if done.returncode:
+            raise ValueError(f"the benchmarks ended with code {done.returncode}: see above")
+        found = sorted(records.glob("*.json"))
+        if not found:
+            raise ValueError(f"the benchmarks selected by {select!r} record nothing")
+        if out is not None:
+            Path(out).mkdir(parents=True, exist_ok=True)
+            (Path(out) / found[-1].name).write_bytes(found[-1].read_bytes())
+        shown = [sys.executable, str(where / "table.py"), "--show", str(found[-1])]
+        return subprocess.run(shown, capture_output=True, text=True, check=True).stdout.rstrip()
