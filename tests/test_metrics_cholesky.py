@@ -206,3 +206,23 @@ def test_singular_values_by_gram_matrices(shape: tuple[int, int], condition: flo
     a = u * s @ v.T
     np.testing.assert_allclose(basis.singular_values(a), s, rtol=0, atol=1e-12)
     assert basis.nuclear_norm(a) == pytest.approx(s.sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.8, 1.2, 1e3, 1e9])
+@pytest.mark.parametrize("layout", ["C", "F", "strided"])
+def test_nbs_of_large_features_as_they_lie(offset: float, layout: str) -> None:
+    """Means are taken out of the product where that loses nothing, and out of the features elsewhere."""
+    n, p = 2**14, 64
+    r = np.random.default_rng(0)
+    x, y = (r.standard_normal((n, p)) @ r.standard_normal((p, p)) / 8 + r.standard_normal((n, 1)) for _ in range(2))
+    xc, yc = (z - z.mean(axis=0) for z in (x, y))
+    expected = np.linalg.norm(xc.T @ yc, "nuc") / np.linalg.norm(xc) / np.linalg.norm(yc)
+    x = x + offset
+    if layout == "strided":
+        x = np.repeat(x, 2, axis=0)[::2]
+    x = np.asfortranarray(x) if layout == "F" else x
+    before = x.copy()
+    assert nbs(x, y) == pytest.approx(expected, abs=max(1e-13, 1e-15 * offset))
+    assert nbs(y, x) == pytest.approx(expected, abs=max(1e-13, 1e-15 * offset))
+    assert nbs(x, y + 3.0) == pytest.approx(expected, abs=max(1e-13, 1e-15 * offset))
+    np.testing.assert_array_equal(x, before)

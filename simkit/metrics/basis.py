@@ -26,6 +26,8 @@ from .prepare import prepare_with_stats
 
 Prepared = TypeVar("Prepared")
 _SMALL = 2**16  # bytes of column statistics and the like
+_LARGE = 2**20  # entries from which a copy takes a time that one would notice
+_EXPONENT = 100  # of two, within which no product or square of features comes near the range of float64
 _CHUNK = 2**15  # entries that are centred at a time
 _BY_GRAM = 64  # width from which the eigenvalues of a Gram matrix are tried for singular values
 _GRAM_ERROR = 1e-13  # up to which they are taken
@@ -55,12 +57,16 @@ class Basis:
 
 @dataclass(frozen=True)
 class Factor:
-    """Xc up to an orthogonal map of its features: W Wᵀ = Xc Xcᵀ / 4^exponent, with ‖Xc‖_F = norm · 2^exponent."""
+    """Xc up to an orthogonal map of its features: W Wᵀ = Xc Xcᵀ / 4^exponent, with ‖Xc‖_F = norm · 2^exponent.
+
+    With a ``mean``, W = values - mean.
+    """
 
     name: str
-    values: FloatArray  # W [n, min(n, p)]
+    values: FloatArray  # [n, min(n, p)]
     norm: float
     exponent: int
+    mean: FloatArray | None = None  # [p]
 
 
 @dataclass(frozen=True)
@@ -237,6 +243,30 @@ def factor_of(x: Matrix) -> Factor:
     z, _, exponent = centred_only(x)
     w = z if x.n >= x.p else np.asarray(_triangle(z, True).T)
     return Factor(x.name, w, float(np.linalg.norm(w)), exponent)
+
+
+def factor_as_it_lies(x: Matrix) -> Factor:
+    """:func:`factor_of` without a copy, the mean apart, where ``x`` is large, float64 and not far from centred.
+
+    Products of uncentred features then lose no more than one bit to the mean.
+    """
+    block, stats = prepare_with_stats(x, Linear())
+    values = x.values
+    plain = x.dtype == "float64" and not x.mapped and (values.flags.c_contiguous or values.flags.f_contiguous)
+    if not (plain and x.n >= x.p and values.size >= _LARGE and abs(block.exponent) <= _EXPONENT):
+        return factor_of(x)
+    if (x.n * block.shift * block.shift > stats.sum_sq_dev).any():
+        return factor_of(x)
+    return Factor(x.name, values, float(np.sqrt(stats.sum_sq_dev.sum())), 0, block.shift)
+
+
+def cross_of_factors(x: Factor, y: Factor) -> FloatArray:
+    """W_xᵀ W_y."""
+    product = cross(x.values, y.values)
+    if x.mean is None or y.mean is None:
+        return product  # the columns of one side sum to zero
+    product -= np.outer(len(x.values) * x.mean, y.mean)
+    return product
 
 
 def _triangle(z: FloatArray, overwrite: bool) -> FloatArray:

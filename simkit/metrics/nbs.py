@@ -15,8 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..arrays import Matrix, enough_samples
-from .basis import Factor, both, factor_of, need_of, nuclear_norm
-from .cholesky import cross
+from .basis import Factor, both, cross_of_factors, factor_as_it_lies, need_of, nuclear_norm
 from .measure import Need
 
 
@@ -27,7 +26,7 @@ class NBS:
     def prepare(self, x: Matrix) -> Factor:
         """The centred features of one representation, reduced to n columns where they are wide."""
         enough_samples(x.n, 2, "NBS")
-        return factor_of(x)
+        return factor_as_it_lies(x)
 
     def need(self, x: Matrix) -> Need:
         """Bytes of the factor, and of finding it."""
@@ -49,10 +48,10 @@ def nbs(x: object, y: object) -> float:
 
     Source: Muzellec & Cuturi 2018; Tang et al. 2020; Harvey et al. 2024 (equal to cos of Procrustes).
     """
-    _, (a, b) = both(x, y, factor_of, "nbs")
+    _, (a, b) = both(x, y, factor_as_it_lies, "nbs")
     return bures(a, b)
 
 
 def bures(x: Factor, y: Factor) -> float:
     """‖W_xᵀ W_y‖_* / (‖W_x‖_F ‖W_y‖_F): the normalised Bures similarity of two factors."""
-    return nuclear_norm(cross(x.values, y.values)) / (x.norm * y.norm)
+    return nuclear_norm(cross_of_factors(x, y)) / (x.norm * y.norm)
