@@ -41,6 +41,7 @@ def render(results: dict[str, Result]) -> str:
         "hazards": hazards,
         "workload": None,
         "routes": routes,
+        "growth": growth,
         "correspondence": correspondence,
         "import": imports,
     }
@@ -172,6 +173,20 @@ def routes(result: Result) -> str:
         times = [_time(cell["seconds"][name]) if name in cell["seconds"] else "" for name in ("sample", "feature")]
         shape = [f"{cell['n']:,}", str(cell["layers"]), f"{cell['p']:,}", cell["dtype"], cell["chosen"]]
         lines.append(_line([*shape, *times, _ratio(cell["ratio"])]))
+    return "\n".join([*lines, "", _origin(result)])
+
+
+def growth(result: Result) -> str:
+    """Fitted exponents beside the counted ones."""
+    lines = [
+        "**Growth.** Time over four sizes, as a power of the size; counted: that of the least multiply-adds.",
+        "",
+        _line(["", "size", "from", "to", "counted", "measured"]),
+        _line(["---", "---", *["---:"] * 4]),
+    ]
+    for row in result["rows"]:
+        ends = [f"{row['sizes'][0]:,}", f"{row['sizes'][-1]:,}"]
+        lines.append(_line([row["name"], row["variable"], *ends, str(row["expected"]), f"{row['exponent']:.2f}"]))
     return "\n".join([*lines, "", _origin(result)])
 
 
