@@ -128,23 +128,17 @@ void pass_rows(const BlockView& block, std::int64_t i0, std::int64_t i1, See&& s
 
 class NormsWorker {
   public:
-    // products: z_i . g beside the norms, where g is not null.
-    NormsWorker(const BlockView& block, std::vector<double>& norms, const double* g, std::vector<double>& products)
-        : block_(block), norms_(norms), g_(g), products_(products), tile_(tile_rows(block)) {}
+    NormsWorker(const BlockView& block, std::vector<double>& norms)
+        : block_(block), norms_(norms), tile_(tile_rows(block)) {}
     void work(std::int64_t t) {
         pass_rows(block_, t * tile_, std::min(block_.x.rows, (t + 1) * tile_),
-                  [&](std::int64_t i, std::int64_t k, int count, const double* z) {
-                      norms_[i] += dot(count, z, z);
-                      if (g_) products_[i] += dot(count, z, g_ + k);
-                  });
+                  [&](std::int64_t i, std::int64_t, int count, const double* z) { norms_[i] += dot(count, z, z); });
     }
     void commit(std::int64_t) {}
 
   private:
     const BlockView& block_;
     std::vector<double>& norms_;
-    const double* g_;
-    std::vector<double>& products_;
     std::int64_t tile_;
 };
 
@@ -175,20 +169,78 @@ std::int64_t row_tiles(const BlockView& block) {
     return (block.x.rows + tile - 1) / tile;
 }
 
+class RowGramsWorker {
+  public:
+    RowGramsWorker(const std::vector<BlockView>& blocks, const std::vector<std::vector<double>>& columns,
+                   std::int64_t rows, RowGrams& out)
+        : blocks_(blocks),
+          columns_(columns),
+          m_(static_cast<std::int64_t>(blocks.size())),
+          rows_(rows),
+          out_(out),
+          norms_(m_ * rows),
+          sums_(m_ * rows),
+          squares_(m_ * m_),
+          products_(m_ * m_) {}
+
+    void work(std::int64_t t) {
+        const std::int64_t first = t * rows_;
+        count_ = std::min(blocks_[0].x.rows, first + rows_) - first;
+        for (std::int64_t b = 0; b < m_; ++b) {
+            double *norms = norms_.data() + b * rows_, *sums = sums_.data() + b * rows_;
+            const double* columns = columns_[b].data();
+            std::fill_n(norms, count_, 0.0);
+            std::fill_n(sums, count_, 0.0);
+            pass_rows(blocks_[b], first, first + count_,
+                      [&](std::int64_t i, std::int64_t k, int count, const double* z) {
+                          norms[i - first] += dot(count, z, z);
+                          sums[i - first] += dot(count, z, columns + k);
+                      });
+            for (std::int64_t i = 0; i < count_; ++i) sums[i] -= norms[i];
+        }
+        const int m = static_cast<int>(m_), count = static_cast<int>(count_), ld = static_cast<int>(rows_);
+        syrk_n(m, count, norms_.data(), ld, 0.0, squares_.data(), m);
+        syrk_n(m, count, sums_.data(), ld, 0.0, products_.data(), m);
+    }
+
+    void commit(std::int64_t) {
+        for (std::int64_t b = 0; b < m_; ++b) {
+            for (std::int64_t c = b; c < m_; ++c) {
+                out_.squares[b * m_ + c] += squares_[b * m_ + c];
+                out_.sums[b * m_ + c] += products_[b * m_ + c];
+            }
+            for (std::int64_t i = 0; i < count_; ++i) out_.totals[b] += sums_[b * rows_ + i];
+        }
+    }
+
+  private:
+    const std::vector<BlockView>& blocks_;
+    const std::vector<std::vector<double>>& columns_;
+    std::int64_t m_, rows_, count_ = 0;
+    RowGrams& out_;
+    std::vector<double> norms_, sums_, squares_, products_;
+};
+
 }  // namespace
 
 std::vector<double> row_norms(const BlockView& block, int threads, const Poll& poll) {
-    std::vector<double> norms(block.x.rows), none;
-    for_each_tile(row_tiles(block), threads, poll, [&] { return NormsWorker(block, norms, nullptr, none); });
+    std::vector<double> norms(block.x.rows);
+    for_each_tile(row_tiles(block), threads, poll, [&] { return NormsWorker(block, norms); });
     return norms;
 }
 
-RowSums row_sums(const BlockView& block, int threads, const Poll& poll) {
-    std::vector<double> g(block.x.cols);
-    for_each_tile(row_tiles(block), threads, poll, [&] { return ColumnSumsWorker(block, g); });
-    RowSums out{std::vector<double>(block.x.rows), std::vector<double>(block.x.rows)};
-    for_each_tile(row_tiles(block), threads, poll, [&] { return NormsWorker(block, out.norms, g.data(), out.sums); });
-    for (std::int64_t i = 0; i < block.x.rows; ++i) out.sums[i] -= out.norms[i];
+RowGrams row_grams(const std::vector<BlockView>& blocks, int threads, const Poll& poll) {
+    const std::size_t m = blocks.size();
+    std::vector<std::vector<double>> columns;
+    std::int64_t rows = kTile;
+    for (const BlockView& block : blocks) {
+        std::vector<double>& own = columns.emplace_back(block.x.cols);
+        for_each_tile(row_tiles(block), threads, poll, [&] { return ColumnSumsWorker(block, own); });
+        rows = std::min(rows, tile_rows(block));
+    }
+    RowGrams out{std::vector<double>(m * m), std::vector<double>(m * m), std::vector<double>(m)};
+    for_each_tile((blocks[0].x.rows + rows - 1) / rows, threads, poll,
+                  [&] { return RowGramsWorker(blocks, columns, rows, out); });
     return out;
 }
 

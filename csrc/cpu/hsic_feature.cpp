@@ -164,25 +164,14 @@ PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll) {
                   [&] { return Worker(problem, items, p); });
 
     // K~ = K - diag(a). Its row sums r are -a but for the rounding of the means, which counts beside a small result.
-    std::vector<double> norms, sums, ab(m * m), rr(m * m), totals(m);
-    if (problem.debiased) {
-        norms.reserve(m * n);
-        sums.reserve(m * n);
-        for (std::int64_t a = 0; a < m; ++a) {
-            const RowSums own_sums = row_sums(problem.blocks[a], problem.threads, poll);
-            norms.insert(norms.end(), own_sums.norms.begin(), own_sums.norms.end());
-            sums.insert(sums.end(), own_sums.sums.begin(), own_sums.sums.end());
-            for (double value : own_sums.sums) totals[a] += value;
-        }
-        const int rows_m = static_cast<int>(m), rows_n = static_cast<int>(n);
-        syrk_n(rows_m, rows_n, norms.data(), rows_n, 0.0, ab.data(), rows_m);
-        syrk_n(rows_m, rows_n, sums.data(), rows_n, 0.0, rr.data(), rows_m);
-    }
+    RowGrams rows_of;
+    if (problem.debiased) rows_of = row_grams(problem.blocks, problem.threads, poll);
     const double dn = static_cast<double>(n);
     auto centred = [&](std::int64_t a, std::int64_t b) {
         const std::int64_t at = std::min(a, b) * m + std::max(a, b);
         if (!problem.debiased) return p[at];
-        return p[at] - ab[at] - 2.0 / (dn - 2.0) * rr[at] + totals[a] * totals[b] / ((dn - 1.0) * (dn - 2.0));
+        return p[at] - rows_of.squares[at] - 2.0 / (dn - 2.0) * rows_of.sums[at] +
+               rows_of.totals[a] * rows_of.totals[b] / ((dn - 1.0) * (dn - 2.0));
     };
     PairSums out{std::vector<double>(left * right), std::vector<double>(m), std::vector<double>(m)};
     const std::int64_t first = problem.symmetric() ? 0 : left;

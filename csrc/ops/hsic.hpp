@@ -46,11 +46,13 @@ PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll);
 // |z_i|^2 for every row, float64.
 std::vector<double> row_norms(const BlockView& block, int threads, const Poll& poll);
 
-// Linear kernels: |z_i|^2, and the off-diagonal row sums of the Gram matrix, sum_{j != i} z_i.z_j, float64.
-struct RowSums {
-    std::vector<double> norms, sums;  // [n]
+// Over the samples s, with a_is = |z_s|^2 of block i and r_is the sum of row s of its linear K without the diagonal:
+// squares [m, m] = sum_s a_is a_js and sums [m, m] = sum_s r_is r_js (upper triangles), totals [m] = sum_s r_is.
+// All float64; memory does not grow with the number of samples.
+struct RowGrams {
+    std::vector<double> squares, sums, totals;
 };
-RowSums row_sums(const BlockView& block, int threads, const Poll& poll);
+RowGrams row_grams(const std::vector<BlockView>& blocks, int threads, const Poll& poll);
 
 // Median of the full n x n matrix of |z_i - z_j|^2, zero diagonal included, found by passes over tiles.
 double distance_median(const BlockView& block, int threads, const Poll& poll);

@@ -135,7 +135,7 @@ def plan_pair_sums(
     own = sum(p * p for p in widths) // 2
     feature_cost = n * left * left // 2 if columns is None else n * (left * right + own)
     width = tile or feature_tile(left + right)
-    space = Workspace(16 * m * n + 24 * m * m, 8 * (2 * ROWS * width + width * width))
+    space = Workspace(8 * sum(widths) + 40 * m * m, 8 * (2 * ROWS * width + width * width + 512 * m + 2 * m * m))
     cheaper = linear and (memory is None or space.total(1) <= memory)
     if cheaper and route is None:
         cheaper = _feature_time(n, widths, feature_cost) < _sample_time(n, widths, sample_cost, products)
