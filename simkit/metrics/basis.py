@@ -20,7 +20,7 @@ import scipy  # its submodules load when first used, so `import simkit` does not
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
 from ..errors import DegenerateWarning
 from ..kernels import Linear
-from .cholesky import EPS, Whitened, cross, gram_of, product, whiten
+from .cholesky import EPS, Whitened, cross, gram_of, product, upper_cholesky, whiten
 from .measure import Need
 from .prepare import prepare_with_stats
 
@@ -175,9 +175,12 @@ def _roots(a: FloatArray) -> FloatArray | None:
     """
     if min(a.shape) < _BY_GRAM:
         return None
-    gram = gram_of(a if a.shape[0] >= a.shape[1] else a.T)
+    half = gram_of(a if a.shape[0] >= a.shape[1] else a.T)
+    r = upper_cholesky(half)
+    if r is None or EPS * half.diagonal().max() > _GRAM_ERROR * np.sqrt(len(r) * half.trace()) * r.diagonal().min():
+        return None  # the smallest root, below any diagonal entry of R, is too small for either use
     try:
-        values = scipy.linalg.eigvalsh(gram, check_finite=False, driver="evd")
+        values = scipy.linalg.eigvalsh(half, lower=False, check_finite=False, driver="evd")
     except np.linalg.LinAlgError:
         return None
     return np.sqrt(values[::-1]) if values[0] > 0.0 else None
@@ -216,9 +219,11 @@ def basis_and_loadings(x: Matrix, *, loadings: bool = True) -> tuple[Basis, Floa
     Without ``loadings`` they are left empty where they would cost a product.
     """
     c = centred(x)
-    fast = whiten(c.z, c.noise)
+    fast = whiten(c.z, c.noise, overwrite=True)
     if isinstance(fast, Whitened):
         return Basis(x.name, fast.vectors, x.p, fast.mixing, fast.route, fast.reason), fast.loadings
+    if fast.overwritten:
+        c = centred(x)
     u, s = left_singular(c.z, overwrite=not loadings)
     basis = basis_from(x, u, rank_of(s, x, c.noise), fast.reason)
     return basis, basis.vectors.T @ c.z if loadings else np.empty((basis.rank, 0))

@@ -35,12 +35,12 @@ ONE_PASS_PRODUCTS = 2**28  # from here on the second pass takes a time that one 
 WORST_DEFECT = 1e-8  # of QᵀQ - I in any direction, for one pass
 MEAN_DEFECT = 5e-10  # on average over all directions
 TWO_PASS_CONDITION = 1.5e8  # the condition is known to a factor, from below
-SECOND_CONDITION = 100.0  # of the second factor: Q is then orthonormal to about eps times its square
+SECOND_CONDITION = 1000.0  # of the second factor, in the 1-norm; Q is orthonormal to about eps times its square
 ABOVE_NOISE = 10.0  # how far above the rank rule the smallest singular value must stand
 FEWEST_FEATURES = 32  # below these sizes Householder QR takes no time
 FEWEST_PRODUCTS = 2**20
 WORST = 8  # directions in which the departure from orthonormal is measured
-STEPS = 4  # of the block power iteration that finds them
+STEPS = 3  # of the block power iteration that finds them
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Refused:
     """Why the fast routes were not taken."""
 
     reason: str
+    overwritten: bool = False  # the features are no more
 
 
 def tall_enough(z: FloatArray) -> bool:
@@ -67,7 +68,7 @@ def tall_enough(z: FloatArray) -> bool:
     return bool(n >= 2 * p and p >= FEWEST_FEATURES and n * p * p >= FEWEST_PRODUCTS)
 
 
-def whiten(z: FloatArray, noise: float) -> Whitened | Refused:
+def whiten(z: FloatArray, noise: float, *, overwrite: bool = False) -> Whitened | Refused:
     """An orthonormal basis of centred ``z [n, p]`` of full rank; ``noise`` as :attr:`basis.Centred.noise`."""
     if not tall_enough(z):
         return Refused("small or wide")
@@ -91,35 +92,35 @@ def whiten(z: FloatArray, noise: float) -> Whitened | Refused:
         if defect <= SMALL_DEFECT or (saves and defect <= WORST_DEFECT and defect * spread <= MEAN_DEFECT):
             why = f"condition about {condition:.0e}, orthonormal to {defect:.0e}"
             return Whitened(z, inverse, r, "one Cholesky pass", why)
-    return _second_pass(z, r, inverse, sizes, floor)
+    return _second_pass(times_triangle(z, inverse, overwrite=overwrite), r, inverse, sizes, floor, overwrite)
 
 
-def _factor(gram: FloatArray, sizes: FloatArray) -> tuple[FloatArray | None, bool]:
+def _factor(half: FloatArray, sizes: FloatArray) -> tuple[FloatArray | None, bool]:
     """(upper Cholesky factor or None, whether the diagonal was shifted so that there is one)."""
-    r = upper_cholesky(gram)
+    r = upper_cholesky(half)
     if r is not None:
         return r, False
-    shift = 16 * EPS * _norm_and_directions(gram / np.outer(sizes, sizes))[0]
-    return upper_cholesky(gram + np.diag(shift * sizes * sizes)), True
+    whole = half + np.triu(half, 1).T
+    shift = 16 * EPS * _norm_and_directions(whole / np.outer(sizes, sizes))[0]
+    return upper_cholesky(half + np.diag(shift * sizes * sizes)), True
 
 
 def _second_pass(
-    z: FloatArray, r: FloatArray, inverse: FloatArray, sizes: FloatArray, floor: float
+    q: FloatArray, r: FloatArray, inverse: FloatArray, sizes: FloatArray, floor: float, overwritten: bool
 ) -> Whitened | Refused:
-    q = times_triangle(z, inverse)
     second = upper_cholesky(gram_of(q))
     if second is None:
-        return Refused("dependent features")
+        return Refused("dependent features", overwritten)
     mixing = inverse_of_triangle(second)
     whole = product(second, r)
     growth = _norm_and_directions(sizes[:, None] * product(inverse, mixing))[0]
     condition = growth * _norm_and_directions(whole / sizes)[0]
-    repeated = _norm_and_directions(second)[0] * _norm_and_directions(mixing)[0]
+    repeated = float(np.abs(second).sum(axis=0).max() * np.abs(mixing).sum(axis=0).max())
     why = f"condition about {condition:.0e}"
     if not (condition <= TWO_PASS_CONDITION and repeated <= SECOND_CONDITION):
-        return Refused(why)
+        return Refused(why, overwritten)
     if not growth * floor < 1.0:
-        return Refused("rank in doubt")
+        return Refused("rank in doubt", overwritten)
     return Whitened(q, mixing, whole, "two Cholesky passes", why)
 
 
@@ -129,24 +130,25 @@ def defect_of(q: FloatArray) -> float:
 
 
 def product(a: FloatArray, b: FloatArray) -> FloatArray:
-    """a @ b."""
-    return np.asarray(scipy.linalg.blas.dgemm(1.0, b.T, a.T).T)
+    """a @ b, C-contiguous; no copies of either layout."""
+    right, turn_right = (b.T, 0) if b.flags.c_contiguous else (b, 1)
+    left, turn_left = (a.T, 0) if a.flags.c_contiguous else (a, 1)
+    return np.asarray(scipy.linalg.blas.dgemm(1.0, right, left, trans_a=turn_right, trans_b=turn_left).T)
 
 
 def cross(x: FloatArray, y: FloatArray) -> FloatArray:
     """xᵀ y ``[p, q]``."""
-    return np.asarray(scipy.linalg.blas.dgemm(1.0, y.T, x.T, trans_b=True).T)
+    return product(x.T, y)
 
 
 def gram_of(z: FloatArray) -> FloatArray:
-    """zᵀ z ``[p, p]``; only one half of it is computed."""
-    half = scipy.linalg.blas.dsyrk(1.0, z.T)
-    return np.asarray(np.triu(half) + np.triu(half, 1).T)
+    """The upper half of zᵀ z ``[p, p]``; the other is zero."""
+    return np.asarray(scipy.linalg.blas.dsyrk(1.0, z.T))
 
 
-def upper_cholesky(gram: FloatArray) -> FloatArray | None:
-    """R of G = RᵀR, or None where G is not positive definite in float64."""
-    r, failed = scipy.linalg.lapack.dpotrf(gram)
+def upper_cholesky(half: FloatArray) -> FloatArray | None:
+    """R of G = RᵀR, from the upper half of G; None where G is not positive definite in float64."""
+    r, failed = scipy.linalg.lapack.dpotrf(half)
     return None if failed else np.asarray(r)
 
 
@@ -155,9 +157,9 @@ def inverse_of_triangle(r: FloatArray) -> FloatArray:
     return np.asarray(scipy.linalg.lapack.dtrtri(r)[0])
 
 
-def times_triangle(z: FloatArray, upper: FloatArray) -> FloatArray:
-    """z @ upper ``[n, p]`` for a triangular matrix."""
-    return np.asarray(scipy.linalg.blas.dtrmm(1.0, upper, z.T, trans_a=1).T)
+def times_triangle(z: FloatArray, upper: FloatArray, *, overwrite: bool) -> FloatArray:
+    """z @ upper ``[n, p]`` for a triangular matrix, in the place of ``z`` if it may be overwritten."""
+    return np.asarray(scipy.linalg.blas.dtrmm(1.0, upper, z.T, trans_a=1, overwrite_b=overwrite).T)
 
 
 def _norm_and_directions(a: FloatArray) -> tuple[float, FloatArray]:

@@ -111,7 +111,7 @@ def _by_eigenvectors(x: Matrix, z: FloatArray, variance: float) -> Basis | None:
     """
     if not tall_enough(z):
         return None
-    values, vectors = scipy.linalg.eigh(gram_of(z), check_finite=False, driver="evd")
+    values, vectors = scipy.linalg.eigh(gram_of(z), lower=False, check_finite=False, driver="evd")
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     total = float(values.sum())
     k = leading(values, variance)
