@@ -207,3 +207,38 @@ def test_what_cannot_be_done_is_said() -> None:
     plan = sk.greedy_cka(features(30, 4), kernel=sk.RBF()).plan
     assert "candidate_sums: native_cpu" in plan.explain()
     assert "10 of them over 435 pairs" in plan.explain()
+
+
+@pytest.mark.parametrize("ratio", [30, 3000, 1e5])
+@pytest.mark.parametrize("name", ["rbf", "laplacian"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_unit_that_dwarfs_the_others(name: str, ratio: float, dtype: type) -> None:
+    """Without it the kernel hardly varies, and its distances are what is left of far larger ones."""
+    kernel, gram = KERNELS[name]
+    x = features(120, 4)
+    x[:, 1] *= ratio
+    x = x.astype(dtype)
+    wide = x.astype(np.float64)
+    found = sk.greedy_cka(x, kernel=kernel, mode="oneshot")
+    for step in range(3):
+        kept = np.setdiff1d(np.arange(4), found.order[: step + 1])
+        z = wide - wide.mean(axis=0)
+        want = cka_of(z, kept, gram, "biased")
+        if 1 in kept:
+            assert found.cka[step] == pytest.approx(want, abs=1e-6)
+    block = prepare(as_matrix(x, name="x"), kernel)
+    made, level = kernel_damage.kernel_damage(
+        block, [np.array([c]) for c in range(4)], "biased", exact=False, backend=None, threads=2
+    )
+    scores, _ = made.scores(np.arange(4), np.arange(4), level)
+    if ratio <= 3000:  # beyond, what is left of K is below the rounding of the oracle's own exponential
+        want = cka_of(wide, np.array([0, 2, 3]), gram, "biased")
+        assert scores[1] == pytest.approx(want, abs=1e-4 if dtype == np.float32 else 1e-6)
+
+
+@pytest.mark.parametrize("offset", [1.0, 5.0, 20.0])
+def test_polynomials_of_float32_far_from_zero(offset: float) -> None:
+    x = (features(60, 6) + offset).astype(np.float32)
+    assert np.array_equal(
+        sk.greedy_cka(x, kernel=sk.Polynomial()).cka[:-1], sk.greedy_cka(x, kernel=sk.Polynomial(), exact=True).cka[:-1]
+    )

@@ -154,3 +154,25 @@ def test_features_too_large_to_centre_are_refused_before_anything_is_added(layer
     with pytest.raises(ValueError, match=r"^y holds 1e\+308, too large to centre in float64: rescale its features$"):
         stream.update({"x": layers["x"][:1], "y": np.full((1, 9), 1e308)})
     assert np.array_equal(stream.compute().values, before)
+
+
+@pytest.mark.parametrize("first", [1e-300, 1e-200, 1.0])
+@pytest.mark.parametrize("rows", [300, 600, 1100])
+def test_rows_beyond_the_range_of_the_first_units(layers: dict[str, Array], first: float, rows: int) -> None:
+    data = {"x": layers["x"].copy(), "y": layers["y"]}
+    data["x"][:rows] *= first
+    data["x"][rows:] *= 1e200
+    for sizes in ([N], [rows, N - rows], [100] * 15):
+        assert run(data, sizes).compute()["x", "y"] == pytest.approx(truth(data), abs=1e-9)
+
+
+@pytest.mark.parametrize("gap", [1e-300, 1e-200, 1e-100, 1e-10, 1.0, 1e100, 1e250])
+def test_parts_in_which_a_layer_is_constant_make_one_that_is_not(layers: dict[str, Array], gap: float) -> None:
+    data = {"x": np.zeros((N, 6)), "y": layers["y"]}
+    data["x"][700:] = gap
+    merged = sk.StreamingCKA()
+    for part in (slice(0, 700), slice(700, 1300), slice(1300, N)):
+        stream = sk.StreamingCKA()
+        stream.update({name: x[part] for name, x in data.items()})
+        merged.merge(stream)
+    assert merged.compute()["x", "y"] == pytest.approx(truth(data), abs=1e-9)

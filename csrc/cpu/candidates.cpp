@@ -29,8 +29,8 @@ struct Strip {
 };
 
 enum class Form {
-    fused,   // K = 2^((own - column)^2 - base) - level
-    scaled,  // K = 2^-base - level
+    fused,   // K = 2^((own - column)^2 - base) - 1 - level
+    scaled,  // K = 2^-base - 1 - level
     ready    // K = base - level
 };
 
@@ -51,9 +51,9 @@ template <class T, int Bytes, Form form>
         const Vector own = (form == Form::fused ? s.own[r] : T(0)) - Vector{};
         const auto kernel = [&](Vector q, Vector c) __attribute__((always_inline)) {
             if constexpr (form == Form::ready) return q - level;
-            if constexpr (form == Form::scaled) return power_of_two<T, Vector, Integers>(-q) - level;
+            if constexpr (form == Form::scaled) return power_of_two_less_one<T, Vector, Integers>(-q) - level;
             const Vector d = own - c;
-            return power_of_two<T, Vector, Integers>(d * d - q) - level;
+            return power_of_two_less_one<T, Vector, Integers>(d * d - q) - level;
         };
         Vector sum = {};
         const auto take = [&](Vector value, Vector centred) __attribute__((always_inline)) {
@@ -349,7 +349,7 @@ class Worker {
         s.base = base_.data();
         s.centred = p_.packed ? p_.packed + tile_.at + (i0 - tile_.i0) * width : l_.data();
         s.ld = p_.packed ? width : kTile;
-        s.level = T(p_.level);
+        s.level = T(features_.distance() ? p_.level - 1.0 : p_.level);
         s.columns = columns_.data() + k * kTile;
         s.row_sums = row_sums_.data() + k * kTile + (i0 - tile_.i0);
         if (first < last || p_.kernel != Kernel::rbf) {

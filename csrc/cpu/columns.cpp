@@ -149,6 +149,7 @@ std::vector<double> pilot_mean(const MatrixView& x, const double* row_scale) {
     const auto load = [&](std::int64_t i, std::vector<double>& row) {
         load_row(x, i, 0, x.cols, row.data());
         for (double& value : row) value *= row_scale ? row_scale[i] : 1.0;
+        release_rows(x, i, i + 1);
     };
     std::vector<double> first(x.cols), row(x.cols), sum(x.cols, 0.0);
     load(0, first);

@@ -124,7 +124,9 @@ struct Transpose {
 template <class T>
 Transpose<T> choose_transpose() {
 #ifdef SIMKIT_X86
-    if (__builtin_cpu_supports("avx2")) return {32 / sizeof(T), transpose_avx2, shift_transpose_avx2};
+    constexpr int wide = 32 / sizeof(T);
+    if (__builtin_cpu_supports("avx2") && micro_kernel<T>().width % wide == 0)
+        return {wide, transpose_avx2, shift_transpose_avx2};
 #endif
     constexpr int group = 16 / sizeof(T);
     return {group, transpose_plain<T, group>, shift_transpose_plain<T, group>};

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..arrays import FloatArray
 from ..backends.base import Block, CandidateProblem, CandidateSums, EliminationOrder, Estimator, Step
 from ..backends.choose import choose
-from ..kernels import RBF, Laplacian
+from ..kernels import RBF, Laplacian, Polynomial
 from .measure import Degenerate
 
 TIE = 1e-12
@@ -31,6 +31,7 @@ class KernelDamage:
 
     problem: CandidateProblem
     own: float  # <L, L>
+    spread: FloatArray  # [units] sum of squared deviations of each unit's features
     backend: str | None
     threads: int
     name: str
@@ -47,6 +48,17 @@ class KernelDamage:
 
         -inf where the kernel left over is constant.
         """
+        scores, means = self._scores(kept, candidates, level)
+        dominating = candidates[self.spread[candidates] > self.spread[kept].sum() / 2]
+        if len(dominating) and len(kept) > 1:  # at most one: taking it off the others would cancel
+            place = np.flatnonzero(candidates == dominating[0])
+            rest = kept[kept != dominating[0]]
+            scores[place], means[place] = self._scores(rest, NONE, float(means[place[0]]))
+        return scores, means
+
+    def _scores(
+        self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float
+    ) -> tuple[FloatArray, FloatArray]:
         function = choose("candidate_sums", backend=self.backend).function
         n = self.problem.z.shape[1]
         at_once = max(1, ROWS // (8 * n))
@@ -77,7 +89,8 @@ def kernel_damage(
     Raises:
         Degenerate: a kernel that is the same for all pairs of samples.
     """
-    double = exact or block.matrix.precision == "float64"
+    # A polynomial kernel of raw rows is large and nearly constant where features are far from zero: float64 always.
+    double = exact or block.matrix.precision == "float64" or isinstance(block.kernel, Polynomial)
     z = block.matrix.float64()
     z -= block.shift
     np.ldexp(z, -block.exponent, out=z)
@@ -91,7 +104,9 @@ def kernel_damage(
     everything = np.arange(len(columns))
     problem = CandidateProblem(rows, offsets, block.kernel, block.length, estimator, np.zeros(n))
     sums_of = choose("candidate_sums", backend=backend).function
-    first = sums_of(problem, everything, NONE, threads=threads).rows[0]
+    start = 0.0 if isinstance(block.kernel, Polynomial) else 1.0  # the others are near it where features hardly vary
+    first = sums_of(problem, everything, NONE, level=start, threads=threads).rows[0]
+    first += start * (n - 1 if estimator == "debiased" else n)
     each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
     problem = replace(problem, centre=first / each, mean=float(first.sum()) / both)
     if n * n // 2 * rows.itemsize <= PACKED:
@@ -100,7 +115,9 @@ def kernel_damage(
     own, raw = _own(sums_of(problem, everything, NONE, level=level, threads=threads), estimator)
     if not own[0] > 8 * n * np.finfo(np.float64).eps * raw[0]:
         raise Degenerate(block.matrix.name, f"its {estimator} HSIC with itself is zero within rounding")
-    return KernelDamage(problem, float(own[0]), backend, threads, block.matrix.name), level
+    deviations = rows.astype(np.float64) - rows.mean(axis=1, dtype=np.float64)[:, None]
+    spread = np.add.reduceat(np.einsum("ij,ij->i", deviations, deviations), offsets[:-1])
+    return KernelDamage(problem, float(own[0]), spread, backend, threads, block.matrix.name), level
 
 
 def eliminate(

@@ -24,7 +24,7 @@ from ..arrays import FloatArray
 from ..backends.base import Estimator, MomentRows, PairSums, SideSums
 from .apart import Apart, outlying
 from .moments import Moments
-from .units import Held, fit
+from .units import Held, fit, loosen
 
 DROWNED = 1e-9  # a self-product below this share of what it was subtracted from may be off by more than 1e-6
 
@@ -37,13 +37,10 @@ def finish(state: Moments, estimator: Estimator) -> tuple[PairSums, list[int], l
     sums = state.sums
     if sums is None:
         raise ValueError("a stream of fewer than 512 rows has no sums yet")
-    tail = Apart(
-        _tail(sums.left, state.left_stage[: state.staged]),
-        None
-        if sums.right is None or state.right_stage is None
-        else _tail(sums.right, state.right_stage[: state.staged]),
-    )
-    held, tail = fit(Held(sums, state.n, state.apart), tail)
+    raw = [stage[: state.staged] for stage in (state.left_stage, state.right_stage) if stage is not None]
+    held = loosen(Held(sums, state.n, state.apart), raw)
+    sides = [_tail(side, rows) for (side, _), rows in zip(held.sides(), raw, strict=True)]
+    held, tail = fit(held, Apart(sides[0], sides[1] if len(sides) > 1 else None))
     sums = held.sums
     far = outlying(tail, sums, state.n)
     apart, tail = held.apart.join(tail.take(far)), tail.take(~far)

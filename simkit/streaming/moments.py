@@ -17,7 +17,7 @@ from ..arrays import FloatArray, Matrix
 from ..backends.base import MomentRows, MomentSums, SideSums
 from ..backends.choose import choose
 from .apart import LIMIT, Apart, largest, none_apart, outlying
-from .units import Held, common, first_side, fit
+from .units import Held, common, first_side, fit, loosen
 
 STAGE = 512  # rows added at a time
 
@@ -124,6 +124,9 @@ def _flush(state: Moments, backend: str | None, threads: int) -> None:
         state.sums = _first_sums(state)
     norms = choose("moments_rows", backend=backend).function
     left, right = state.left_stage, state.right_stage
+    if state.n + state.apart.count:
+        held = loosen(Held(state.sums, state.n, state.apart), [left] if right is None else [left, right])
+        state.sums, state.apart = held.sums, held.apart
     rows = Apart(
         MomentRows(left, norms(state.sums.left, left, threads=threads)),
         None

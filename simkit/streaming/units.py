@@ -21,6 +21,7 @@ from .apart import Apart
 from .rebase import rebase, rebased_rows
 
 _FAR = 2.0**100  # distance, in the units of the sums, above which the units grow
+_TINY, _ROOM = 2.0**20, 500  # units of features so small that rows may come whose z would pass 2^500
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,29 @@ def first_side(stage: FloatArray, widths: Sequence[int], alone: bool) -> SideSum
 
 
 def fit(held: Held, rows: Apart) -> tuple[Held, Apart]:
-    """Move what is held, and new rows in its units, to units that hold both; as they are where those do.
-
-    Raises:
-        ValueError: rows that leave float64 in the units of the rows before them.
-    """
+    """Move what is held, and new rows in its units, to units that hold both; as they are where those do."""
     new = [rows.left] if rows.right is None else [rows.left, rows.right]
     targets = [_fitting(*mine, theirs) for mine, theirs in zip(held.sides(), new, strict=True)]
     if all(target is mine for target, (mine, _) in zip(targets, held.sides(), strict=True)):
         return held, rows
     moved = _moved(held, targets)
     return moved, _moved_rows(rows, held.sums, moved.sums)
+
+
+def loosen(held: Held, raw: Sequence[FloatArray]) -> Held:
+    """Move what is held where raw rows ``[rows, p]``, one array per side, would leave float64 in its units."""
+    targets = []
+    for (side, _), rows in zip(held.sides(), raw, strict=True):
+        scale = side.scale.copy()
+        for s in side.spans:
+            if len(rows) and scale[s.start] > _TINY:
+                largest = float(np.abs(rows[:, s] - side.shift[s]).max())
+                if math.frexp(largest)[1] + math.frexp(float(scale[s.start]))[1] > _ROOM:
+                    scale[s] = _power(largest)
+        targets.append(side if np.array_equal(scale, side.scale) else replace(side, scale=scale))
+    if all(target is mine for target, (mine, _) in zip(targets, held.sides(), strict=True)):
+        return held
+    return _moved(held, targets)
 
 
 def common(held: Held, other: Held) -> tuple[Held, Held]:
@@ -93,8 +106,6 @@ def _fitting(side: SideSums, apart: MomentRows, rows: MomentRows) -> SideSums:
     for i in moving:
         s = side.spans[i]
         z = rows.z[:, s]
-        if not np.isfinite(z).all():
-            raise ValueError("the features of a layer grew by more than 1e300 within one stream: rescale them")
         middle = np.median(z, axis=0) if dead[i] else np.zeros(z.shape[1])
         shift[s] += middle / scale[s]
         scale[s] *= _power(max(float(np.abs(z - middle).max()), float(np.abs(middle).max())))
@@ -106,11 +117,15 @@ def _shared(mine: SideSums, my_apart: MomentRows, theirs: SideSums, their_apart:
     shift, scale, moved = mine.shift.copy(), mine.scale.copy(), False
     for i, s in enumerate(mine.spans):
         gap = float(np.abs(mine.shift[s] - theirs.shift[s]).max())
-        if dead[i] and not quiet[i]:
+        if dead[i] and quiet[i]:
+            if gap > 0:  # two constants make a layer that is none
+                scale[s], moved = _power(gap), True
+            continue
+        if dead[i]:
             shift[s], scale[s], moved = theirs.shift[s], theirs.scale[s], True
-        elif not quiet[i] and theirs.scale[s.start] * _FAR < scale[s.start]:
+        elif not quiet[i] and float(theirs.scale[s.start]) < float(scale[s.start]) / _FAR:
             scale[s], moved = theirs.scale[s], True
-        if gap * scale[s.start] > _FAR:
+        if math.frexp(gap)[1] + math.frexp(float(scale[s.start]))[1] > math.frexp(_FAR)[1]:
             scale[s], moved = _power(gap), True
     return replace(mine, shift=shift, scale=scale) if moved else mine
 
