@@ -248,9 +248,20 @@ def test_a_saved_matrix_comes_back(layers: dict[str, Array], tmp_path: Path) -> 
     odd = sk.SimilarityMatrix(
         np.zeros((1, 0)), ('a "quoted", näme\n',), (), 4, "m", {}, Plan((Step("a", "b", "c"),), ("note",))
     )
-    odd.save(tmp_path / "odd")
-    assert sk.SimilarityMatrix.load(tmp_path / "odd").rows == odd.rows
-    assert sk.SimilarityMatrix.load(tmp_path / "odd").plan == odd.plan
+    odd.save(tmp_path / "odd.safetensors")
+    assert sk.SimilarityMatrix.load(tmp_path / "odd.safetensors").rows == odd.rows
+    assert sk.SimilarityMatrix.load(tmp_path / "odd.safetensors").plan == odd.plan
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.png", "m"])
+def test_a_matrix_is_saved_as_safetensors_only(name: str, tmp_path: Path) -> None:
+    m = sk.similarity_matrix({"a": np.eye(5)})
+    sentence = rf"^path='.*/{name}' must end in \.safetensors: to_csv writes a table, plot a picture$"
+    with pytest.raises(ValueError, match=sentence):
+        m.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    m.save(tmp_path / "M.SAFETENSORS")
+    assert sk.SimilarityMatrix.load(tmp_path / "M.SAFETENSORS").plan == m.plan
 
 
 def test_files_that_are_not_ours(tmp_path: Path) -> None:
@@ -271,11 +282,11 @@ def test_files_that_are_not_ours(tmp_path: Path) -> None:
         sk.SimilarityMatrix.load(tmp_path / "shape")
 
 
-@pytest.mark.parametrize("write", ["save", "to_csv", "plot"])
-def test_where_nothing_can_be_written(layers: dict[str, Array], write: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("write", "name"), [("save", "m.safetensors"), ("to_csv", "m.csv"), ("plot", "m.png")])
+def test_where_nothing_can_be_written(layers: dict[str, Array], write: str, name: str, tmp_path: Path) -> None:
     m = sk.similarity_matrix(layers)
-    with pytest.raises(FileNotFoundError, match=r"^there is no folder '.*/nowhere' to write 'm\.png' into$"):
-        getattr(m, write)(tmp_path / "nowhere" / "m.png")
+    with pytest.raises(FileNotFoundError, match=rf"^there is no folder '.*/nowhere' to write '{name}' into$"):
+        getattr(m, write)(tmp_path / "nowhere" / name)
     (tmp_path / "m.png").mkdir()
     with pytest.raises(IsADirectoryError, match=r"^the output '.*/m\.png' is a folder: name a file$"):
         getattr(m, write)(tmp_path / "m.png")

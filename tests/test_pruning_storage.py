@@ -72,8 +72,8 @@ def test_round_trip_is_bit_exact(small: nn.Module, path: Path) -> None:
 def test_a_loaded_model_can_be_pruned_and_saved_again(path: Path, tmp_path: Path) -> None:
     first = P.load(path, network)
     second = P.apply(first, P.plan(first, X, score=P.Random(1), amount=0.34), X)
-    P.save(second, tmp_path / "second")
-    third = P.load(tmp_path / "second", network)
+    P.save(second, tmp_path / "second.safetensors")
+    third = P.load(tmp_path / "second.safetensors", network)
     assert third.simkit_kept == second.simkit_kept
     assert set(third.simkit_kept["0"]) < set(first.simkit_kept["0"])
     assert torch.equal(third.eval()(X), second.eval()(X))
@@ -81,15 +81,15 @@ def test_a_loaded_model_can_be_pruned_and_saved_again(path: Path, tmp_path: Path
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_dtypes_survive(small: nn.Module, dtype: torch.dtype, tmp_path: Path) -> None:
-    P.save(small.to(dtype), tmp_path / "file")
-    again = P.load(tmp_path / "file", network)
+    P.save(small.to(dtype), tmp_path / "file.safetensors")
+    again = P.load(tmp_path / "file.safetensors", network)
     assert {p.dtype for p in again.parameters()} == {dtype}
 
 
 def test_a_dense_model_can_be_saved_too(tmp_path: Path) -> None:
     model = network()
-    P.save(model, tmp_path / "dense")
-    again = P.load(tmp_path / "dense", network)
+    P.save(model, tmp_path / "dense.safetensors")
+    again = P.load(tmp_path / "dense.safetensors", network)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert not hasattr(again, "simkit_kept")
 
@@ -132,7 +132,7 @@ for path in sys.argv[1:]:
 def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
     """In processes whose hashes, and with them the order of sets and of safetensors' metadata, differ."""
     for seed in "12":
-        paths = [tmp_path / f"{seed}-{i}" for i in range(4)]
+        paths = [tmp_path / f"{seed}-{i}.safetensors" for i in range(4)]
         environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-c", SAVE, *paths], check=True, env=environment)
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
@@ -195,14 +195,18 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
 def test_bad_arguments(small: nn.Module, path: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"model_factory must return a torch\.nn\.Module, not int"):
         P.load(path, lambda: 3)  # type: ignore[arg-type,return-value]
-    with pytest.raises(FileNotFoundError, match=r"^there is no folder '.*nowhere' to write 'file' into$"):
-        P.save(small, tmp_path / "nowhere" / "file")
+    with pytest.raises(FileNotFoundError, match=r"^there is no folder '.*nowhere' to write 'm\.safetensors' into$"):
+        P.save(small, tmp_path / "nowhere" / "m.safetensors")
     for bad in (P.plan(network(), X, score=P.L1()), dict(small.state_dict()), None):
         with pytest.raises(TypeError, match=rf"^save writes a torch\.nn\.Module, .* not a {type(bad).__name__}\.$"):
             P.save(bad, tmp_path / "bad")  # type: ignore[arg-type]
     assert not (tmp_path / "bad").exists()
+    for name in ("small.pt", "small"):
+        with pytest.raises(ValueError, match=rf"^path='.*/{name}' must end in \.safetensors$"):
+            P.save(small, tmp_path / name)
+        assert not (tmp_path / name).exists()
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
     with pytest.raises(ValueError, match="Sequential cannot be saved: "):
-        P.save(tied, tmp_path / "tied")
-    assert not (tmp_path / "tied").exists()
+        P.save(tied, tmp_path / "tied.safetensors")
+    assert not (tmp_path / "tied.safetensors").exists()

@@ -15,7 +15,7 @@ from ..arrays import FloatArray, Matrix, as_matrices, same_samples
 from ..backends.base import Plan, Step
 from ..backends.choose import check_backend
 from ..backends.routes import check_threads, parse_memory
-from ..files import write_atomically
+from ..files import check_safetensors_name, write_atomically
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure, Scores, check_measure, score_pairs
 
@@ -73,8 +73,14 @@ class SimilarityMatrix:
         to_csv(self, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything as one safetensors file with JSON metadata; atomic, nothing pickled."""
+        """Write everything as one safetensors file with JSON metadata; atomic, nothing pickled.
+
+        Raises:
+            ValueError: ``path`` does not end in ``.safetensors``. OSError: it cannot be written.
+        """
         from safetensors.numpy import save
+
+        check_safetensors_name(path, "to_csv writes a table, plot a picture")
 
         meta = {
             "format": "simkit.SimilarityMatrix.1",

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import nn
 
-from ..files import writable, write_atomically
+from ..files import check_safetensors_name, writable, write_atomically
 from ..graph.preserve import own_copy, preserved_rng
 from .apply import KEPT
 from .sizes import named_tensors, replace_tensor, size_attributes
@@ -47,10 +47,12 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     attributes, kept units). The file appears whole or not at all; equal models give equal bytes.
 
     Raises:
-        TypeError: no module. ValueError: parameters that share memory. OSError: a folder that does not exist.
+        TypeError: no module. ValueError: parameters that share memory; a name that does not end in ``.safetensors``.
+        OSError: it cannot be written.
     """
     if not isinstance(small, nn.Module):
         raise TypeError(f"save writes a torch.nn.Module, such as apply returns, not a {type(small).__name__}.")
+    check_safetensors_name(path)
     target = writable(path)
     state = {name: tensor.detach().contiguous() for name, tensor in small.state_dict().items()}
     recipe = Recipe(format=FORMAT, modules=_modules(small, set(state)))
