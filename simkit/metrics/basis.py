@@ -29,8 +29,9 @@ _SMALL = 2**16  # bytes of column statistics and the like
 _LARGE = 2**20  # entries from which a copy takes a time that one would notice
 _EXPONENT = 100  # of two, within which no product or square of features comes near the range of float64
 _CHUNK = 2**15  # entries that are centred at a time
-_BY_GRAM = 64  # width from which the eigenvalues of a Gram matrix are tried for singular values
-_GRAM_ERROR = 1e-13  # up to which they are taken
+_BY_GRAM = 128  # width from which the eigenvalues of a Gram matrix are tried for singular values
+_VALUE_ERROR = 1e-13  # of each, relative to the largest, up to which they are taken
+_SUM_ERROR = 1e-11  # of their sum, if all errors had one sign
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def centred_only(x: Matrix) -> tuple[FloatArray, FloatArray, int]:
     step = max(1, _CHUNK // x.p)
     for start in range(0, x.n, step):
         rows = slice(start, start + step)
-        np.multiply(x.float64(rows), scale, out=z[rows])
+        part = x.values[rows] if x.dtype == "float64" else x.float64(rows)
+        np.multiply(part, scale, out=z[rows])
         z[rows] -= shift
         left += z[rows].sum(axis=0)
     left /= x.n
@@ -152,7 +154,7 @@ def svd(a: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 def singular_values(a: FloatArray) -> FloatArray:
     """Singular values of ``a``, descending, to about 1e-13 of the largest."""
     roots = _roots(a)
-    if roots is not None and EPS * roots[0] <= _GRAM_ERROR * roots[-1]:
+    if roots is not None and EPS * roots[0] <= _VALUE_ERROR * roots[-1]:
         return roots
     try:
         return np.asarray(scipy.linalg.svdvals(a, check_finite=False))
@@ -161,9 +163,9 @@ def singular_values(a: FloatArray) -> FloatArray:
 
 
 def nuclear_norm(a: FloatArray) -> float:
-    """The sum of the singular values of ``a``, to about 1e-13 of itself."""
+    """The sum of the singular values of ``a``, to 1e-11 of itself at worst."""
     roots = _roots(a)
-    if roots is not None and EPS * roots[0] ** 2 * float((1.0 / roots).sum()) <= _GRAM_ERROR * float(roots.sum()):
+    if roots is not None and EPS * roots[0] ** 2 * float((1.0 / roots).sum()) <= _SUM_ERROR * float(roots.sum()):
         return float(roots.sum())
     return float(singular_values(a).sum())
 
@@ -177,7 +179,7 @@ def _roots(a: FloatArray) -> FloatArray | None:
         return None
     half = gram_of(a if a.shape[0] >= a.shape[1] else a.T)
     r = upper_cholesky(half)
-    if r is None or EPS * half.diagonal().max() > _GRAM_ERROR * np.sqrt(len(r) * half.trace()) * r.diagonal().min():
+    if r is None or EPS * half.diagonal().max() > _SUM_ERROR * np.sqrt(len(r) * half.trace()) * r.diagonal().min():
         return None  # the smallest root, below any diagonal entry of R, is too small for either use
     try:
         values = scipy.linalg.eigvalsh(half, lower=False, check_finite=False, driver="evd")
