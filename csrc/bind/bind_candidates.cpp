@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "bind/arrays.hpp"
@@ -42,6 +43,9 @@ CandidateProblem<T> problem_of(const py::array_t<T, py::array::c_style>& z, cons
         if (problem.offsets[u] >= problem.offsets[u + 1]) throw std::invalid_argument("a unit has no rows");
     problem.kept = indices(kept, 0, units, "kept");
     problem.candidates = indices(candidates, -1, units, "candidates");
+    for (std::int64_t unit : problem.candidates)
+        if (unit >= 0 && std::find(problem.kept.begin(), problem.kept.end(), unit) == problem.kept.end())
+            throw std::invalid_argument("a candidate is not among the kept units");
     problem.kernel = kernel_of(kernel);
     problem.length = length;
     problem.coef0 = coef0;

@@ -142,8 +142,8 @@ def eliminate(
         pick = _first_best(scores)
         if min_cka is not None and not scores[pick] >= min_cka:
             break
-        if greedy:
-            gap = min(gap, abs(float(scores[pick] - np.delete(scores, pick).max())))
+        if greedy and math.isfinite(scores[pick]):
+            gap = min(gap, float(abs(scores[pick] - np.delete(scores, pick).max())))
         order.append(int(candidates[pick]))
         cka.append(float(scores[pick]) if math.isfinite(scores[pick]) else math.nan)
         level = float(means[pick])
