@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..kernels import Cosine, Linear, as_integer
+from ..kernels import Cosine, Linear
 from .base import Block, Precision, Route, RouteName
 
 TILES = (336, 288, 240, 192, 144, 96, 48, 24, 16, 8)  # multiples of a sliver, where they can be
@@ -41,10 +41,9 @@ def check_threads(threads: int | None) -> int:
     """The number of threads, or the default; ValueError when it is not a positive integer."""
     if threads is None:
         return default_threads()
-    count = as_integer(threads)
-    if count is None or count < 1:
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         raise ValueError(f"threads must be a positive integer, not {threads!r}")
-    return min(count, MOST_THREADS)
+    return min(threads, MOST_THREADS)
 
 
 def parse_memory(memory: int | float | str | None) -> int | None:
