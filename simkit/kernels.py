@@ -8,12 +8,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TypeAlias
 
 
-def _positive(value: float, what: str) -> None:
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+def as_number(value: object) -> float:
+    """An option as a Python number, of NumPy's too, so that equal options read the same; NaN for what is none."""
+    if isinstance(value, bool):
+        return math.nan
+    if isinstance(value, int):
+        return value
+    return float(value) if isinstance(value, Real) else math.nan
+
+
+def as_integer(value: object) -> int | None:
+    """An option as a Python integer, of NumPy's too; None for what is none."""
+    if isinstance(value, bool):
+        return None
+    return int(value) if isinstance(value, Integral) else None
+
+
+def _positive(value: float, what: str) -> float:
+    number = as_number(value)
+    if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{what} must be a positive number, not {value!r}")
+    return number
 
 
 @dataclass(frozen=True)
@@ -37,7 +56,7 @@ class RBF:
     bandwidth: float = 0.5
 
     def __post_init__(self) -> None:
-        _positive(self.bandwidth, "RBF(bandwidth=)")
+        object.__setattr__(self, "bandwidth", _positive(self.bandwidth, "RBF(bandwidth=)"))
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,7 @@ class Laplacian:
     bandwidth: float = 0.5
 
     def __post_init__(self) -> None:
-        _positive(self.bandwidth, "Laplacian(bandwidth=)")
+        object.__setattr__(self, "bandwidth", _positive(self.bandwidth, "Laplacian(bandwidth=)"))
 
 
 @dataclass(frozen=True)
@@ -59,12 +78,15 @@ class Polynomial:
     coef0: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.degree, int) or isinstance(self.degree, bool) or self.degree < 1:
+        degree = as_integer(self.degree)
+        if degree is None or degree < 1:
             raise ValueError(f"Polynomial(degree=) must be a positive integer, not {self.degree!r}")
-        if self.gamma is not None:
-            _positive(self.gamma, "Polynomial(gamma=)")
-        if not (isinstance(self.coef0, int | float) and math.isfinite(self.coef0)):
+        if not math.isfinite(as_number(self.coef0)):
             raise ValueError(f"Polynomial(coef0=) must be a finite number, not {self.coef0!r}")
+        object.__setattr__(self, "degree", degree)
+        object.__setattr__(self, "coef0", as_number(self.coef0))
+        if self.gamma is not None:
+            object.__setattr__(self, "gamma", _positive(self.gamma, "Polynomial(gamma=)"))
 
 
 Kernel: TypeAlias = Linear | Cosine | RBF | Laplacian | Polynomial

@@ -178,7 +178,7 @@ def test_any_number_of_threads(x: Array, threads: int) -> None:
     assert stream(x, threads=threads).values.tolist() == stream(x, threads=1).values.tolist()
 
 
-@pytest.mark.parametrize("bad", [0, -1, 1.5, True, "two", np.float64(2)])
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True, np.bool_(True), "two", np.float64(2)])
 def test_what_is_no_number_of_threads(x: Array, bad: Any) -> None:
     with pytest.raises(ValueError, match=r"^threads must be a positive integer, not "):
         sk.cka(x, x, threads=bad)
@@ -189,6 +189,9 @@ def test_what_is_no_number_of_threads(x: Array, bad: Any) -> None:
 def test_the_default_is_what_this_process_may_use() -> None:
     assert check_threads(None) == default_threads() >= 1
     assert check_threads(3) == 3
+    for kind in (np.int64, np.uint8):
+        assert type(check_threads(kind(2))) is int
+        assert check_threads(kind(2)) == 2
 
 
 def test_many_threads_call_at_once(x: Array) -> None:

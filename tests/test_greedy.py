@@ -347,6 +347,9 @@ BAD = [
     ({"count": 2.0}, ValueError, "count must be an integer from 1 to 6, not 2.0"),
     ({"count": 4, "units": 3}, ValueError, "count must be an integer from 1 to 3, not 4"),
     ({"min_cka": 1.5}, ValueError, "min_cka must be a number of at most 1, not 1.5"),
+    ({"min_cka": True}, ValueError, "min_cka must be a number of at most 1, not True"),
+    ({"min_cka": np.bool_(True)}, ValueError, r"min_cka must be a number of at most 1, not .*True.*"),
+    ({"min_cka": "0.5"}, ValueError, "min_cka must be a number of at most 1, not '0.5'"),
     ({"min_cka": math.nan}, ValueError, "min_cka must be a number of at most 1, not nan"),
     ({"mode": "random"}, ValueError, 'mode must be "greedy" or "oneshot", not \'random\''),
     ({"estimator": "unbiased"}, ValueError, 'estimator must be "debiased" or "biased", not \'unbiased\''),
@@ -367,6 +370,22 @@ def test_options_are_checked_with_their_value(
 ) -> None:
     with pytest.raises(error, match=f"^{sentence}$"):
         sk.greedy_cka(relu(20, 6), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", ["native_cpu", "reference"])
+@pytest.mark.parametrize("kernel", [sk.Linear(), sk.RBF()])
+def test_numpy_scalars_are_numbers(kernel: sk.Kernel, backend: str) -> None:
+    x = relu(20, 6)
+    plain = sk.greedy_cka(x, min_cka=0.75, threads=2, units=3, kernel=kernel, backend=backend)
+    options = {"min_cka": np.float32(0.75), "threads": np.int64(2), "units": np.int32(3)}
+    scalars = sk.greedy_cka(x, kernel=kernel, backend=backend, **options)  # type: ignore[arg-type]
+    assert scalars.order.tolist() == plain.order.tolist()
+    assert scalars.plan == plain.plan
+
+
+def test_a_mapping_without_layers() -> None:
+    with pytest.raises(ValueError, match=r"^x is empty: give at least one named array$"):
+        sk.greedy_cka({})
 
 
 def test_the_plan_says_what_ran() -> None:

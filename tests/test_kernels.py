@@ -208,6 +208,14 @@ def test_polynomials_that_overflow_are_refused(backend: str | None) -> None:
 
 BAD_OPTIONS = [
     (lambda: sk.RBF(0), ValueError, r"RBF\(bandwidth=\) must be a positive number, not 0"),
+    (lambda: sk.RBF(True), ValueError, r"RBF\(bandwidth=\) must be a positive number, not True"),
+    (lambda: sk.RBF(np.bool_(True)), ValueError, r"RBF\(bandwidth=\) must be a positive number, not .*True_?"),  # type: ignore[arg-type]
+    (lambda: sk.Polynomial(2, 1.0, True), ValueError, r"Polynomial\(coef0=\) must be a finite number, not True"),
+    (
+        lambda: sk.Polynomial(np.float64(2)),
+        ValueError,
+        r"Polynomial\(degree=\) must be a positive integer, not .*2.0.*",
+    ),  # type: ignore[arg-type]
     (lambda: sk.RBF(math.nan), ValueError, r"RBF\(bandwidth=\) must be a positive number, not nan"),
     (lambda: sk.RBF("wide"), ValueError, r"RBF\(bandwidth=\) must be a positive number, not 'wide'"),  # type: ignore[arg-type]
     (lambda: sk.Laplacian(-1), ValueError, r"Laplacian\(bandwidth=\) must be a positive number, not -1"),
@@ -232,6 +240,11 @@ def test_options_are_checked_with_their_value(make: object, error: type[Exceptio
 def test_kernels_are_values() -> None:
     assert sk.RBF(0.5) == sk.RBF()
     assert len({sk.Linear(), sk.Linear(), sk.Cosine(), sk.Polynomial(), sk.Polynomial(3, None, 1.0)}) == 3
+    assert repr(sk.RBF(np.float32(0.25))) == "RBF(bandwidth=0.25)"  # type: ignore[arg-type]
+    assert repr(sk.Laplacian(np.int64(2))) == "Laplacian(bandwidth=2.0)"  # type: ignore[arg-type]
+    scalars = sk.Polynomial(np.int32(2), np.float64(0.5), np.float16(1))  # type: ignore[arg-type]
+    assert repr(scalars) == repr(sk.Polynomial(2, 0.5, 1.0))
+    assert repr(sk.RBF(4)) == "RBF(bandwidth=4)"
     with pytest.raises(AttributeError):
         sk.RBF().bandwidth = 1.0  # type: ignore[misc]
 

@@ -287,7 +287,7 @@ def test_where_nothing_can_be_written(layers: dict[str, Array], write: str, name
     m = sk.similarity_matrix(layers)
     with pytest.raises(FileNotFoundError, match=rf"^there is no folder '.*/nowhere' to write '{name}' into$"):
         getattr(m, write)(tmp_path / "nowhere" / name)
-    (tmp_path / "m.png").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"^the output '.*/m\.png' is a folder: name a file$"):
-        getattr(m, write)(tmp_path / "m.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["m.png"]
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=rf"^the output '.*/{name}' is a folder: name a file$"):
+        getattr(m, write)(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..kernels import Cosine, Linear
+from ..kernels import Cosine, Linear, as_integer
 from .base import Block, Precision, Route, RouteName
 
 TILES = (336, 288, 240, 192, 144, 96, 48, 24, 16, 8)  # multiples of a sliver, where they can be
@@ -41,9 +41,10 @@ def check_threads(threads: int | None) -> int:
     """The number of threads, or the default; ValueError when it is not a positive integer."""
     if threads is None:
         return default_threads()
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+    count = as_integer(threads)
+    if count is None or count < 1:
         raise ValueError(f"threads must be a positive integer, not {threads!r}")
-    return min(threads, MOST_THREADS)
+    return min(count, MOST_THREADS)
 
 
 def parse_memory(memory: int | float | str | None) -> int | None:

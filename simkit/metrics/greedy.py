@@ -21,7 +21,7 @@ from ..arrays import FloatArray, Matrix, as_matrix
 from ..backends.base import Block, EliminationOrder, Estimator, Plan, Step
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads
-from ..kernels import Cosine, Kernel, Linear, check_kernel
+from ..kernels import Cosine, Kernel, Linear, as_number, check_kernel
 from .cka import ForcedRoute, check_estimator, sums_of
 from .kernel_damage import damage_steps, eliminate, kernel_damage
 from .measure import Degenerate
@@ -93,7 +93,7 @@ def greedy_cka(
         1e-12) go to the lowest index.
 
     Raises:
-        ValueError: wrong units, count or threshold; non-finite or constant activations; too few samples.
+        ValueError: no layers; wrong units, count or threshold; non-finite or constant activations; too few samples.
         NotImplementedError: the cosine kernel.
     """
     options: dict[str, Any] = {
@@ -108,6 +108,8 @@ def greedy_cka(
         "threads": threads,
     }
     if isinstance(x, Mapping):
+        if not x:
+            raise ValueError("x is empty: give at least one named array")
         return {name: _one_layer(as_matrix(layer, name=str(name)), **options) for name, layer in x.items()}
     return _one_layer(as_matrix(x, name="x"), **options)
 
@@ -136,7 +138,7 @@ def _one_layer(
     team = check_threads(threads)
     ids, columns = unit_columns(units, x.p)
     removals = _check_count(count, len(ids))
-    _check_threshold(min_cka)
+    min_cka = _check_threshold(min_cka)
     block, stats = prepare_with_stats(x, kernel, backend=backend, threads=threads)
     if not isinstance(kernel, Linear):
         found, ran = _by_candidates(block, columns, len(ids), estimator, exact, mode, removals, min_cka, backend, team)
@@ -230,6 +232,10 @@ def _check_count(count: int | None, units: int) -> int:
     return int(count)
 
 
-def _check_threshold(min_cka: float | None) -> None:
-    if min_cka is not None and not (isinstance(min_cka, int | float) and math.isfinite(min_cka) and min_cka <= 1):
+def _check_threshold(min_cka: float | None) -> float | None:
+    if min_cka is None:
+        return None
+    number = as_number(min_cka)
+    if not (math.isfinite(number) and number <= 1):
         raise ValueError(f"min_cka must be a number of at most 1, not {min_cka!r}")
+    return number
