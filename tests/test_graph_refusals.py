@@ -158,7 +158,7 @@ def test_data_dependent_control_flow_is_refused() -> None:
 def test_inputs_that_do_not_fit_are_the_users_error() -> None:
     with pytest.raises(ValueError, match=r"Sequential does not run on example_inputs: .*cannot be multiplied"):
         trace(nn.Sequential(nn.Linear(3, 4)), torch.zeros(2, 5))
-    with pytest.raises(TypeError, match="example_inputs must be a tensor or a tuple of tensors, not None"):
+    with pytest.raises(TypeError, match="example_inputs must be a tensor or a tuple of tensors, not NoneType"):
         trace(nn.Sequential(nn.Linear(3, 4)), None)
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, not int"):
         trace(3, torch.zeros(2, 5))  # type: ignore[arg-type]

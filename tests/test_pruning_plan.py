@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -122,7 +123,12 @@ def test_plans_are_deterministic_and_frozen() -> None:
         ({"amount": 0.0}, ValueError, r"amount 0.0 with round_to=1 removes nothing; open to removal: '0' \(10 units\)"),
         ({"amount": {}}, ValueError, r"amount {} with round_to=1 removes nothing"),
         ({"amount": 0.5, "round_to": 16}, ValueError, r"with round_to=16 removes nothing"),
-        ({"keep": ["0", "2"]}, ValueError, r"removes nothing; open to removal: none"),
+        (
+            {"keep": ["0", "2"]},
+            ValueError,
+            r"^no layer has units that can be removed: layer '0': keep names '0'; layer '2': keep names '2'; "
+            r"layer '4': its units are the model's output$",
+        ),
         ({"amount": -0.1}, ValueError, r"amount must be a share from 0 to 1, not -0.1"),
         ({"amount": 1.5}, ValueError, r"amount must be a share from 0 to 1, not 1.5"),
         ({"amount": float("nan")}, ValueError, r"amount must be a share from 0 to 1, not nan"),
@@ -147,6 +153,19 @@ def test_plans_are_deterministic_and_frozen() -> None:
 def test_requests_that_cannot_be_met(options: dict[str, Any], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         P.plan(chain(10, 10), X, **{"score": P.L1(), **options})
+
+
+def test_a_model_without_hidden_layers() -> None:
+    sentence = "no layer has units that can be removed: the Linear itself: its units are the model's output"
+    for amount in (0.5, 0.0):
+        with pytest.raises(ValueError, match=f"^{sentence}$"):
+            P.plan(nn.Linear(6, 2), X, score=P.L1(), amount=amount)
+
+
+def test_inputs_that_are_no_tensors_are_named_by_their_type() -> None:
+    for inputs, found in ((np.zeros((40, 6)), "ndarray"), ((), "an empty tuple"), ("x", "str")):
+        with pytest.raises(TypeError, match=f"^example_inputs must be a tensor or a tuple of tensors, not {found}$"):
+            P.plan(chain(10), inputs, score=P.L1())
 
 
 def test_unknown_names_get_near_ones() -> None:

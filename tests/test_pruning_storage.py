@@ -185,7 +185,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
         ("bare", '{"modules": {}}'),
     ):
         save_file({"a": torch.zeros(1)}, tmp_path / name, {"simkit": written})
-        with pytest.raises(ValueError, match=rf"^'.*{name}' was not written by simkit\.pruning\.save\.$"):
+        with pytest.raises(ValueError, match=rf"^'.*{name}' was not written by simkit\.pruning\.save$"):
             P.load(tmp_path / name, network)
     for name in ("nothing", ""):
         with pytest.raises(FileNotFoundError, match=r"^there is no file '.*'$"):
@@ -198,7 +198,7 @@ def test_bad_arguments(small: nn.Module, path: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"^there is no folder '.*nowhere' to write 'm\.safetensors' into$"):
         P.save(small, tmp_path / "nowhere" / "m.safetensors")
     for bad in (P.plan(network(), X, score=P.L1()), dict(small.state_dict()), None):
-        with pytest.raises(TypeError, match=rf"^save writes a torch\.nn\.Module, .* not a {type(bad).__name__}\.$"):
+        with pytest.raises(TypeError, match=rf"^save writes a torch\.nn\.Module, .* not a {type(bad).__name__}$"):
             P.save(bad, tmp_path / "bad")  # type: ignore[arg-type]
     assert not (tmp_path / "bad").exists()
     for name in ("small.pt", "small"):

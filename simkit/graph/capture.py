@@ -33,7 +33,8 @@ def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
         return (example_inputs,)
     if isinstance(example_inputs, (tuple, list)) and example_inputs:
         return tuple(example_inputs)
-    raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, not {example_inputs!r:.80}.")
+    found = f"{'an empty ' if isinstance(example_inputs, (tuple, list)) else ''}{type(example_inputs).__name__}"
+    raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, not {found}")
 
 
 def where(node: fx.Node) -> str:
@@ -74,7 +75,7 @@ def bound(node: fx.Node) -> dict[str, Any]:
 def capture(model: nn.Module, example_inputs: Any) -> Chain:
     """Export the model and check that it is a chain; the model itself is not run, its copy is."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     inputs = as_inputs(example_inputs)
     _refuse_tied(model)
     quiet = quiet_copy(model)
@@ -86,7 +87,7 @@ def capture(model: nn.Module, example_inputs: Any) -> Chain:
     _refuse_reused(program.graph, tensors)
     sources = [node for node in program.graph.nodes if node.name in signature.user_inputs and node.users]
     if len(sources) != 1:
-        raise NotImplementedError(f"{type(model).__name__} reads {len(sources)} inputs and not 1; {NOT_YET}.")
+        raise NotImplementedError(f"{type(model).__name__} reads {len(sources)} inputs and not 1; {NOT_YET}")
     return Chain(quiet, tuple(_follow(sources[0], tensors)), tensors)
 
 
@@ -94,7 +95,7 @@ def _refuse_tied(model: nn.Module) -> None:
     first: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if id(parameter) in first:
-            raise NotImplementedError(f"{first[id(parameter)]!r} and {name!r} are one shared parameter; {NOT_YET}.")
+            raise NotImplementedError(f"{first[id(parameter)]!r} and {name!r} are one shared parameter; {NOT_YET}")
         first[id(parameter)] = name
 
 
@@ -102,7 +103,7 @@ def _refuse_reused(graph: fx.Graph, tensors: Mapping[str, str]) -> None:
     for node in graph.nodes:
         if node.name in tensors and len(node.users) > 1:
             module = tensors[node.name].rpartition(".")[0]
-            raise NotImplementedError(f"module {module!r} is used {len(node.users)} times; {NOT_YET}.")
+            raise NotImplementedError(f"module {module!r} is used {len(node.users)} times; {NOT_YET}")
 
 
 def _run_once(quiet: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -139,13 +140,13 @@ def _follow(source: fx.Node, tensors: Mapping[str, str]) -> list[fx.Node]:
         node = users[0]
         strangers = [n for n in node.all_input_nodes if n is not current and n.name not in tensors]
         if strangers and node.op == "output":
-            raise NotImplementedError(f"the model has {len(strangers) + 1} outputs; {NOT_YET}.")
+            raise NotImplementedError(f"the model has {len(strangers) + 1} outputs; {NOT_YET}")
         if strangers:
-            raise NotImplementedError(f"{described(node)} also reads {described(strangers[0])}; {NOT_YET}.")
+            raise NotImplementedError(f"{described(node)} also reads {described(strangers[0])}; {NOT_YET}")
         if node.op == "output":
             return chain
         if node.op != "call_function":
-            raise NotImplementedError(f"{described(node)} is no plain operation; {NOT_YET}.")
+            raise NotImplementedError(f"{described(node)} is no plain operation; {NOT_YET}")
         chain.append(node)
         current = node
 
@@ -153,7 +154,7 @@ def _follow(source: fx.Node, tensors: Mapping[str, str]) -> list[fx.Node]:
 def _fork(current: fx.Node, chain: list[fx.Node], users: list[fx.Node]) -> str:
     start = f"the output of {described(current)}" if chain else "the model's input"
     if not users:
-        return f"{start} is not used; {NOT_YET}."
+        return f"{start} is not used; {NOT_YET}"
     readers = ", ".join(described(user) for user in users if user.op != "output")
     also = " and is an output" if any(user.op == "output" for user in users) else ""
-    return f"{start} is read by {readers}{also}: a branch; {NOT_YET}."
+    return f"{start} is read by {readers}{also}: a branch; {NOT_YET}"

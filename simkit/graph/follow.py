@@ -86,7 +86,7 @@ class Path:
             change = f"{list(self.shape)} into {list(new)}"
             raise NotImplementedError(
                 f"{described(node)} turns {change}, which does not keep the batch and the channels of {self.name!r} "
-                f"apart; {NOT_YET}."
+                f"apart; {NOT_YET}"
             )
         # Dimensions of size 1 leave a choice only when there is a single unit; the last one is the real axis then.
         self.axis = fits[-1]

@@ -43,7 +43,7 @@ def _replayable(node: fx.Node) -> TensorMap:
 
 def _elementwise(path: Path, node: fx.Node, chain: Chain, *, transfer: Transfer) -> None:
     if len(node.all_input_nodes) != 1 or any(isinstance(argument, fx.Node) for argument in node.args[1:]):
-        raise NotImplementedError(f"{described(node)} combines two tensors; {NOT_YET}.")
+        raise NotImplementedError(f"{described(node)} combines two tensors; {NOT_YET}")
     run = _replayable(node)
     path.response = float(run(torch.tensor(path.response, dtype=torch.float64)))
     path.step(node, where(node), transfer, opname(node))
@@ -90,7 +90,7 @@ def _is_tensor(value: object, chain: Chain) -> bool:
 
 def _pool(path: Path, node: fx.Node, chain: Chain, *, spatial: int, transfer: Transfer) -> None:
     if path.dims != spatial + 2 or path.axis != 1:
-        raise NotImplementedError(f"{described(node)} pools over the channels of {path.name!r}; {NOT_YET}.")
+        raise NotImplementedError(f"{described(node)} pools over the channels of {path.name!r}; {NOT_YET}")
     arguments = bound(node)
     uneven = any(arguments.get("padding") or ()) or arguments.get("divisor_override") is not None
     if transfer == "mixing" and uneven and path.response != 0.0:
@@ -106,7 +106,7 @@ def _pool(path: Path, node: fx.Node, chain: Chain, *, spatial: int, transfer: Tr
 
 def _pick(path: Path, node: fx.Node, chain: Chain) -> None:
     if node.args[1] != 0:
-        raise NotImplementedError(f"{described(node)} picks output {node.args[1]} of a pooling layer; {NOT_YET}.")
+        raise NotImplementedError(f"{described(node)} picks output {node.args[1]} of a pooling layer; {NOT_YET}")
     path.shape = tuple(node.meta["val"].shape)
     path.replay(lambda value: value[0])
 
@@ -117,7 +117,7 @@ def _same(path: Path, node: fx.Node, chain: Chain) -> None:
 
 def _dropout(path: Path, node: fx.Node, chain: Chain) -> None:
     if bound(node)["train"]:
-        raise NotImplementedError(f"{described(node)} drops units in eval mode too; {NOT_YET}.")
+        raise NotImplementedError(f"{described(node)} drops units in eval mode too; {NOT_YET}")
     path.step(node, where(node), "identity", opname(node))
 
 
@@ -134,7 +134,7 @@ def _permute(path: Path, node: fx.Node, chain: Chain) -> None:
         a, b = (int(arguments.get(key, default)) % path.dims for key, default in (("dim0", 0), ("dim1", 1)))
         order[a], order[b] = order[b], order[a]
     if order[0] != 0:
-        raise NotImplementedError(f"{described(node)} moves the batch dimension; {NOT_YET}.")
+        raise NotImplementedError(f"{described(node)} moves the batch dimension; {NOT_YET}")
     path.axis = order.index(path.axis)
     path.step(node, where(node), "identity" if path.positions == 1 else "mixing", opname(node))
     path.replay(_replayable(node))
@@ -144,7 +144,7 @@ def _mean(path: Path, node: fx.Node, chain: Chain) -> None:
     arguments = bound(node)
     dims = sorted({int(dim) % path.dims for dim in arguments.get("dim") or range(path.dims)})
     if 0 in dims or path.axis in dims:
-        raise NotImplementedError(f"{described(node)} averages over the batch or the channels; {NOT_YET}.")
+        raise NotImplementedError(f"{described(node)} averages over the batch or the channels; {NOT_YET}")
     path.axis -= 0 if arguments["keepdim"] else sum(dim < path.axis for dim in dims)
     path.step(node, where(node), "mixing", "mean")
     path.replay(_replayable(node))
@@ -162,13 +162,13 @@ def _require_module(chain: Chain, node: fx.Node, *kinds: type[nn.Module]) -> Non
     if not any(type(module).forward is kind.forward for kind in kinds):
         names = " or ".join(f"torch.nn.{kind.__name__}" for kind in kinds)
         found = type(module).__name__
-        raise NotImplementedError(f"{described(node)} runs in {found} and not in a plain {names}; {NOT_YET}.")
+        raise NotImplementedError(f"{described(node)} runs in {found} and not in a plain {names}; {NOT_YET}")
 
 
 def _require_channel_axis(path: Path, node: fx.Node) -> None:
     if path.axis != 1:
         raise NotImplementedError(
-            f"{described(node)} runs over dimension 1, but the channels of {path.name!r} lie on {path.axis}; {NOT_YET}."
+            f"{described(node)} runs over dimension 1, but the channels of {path.name!r} lie on {path.axis}; {NOT_YET}"
         )
 
 

@@ -39,11 +39,11 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
         else:
             rule = RULES.get(name)
             if rule is None:
-                raise NotImplementedError(f"{described(node)} is not an operation the chain tracer knows; {NOT_YET}.")
+                raise NotImplementedError(f"{described(node)} is not an operation the chain tracer knows; {NOT_YET}")
             if path is not None:
                 rule(path, node, chain)
     if path is None:
-        raise ValueError(f"{type(model).__name__} has no Linear or convolution layer whose units could be removed.")
+        raise ValueError(f"{type(model).__name__} has no Linear or convolution layer whose units could be removed")
     groups.append(path.output())
     return ChannelGraph(tuple(groups))
 
@@ -53,13 +53,13 @@ def _layer(chain: Chain, node: fx.Node) -> Layer:
     kind, forward = _LAYERS[name]
     if not isinstance(module, kind) or type(module).forward is not forward:
         plain, found = f"torch.nn.{kind.__name__}", type(module).__name__
-        raise NotImplementedError(f"{described(node)} does not run in a plain {plain} but in {found}; {NOT_YET}.")
+        raise NotImplementedError(f"{described(node)} does not run in a plain {plain} but in {found}; {NOT_YET}")
     groups = getattr(module, "groups", 1)
     if groups != 1:
-        raise NotImplementedError(f"{described(node)} has groups={groups}; {NOT_YET}.")
+        raise NotImplementedError(f"{described(node)} has groups={groups}; {NOT_YET}")
     dims = node.meta["val"].dim()
     if dims < 2 or (name != "linear" and dims != module.weight.dim()):
-        raise NotImplementedError(f"{described(node)} runs on one sample without a batch dimension; {NOT_YET}.")
+        raise NotImplementedError(f"{described(node)} runs on one sample without a batch dimension; {NOT_YET}")
     return module
 
 
@@ -79,6 +79,6 @@ def _consumer(chain: Chain, node: fx.Node, path: Path) -> Slot:
     axis = path.dims - 1 if opname(node) == "linear" else 1
     if weight is None or path.axis != axis:
         raise NotImplementedError(
-            f"{described(node)} does not run over the channels of {path.name!r} but over another dimension; {NOT_YET}."
+            f"{described(node)} does not run over the channels of {path.name!r} but over another dimension; {NOT_YET}"
         )
     return Slot("consumer", weight, 1, path.positions, False)

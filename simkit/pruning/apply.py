@@ -73,19 +73,19 @@ def _cut_out(small: nn.Module, plan: PruningPlan) -> nn.Module:
 
 def _check_fits(model: nn.Module, plan: PruningPlan) -> None:
     if not isinstance(plan, PruningPlan):
-        raise TypeError(f"plan must be a PruningPlan, not {type(plan).__name__}.")
+        raise TypeError(f"plan must be a PruningPlan, not {type(plan).__name__}")
     tensors = named_tensors(model)
     for layer in plan.layers:
         for slot in layer.slots:
             if slot.tensor not in tensors:
-                raise ValueError(f"the plan cuts {slot.tensor!r}, which {type(model).__name__} does not have.")
+                raise ValueError(f"the plan cuts {slot.tensor!r}, which {type(model).__name__} does not have")
             shape, size = tuple(tensors[slot.tensor].shape), layer.units * slot.positions
             if slot.dim >= len(shape) or shape[slot.dim] != size:
                 raise ValueError(
-                    f"the plan expects size {size} in dimension {slot.dim} of {slot.tensor!r}, not shape {shape}."
+                    f"the plan expects size {size} in dimension {slot.dim} of {slot.tensor!r}, not shape {shape}"
                 )
             if layer.response != 0.0 and slot.role == "consumer" and f"{slot.module}.bias" not in tensors:
-                raise ValueError(f"the plan needs a bias in {slot.module!r} to take up the constant {layer.response}.")
+                raise ValueError(f"the plan needs a bias in {slot.module!r} to take up the constant {layer.response}")
 
 
 def _fold(small: nn.Module, layer: LayerPlan) -> None:

@@ -37,17 +37,17 @@ class LayerPlan:
     def __post_init__(self) -> None:
         if len(set(self.removed)) != len(self.removed) or any(not 0 <= unit < self.units for unit in self.removed):
             raise ValueError(
-                f"layer {self.name!r} must remove distinct units below {self.units}, not {list(self.removed)}."
+                f"layer {self.name!r} must remove distinct units below {self.units}, not {list(self.removed)}"
             )
         if not 0 < len(self.removed) < self.units:
             raise ValueError(
-                f"layer {self.name!r} must lose some of its {self.units} units but not all, not {len(self.removed)}."
+                f"layer {self.name!r} must lose some of its {self.units} units but not all, not {len(self.removed)}"
             )
         if len(self.scores) != len(self.removed):
-            raise ValueError(f"layer {self.name!r} has {len(self.scores)} scores for {len(self.removed)} units.")
+            raise ValueError(f"layer {self.name!r} has {len(self.scores)} scores for {len(self.removed)} units")
         for slot in self.slots:
             if slot.positions < 1 or slot.dim not in (0, 1) or not slot.tensor.rpartition(".")[0]:
-                raise ValueError(f"layer {self.name!r} has the impossible slot {slot!r}.")
+                raise ValueError(f"layer {self.name!r} has the impossible slot {slot!r}")
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -93,9 +93,9 @@ class PruningPlan:
         names = [layer.name for layer in self.layers] + [layer.name for layer in self.frozen]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"layer {twice[0]!r} is decided twice.")
+            raise ValueError(f"layer {twice[0]!r} is decided twice")
         if not self.layers:
-            raise ValueError("a plan must remove at least one unit.")
+            raise ValueError("a plan must remove at least one unit")
 
     def __getitem__(self, name: str) -> LayerPlan:
         """The decision for one layer; KeyError if the plan leaves it whole."""
@@ -119,15 +119,15 @@ class PruningPlan:
         try:
             data: Any = json.loads(text)
         except ValueError as error:
-            raise ValueError(f"a pruning plan must be JSON: {error}.") from None
+            raise ValueError(f"a pruning plan must be JSON: {error}") from None
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-            raise ValueError(f"a pruning plan must be a JSON object with format {FORMAT!r}.")
+            raise ValueError(f"a pruning plan must be a JSON object with format {FORMAT!r}")
         try:
             return _PLAN.validate_json(json.dumps(data))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "plan"
-            raise ValueError(f"the pruning plan is invalid at {place}: {first['msg']}.") from None
+            raise ValueError(f"the pruning plan is invalid at {place}: {first['msg']}") from None
 
     def explain(self) -> str:
         """The plan in words: what goes from each layer and at what score, what stays and why, what it saves."""

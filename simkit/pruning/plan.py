@@ -61,15 +61,15 @@ def plan(
         round_to: the number of units left is rounded up to a multiple of this (and at most to the layer's size).
 
     Raises:
-        ValueError: a layer would lose all its units; nothing would be removed; an unknown name in ``amount`` or
-            ``keep`` (the message offers near ones); an impossible option; missing data.
+        ValueError: no layer has units that can go; a layer would lose all its units; nothing would be removed; an
+            unknown name in ``amount`` or ``keep`` (the message offers near ones); an impossible option; missing data.
         NotImplementedError: a model that is no plain chain; a budget other than units; ``scope="global"`` with a
             criterion whose scores do not compare across layers.
     """
     _check_options(score, scope, budget, round_to)
     graph = trace(model, example_inputs)
     kept = _kept(model, graph, keep)
-    free = tuple(group for group in graph.prunable if group.name not in kept)
+    free = _free(model, graph, kept)
     request = _Request(_check_amount(amount, scope, graph, kept), scope, round_to, free)
     subject = Subject(quiet_copy(model), free, data)
     counts, rankings = _decide(request, subject, score)
@@ -78,36 +78,36 @@ def plan(
 
 def _check_options(score: Score, scope: str, budget: str, round_to: int) -> None:
     if not callable(getattr(score, "rank", None)) or isinstance(score, type):
-        raise TypeError(f"score must be a criterion such as CKADamage() or L1(), not {score!r}.")
+        raise TypeError(f"score must be a criterion such as CKADamage() or L1(), not {score!r}")
     if scope not in ("layer", "global"):
-        raise ValueError(f"scope must be 'layer' or 'global', not {scope!r}.")
+        raise ValueError(f"scope must be 'layer' or 'global', not {scope!r}")
     if scope == "global" and not score.comparable:
-        raise NotImplementedError(f"scope='global' cannot rank {score.name} across layers: its scores do not compare.")
+        raise NotImplementedError(f"scope='global' cannot rank {score.name} across layers: its scores do not compare")
     if budget in BUDGETS_TO_COME:
-        raise NotImplementedError(f"budget={budget!r} is not there yet; only budget='units' is.")
+        raise NotImplementedError(f"budget={budget!r} is not there yet; only budget='units' is")
     if budget != "units":
-        raise ValueError(f"budget must be 'units', not {budget!r}.")
+        raise ValueError(f"budget must be 'units', not {budget!r}")
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise ValueError(f"round_to must be an integer of at least 1, not {round_to!r}.")
+        raise ValueError(f"round_to must be an integer of at least 1, not {round_to!r}")
 
 
 def _check_amount(amount: Amount, scope: str, graph: ChannelGraph, kept: Mapping[str, str]) -> float | dict[str, float]:
     if not isinstance(amount, Mapping):
         return _fraction(amount, "amount")
     if scope == "global":
-        raise ValueError("amount by layer needs scope='layer', not 'global'.")
+        raise ValueError("amount by layer needs scope='layer', not 'global'")
     stay = {**graph.frozen, **kept}
     for name in amount:
         if name not in {group.name for group in graph.groups}:
-            raise ValueError(f"amount names {name!r}, which is no layer of the chain{_nearest(name, graph)}.")
+            raise ValueError(f"amount names {name!r}, which is no layer of the chain{_nearest(name, graph)}")
         if name in stay:
-            raise ValueError(f"amount names {name!r}, whose units stay: {stay[name]}.")
+            raise ValueError(f"amount names {name!r}, whose units stay: {stay[name]}")
     return {name: _fraction(value, f"amount[{name!r}]") for name, value in amount.items()}
 
 
 def _fraction(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
-        raise ValueError(f"{name} must be a share from 0 to 1, not {value!r}.")
+        raise ValueError(f"{name} must be a share from 0 to 1, not {value!r}")
     return float(value)
 
 
@@ -119,14 +119,26 @@ def _nearest(name: str, graph: ChannelGraph) -> str:
 
 def _kept(model: nn.Module, graph: ChannelGraph, keep: Collection[str]) -> dict[str, str]:
     if isinstance(keep, str):
-        raise TypeError(f"keep must be a collection of names, not the string {keep!r}.")
+        raise TypeError(f"keep must be a collection of names, not the string {keep!r}")
     found: dict[str, str] = {}
     for name in keep:
         inside = [group.name for group in graph.groups if group.name == name or group.name.startswith(f"{name}.")]
         if not inside:
-            raise ValueError(f"keep names {name!r}, which holds no layer of the chain{_nearest(str(name), graph)}.")
+            raise ValueError(f"keep names {name!r}, which holds no layer of the chain{_nearest(str(name), graph)}")
         found.update(dict.fromkeys(inside, f"keep names {name!r}"))
     return found
+
+
+def _free(model: nn.Module, graph: ChannelGraph, kept: Mapping[str, str]) -> tuple[Group, ...]:
+    """The layers that may lose units; ValueError with the reason of each where there is none."""
+    free = tuple(group for group in graph.prunable if group.name not in kept)
+    if not free:
+        stay = {**graph.frozen, **kept}
+        itself = f"the {type(model).__name__} itself"
+        places = [(f"layer {group.name!r}" if group.name else itself, stay[group.name]) for group in graph.groups]
+        reasons = "; ".join(f"{place}: {reason}" for place, reason in places)
+        raise ValueError(f"no layer has units that can be removed: {reasons}")
+    return free
 
 
 def _decide(request: _Request, subject: Subject, score: Score) -> tuple[dict[str, int], dict[str, Ranking]]:
@@ -146,13 +158,13 @@ def _rounded(request: _Request, counts: Mapping[str, int]) -> dict[str, int]:
         if left == 0:
             raise ValueError(
                 f"amount {request.share(group.name)} removes all {group.units} units of layer {group.name!r}; "
-                "at least one must stay."
+                "at least one must stay"
             )
         rounded[group.name] = group.units - min(left, group.units)
     if not any(rounded.values()):
-        layers = ", ".join(f"{group.name!r} ({group.units} units)" for group in request.free) or "none"
+        layers = ", ".join(f"{group.name!r} ({group.units} units)" for group in request.free)
         raise ValueError(
-            f"amount {request.amount} with round_to={request.round_to} removes nothing; open to removal: {layers}."
+            f"amount {request.amount} with round_to={request.round_to} removes nothing; open to removal: {layers}"
         )
     return rounded
 
@@ -168,7 +180,7 @@ def _global_counts(request: _Request, rankings: Mapping[str, Ranking]) -> dict[s
         for rank, value in enumerate(rankings[group.name].scores[: group.units - 1])
     )
     if wanted > len(queue):
-        raise ValueError(f"amount {request.amount} removes {wanted} of {total} units, but every layer must keep one.")
+        raise ValueError(f"amount {request.amount} removes {wanted} of {total} units, but every layer must keep one")
     counts = {group.name: 0 for group in request.free}
     for _, _, _, name in queue[:wanted]:
         counts[name] += 1

@@ -40,11 +40,11 @@ def take(data: object, samples: int) -> Tensor:
         taken = data[:samples]
     else:
         if not isinstance(data, Iterable):
-            raise TypeError(f"data must be a tensor or an iterable of batches, not {type(data).__name__}.")
+            raise TypeError(f"data must be a tensor or an iterable of batches, not {type(data).__name__}")
         with preserved_rng():  # a DataLoader draws from the global generator
             taken = _gather(data, samples)
     if len(taken) == 0:
-        raise ValueError("data holds no samples.")
+        raise ValueError("data holds no samples")
     return taken.detach()
 
 
@@ -58,7 +58,7 @@ def _gather(batches: Iterable[Any], samples: int) -> Tensor:
         if held >= samples:
             break
     if not parts:
-        raise ValueError("data yields no batches.")
+        raise ValueError("data yields no batches")
     return torch.cat(parts)
 
 
@@ -69,7 +69,7 @@ def _inputs(batch: Any) -> Tensor:
     elif isinstance(batch, (tuple, list)) and batch:
         found = batch[0]
     if not isinstance(found, Tensor):
-        raise TypeError(f"data must yield tensors or tuples that start with one, not {type(found).__name__}.")
+        raise TypeError(f"data must yield tensors or tuples that start with one, not {type(found).__name__}")
     return found
 
 

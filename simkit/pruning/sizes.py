@@ -21,7 +21,7 @@ def size_attributes(module: nn.Module) -> dict[str, int]:
         return {} if per_channel is None else {"num_features": per_channel.shape[0]}
     if isinstance(module, nn.PReLU):
         return {"num_parameters": module.weight.shape[0]}
-    raise ValueError(f"{type(module).__name__} is not a module whose sizes can be changed.")
+    raise ValueError(f"{type(module).__name__} is not a module whose sizes can be changed")
 
 
 def replace_tensor(model: nn.Module, name: str, value: torch.Tensor) -> None:

@@ -51,7 +51,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
         OSError: it cannot be written.
     """
     if not isinstance(small, nn.Module):
-        raise TypeError(f"save writes a torch.nn.Module, such as apply returns, not a {type(small).__name__}.")
+        raise TypeError(f"save writes a torch.nn.Module, such as apply returns, not a {type(small).__name__}")
     check_safetensors_name(path)
     target = writable(path)
     state = {name: tensor.detach().contiguous() for name, tensor in small.state_dict().items()}
@@ -76,14 +76,14 @@ def load(path: str | os.PathLike[str], model_factory: Callable[[], nn.Module]) -
     with preserved_rng():  # initialising a model draws weights that are thrown away here
         dense = model_factory()
     if not isinstance(dense, nn.Module):
-        raise TypeError(f"model_factory must return a torch.nn.Module, not {type(dense).__name__}.")
+        raise TypeError(f"model_factory must return a torch.nn.Module, not {type(dense).__name__}")
     small = own_copy(dense)
     current = named_tensors(small)
     names = set(small.state_dict())
     odd = sorted(names ^ set(state))
     if odd:
         where = "the file" if odd[0] in names else f"the factory's {type(dense).__name__}"
-        raise ValueError(f"tensor {odd[0]!r} is missing from {where}.")
+        raise ValueError(f"tensor {odd[0]!r} is missing from {where}")
     with torch.no_grad():
         for name, value in state.items():
             _place(small, name, current[name], value)
@@ -93,7 +93,7 @@ def load(path: str | os.PathLike[str], model_factory: Callable[[], nn.Module]) -
 
 def _place(small: nn.Module, name: str, old: torch.Tensor, value: torch.Tensor) -> None:
     if value.dim() != old.dim() or any(new > size for new, size in zip(value.shape, old.shape, strict=True)):
-        raise ValueError(f"tensor {name!r} of shape {tuple(value.shape)} does not fit into {tuple(old.shape)}.")
+        raise ValueError(f"tensor {name!r} of shape {tuple(value.shape)} does not fit into {tuple(old.shape)}")
     path, _, leaf = name.rpartition(".")
     owner = small.get_submodule(path)
     value = value.to(old.device)
@@ -110,9 +110,9 @@ def _finish(small: nn.Module, recipe: Recipe) -> None:
     found = _modules(small, set(small.state_dict()))
     for path, module in recipe.modules.items():
         if path not in found or found[path].shapes != module.shapes or found[path].attributes != module.attributes:
-            raise ValueError(f"the recipe of module {path!r} does not describe the tensors in the file.")
+            raise ValueError(f"the recipe of module {path!r} does not describe the tensors in the file")
         if module.kept is not None and len(module.kept) != module.shapes["weight"][0]:
-            raise ValueError(f"the recipe of module {path!r} keeps {len(module.kept)} units, its weight does not.")
+            raise ValueError(f"the recipe of module {path!r} keeps {len(module.kept)} units, its weight does not")
 
         for leaf, trained in module.trained.items():
             small.get_submodule(path).get_parameter(leaf).requires_grad_(trained)
@@ -150,12 +150,12 @@ def _read(path: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
             written = (file.metadata() or {}).get(METADATA, "")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is not a safetensors file: {error}.") from None
+        raise ValueError(f"{str(path)!r} is not a safetensors file: {error}") from None
     try:
         return Recipe.model_validate_json(written), state
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     if first["loc"] in ((), ("format",)):  # no JSON object, or one of another format
-        raise ValueError(f"{str(path)!r} was not written by simkit.pruning.save.")
+        raise ValueError(f"{str(path)!r} was not written by simkit.pruning.save")
     where = ".".join(map(str, first["loc"]))
-    raise ValueError(f"the recipe in {str(path)!r} is invalid at {where}: {first['msg']}.")
+    raise ValueError(f"the recipe in {str(path)!r} is invalid at {where}: {first['msg']}")

@@ -22,7 +22,7 @@ def require_equal(silent: nn.Module, small: nn.Module, plan: PruningPlan, exampl
     expected = _outputs(silent, list(names), inputs)
     found = _outputs(small, list(names), inputs)
     if expected.error is not None:
-        raise ValueError(f"the model does not run on example_inputs: {expected.error}.") from expected.error
+        raise ValueError(f"the model does not run on example_inputs: {expected.error}") from expected.error
     for name, value in expected.outputs.items():
         for layer in plan.layers:
             value = _kept_part(silent, name, layer, value)  # noqa: PLW2901
@@ -30,7 +30,7 @@ def require_equal(silent: nn.Module, small: nn.Module, plan: PruningPlan, exampl
             _require_close(value, found.outputs[name], f"module {name!r}")
     if found.error is not None:
         last = list(found.outputs)[-1:] or ["the input"]
-        raise ValueError(f"the cut model fails after {last[0]!r}: {found.error}; its forward may hard-code a size.")
+        raise ValueError(f"the cut model fails after {last[0]!r}: {found.error}; its forward may hard-code a size")
     _require_close(expected.result, found.result, "the model's result")
 
 
@@ -74,12 +74,12 @@ def _require_close(expected: Any, found: Any, place: str) -> None:
     pairs = list(zip(_tensors(expected), _tensors(found), strict=True))
     for masked, cut in pairs:
         if masked.shape != cut.shape:
-            raise ValueError(f"{place} has shape {tuple(cut.shape)} in the cut model and not {tuple(masked.shape)}.")
+            raise ValueError(f"{place} has shape {tuple(cut.shape)} in the cut model and not {tuple(masked.shape)}")
         if masked.numel() == 0:
             continue
         scale, gap = float(masked.abs().amax()), float((masked - cut).abs().amax())
         if not gap <= RELATIVE * scale:
-            raise ValueError(f"{place} differs between the masked and the cut model by {gap:.3g} of {scale:.3g}.")
+            raise ValueError(f"{place} differs between the masked and the cut model by {gap:.3g} of {scale:.3g}")
 
 
 def _tensors(value: Any) -> list[Tensor]:

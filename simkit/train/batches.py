@@ -25,7 +25,7 @@ def batches(data: Data, size: int, generator: torch.Generator | None = None) -> 
         return
     inputs, labels = data
     if len(inputs) != len(labels):
-        raise ValueError(f"data has {len(inputs)} inputs and {len(labels)} labels.")
+        raise ValueError(f"data has {len(inputs)} inputs and {len(labels)} labels")
     order = None if generator is None else torch.randperm(len(inputs), generator=generator).to(inputs.device)
     for start, stop in _spans(len(inputs), size):
         where = slice(start, stop) if order is None else order[start:stop]
@@ -48,7 +48,7 @@ def _is_pair(data: Data) -> TypeGuard[tuple[Tensor, Tensor]]:
 
 def _checked(batch: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not all(isinstance(p, Tensor) for p in batch[:2]):
-        raise TypeError(f"data must yield (inputs, labels) tensors, not {type(batch).__name__}.")
+        raise TypeError(f"data must yield (inputs, labels) tensors, not {type(batch).__name__}")
     return batch[0], batch[1]
 
 

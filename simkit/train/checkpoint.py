@@ -74,7 +74,7 @@ def load_checkpoint(
     for name, value in _comparable(options).items():
         made = pointer["options"].get(name)
         if made != value:
-            raise ValueError(f"the checkpoint in {str(place)!r} was made with {name}={made!r}, not {value!r}.")
+            raise ValueError(f"the checkpoint in {str(place)!r} was made with {name}={made!r}, not {value!r}")
     try:
         tensors = parse((place / pointer["weights"]).read_bytes())
         rest = torch.load(place / pointer["state"], weights_only=True, map_location="cpu")
@@ -92,10 +92,10 @@ def _pointer(place: Path) -> dict[str, Any]:
     try:
         pointer = json.loads((place / POINTER).read_text())
     except ValueError as error:
-        raise ValueError(f"{str(place / POINTER)!r} is not JSON: {error}.") from error
+        raise ValueError(f"{str(place / POINTER)!r} is not JSON: {error}") from error
     parts = {"weights", "state", "options", "epochs"}
     if not isinstance(pointer, dict) or pointer.get("format") != FORMAT or not parts <= set(pointer):
-        raise ValueError(f"{str(place / POINTER)!r} is not a checkpoint of format {FORMAT!r}.")
+        raise ValueError(f"{str(place / POINTER)!r} is not a checkpoint of format {FORMAT!r}")
     return pointer
 
 

@@ -48,9 +48,9 @@ class TrainOptions:
         for name, smallest in (("epochs", 0), ("batch_size", 1), ("step_epochs", 1), ("patience", 1), ("seed", 0)):
             _check_integer(name, getattr(self, name), smallest, optional=name == "patience")
         if self.optimizer not in get_args(Optimizer):
-            raise ValueError(f"optimizer must be one of {', '.join(get_args(Optimizer))}, not {self.optimizer!r}.")
+            raise ValueError(f"optimizer must be one of {', '.join(get_args(Optimizer))}, not {self.optimizer!r}")
         if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, not {self.schedule!r}.")
+            raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, not {self.schedule!r}")
         for name in ("lr", "step_factor", "clip_norm"):
             _check_number(name, getattr(self, name), positive=True, optional=name == "clip_norm")
         for name in ("momentum", "weight_decay"):
@@ -69,7 +69,7 @@ def _check_integer(name: str, value: object, smallest: int, *, optional: bool = 
     if optional and value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise ValueError(f"{name} must be an integer of at least {smallest}, not {value!r}.")
+        raise ValueError(f"{name} must be an integer of at least {smallest}, not {value!r}")
 
 
 def _check_number(name: str, value: object, *, positive: bool, optional: bool = False) -> None:
@@ -77,4 +77,4 @@ def _check_number(name: str, value: object, *, positive: bool, optional: bool = 
         return
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
-        raise ValueError(f"{name} must be a {'positive' if positive else 'non-negative'} number, not {value!r}.")
+        raise ValueError(f"{name} must be a {'positive' if positive else 'non-negative'} number, not {value!r}")

@@ -67,7 +67,7 @@ def digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
         ModuleNotFoundError: scikit-learn is not installed.
     """
     if not 0.0 < test_fraction < 1.0:
-        raise ValueError(f"test_fraction must lie between 0 and 1, not {test_fraction!r}.")
+        raise ValueError(f"test_fraction must lie between 0 and 1, not {test_fraction!r}")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -117,7 +117,7 @@ def _dataset(
 ) -> Dataset:
     mean, deviation = float(train[0].mean()), float(train[0].std())
     if deviation == 0.0:
-        raise ValueError(f"every training pixel of {name} has the value {mean}.")
+        raise ValueError(f"every training pixel of {name} has the value {mean}")
 
     def standardised(images: npt.NDArray[np.uint8]) -> Tensor:
         pixels = torch.from_numpy(images.astype(np.float32))
@@ -141,15 +141,15 @@ def _from_idx(name: str, path: str | os.PathLike[str] | None) -> Dataset:
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or len(labels) == 0:
             raise ValueError(
                 f"{str(files[f'{split}_x'])!r} holds images {images.shape} and {files[f'{split}_y'].name!r} labels "
-                f"{labels.shape}: they do not belong together."
+                f"{labels.shape}: they do not belong together"
             )
     if arrays["train_x"].shape[1:] != arrays["test_x"].shape[1:]:
         raise ValueError(
-            f"{name} has training images {arrays['train_x'].shape} and test images {arrays['test_x'].shape}."
+            f"{name} has training images {arrays['train_x'].shape} and test images {arrays['test_x'].shape}"
         )
     highest = int(max(arrays["train_y"].max(), arrays["test_y"].max()))
     if highest >= CLASSES:
-        raise ValueError(f"{name} has {CLASSES} classes, but its files hold the label {highest}.")
+        raise ValueError(f"{name} has {CLASSES} classes, but its files hold the label {highest}")
     train, test = ((arrays[f"{split}_x"], arrays[f"{split}_y"].astype(np.int64)) for split in ("train", "test"))
     return _dataset(name, train, test)
 
@@ -164,7 +164,7 @@ def _find(name: str, path: str | os.PathLike[str] | None) -> dict[str, Path]:
     names = ", ".join(stems[0] for stems in _FILES.values())
     raise ValueError(
         f"{name} was not found: put {names} (each may end in .gz) into a folder and pass it as path=, or into "
-        f"$SIMKIT_DATA/{name} (searched: {searched})."
+        f"$SIMKIT_DATA/{name} (searched: {searched})"
     )
 
 

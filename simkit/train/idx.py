@@ -30,25 +30,25 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         with gzip.open(path, "rb") if zipped else path.open("rb") as file:
             return _parse(file, path)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{str(path)!r} is a damaged gzip file: {error}.") from error
+        raise ValueError(f"{str(path)!r} is a damaged gzip file: {error}") from error
 
 
 def _parse(file: IO[bytes] | gzip.GzipFile, path: Path) -> npt.NDArray[np.uint8]:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
-        raise ValueError(f"{str(path)!r} is no IDX file: it starts with {magic.hex() or 'nothing'} and not with 0000.")
+        raise ValueError(f"{str(path)!r} is no IDX file: it starts with {magic.hex() or 'nothing'} and not with 0000")
     kind, dims = magic[2], magic[3]
     if kind != _UBYTE or dims == 0:
-        raise ValueError(f"{str(path)!r} holds IDX type 0x{kind:02x} in {dims} dimensions, not unsigned bytes (0x08).")
+        raise ValueError(f"{str(path)!r} holds IDX type 0x{kind:02x} in {dims} dimensions, not unsigned bytes (0x08)")
     header = file.read(4 * dims)
     if len(header) < 4 * dims:
-        raise ValueError(f"{str(path)!r} ends within its header of {dims} sizes.")
+        raise ValueError(f"{str(path)!r} ends within its header of {dims} sizes")
     shape = struct.unpack(f">{dims}I", header)
     expected = math.prod(shape)
     if expected > _LARGEST:
-        raise ValueError(f"{str(path)!r} promises {shape}, more than {_LARGEST} bytes.")
+        raise ValueError(f"{str(path)!r} promises {shape}, more than {_LARGEST} bytes")
     body = file.read(expected + 1)
     if len(body) != expected:
         found = f"only {len(body)}" if len(body) < expected else "more"
-        raise ValueError(f"{str(path)!r} promises {expected} bytes for {shape} and holds {found}.")
+        raise ValueError(f"{str(path)!r} promises {expected} bytes for {shape} and holds {found}")
     return np.frombuffer(body, dtype=np.uint8).reshape(shape)

@@ -53,7 +53,7 @@ class History:
     def last(self) -> EpochRecord:
         """The last finished epoch; ValueError if there is none."""
         if not self.epochs:
-            raise ValueError("training ran for 0 epochs.")
+            raise ValueError("training ran for 0 epochs")
         return self.epochs[-1]
 
 
@@ -153,7 +153,7 @@ def fit(
             other options.
     """
     if options.patience is not None and validation is None:
-        raise ValueError(f"patience={options.patience} needs validation data.")
+        raise ValueError(f"patience={options.patience} needs validation data")
     if options.device is not None:
         model.to(options.device)
     optimizer = make_optimizer(model, options)
@@ -174,7 +174,7 @@ def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optim
     """The optimiser that the options name, over all parameters that require gradients; ValueError if there are none."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise ValueError(f"{type(model).__name__} has no parameter that requires gradients.")
+        raise ValueError(f"{type(model).__name__} has no parameter that requires gradients")
     if options.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
     kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
@@ -253,12 +253,12 @@ class _Tally:
     def add(self, outputs: Tensor, labels: Tensor, loss: Tensor) -> None:
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise ValueError(f"the loss became {value} after {self.samples} samples; a lower learning rate may help.")
+            raise ValueError(f"the loss became {value} after {self.samples} samples; a lower learning rate may help")
         self.loss += value * len(labels)
         self.hits += int((outputs.detach().argmax(dim=1) == labels).sum())
         self.samples += len(labels)
 
     def result(self, purpose: str) -> Evaluation:
         if self.samples == 0:
-            raise ValueError(f"there are no samples to {purpose}.")
+            raise ValueError(f"there are no samples to {purpose}")
         return Evaluation(self.loss / self.samples, self.hits / self.samples, self.samples)

@@ -142,15 +142,15 @@ NETWORKS: dict[str, Callable[..., nn.Sequential]] = {
 def _check(**sizes: int) -> None:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, not {size!r}.")
+            raise ValueError(f"{name} must be an integer of at least 1, not {size!r}")
 
 
 def _check_shape(shape: Shape, smallest: int) -> Shape:
     if len(shape) != 3:
-        raise ValueError(f"shape must be (channels, height, width), not {tuple(shape)!r}.")
+        raise ValueError(f"shape must be (channels, height, width), not {tuple(shape)!r}")
     _check(channels=shape[0], height=shape[1], width=shape[2])
     if min(shape[1:]) < smallest:
         raise ValueError(
-            f"this network needs images of at least {smallest}x{smallest} pixels, not {shape[1]}x{shape[2]}."
+            f"this network needs images of at least {smallest}x{smallest} pixels, not {shape[1]}x{shape[2]}"
         )
     return shape[0], shape[1], shape[2]

@@ -48,9 +48,9 @@ class CKADamage:
             ("estimator", self.estimator, get_args(Estimator)),
         ):
             if value not in allowed:
-                raise ValueError(f"{option} must be one of {', '.join(allowed)}, not {value!r}.")
+                raise ValueError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
         if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 4:
-            raise ValueError(f"samples must be an integer of at least 4, not {self.samples!r}.")
+            raise ValueError(f"samples must be an integer of at least 4, not {self.samples!r}")
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ class CKADamage:
     def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
         """The first ``counts[name]`` removals of each group; ValueError for missing data or a constant layer."""
         if subject.data is None:
-            raise ValueError("CKADamage needs data=: a tensor, a DataLoader or an iterable of batches.")
+            raise ValueError("CKADamage needs data=: a tensor, a DataLoader or an iterable of batches")
         groups = [group for group in subject.groups if group.name in counts]
         found: dict[str, Ranking] = {}
         for group, values in representations(subject.model, groups, subject.data, self.samples):

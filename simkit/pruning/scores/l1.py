@@ -37,5 +37,5 @@ class L1:
         norms = np.abs(subject.weight(group)).sum(axis=1)
         bad = np.flatnonzero(~np.isfinite(norms))
         if bad.size:
-            raise ValueError(f"unit {bad[0]} of layer {group.name!r} has a non-finite weight.")
+            raise ValueError(f"unit {bad[0]} of layer {group.name!r} has a non-finite weight")
         return ascending(norms)

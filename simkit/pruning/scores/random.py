@@ -22,7 +22,7 @@ class Random:
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be an integer of at least 0, not {self.seed!r}.")
+            raise ValueError(f"seed must be an integer of at least 0, not {self.seed!r}")
 
     @property
     def name(self) -> str:
