@@ -19,6 +19,7 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 _FLOATS = ("float16", "float32", "float64")
 _EXACT_IN_FLOAT32 = ("bool", "int8", "uint8", "int16", "uint16")
 _MAX_EXACT = 2**53
+_NO_NUMBERS = {"O": "Python objects", "S": "bytes", "U": "text", "T": "text", "M": "dates", "m": "time differences"}
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,31 @@ def as_matrix(x: object, *, name: str = "x") -> Matrix:
         TypeError: complex, object, sparse, masked or otherwise non-numeric input.
         ValueError: fewer than two dimensions, no samples, no features, integers beyond 2^53.
     """
+    return _admitted(
+        x, name, "a representation is [n, p], n samples by p features", "write x[:, None] for a single feature"
+    )
+
+
+def as_filters(weight: object) -> Matrix:
+    """Admit a layer's weights as filters ``[filters, weights]``; ``[filters, ...]`` is flattened.
+
+    Accepts and raises as :func:`as_matrix`.
+    """
+    return _admitted(
+        weight, "weight", "a layer's weights are [filters, weights]", "write weight[:, None] for one weight a filter"
+    )
+
+
+def _admitted(x: object, name: str, expected: str, advice: str) -> Matrix:
+    """``x`` as a :class:`Matrix`; the errors say the ``expected`` shape, and ``advice`` to who has one dimension."""
     if isinstance(x, Matrix):
         return Matrix(name, x.values, x.dtype, x.origin)
     values, dtype, origin = _host_array(x, name)
-    if values.dtype.kind in "OSUV":  # objects, text, records: no shape would make them a representation
-        raise TypeError(f"{name} has dtype {dtype}: numbers are needed")
+    if values.dtype.kind in "OSUTV":  # no shape would make them a representation
+        raise TypeError(f"{name} {_no_numbers(values.dtype)}: numbers are needed")
     if values.ndim < 2:
-        raise ValueError(
-            f"{name} has shape {values.shape}: a representation is [n, p], n samples by p features"
-            + ("; write x[:, None] for a single feature" if values.ndim == 1 else "")
-        )
+        more = f"; {advice}" if values.ndim == 1 else ""
+        raise ValueError(f"{name} has shape {values.shape}: {expected}{more}")
     if values.size == 0:
         raise ValueError(f"{name} has shape {values.shape}: it is empty")
     values = values.reshape(values.shape[0], -1)
@@ -156,7 +172,13 @@ def _cast(values: npt.NDArray[Any], name: str, dtype: str, origin: str) -> Matri
         return Matrix(name, values.astype(np.float64), "float64", origin)
     if values.dtype.kind == "f":
         raise TypeError(f"{name} has dtype {dtype}: float64 is the widest supported; convert it yourself")
-    raise TypeError(f"{name} has dtype {dtype}: numbers are needed")
+    raise TypeError(f"{name} {_no_numbers(values.dtype)}: numbers are needed")
+
+
+def _no_numbers(dtype: np.dtype[Any]) -> str:
+    """What an array holds that is no numbers, in words rather than NumPy's names (``str96``)."""
+    found = "records" if dtype.names else _NO_NUMBERS.get(dtype.kind)
+    return f"holds {found}" if found else f"has dtype {dtype}"
 
 
 def _host_array(x: object, name: str) -> tuple[npt.NDArray[Any], str, str]:

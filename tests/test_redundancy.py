@@ -118,5 +118,9 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"^a graph has its threshold, 1.2: threshold=0.5 cannot be given$"):
         sk.redundancy(graph, threshold=0.5)
     w[2, 2] = np.nan
+    sentence = r"^weight has shape \(4,\): a layer's weights are \[filters, weights\]; write weight\[:, None\] for one "
+    for measured in (sk.redundancy, sk.filter_graph):
+        with pytest.raises(ValueError, match=sentence):
+            measured(np.ones(4))
     with pytest.raises(ValueError, match=r"^weight has 1 non-finite entry, the first at filter 2, entry 2$"):
         sk.redundancy(w)

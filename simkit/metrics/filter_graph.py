@@ -20,7 +20,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Matrix, as_matrix
+from ..arrays import Matrix, as_filters
 from ..backends.base import Adjacency, Plan, Step
 from ..backends.bits import BitArray, BoolArray, unpack, without_vertex
 from ..backends.choose import check_backend, choose
@@ -170,7 +170,7 @@ def filter_graph(
     Warns:
         DegenerateWarning: graphs without an edge or with all of them, and why; zero filters; a single filter.
     """
-    sweep = build(as_matrix(weight, name="weight"), threshold, norm, backend, threads)
+    sweep = build(as_filters(weight), threshold, norm, backend, threads)
     return sweep.graphs if sweep.several else sweep.graphs[0]
 
 

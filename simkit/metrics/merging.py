@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import FloatArray, Matrix, as_matrix
+from ..arrays import FloatArray, Matrix, as_filters
 from ..backends.base import Plan, Step
 from .partners import Indices, Partners, Residues, best_partners, row_norms
 from .prepare import checked_stats
@@ -124,7 +124,7 @@ def merging(
 
     Source: Kim et al. 2020, with the BatchNorm algebra put right.
     """
-    w = as_matrix(weight, name="weight")
+    w = as_filters(weight)
     mask = _checked(w, kept, threshold, balance, bn_scale)
     shift = None if bias is None else _vector(bias, "bias", w.n)
     if batch_norm is not None and batch_norm.units != w.n:

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import as_matrix
+from ..arrays import as_filters
 from ..backends.base import Plan, Step
 from ..backends.choose import choose
 from ..backends.routes import check_threads
@@ -142,7 +142,7 @@ def redundancy(
         sweep = Sweep([weight], weight.bits[None], False)
         backend = weight.asked if backend is None else backend
     else:
-        sweep = build(as_matrix(weight, name="weight"), threshold, norm, backend, threads)
+        sweep = build(as_filters(weight), threshold, norm, backend, threads)
     choice = choose("cover", backend=backend)
     step = Step("cover", choice.backend, choice.reason)
     results = []
