@@ -10,7 +10,7 @@ so constant, repeated and dependent columns change nothing.
 The results are not clamped: rounding can leave a correlation of 1 a few units of 1e-16 above it. Everything is
 float64. Bases come from Cholesky factors where these can be shown to be accurate (:mod:`.cholesky`) and from QR and SVD
 elsewhere; each correlation is right to about 1e-16 times the condition number of the kept directions. Only for large
-layers (n p² of 2.7e8 or more) of a condition of up to 1e4 is more allowed: 1e-8 for one, 5e-10 for their mean, at worst.
+layers (n p² of 2.7e8 or more) of a condition up to 1e4 is more allowed: 1e-8 for one, 5e-10 for their mean, at worst.
 
 Published code that differs: PyPI ``repsim`` divides by the rank of the *uncentred* features; implementations with a
 plain QR (no rank rule) change when a constant or dependent column is added; ``similarity-repository`` lists values
