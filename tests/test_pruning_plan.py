@@ -168,6 +168,18 @@ def test_inputs_that_are_no_tensors_are_named_by_their_type() -> None:
             P.plan(chain(10), inputs, score=P.L1())
 
 
+def test_numpy_scalars_are_numbers() -> None:
+    data = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    for plain, scalars in (
+        (P.Random(3), P.Random(np.int64(3))),  # type: ignore[arg-type]
+        (P.CKADamage(samples=15), P.CKADamage(samples=np.int32(15))),  # type: ignore[arg-type]
+    ):
+        one = P.plan(chain(9), X, data=data, score=plain, amount=0.5, round_to=2)
+        other = P.plan(chain(9), X, data=data, score=scalars, amount=np.float32(0.5), round_to=np.int64(2))  # type: ignore[arg-type]
+        assert other.to_json() == one.to_json()
+        assert other.explain() == one.explain()
+
+
 def test_unknown_names_get_near_ones() -> None:
     with pytest.raises(ValueError, match=r"keep names 'haed.0', .*near names are 'head.0'"):
         P.plan(Blocks(), X, score=P.L1(), keep=["haed.0"])

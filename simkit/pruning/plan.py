@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from ..graph import ChannelGraph, Group, quiet_copy, trace
+from ..kernels import as_integer
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
 from .scores import CKADamage, Ranking, Score, Subject
 
@@ -66,17 +67,17 @@ def plan(
         NotImplementedError: a model that is no plain chain; a budget other than units; ``scope="global"`` with a
             criterion whose scores do not compare across layers.
     """
-    _check_options(score, scope, budget, round_to)
+    _check_options(score, scope, budget)
     graph = trace(model, example_inputs)
     kept = _kept(model, graph, keep)
     free = _free(model, graph, kept)
-    request = _Request(_check_amount(amount, scope, graph, kept), scope, round_to, free)
+    request = _Request(_check_amount(amount, scope, graph, kept), scope, _check_rounding(round_to), free)
     subject = Subject(quiet_copy(model), free, data)
     counts, rankings = _decide(request, subject, score)
     return _assemble(model, graph, request, score, counts, rankings)
 
 
-def _check_options(score: Score, scope: str, budget: str, round_to: int) -> None:
+def _check_options(score: Score, scope: str, budget: str) -> None:
     if not callable(getattr(score, "rank", None)) or isinstance(score, type):
         raise TypeError(f"score must be a criterion such as CKADamage() or L1(), not {score!r}")
     if scope not in ("layer", "global"):
@@ -87,8 +88,13 @@ def _check_options(score: Score, scope: str, budget: str, round_to: int) -> None
         raise NotImplementedError(f"budget={budget!r} is not there yet; only budget='units' is")
     if budget != "units":
         raise ValueError(f"budget must be 'units', not {budget!r}")
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+
+
+def _check_rounding(round_to: int) -> int:
+    multiple = as_integer(round_to)
+    if multiple is None or multiple < 1:
         raise ValueError(f"round_to must be an integer of at least 1, not {round_to!r}")
+    return multiple
 
 
 def _check_amount(amount: Amount, scope: str, graph: ChannelGraph, kept: Mapping[str, str]) -> float | dict[str, float]:

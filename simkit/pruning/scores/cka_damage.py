@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from ...graph import Group
+from ...kernels import as_integer
 from ...metrics.greedy import Elimination, greedy_cka
 from ..representations import representations
 from .ranking import Ranking, Subject
@@ -49,8 +50,10 @@ class CKADamage:
         ):
             if value not in allowed:
                 raise ValueError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 4:
+        samples = as_integer(self.samples)
+        if samples is None or samples < 4:
             raise ValueError(f"samples must be an integer of at least 4, not {self.samples!r}")
+        object.__setattr__(self, "samples", samples)
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...kernels import as_integer
 from .ranking import Ranking, Subject, ascending
 
 
@@ -21,8 +22,10 @@ class Random:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+        seed = as_integer(self.seed)
+        if seed is None or seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, not {self.seed!r}")
+        object.__setattr__(self, "seed", seed)
 
     @property
     def name(self) -> str:
