@@ -147,12 +147,45 @@ def test_too_little_memory_is_said_before_the_models_have_run() -> None:
             taken.append(len(batch))
             yield batch
 
-    with pytest.raises(ValueError, match=r"memory=900 bytes is too little: comparing 2 layers of 1200 samples needs"):
+    sentence = r"memory=1000 bytes is too little: comparing 2 layers of 1200 samples needs \d+"
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
         compare(mlp(40), mlp(30), data=data(), samples=1200, memory=1000)
-    sentence = r"memory=900 bytes is too little: comparing 2 layers of 1200 samples by NBS\(\) needs \d+$"
-    with pytest.raises(ValueError, match=f"^{sentence}"):
-        compare(mlp(40), mlp(30), data=data(), samples=1200, memory=1000, measure=NBS())
+    sentence = r"memory=1 KB is too little: comparing 2 layers of 1200 samples by NBS\(\) needs \d+"
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        compare(mlp(40), mlp(30), data=data(), samples=1200, memory=" 1 KB", measure=NBS())
     assert taken == [100, 100]
+
+
+@pytest.mark.parametrize("measure", [CKA(RBF()), NBS()])
+@pytest.mark.parametrize("known", [True, False])
+def test_the_memory_that_is_said_to_be_needed_is_enough(measure: Any, known: bool) -> None:
+    """Whether the number of samples is known before the models run, or only after."""
+
+    def data() -> Any:
+        return X if known else iter(X.split(100))
+
+    with pytest.raises(ValueError, match=r"^memory=10 KB is too little: comparing 2 layers of .* needs \d+$") as caught:
+        compare(mlp(40), mlp(30), data=data(), memory="10 KB", measure=measure)
+    assert caught.value.__cause__ is None
+    needed = int(str(caught.value).split()[-1])
+    assert compare(mlp(40), mlp(30), data=data(), memory=needed, measure=measure).samples == len(X)
+
+
+def test_free_memory_that_is_too_little_is_said_to_be_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "free_memory", lambda: 4000)
+    with pytest.raises(
+        ValueError, match=r"^memory=4000 bytes \(of what is free\) is too little: comparing 2 layers of "
+    ):
+        compare(mlp(40), mlp(30), data=X, measure=NBS())
+
+
+def test_less_than_a_byte_is_no_memory() -> None:
+    with pytest.raises(ValueError, match=r'^memory must be a number of bytes or a text such as "64 MB", not 0\.5$'):
+        compare(mlp(40), data=X, memory=0.5)
+
+
+def test_numpys_integers_limit_the_samples() -> None:
+    assert compare(mlp(40), data=X, samples=np.int64(50)).samples == 50  # type: ignore[arg-type]
 
 
 def test_widths_that_change_between_batches() -> None:

@@ -222,7 +222,25 @@ def test_amounts_of_memory(text: Any, count: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "MB", "64 TB", "64 MB/s", "-1", 0, -5, float("nan"), float("inf"), "1e400", True, [64], "64 M B"]
+    "bad",
+    [
+        "",
+        "MB",
+        "64 TB",
+        "64 MB/s",
+        "-1",
+        0,
+        0.5,
+        "0.9",
+        "0.0001 KB",
+        -5,
+        float("nan"),
+        float("inf"),
+        "1e400",
+        True,
+        [64],
+        "64 M B",
+    ],
 )
 def test_what_is_no_amount_of_memory(bad: Any) -> None:
     with pytest.raises(ValueError, match=r'^memory must be a number of bytes or a text such as "64 MB", not '):

@@ -51,7 +51,7 @@ def parse_memory(memory: int | float | str | None) -> int | None:
     """Bytes from a number or a text such as ``"64 MB"`` or ``"2 GiB"``; None stays None.
 
     Raises:
-        ValueError: not a positive amount of bytes.
+        ValueError: not an amount of bytes, or less than one.
     """
     if memory is None:
         return None
@@ -64,7 +64,7 @@ def parse_memory(memory: int | float | str | None) -> int | None:
             value = float(number) * units[text[len(number) :].strip()]
         else:
             value = float(memory)
-        if isinstance(memory, bool) or not 0 < value < float("inf"):
+        if isinstance(memory, bool) or not 1 <= value < float("inf"):
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise ValueError(f'memory must be a number of bytes or a text such as "64 MB", not {memory!r}') from None

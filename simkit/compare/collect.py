@@ -6,7 +6,9 @@ samples; the spool costs the bytes of the features, in memory or on disk, and le
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,6 +145,24 @@ def check_engine(
         threads=default_threads(),
         mapped_row_bytes=widest,
     )
+
+
+def in_full(error: ValueError, decision: Decision, asked: str, features: int | None) -> ValueError:
+    """The engine's sentence on its share of the memory as one on all of it: what was asked for, what is needed.
+
+    ``features`` are the bytes of all features, which lie in memory once a larger budget has room for them.
+    """
+    found = _TOO_LITTLE.fullmatch(str(error))
+    if found is None:
+        return error
+    needed = math.ceil(int(found["needed"]) / FOR_ENGINE) + 1  # one byte for what rounding takes
+    if features is not None and features <= needed * IN_MEMORY:
+        needed += features
+    asked = asked or f"{decision.memory} bytes (of what is free)"
+    return ValueError(f"memory={asked} is too little: {found['what']} needs {needed}")
+
+
+_TOO_LITTLE = re.compile(r"memory=\d+ bytes is too little: (?P<what>.*) needs (?P<needed>\d+)", re.DOTALL)
 
 
 def _costs(shape: Shape) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backends.routes import parse_memory
+from ..kernels import as_integer
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure, check_measure
 from .collect import Side, linear_cka
@@ -112,10 +113,13 @@ def _options(measure: object, mode: str, samples: object, memory: Any, reduce: R
         raise ValueError(f'mode must be "exact" or "minibatch", not {mode!r}')
     if mode == "minibatch" and not (linear_cka(checked) and getattr(checked, "estimator", "") == "debiased"):
         raise ValueError(f'mode="minibatch" estimates debiased linear CKA, not {measure!r}')
-    if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
+    limit = as_integer(samples)
+    if samples is not None and (limit is None or limit < 1):
         raise ValueError(f"samples must be a positive integer, not {samples!r}")
     name = reduce if isinstance(reduce, str) else getattr(reduce, "__qualname__", type(reduce).__name__)
-    return Options(checked, mode, samples, parse_memory(memory), str(name))
+    budget = parse_memory(memory)
+    asked = "" if budget is None else memory.strip() if isinstance(memory, str) else f"{memory} bytes"
+    return Options(checked, mode, limit, budget, asked, str(name))
 
 
 def _layer_pair(layers: Any, *, paired: bool) -> tuple[Any, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from ..metrics.cka import CKA
 from ..metrics.measure import Measure
 from .activations import Recorder
 from .batches import Caller, Data, expected_from_length
-from .collect import Collector, Decision, Shape, Side, ToSpool, ToStream, check_engine, decide
+from .collect import Collector, Decision, Shape, Side, ToSpool, ToStream, check_engine, decide, in_full
 from .matrix import SimilarityMatrix
 from .spool import Spool
 from .stream import StreamingCKA
@@ -37,6 +37,7 @@ class Options:
     mode: str
     samples: int | None
     memory: int | None
+    asked_memory: str  # as it was written; empty for None
     reduce: str
 
 
@@ -91,7 +92,9 @@ class Run:
                 self._checkpoint.finish()
             if bar.format_dict["elapsed"] > SHOW_AFTER:  # setting a description shows the bar
                 bar.set_description("comparing the layers")
-            return self._described(self._collector.result())
+            with self._whole_memory(self._collector.spool.bytes if isinstance(self._collector, ToSpool) else None):
+                result = self._collector.result()
+            return self._described(result)
 
     def _step(self, batch: Mapping[Side, Any]) -> int:
         """One batch through every model; the number of samples it counts for."""
@@ -154,7 +157,8 @@ class Run:
         if shape.rows is not None:
             sides = {side: [self._first[side, name] for name in names] for side, names in order.items()}
             in_memory = shape.bytes if shape.bytes is not None and shape.bytes <= decision.ram else 0
-            check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory - in_memory)
+            with self._whole_memory(shape.bytes):
+                check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory - in_memory)
         if self._checkpoint is not None:
             return self._checkpoint.collector(order, options.measure, decision.memory, expected=shape.bytes)
         spool = self._stack.enter_context(Spool(ram=decision.ram, expected=shape.bytes))
@@ -172,6 +176,19 @@ class Run:
             samples = self._options.samples
         row_bytes = sum(matrix.p * matrix.values.itemsize for matrix in features)
         return Shape(widths["a"], widths.get("b"), row_bytes, None if samples is None else samples * positions)
+
+    @contextmanager
+    def _whole_memory(self, features: int | None) -> Iterator[None]:
+        """Errors about too little memory speak of what the user wrote, not of a share of it."""
+        assert self._decision is not None  # what is planned or computed here comes after it
+        try:
+            yield
+        except ValueError as error:
+            in_folder = self._checkpoint is not None
+            told = in_full(error, self._decision, self._options.asked_memory, None if in_folder else features)
+            if told is error:
+                raise
+            raise told from None
 
     def _described(self, result: SimilarityMatrix) -> SimilarityMatrix:
         """The result with the layers that gave no features as NaN, and with notes on what was done."""
