@@ -47,18 +47,12 @@ def _core() -> Any:
     return _load()[0]
 
 
-def unsupported_reasons(op: str) -> list[str]:
+def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = ()) -> list[str]:
     """Why ``op`` cannot run here; empty when it can."""
     core, why = _load()
     if core is None:
         return [why]
     return [] if op in OPS else [f"there is no native {op}"]
-
-
-def device_report() -> tuple[bool, list[str], str]:
-    """(built with CUDA, the devices seen, why there are none)."""
-    core, why = _load()
-    return (False, [], why) if core is None else core.device_report()
 
 
 def _kernel_options(kernel: Kernel) -> dict[str, Any]:
