@@ -26,6 +26,8 @@ from ..kernels import Kernel, Linear, check_kernel
 from .measure import Degenerate, Scores
 from .prepare import CONSTANT, prepare, preparing_steps
 
+UNIFORM = "its kernel is the same for all pairs of different samples"
+
 # A self-product below this share of the sum it was subtracted from has cancelled: the pass is done again, float32
 # sample space in float64, feature space (whose sums hold the diagonals too) in sample space.
 CANCELLED = {"sample": 0.05, "feature": 1e-3}
@@ -219,7 +221,8 @@ def normalised(
     sums, plan = sums_of(rows, columns, estimator, forced)
     names = [block.matrix.name for block in rows]
     others = names if columns is None else [block.matrix.name for block in columns]
-    return replace(scores_from_sums(sums, names, others, rows[0].n, estimator), plan=plan)
+    scores = scores_from_sums(sums, names, others, rows[0].n, estimator, constant=UNIFORM)
+    return replace(scores, plan=plan)
 
 
 def scores_from_sums(
