@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+LARGEST = 1e144  # of a custom kernel: squares are summed
+
 
 def as_number(value: object) -> float:
     """An option as a Python number, of NumPy's too, so that equal options read the same; NaN for what is none."""
@@ -120,8 +122,9 @@ class CustomKernel:
                 out[i] = 1 / (1 + distances[i] / 2)
 
     Products and distances are those of the rows as given, neither centred nor scaled; equal rows are at distance 0
-    exactly. f is called from several threads at once, without the GIL, and must be finite for every pair of samples,
-    each with itself included. An exception in it counts as NaN. A kernel equals another made from the same function.
+    exactly. f is called from several threads at once, without the GIL, and must be finite and below 1e144 in size for
+    every pair of samples, each with itself included. An exception in it counts as NaN. A kernel equals another made
+    from the same function.
 
     Raises:
         TypeError: f is not callable, a cfunc of another signature, or nothing that numba compiles to a number.
@@ -166,11 +169,11 @@ class CustomKernel:
         self.compiled.ctypes(*pointers, arrays[0].size)
         return arrays[2]
 
-    def not_finite(self, layer: str, product: float, squared_distance: float, value: float) -> ValueError:
+    def out_of_range(self, layer: str, product: float, squared_distance: float, value: float) -> ValueError:
         """The error for a pair of samples of ``layer`` whose kernel is ``value``."""
         return ValueError(
             f"{self!r} is {float(value)} for {layer}, at product={float(product)} and "
-            f"squared_distance={float(squared_distance)}: a kernel must be finite"
+            f"squared_distance={float(squared_distance)}: a kernel must be finite, and below {LARGEST} in size"
         )
 
 
@@ -191,12 +194,17 @@ def _compiled(f: object) -> Any:
             raise TypeError(f"CustomKernel(f={_name_of(f)}) has the signature {theirs}, and must have {signature}")
         return f
     try:
-        scalar: Any = f if numba.extending.is_jitted(f) else numba.njit(f, error_model="numpy")
-        scalar.compile((number, number))
-        result = scalar.overloads[number, number].signature.return_type
+        scalar = f if numba.extending.is_jitted(f) else numba.njit(f, error_model="numpy")
+
+        def one(product: float, squared_distance: float) -> Any:
+            return scalar(product, squared_distance)
+
+        probe: Any = numba.njit(one)
+        probe.compile((number, number))
     except Exception as error:  # numba raises what its passes and Python's own objects raise
         raise TypeError(f"numba cannot compile CustomKernel(f={_name_of(f)}): {_first_line(error)}") from error
-    if not isinstance(result, numba.types.Float | numba.types.Integer):
+    result = probe.overloads[number, number].signature.return_type
+    if not isinstance(result, numba.types.Float | numba.types.Integer | numba.types.Boolean):
         raise TypeError(f"CustomKernel(f={_name_of(f)}) must return a real number, not {result}")
     carray = numba.carray
 

@@ -56,7 +56,7 @@ py::tuple pair_sums(const std::vector<std::shared_ptr<BoundBlock>>& rows,
         py::gil_scoped_release release;
         sums =
             sample_space ? pair_sums_sample(problem, interrupt_poll()) : pair_sums_feature(problem, interrupt_poll());
-    } catch (const NonFiniteKernel& found) {
+    } catch (const KernelOutOfRange& found) {
         return py::make_tuple(py::none(), py::none(), py::none(),
                               py::make_tuple(found.block, found.product, found.squared_distance, found.value));
     }
@@ -72,7 +72,7 @@ void bind_hsic(py::module_& m) {
     using namespace py::literals;
     py::class_<BoundBlock, std::shared_ptr<BoundBlock>>(m, "Block")
         .def(py::init(&make_block), py::kw_only(), "x"_a, "dtype"_a, "mapped"_a, "shift"_a, "row_scale"_a, "scale"_a,
-             "kernel"_a, "length"_a, "coef0"_a, "degree"_a, "function"_a, "owner"_a);
+             "kernel"_a, "length"_a, "coef0"_a, "degree"_a, "function"_a = 0, "owner"_a = py::none());
     m.def("pair_sums", &pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
           "double_products"_a, "tile"_a, "threads"_a);
     m.def(

@@ -101,6 +101,12 @@ void apply_kernel(const BlockView& block, double* c, std::int64_t count) {
     }
 }
 
+namespace {
+
+constexpr double kLargest = 1e144;  // simkit/kernels.py says so too
+
+}  // namespace
+
 std::int64_t apply_custom(const BlockView& rows, const double* norms, const double* zeros, std::int64_t i0,
                           std::int64_t ti, const BlockView& cols, std::int64_t j0, std::int64_t tj, std::int64_t step,
                           bool same, Strips<double>& strips, Arguments& arguments, double* c) {
@@ -115,7 +121,7 @@ std::int64_t apply_custom(const BlockView& rows, const double* norms, const doub
     }
     std::fill_n(c, count, std::numeric_limits<double>::quiet_NaN());  // what stays so where the function gives up
     rows.function(arguments.products.data(), arguments.distances.data(), c, count);
-    const double* bad = std::find_if(c, c + count, [](double value) { return !std::isfinite(value); });
+    const double* bad = std::find_if(c, c + count, [](double value) { return !(std::fabs(value) < kLargest); });
     return bad == c + count ? -1 : bad - c;
 }
 

@@ -44,7 +44,8 @@ struct Arguments {
 };
 
 // Products of z -> values of a custom kernel, which sees products of the raw rows. zeros: [cols], or null where z has
-// no shift. Returns the place of the first value that is not finite, or -1; its arguments are then in `arguments`.
+// no shift. Returns the place of the first value that is NaN or 1e144 in size, or -1; its arguments are then in
+// `arguments`.
 std::int64_t apply_custom(const BlockView& rows, const double* norms, const double* zeros, std::int64_t i0,
                           std::int64_t ti, const BlockView& cols, std::int64_t j0, std::int64_t tj, std::int64_t step,
                           bool same, Strips<double>& strips, Arguments& arguments, double* c);

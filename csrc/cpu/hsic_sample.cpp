@@ -39,10 +39,10 @@ struct Centre {
     const double* no_shift() const { return zeros.empty() ? nullptr : zeros.data(); }
 };
 
-std::optional<NonFiniteKernel> not_finite(std::int64_t block, const Arguments& arguments, const double* c,
-                                          std::int64_t k) {
+std::optional<KernelOutOfRange> out_of_range(std::int64_t block, const Arguments& arguments, const double* c,
+                                             std::int64_t k) {
     if (k < 0) return std::nullopt;
-    return NonFiniteKernel{block, arguments.products[k], arguments.distances[k], c[k]};
+    return KernelOutOfRange{block, arguments.products[k], arguments.distances[k], c[k]};
 }
 
 Centre pilot_centre(const PairProblem& problem, std::int64_t number, const Poll& poll) {
@@ -71,14 +71,14 @@ Centre pilot_centre(const PairProblem& problem, std::int64_t number, const Poll&
         Strips<double> strips{std::max(tile, count), block.x.cols};
         std::vector<double> c = std::vector<double>(tile * count);
         Arguments arguments{};
-        std::optional<NonFiniteKernel> bad{};
+        std::optional<KernelOutOfRange> bad{};
         void work(std::int64_t t) {
             const std::int64_t i0 = t * tile, ti = std::min(block.x.rows, i0 + tile) - i0;
             product_tile(block, i0, ti, pilot, 0, count, false, strips, c.data());
             if (block.kernel == Kernel::custom) {
                 const std::int64_t k = apply_custom(block, centre.norms.data(), centre.no_shift(), i0, ti, pilot, 0,
                                                     count, step, false, strips, arguments, c.data());
-                bad = not_finite(number, arguments, c.data(), k);
+                bad = out_of_range(number, arguments, c.data(), k);
             } else if (needs_distances(block.kernel)) {
                 distances_from_products(block, centre.norms.data(), i0, ti, 0, count, step, c.data());
             }
@@ -224,7 +224,7 @@ class Worker {
         const Centre& centre = centres_[b];
         const std::int64_t k = apply_custom(block, centre.norms.data(), centre.no_shift(), i0_, ti_, block, j0_, tj_, 1,
                                             i0_ == j0_, strips_, arguments_, c);
-        if (!bad_) bad_ = not_finite(b, arguments_, c, k);
+        if (!bad_) bad_ = out_of_range(b, arguments_, c, k);
         squares_[b] = 0.0;
         for (std::int64_t l = 0; l < ti_ * tj_; ++l) squares_[b] += c[l] * c[l];
     }
@@ -244,7 +244,7 @@ class Worker {
     PanelGram<T> panel_gram_;
     std::vector<double> gram_, row_sums_, col_sums_, traces_, squares_;
     Arguments arguments_;
-    std::optional<NonFiniteKernel> bad_;
+    std::optional<KernelOutOfRange> bad_;
     std::int64_t i0_ = 0, j0_ = 0, ti_ = 0, tj_ = 0;
 };
 

@@ -37,8 +37,9 @@ struct PairSums {
     std::vector<double> values, self, raw;
 };
 
-// Thrown where a custom kernel of block number `block` is not finite: the first such pair in the order of tiles.
-struct NonFiniteKernel {
+// Thrown where a custom kernel of block number `block` is NaN or too large to sum squares of: the first such pair in
+// the order of tiles.
+struct KernelOutOfRange {
     std::int64_t block;
     double product, squared_distance, value;
 };

@@ -19,8 +19,8 @@ class Block:
         length: float,
         coef0: float,
         degree: int,
-        function: int,
-        owner: object,
+        function: int = ...,
+        owner: object = ...,
     ) -> None: ...
 
 def candidate_sums(

@@ -112,7 +112,7 @@ def pair_sums(
     rows: Sequence[Block], columns: Sequence[Block] | None, *, estimator: Estimator, route: Route
 ) -> PairSums:
     """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
-    values, own, raw, not_finite = _core().pair_sums(
+    values, own, raw, bad = _core().pair_sums(
         rows=[_bound(block) for block in rows],
         columns=[_bound(block) for block in columns or ()],
         debiased=estimator == "debiased",
@@ -121,10 +121,10 @@ def pair_sums(
         tile=route.tile,
         threads=route.threads,
     )
-    if not_finite is not None:
-        number, *pair = not_finite
+    if bad is not None:
+        number, *pair = bad
         block = [*rows, *(columns or ())][number]
-        raise block.kernel.not_finite(block.matrix.name, *pair)
+        raise block.kernel.out_of_range(block.matrix.name, *pair)
     left = len(rows)
     if columns is None:
         return PairSums(values, own, own, raw, raw)

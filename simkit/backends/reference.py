@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from ..kernels import Cosine, CustomKernel, Kernel, Laplacian, Linear, Polynomial
+from ..kernels import LARGEST, Cosine, CustomKernel, Kernel, Laplacian, Linear, Polynomial
 from . import bits as packed
 from .base import (
     Adjacency,
@@ -84,13 +84,13 @@ def gram(block: Block) -> FloatArray:
 
 
 def custom_matrix(x: FloatArray, kernel: CustomKernel, name: str) -> FloatArray:
-    """A user's kernel of all pairs of raw rows of ``x [n, p]``; ValueError when it is not finite somewhere."""
+    """A user's kernel of all pairs of raw rows of ``x [n, p]``; ValueError when it is out of range somewhere."""
     products, distances = x @ x.T, squared_distances(x)
     values = kernel(products, distances)
-    bad = np.argwhere(~np.isfinite(values))
+    bad = np.argwhere(~(np.abs(values) < LARGEST))
     if len(bad):
         i, j = bad[0]
-        raise kernel.not_finite(name, products[i, j], distances[i, j], values[i, j])
+        raise kernel.out_of_range(name, products[i, j], distances[i, j], values[i, j])
     return values
 
 
