@@ -409,9 +409,7 @@ def test_values_that_are_not_finite(backend: str) -> None:
             sk.cka(x, y, kernel=inverse, backend=backend, threads=threads)
     y[280], y[290] = 100.0, -100.0
     root = sk.CustomKernel(lambda product, d: math.sqrt(product + 5e4))
-    want = (
-        r"^CustomKernel\(.*\) is nan for y, at product=-60000.0 and squared_distance=240000.0: a kernel must"
-    )
+    want = r"^CustomKernel\(.*\) is nan for y, at product=-60000.0 and squared_distance=240000.0: a kernel must"
     told = set()
     for threads in (1, 2, 3):
         with pytest.raises(ValueError, match=want) as caught:
