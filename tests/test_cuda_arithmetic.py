@@ -6,83 +6,47 @@ the order. Arrays start out as NaN and are watched at both ends.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
-import shutil
-import subprocess
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+import emulated_cuda
 import numpy as np
 import numpy.typing as npt
+import oracles
 import pytest
+from emulated_cuda import compile_programs
 from tolerance import assert_close, worst_error
 
 import simkit as sk
-from simkit.arrays import as_matrix
-from simkit.backends import reference
+from simkit.arrays import Matrix, as_matrix
+from simkit.backends import native_cuda, reference
 from simkit.backends.base import Block
 from simkit.backends.routes import plan_pair_sums
-from simkit.metrics.prepare import prepare_with_stats
+from simkit.metrics.cka import ForcedRoute, normalised
+from simkit.metrics.prepare import prepare, prepare_with_stats
 
 Array = npt.NDArray[Any]
-ROOT = Path(__file__).parents[1]
-ORDERS = (0, 1, 2)
-DTYPES = ("float16", "bfloat16", "float32", "float64")
-
-
-class Matrix(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("cols", ctypes.c_int64),
-        ("row_stride", ctypes.c_int64),
-        ("col_stride", ctypes.c_int64),
-        ("dtype", ctypes.c_int),
-        ("shift", ctypes.c_void_p),
-        ("row_scale", ctypes.c_void_p),
-        ("scale", ctypes.c_double),
-    )
+ORDERS = (0, 1, 2)  # of the threads: upwards, downwards, shuffled at every step
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("there is no C++ compiler")
-    library = tmp_path_factory.mktemp("programs") / "programs.so"
-    native = ROOT / "tests" / "native"
-    options = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    includes = ["-I", str(ROOT / "csrc"), "-I", str(native)]
-    subprocess.run([compiler, *options, *includes, native / "cuda_programs.cpp", "-o", library], check=True)
-    loaded = ctypes.CDLL(str(library))
-    loaded.last_error.restype = ctypes.c_char_p
-    return loaded
+    found = compile_programs(tmp_path_factory.mktemp("programs"))
+    return found or pytest.skip("there is no C++ compiler")
 
 
-def address(array: Array | None) -> ctypes.c_void_p | None:
-    return None if array is None else ctypes.c_void_p(array.ctypes.data)
-
-
-def run(programs: Any, name: str, *arguments: Any) -> None:
-    passed = [address(a) if isinstance(a, np.ndarray) else a for a in arguments]
-    if getattr(programs, name)(*passed):
-        raise RuntimeError(programs.last_error().decode())
-
-
-def matrix_of(block: Block) -> Matrix:
-    x = block.matrix.values
-    return Matrix(
-        address(x),
-        *x.shape,
-        *x.strides,
-        DTYPES.index(block.matrix.dtype),
-        address(block.shift),
-        address(block.row_scale),
-        math.ldexp(1.0, -block.exponent),
+def array_of(matrix: Matrix) -> Any:
+    x = matrix.values
+    return emulated_cuda.Array(
+        pointer=x.ctypes.data, shape=x.shape, strides=x.strides, dtype=matrix.dtype, device=0, stream=0
     )
+
+
+def bound(block: Block) -> Any:
+    scale = math.ldexp(1.0, -block.exponent)
+    return emulated_cuda.Block(x=array_of(block.matrix), shift=block.shift, row_scale=block.row_scale, scale=scale)
 
 
 def every_order(compute: Callable[[int], Sequence[Array]]) -> Sequence[Array]:
@@ -122,9 +86,9 @@ def half(x: Array, kind: str) -> Any:
 
 def column_stats(programs: Any, block: Block) -> Callable[[int], Sequence[Array]]:
     def compute(order: int) -> Sequence[Array]:
-        mean, squares, most, bad = np.empty(block.p), np.empty(block.p), np.empty(2), np.empty(3, dtype=np.int64)
-        run(programs, "column_stats", ctypes.byref(matrix_of(block)), order, mean, squares, most, bad)
-        return mean, squares, most, bad
+        x, scale = array_of(block.matrix), block.row_scale
+        mean, squares, max_abs, max_dev, *bad = emulated_cuda.column_stats(programs, order, x=x, row_scale=scale)
+        return mean, squares, np.array([max_abs, max_dev]), np.array(bad)
 
     return compute
 
@@ -147,7 +111,7 @@ def test_column_stats(programs: Any, n: int, p: int) -> None:
 def test_column_stats_of_any_layout_type_and_scale(programs: Any) -> None:
     x = relu(70, 37)
     scale = 1.0 / np.linalg.norm(x, axis=1)
-    for kind, weights in itertools.product(DTYPES, (None, scale)):
+    for kind, weights in itertools.product(emulated_cuda.DTYPES, (None, scale)):
         matrix = as_matrix(half(x, kind))
         want = reference.column_stats(matrix, row_scale=weights)
         block = Block(matrix, sk.Linear(), np.zeros(37), 0, weights)
@@ -201,9 +165,7 @@ def test_row_norms(programs: Any, n: int, p: int) -> None:
         block, _ = block_of(relu(max(n, 2), p).astype(dtype))
 
         def compute(order: int, block: Block = block) -> Sequence[Array]:
-            norms = np.empty(block.n)
-            run(programs, "row_norms", ctypes.byref(matrix_of(block)), order, norms)
-            return (norms,)
+            return (emulated_cuda.row_norms(programs, order, bound(block)),)
 
         (norms,) = every_order(compute)
         want = reference.row_norms(block)
@@ -214,12 +176,9 @@ def test_row_norms(programs: Any, n: int, p: int) -> None:
 def test_column_products(programs: Any, n: int, p: int) -> None:
     for dtype, exact in itertools.product(("float32", "float64"), (False, True)):
         block, stats = block_of(relu(n, p).astype(dtype))
-        squares = np.ascontiguousarray(stats.sum_sq_dev)
 
-        def compute(order: int, block: Block = block, args: Any = (squares, int(exact))) -> Sequence[Array]:
-            g = np.full((block.p, block.p), np.nan)
-            run(programs, "column_products", ctypes.byref(matrix_of(block)), *args, order, g)
-            return (g,)
+        def compute(order: int, block: Block = block, squares: Any = stats.sum_sq_dev, exact: bool = exact) -> Any:
+            return (emulated_cuda.column_products(programs, order, bound(block), squares, exact=exact),)
 
         (g,) = every_order(compute) if n < 200 else compute(0)
         want = reference.column_products(block, stats)
@@ -232,17 +191,26 @@ def test_column_products(programs: Any, n: int, p: int) -> None:
 
 
 def pair_sums(
-    programs: Any, rows: Sequence[Block], columns: Sequence[Block], debiased: bool, wide: bool, room: int
+    programs: Any,
+    rows: Sequence[Block],
+    columns: Sequence[Block],
+    debiased: bool,
+    wide: bool,
+    room: int,
+    *,
+    sample: bool = True,
 ) -> Callable[[int], Sequence[Array]]:
-    blocks = [*rows, *columns]
-    m, left = len(blocks), len(rows)
-
     def compute(order: int) -> Sequence[Array]:
-        values, own, raw = np.empty((left, len(columns) or left)), np.empty(m), np.empty(m)
-        table = (Matrix * m)(*(matrix_of(block) for block in blocks))
-        sizes = ctypes.c_int64(m), ctypes.c_int64(left), int(debiased), int(wide), ctypes.c_int64(room)
-        run(programs, "pair_sums", table, *sizes, order, values, own, raw)
-        return values, own, raw
+        return emulated_cuda.pair_sums(
+            programs,
+            order,
+            rows=[bound(block) for block in rows],
+            columns=[bound(block) for block in columns],
+            debiased=debiased,
+            sample_space=sample,
+            double_products=wide,
+            bytes=room,
+        )
 
     return compute
 
@@ -303,7 +271,7 @@ def test_pair_sums_of_any_layout_type_and_kernel(programs: Any) -> None:
         got = pair_sums(programs, [block_of(view)[0], plain[1]], [], True, False, 2**24)(0)
         for a, b in zip(got, same, strict=True):
             assert a.tobytes() == b.tobytes()
-    for kind, kernel in itertools.product(DTYPES, (sk.Linear(), sk.Cosine())):
+    for kind, kernel in itertools.product(emulated_cuda.DTYPES, (sk.Linear(), sk.Cosine())):
         rows = [block_of(half(x, kind), kernel)[0], block_of(half(y, kind), kernel)[0]]
         wide = kind == "float64"
         agrees(every_order(pair_sums(programs, rows, [], True, wide, 2**24)), rows, [], True, wide)
@@ -317,16 +285,42 @@ def test_pair_sums_that_cancel_are_centred_by_their_row_means(programs: Any) -> 
     agrees(every_order(pair_sums(programs, rows, [], True, True, 2**24)), rows, [], True, True)
 
 
+@pytest.mark.parametrize("n", [4, 15, 16, 17, 63, 64, 65, 1023, 1024, 1025, 3100])
+def test_feature_space_of_any_number_of_samples(programs: Any, n: int) -> None:
+    rows = [block_of(relu(n, p, seed))[0] for seed, p in enumerate((5, 70, 1))]
+    for debiased, room in itertools.product((True, False), (0, 2**24)):
+        compute = pair_sums(programs, rows, [], debiased, True, room, sample=False)
+        agrees(every_order(compute) if n == 65 else compute(0), rows, [], debiased, True)
+
+
+@pytest.mark.parametrize("widths", [(1, 1), (64, 64), (63, 65, 2), (128, 1, 1, 1, 130), (1,) * 70, (200,)])
+def test_feature_space_of_any_widths_square_and_across(programs: Any, widths: tuple[int, ...]) -> None:
+    blocks = [block_of(relu(70, p, seed))[0] for seed, p in enumerate(widths)]
+    agrees(every_order(pair_sums(programs, blocks, [], True, True, 0, sample=False)), blocks, [], True, True)
+    for left in sorted({1, len(widths) - 1} - {0, len(widths)}):
+        rows, columns = blocks[:left], blocks[left:]
+        for debiased in (True, False):
+            compute = pair_sums(programs, rows, columns, debiased, True, 2**24, sample=False)
+            agrees(compute(0), rows, columns, debiased, True)
+
+
+def test_feature_space_of_any_layout_type_and_kernel(programs: Any) -> None:
+    x, y = relu(90, 30), relu(90, 7, 1)
+    for view in layouts(x.astype(np.float32)):
+        rows = [block_of(view)[0], block_of(y)[0]]
+        agrees(pair_sums(programs, rows, [], True, True, 2**24, sample=False)(0), rows, [], True, True)
+    for kind, kernel in itertools.product(emulated_cuda.DTYPES, (sk.Linear(), sk.Cosine())):
+        rows = [block_of(half(x, kind), kernel)[0], block_of(half(y, kind), kernel)[0]]
+        agrees(pair_sums(programs, rows, [], True, True, 2**24, sample=False)(0), rows, [], True, True)
+
+
 # Elimination.
 
 
 def eliminate(programs: Any, a: Array, greedy: bool, count: int, least: float) -> Callable[[int], Sequence[Array]]:
     def compute(order: int) -> Sequence[Array]:
-        u = ctypes.c_int64(len(a))
-        removed, units, cka, gap = np.empty(1, np.int64), np.full(count, -1), np.full(count, np.nan), np.empty(1)
-        sizes = int(greedy), ctypes.c_int64(count), ctypes.c_double(least)
-        run(programs, "eliminate", a, u, *sizes, order, removed, units, cka, gap)
-        return units[: removed[0]], cka[: removed[0]], gap
+        units, cka, gap = emulated_cuda.eliminate(programs, order, a, greedy=greedy, count=count, min_cka=least)
+        return units, cka, np.array([gap])
 
     return compute
 
@@ -346,7 +340,6 @@ def test_elimination(programs: Any, u: int, greedy: bool) -> None:
         assert gap[0] == pytest.approx(want.smallest_gap, abs=1e-12)
 
 
-@pytest.mark.slow
 def test_elimination_of_more_units_than_threads(programs: Any) -> None:
     z = relu(400, 1100)
     g = (z - z.mean(0)).T @ (z - z.mean(0))
@@ -354,3 +347,43 @@ def test_elimination_of_more_units_than_threads(programs: Any) -> None:
     units, cka, _ = eliminate(programs, g * g, True, 60, math.nan)(2)
     assert units.tolist() == want.order.tolist()
     assert_close(cka, want.cka, "greedy", "float64", 1100, 1100)
+
+
+# Everything above the module, end to end.
+
+
+@pytest.fixture
+def device(programs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_cuda, "_load", lambda: (emulated_cuda.module(programs), ""))
+    monkeypatch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
+
+
+HAZARDS = {hazard.name: hazard for hazard in oracles.hazard_battery()}
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("name", HAZARDS)
+def test_hazards(name: str) -> None:
+    hazard = HAZARDS[name]
+    n, p = hazard.x.shape
+    layers = {"x": hazard.x, "y": hazard.y}
+    m = sk.similarity_matrix(layers, backend="native_cuda")
+    assert m.backend == "native_cuda"
+    want = oracles.cka(hazard.x, hazard.y, estimator="debiased")
+    assert_close(m["x", "y"], want, "cka", hazard.x.dtype, n, p)
+    blocks = [prepare(as_matrix(x, name=key), sk.Linear(), backend="native_cuda") for key, x in layers.items()]
+    found = normalised(blocks, None, "debiased", ForcedRoute(backend="native_cuda", route="sample")).values[0, 1]
+    assert_close(found, want, "cka", hazard.x.dtype, n, p)
+
+
+@pytest.mark.usefixtures("device")
+def test_greedy_orders() -> None:
+    x = relu(200, 24)
+    for dtype, units in itertools.product((np.float32, np.float64), (None, 6)):
+        got, want = (
+            sk.greedy_cka(x.astype(dtype), units=units, exact=True, backend=backend)
+            for backend in ("native_cuda", "reference")
+        )
+        assert got.backend == "native_cuda"
+        assert got.order.tolist() == want.order.tolist()
+        assert_close(got.cka, want.cka, "greedy", "float64", 200, 24)

@@ -277,10 +277,6 @@ def test_kernels_and_sizes_that_no_device_takes(x: Array, monkeypatch: pytest.Mo
         match=r"^no backend runs pair_sums: native_cuda: there is no CUDA pair_sums for RBF\(bandwidth=0.5\)$",
     ):
         choose("pair_sums", backend="native_cuda", inputs=[rbf])
-    tall = Block(as_matrix(OnDevice(np.broadcast_to(x[:1], (10**7, 6)))), sk.Linear(), np.zeros(6), 0)
-    assert choose("pair_sums", inputs=[tall]).reason.startswith(
-        "native_cuda: there is no CUDA feature space, and sample space takes 3e+14 multiply-adds, not 1.8e+08; copied"
-    )
 
 
 CALLS: dict[str, Callable[..., Any]] = {
@@ -348,18 +344,22 @@ def test_a_build_without_cuda_says_so(x: Array, monkeypatch: pytest.MonkeyPatch)
 def test_the_planner_of_tiles(x: Array) -> None:
     from simkit.metrics.prepare import prepare
 
+    wide = [prepare(as_matrix(np.tile(x, 20) + x.max(), name=str(k)), sk.Linear()) for k in range(3)]
+    route = native_cuda.plan_pair_sums(wide, None)
+    assert (route.name, route.products, route.tile) == ("sample", "float32", 128)
+    assert route.multiply_adds == 70 * 70 * (360 + 4) // 2
+    assert native_cuda.plan_pair_sums(wide, None, products="float64").tile == 64
     blocks = [prepare(as_matrix(x, name=str(k)), sk.Linear()) for k in range(3)]
     route = native_cuda.plan_pair_sums(blocks, None)
-    assert (route.name, route.products, route.tile) == ("sample", "float32", 128)
-    assert route.multiply_adds == 70 * 70 * (18 + 4) // 2
-    assert native_cuda.plan_pair_sums(blocks, None, products="float64").tile == 64
-    assert native_cuda.plan_pair_sums(blocks[:1], blocks[1:], memory=route.bytes).bytes <= route.bytes
+    assert (route.name, route.products, route.tile) == ("feature", "float64", 64)
+    assert route.multiply_adds == 70 * 18 * 18 // 2
+    for given in (wide, blocks):
+        most = native_cuda.plan_pair_sums(given[:1], given[1:]).bytes
+        assert native_cuda.plan_pair_sums(given[:1], given[1:], memory=most).bytes <= most
     with pytest.raises(ValueError, match=r"^memory=1000 bytes is too little: comparing 3 layers of 70 samples on a"):
         native_cuda.plan_pair_sums(blocks, None, memory=1000)
-    with pytest.raises(NotImplementedError, match=r"^native_cuda has no feature space$"):
-        native_cuda.plan_pair_sums(blocks, None, route="feature")
     with pytest.raises(NotImplementedError, match=r"^native_cuda multiplies float32 in tiles of 128, not 32$"):
-        native_cuda.plan_pair_sums(blocks, None, tile=32)
+        native_cuda.plan_pair_sums(wide, None, tile=32)
 
 
 def test_the_binding_refuses_what_it_cannot_read() -> None:

@@ -136,8 +136,8 @@ def test_small_pairs_agree(n: int) -> None:
     for dtype, estimator in itertools.product((np.float32, np.float64), ESTIMATORS):
         cast = [x.astype(dtype) for x in layers]
         want = oracles.cka_matrix(cast, cast, estimator=estimator)
-        assert_close(scores(cast, None, estimator), want, "cka", dtype, n, 40)
-        assert_close(scores(cast[:1], cast[1:], estimator), want[:1, 1:], "cka", dtype, n, 40)
+        assert_close(scores(cast, None, estimator, route="sample"), want, "cka", dtype, n, 40)
+        assert_close(scores(cast[:1], cast[1:], estimator, route="sample"), want[:1, 1:], "cka", dtype, n, 40)
 
 
 @pytest.mark.parametrize("p", [1, 15, 16, 17, 255, 256, 257, 770])
@@ -146,37 +146,52 @@ def test_features_agree(p: int) -> None:
     for dtype in (np.float32, np.float64):
         cast = [x.astype(dtype) for x in layers]
         want = oracles.cka_matrix(cast, cast, estimator="debiased")
-        assert_close(scores(cast, None, "debiased"), want, "cka", dtype, 200, p)
+        assert_close(scores(cast, None, "debiased", route="sample"), want, "cka", dtype, 200, p)
 
 
 @pytest.mark.parametrize("n", [1000, 3999])
 def test_large_pairs_agree(n: int) -> None:
     layers = [features(n, p, p).astype(np.float32) for p in (2000, 513, 64, 10)]
     want = oracles.cka_matrix(layers, layers, estimator="debiased")
-    assert_close(scores(layers, None, "debiased"), want, "cka", np.float32, n, 2000)
-    assert_close(scores(layers, None, "debiased", products="float64"), want, "cka", np.float64, n, 2000)
+    assert_close(scores(layers, None, "debiased", route="sample"), want, "cka", np.float32, n, 2000)
+    assert_close(scores(layers, None, "debiased", route="sample", products="float64"), want, "cka", np.float64, n, 2000)
+
+
+@pytest.mark.parametrize("n", [4, 64, 65, 1024, 1025, 20_000])
+def test_feature_space_agrees(n: int) -> None:
+    layers = [features(n, p, p) for p in (1, 64, 70, 3)]
+    for dtype, estimator in itertools.product((np.float32, np.float64), ESTIMATORS):
+        cast = [x.astype(dtype) for x in layers]
+        want = sk.similarity_matrix(
+            {str(k): x for k, x in enumerate(cast)}, measure=sk.CKA(estimator=estimator), backend="native_cpu"
+        ).values
+        got = scores(cast, None, estimator, route="feature")
+        assert_close(got, want, "cka", np.float64 if dtype == np.float64 else np.float32, n, 70)
+        assert_close(scores(cast[:1], cast[1:], estimator, route="feature"), want[:1, 1:], "cka", dtype, n, 70)
+        assert same_bits([got], [scores(cast, None, estimator, route="feature")])
 
 
 def test_many_layers_agree() -> None:
     layers = [features(130, 1 + seed % 9, seed).astype(np.float32) for seed in range(70)]
     want = oracles.cka_matrix(layers, layers, estimator="debiased")
-    assert_close(scores(layers, None, "debiased"), want, "cka", np.float32, 130, 9)
+    assert_close(scores(layers, None, "debiased", route="sample"), want, "cka", np.float32, 130, 9)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_same_bits_every_time_whatever_the_memory(estimator: Estimator) -> None:
     layers = [features(900, p, p).astype(np.float32) for p in (700, 33, 5)]
-    want = scores(layers, None, estimator)
+    want = scores(layers, None, estimator, route="sample")
     for repeat in range(REPEATS):
         memory = None if repeat % 2 else 2_000_000
-        assert same_bits([want], [scores(layers, None, estimator, memory=memory)])
+        assert same_bits([want], [scores(layers, None, estimator, route="sample", memory=memory)])
 
 
 def test_any_layout_is_the_same() -> None:
     x, y = features(300, 30).astype(np.float32), features(300, 7).astype(np.float32)
-    want = scores([x, y], None, "debiased")
-    for view in layouts(x):
-        assert same_bits([want], [scores([view, y], None, "debiased")])
+    for route in ("sample", "feature"):
+        want = scores([x, y], None, "debiased", route=route)
+        for view in layouts(x):
+            assert same_bits([want], [scores([view, y], None, "debiased", route=route)])
 
 
 def test_half_types_agree() -> None:

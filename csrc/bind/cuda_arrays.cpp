@@ -49,7 +49,8 @@ std::shared_ptr<DeviceBlock> make_block(const std::shared_ptr<DeviceArray>& x, D
     if (row_scale && (row_scale->ndim() != 1 || row_scale->shape(0) != x->view.rows))
         throw std::invalid_argument("row_scale must be [n]");
     auto block = std::make_shared<DeviceBlock>();
-    block->view = {x->view, shift.data(), row_scale ? row_scale->data() : nullptr, scale, Kernel::linear, 0.0, 0.0, 1};
+    block->view = {x->view, shift.data(), row_scale ? row_scale->data() : nullptr, scale, Kernel::linear, 0.0, 0.0,
+                   1,       nullptr};
     block->x = x;
     block->shift = std::move(shift);
     block->row_scale = std::move(row_scale);

@@ -59,7 +59,7 @@ py::array_t<double> column_products(const Block& block, const DoubleArray& sum_s
     return g;
 }
 
-py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased,
+py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased, bool sample_space,
                     bool double_products, std::int64_t bytes) {
     if (rows.empty()) throw std::invalid_argument("there are no blocks");
     PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1};
@@ -74,7 +74,8 @@ py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& co
     PairSums sums;
     {
         py::gil_scoped_release release;
-        sums = cuda::pair_sums_sample(place, problem, bytes);
+        sums = sample_space ? cuda::pair_sums_sample(place, problem, bytes)
+                            : cuda::pair_sums_feature(place, problem, bytes);
     }
     const auto left = static_cast<py::ssize_t>(problem.left), right = static_cast<py::ssize_t>(problem.right());
     const auto m = static_cast<py::ssize_t>(problem.m());
@@ -108,8 +109,8 @@ void bind_cuda_ops(py::module_& m) {
     m.def("column_stats", &bound::column_stats, py::kw_only(), "x"_a, "row_scale"_a);
     m.def("row_norms", &bound::row_norms, "block"_a);
     m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a);
-    m.def("pair_sums", &bound::pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "double_products"_a,
-          "bytes"_a);
+    m.def("pair_sums", &bound::pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
+          "double_products"_a, "bytes"_a);
     m.def("eliminate", &bound::eliminate, "a"_a, py::kw_only(), "greedy"_a, "count"_a, "min_cka"_a, "device"_a,
           "stream"_a);
 }

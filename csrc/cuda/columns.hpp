@@ -200,21 +200,21 @@ std::vector<double> row_norms(M& machine, const Operand& z) {
 }
 
 struct SquarePlace {
-    Index row, column;  // in squares of the upper triangle
+    Index i0, j0;  // its first row and column
 };
 
 // Squares of G = Z^T Z over groups of rows of z, the operand's rows being columns of z.
 // Program blocks [squares, groups]: parts [groups, squares, W, W], float64.
 // Sums: T over kChunk samples, float64 across.
-template <class T, int R, bool Plain>
+template <class T, int R, bool Plain, class Side = Operand>
 struct CrossSquares {
-    using Tile = Product<T, R, Plain>;
+    using Tile = Product<T, R, Plain, Side>;
     static constexpr int kThreads = Tile::kThreads, kResident = 2, kWidth = Tile::kWidth;
     static constexpr int kChunkSlices = 1024 / kSlice;
     using Shared = typename Tile::Slices;
     using Registers = typename Tile::Registers;
 
-    Operand columns;
+    Side columns;
     const SquarePlace* squares;
     Index count, group;  // squares, samples of a group
     double* parts;
@@ -223,8 +223,7 @@ struct CrossSquares {
         const auto of = static_cast<std::uint32_t>(number) / static_cast<std::uint32_t>(count);
         const SquarePlace& place = squares[number - static_cast<Index>(of) * count];
         const Index k0 = of * group;
-        const Tile tile{
-            columns, columns, place.row * kWidth, place.column * kWidth, k0, smaller(columns.depth, k0 + group)};
+        const Tile tile{columns, columns, place.i0, place.j0, k0, smaller(columns.depth, k0 + group)};
         tile.step(k, thread, shared, registers);
         const int slices = tile.slices();
         if (k == 0) return true;
@@ -261,7 +260,7 @@ struct JoinSquares {
 
     SIMKIT_BOTH bool step(Index number, int thread, int, Shared&, Registers&) const {
         for (Index at = thread; at < width * width; at += kThreads) {
-            const Index i = places[number].row * width + at / width, j = places[number].column * width + at % width;
+            const Index i = places[number].i0 + at / width, j = places[number].j0 + at % width;
             if (i >= p || j >= p || j < i) continue;
             double sum = 0.0;
             for (Index group = 0; group < groups; ++group) sum += parts[(group * count + number) * width * width + at];
@@ -273,7 +272,7 @@ struct JoinSquares {
     }
 };
 
-// Samples of a group: whole chunks, so many groups that a few hundred blocks have work and `bytes` hold their parts. It
+// Samples of a group: whole chunks, so many groups that a few hundred blocks have work and 256 MiB hold their parts. It
 // depends on nothing but the sizes, that the answer does not either.
 inline Index group_rows(Index n, Index squares, Index square_bytes) {
     constexpr Index chunk = 1024, blocks = 528, bytes = Index{1} << 28;
@@ -303,7 +302,7 @@ void cross_squares(M& machine, const Operand& columns, const double* rest, const
     const Index p = columns.rows, strips = pieces(p, Squares::kWidth), size = Squares::kWidth * Squares::kWidth;
     std::vector<SquarePlace> places;
     for (Index i = 0; i < strips; ++i)
-        for (Index j = i; j < strips; ++j) places.push_back({i, j});
+        for (Index j = i; j < strips; ++j) places.push_back({i * Squares::kWidth, j * Squares::kWidth});
     const Index count = static_cast<Index>(places.size()), group = group_rows(columns.depth, count, size * 8);
     const Index groups = pieces(columns.depth, group);
     auto held = machine.template array<SquarePlace>(count);

@@ -52,6 +52,10 @@ struct Operand {
     const float* narrow_shift;
     double scale;
 
+    // Whether neighbours in memory are neighbours along the depth.
+    SIMKIT_BOTH bool deep() const { return size(depth_stride) <= size(row_stride); }
+    SIMKIT_BOTH static Index size(Index stride) { return stride < 0 ? -stride : stride; }
+
     SIMKIT_BOTH const std::byte* at(Index r, Index k) const { return data + r * row_stride + k * depth_stride; }
 
     SIMKIT_BOTH float narrow_element(float x, Index r, Index k) const {

@@ -19,11 +19,12 @@
 
 namespace simkit::cuda {
 
-// A block whose view, shift and row_scale lie on the machine, with the shift in float32 too.
+// A block whose view, shift and row_scale lie on the machine, with the shift in float32 too, and on the host.
 struct PlacedBlock {
     BlockView view;
     const float* narrow_shift;
     bool narrow;
+    const double* shift;  // on the host
 };
 
 inline Operand samples_of(const PlacedBlock& block, bool single) {
@@ -97,6 +98,24 @@ Index tile_bytes(Index m) {
 }
 inline Index shared_bytes(Index m, Index n) { return 8 * (2 * m * n + (2 + pieces(n, 2048)) * m * m); }
 
+// R R^T [m, m] of r [m, n]: the products of a panel of one tile.
+template <class M>
+std::vector<double> panel_products(M& machine, const typename M::template Array<double>& r, Index m, Index left,
+                                   Index n) {
+    using Pairs = PanelProducts<double>;
+    const Index cuts = pieces(n, Pairs::kPiece);
+    const auto strips = strip_pairs(m, left, Pairs::kWidth);
+    const auto pairs = sent(machine, strips);
+    const auto one = sent(machine, std::vector<TilePlace>{{0, 0}});
+    auto parts = machine.template array<double>(cuts * m * m);
+    auto products = machine.template array<double>(m * m);
+    machine.zero(products, m * m);
+    machine.run(Pairs{r.data(), pairs.data(), m, n, 1, parts.data()}, static_cast<Index>(strips.size()) * cuts);
+    machine.run(AddParts{one.data(), parts.data(), m, left, 1, cuts, products.data()},
+                pieces(m * m, AddParts::kThreads));
+    return fetched<M, double>(machine, products, m * m);
+}
+
 template <class T, int R, bool Plain, class M>
 class SampleWalk {
   public:
@@ -140,7 +159,7 @@ class SampleWalk {
             machine_.run(AddParts{here, parts.data(), m, problem_.left, count, cuts, p.data()},
                          pieces(m * m, AddParts::kThreads));
         }
-        SampleSums out{fetched<M, double>(machine_, p, m * m), row_products(r, pairs, strips),
+        SampleSums out{fetched<M, double>(machine_, p, m * m), panel_products(machine_, r, m, problem_.left, n),
                        fetched<M, double>(machine_, r, m * n), std::vector<double>(m)};
         const auto own = fetched<M, double>(machine_, diagonal, m * n);
         for (Index b = 0; b < m; ++b)
@@ -159,23 +178,6 @@ class SampleWalk {
         std::stable_sort(blocks.begin(), blocks.end(),
                          [](const GramBlock& x, const GramBlock& y) { return x.rows.depth > y.rows.depth; });
         return blocks;
-    }
-
-    // R R^T [m, m]: the products of a panel of one tile.
-    std::vector<double> row_products(const typename M::template Array<double>& r,
-                                     const typename M::template Array<StripPair>& pairs,
-                                     const std::vector<StripPair>& strips) {
-        using Wide = PanelProducts<double>;
-        static_assert(Wide::kWidth == Pairs::kWidth);
-        const Index m = problem_.m(), n = problem_.n(), cuts = pieces(n, Wide::kPiece);
-        auto parts = machine_.template array<double>(cuts * m * m);
-        auto rr = machine_.template array<double>(m * m);
-        const auto one = sent(machine_, std::vector<TilePlace>{{0, 0}});
-        machine_.zero(rr, m * m);
-        machine_.run(Wide{r.data(), pairs.data(), m, n, 1, parts.data()}, static_cast<Index>(strips.size()) * cuts);
-        machine_.run(AddParts{one.data(), parts.data(), m, problem_.left, 1, cuts, rr.data()},
-                     pieces(m * m, AddParts::kThreads));
-        return fetched<M, double>(machine_, rr, m * m);
     }
 
     M& machine_;

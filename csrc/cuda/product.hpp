@@ -21,7 +21,8 @@ struct ProductSlices {
 };
 
 // Plain: both operands are float32, so that reading them is one load and the rest can wait.
-template <class T, int R, bool Plain>
+// An operand has rows, depth, deep() and element<T>(row, column); a plain one what `Operand` has besides.
+template <class T, int R, bool Plain, class Side = Operand>
 struct Product {
     static constexpr int kWidth = kSide * R, kThreads = kSide * kSide, kEach = kWidth * kSlice / kThreads;
     static_assert(R % 4 == 0, "a thread's rows come four at a time");
@@ -35,7 +36,7 @@ struct Product {
     };
 
     // Rows i0.. of a and j0.. of b, columns [k0, k1).
-    Operand a, b;
+    Side a, b;
     Index i0, j0, k0, k1;
 
     SIMKIT_BOTH int slices() const { return static_cast<int>(pieces(k1 - k0, kSlice)); }
@@ -54,11 +55,9 @@ struct Product {
     }
 
     // Which element of a slice a thread carries: neighbours in memory go to neighbouring threads.
-    SIMKIT_BOTH static void carried(const Operand& x, int thread, int e, int& r, int& k) {
-        const Index by_row = x.row_stride < 0 ? -x.row_stride : x.row_stride;
-        const Index by_depth = x.depth_stride < 0 ? -x.depth_stride : x.depth_stride;
+    SIMKIT_BOTH static void carried(const Side& x, int thread, int e, int& r, int& k) {
         const int at = thread + e * kThreads;
-        if (by_depth <= by_row) {
+        if (x.deep()) {
             r = at / kSlice;
             k = at % kSlice;
         } else {
@@ -67,11 +66,11 @@ struct Product {
         }
     }
 
-    SIMKIT_BOTH static bool inside(const Operand& x, Index row, Index column, Index end) {
+    SIMKIT_BOTH static bool inside(const Side& x, Index row, Index column, Index end) {
         return row < x.rows && column < end;
     }
 
-    SIMKIT_BOTH void fetch_side(const Operand& x, Index row0, Index column0, int thread, T* next) const {
+    SIMKIT_BOTH void fetch_side(const Side& x, Index row0, Index column0, int thread, T* next) const {
         SIMKIT_UNROLL
         for (int e = 0; e < kEach; ++e) {
             int r, k;
@@ -85,7 +84,7 @@ struct Product {
         }
     }
 
-    SIMKIT_BOTH void store_side(const Operand& x, Index row0, Index column0, int thread, const T* next,
+    SIMKIT_BOTH void store_side(const Side& x, Index row0, Index column0, int thread, const T* next,
                                 T (*slice)[Slices::kPadded]) const {
         SIMKIT_UNROLL
         for (int e = 0; e < kEach; ++e) {

@@ -38,6 +38,13 @@ struct PairSums {
     std::vector<double> values, self, raw;
 };
 
+// Thrown where a custom kernel of block number `block` is NaN or too large to sum squares of: the first such pair in
+// the order of tiles.
+struct KernelOutOfRange {
+    std::int64_t block;
+    double product, squared_distance, value;
+};
+
 // Sample space: tiles of the n x n plane, upper half; cost n^2 sum(p)/2 + n^2 m^2/4 multiply-adds, memory O(m tile^2).
 PairSums pair_sums_sample(const PairProblem& problem, const Poll& poll);
 
@@ -62,6 +69,7 @@ double distance_median(const BlockView& block, int threads, const Poll& poll);
 // about, which change no bit; where the device has less, one tile is in flight at a time.
 namespace cuda {
 PairSums pair_sums_sample(const Place& place, const PairProblem& problem, std::int64_t bytes);
+PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::int64_t bytes);
 std::vector<double> row_norms(const Place& place, const BlockView& block);
 }  // namespace cuda
 

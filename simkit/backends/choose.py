@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ..arrays import Matrix
+from ..kernels import Kernel
 from . import routes
 from .base import OPS, Block, Route, matrices_of
 
@@ -44,8 +45,14 @@ def check_backend(backend: str | None) -> None:
         raise ValueError(f"backend must be None or one of {', '.join(PREFERENCE)}, not {backend!r}")
 
 
-def choose(op: str, *, backend: str | None = None, inputs: Sequence[Matrix | Block] = ()) -> Choice:
-    """The function that runs ``op`` on ``inputs``, those of its arguments that may lie on a device.
+def choose(
+    op: str,
+    *,
+    backend: str | None = None,
+    inputs: Sequence[Matrix | Block] = (),
+    kernel: Kernel | None = None,
+) -> Choice:
+    """The function that runs ``op`` on ``inputs`` (those of its arguments that may lie on a device) with ``kernel``.
 
     Raises:
         ValueError: no such backend; inputs on different devices. NotImplementedError: the named backend cannot run the
@@ -57,7 +64,7 @@ def choose(op: str, *, backend: str | None = None, inputs: Sequence[Matrix | Blo
     places, refusals = _places(inputs, backend)
     for name in (ON_HOST if refusals or places == {None} else PREFERENCE) if backend is None else (backend,):
         module = importlib.import_module(f"simkit.backends.{name}")
-        reasons = module.unsupported_reasons(op, inputs)
+        reasons = module.unsupported_reasons(op, inputs, kernel)
         if not reasons:
             why = "asked for" if backend else ("; ".join(refusals) or "first choice")
             if name in ON_HOST and places != {None}:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import DeviceMatrix, FloatArray, Matrix
+from ..kernels import Kernel
 from .base import (
     Block,
     ColumnStats,
@@ -26,15 +27,16 @@ from .base import (
     RouteName,
     matrices_of,
 )
-from .routes import products_precision
+from .routes import Workspace, products_precision
 
 NAME = "native_cuda"
 OPS = ("column_stats", "row_norms", "pair_sums", "column_products", "eliminate")
 
 WORKSPACE = 2**28  # bytes of panels in flight, where no memory is given: enough tiles to keep a device busy
 TILES = {"float32": 128, "float64": 64}  # samples; see csrc/cuda
-LONG, LONGER = 10**14, 8  # multiply-adds of sample space (ten seconds), and what it may take more than feature space
 PIECE = 2048  # elements of a panel that one block of threads multiplies
+CHUNK, BUSY = 1024, 528  # samples of a group are whole chunks; squares that keep a device busy
+FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
 
 
 @cache
@@ -59,28 +61,15 @@ def device_report() -> tuple[bool, list[str], str]:
     return (False, [], why) if cuda is None else (True, *cuda.device_report())
 
 
-def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = ()) -> list[str]:
+def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:
     """Why ``op`` cannot run here on ``inputs``; empty when it can."""
     if op not in OPS:
         return [f"there is no CUDA {op}"]
     _, devices, why = device_report()
     if not devices:
         return [why]
-    return _no_pairs([x for x in inputs if isinstance(x, Block)]) if op == "pair_sums" else []
-
-
-def _no_pairs(blocks: Sequence[Block]) -> list[str]:
-    """Why the sums of these blocks are not formed in sample space."""
-    kernels = dict.fromkeys(repr(block.kernel) for block in blocks if not block.linear)
-    if kernels:
-        return [f"there is no CUDA pair_sums for {kernel}" for kernel in kernels]
-    if not blocks:
-        return []
-    p = sum(block.p for block in blocks)
-    sample, feature = blocks[0].n ** 2 * p // 2, blocks[0].n * p * p // 2
-    if sample < LONG or sample < LONGER * feature:
-        return []
-    return [f"there is no CUDA feature space, and sample space takes {sample:.3g} multiply-adds, not {feature:.3g}"]
+    kernels = dict.fromkeys(repr(x.kernel) for x in inputs if isinstance(x, Block) and not x.linear)
+    return [f"there is no CUDA {op} for {name}" for name in kernels] if op == "pair_sums" else []
 
 
 def _place(inputs: Sequence[Matrix | Block]) -> int:
@@ -137,34 +126,60 @@ def plan_pair_sums(
     tile: int | None = None,
     mapped_row_bytes: int = 0,
 ) -> Route:
-    """The route of :func:`pair_sums`: sample space, in tiles of one size; ``memory`` bounds the panels in flight.
+    """The cheaper exact route by counted multiply-adds; ``memory`` bounds the device's workspace, ``route`` forces.
 
     Raises:
-        ValueError: one tile's workspace is larger than ``memory``. NotImplementedError: feature space, another tile.
+        ValueError: the smallest workspace is larger than ``memory``. NotImplementedError: a tile of another size.
     """
-    if route == "feature":
-        raise NotImplementedError(f"{NAME} has no feature space")
     blocks = [*rows, *(columns or ())]
     n, m = blocks[0].n, len(blocks)
     wanted, why = products_precision(blocks)
     products = products or wanted
+    left, right = sum(block.p for block in rows), sum(block.p for block in columns or ())
+    pairs = m * m // 2 if columns is None else len(rows) * len(columns)
+    sample_cost = n * n * (left + right + pairs) // 2
+    own = sum(block.p**2 for block in blocks) // 2
+    feature_cost = n * left * left // 2 if columns is None else n * (left * right + own)
+    if route is None:
+        rate = FLOAT64_COST if products == "float64" else 1.0
+        route = "feature" if FLOAT64_COST * feature_cost < rate * sample_cost else "sample"
+    if route == "feature":
+        products, cost = "float64", feature_cost
+        reason = f"{cost:.3g} float64 multiply-adds against {sample_cost:.3g} {wanted} ones in sample space"
+        space, most = _feature_space(n, m, left, right)
+    else:
+        cost = sample_cost
+        reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
+        space, most = _sample_space(n, m, products)
     size = TILES[products]
     if tile not in (None, size):
         raise NotImplementedError(f"{NAME} multiplies {products} in tiles of {size}, not {tile}")
-    item = 8 if products == "float64" else 4
-    each = m * size * (size * item + 16) + -(-size * size // PIECE) * 8 * m * m
-    shared = 8 * (2 * m * n + (2 + -(-n // PIECE)) * m * m)
-    if memory is not None and shared + each > memory:
+    if memory is not None and space.total(1) > memory:
         raise ValueError(
             f"memory={memory} bytes is too little: comparing {m} layers of {n} samples on a device "
-            f"needs {shared + each}"
+            f"needs {space.total(1)}"
         )
+    in_flight = space.workers(most, WORKSPACE if memory is None else memory)
+    return Route(route, products, size, 1, cost, space.total(in_flight), reason)
+
+
+def _sample_space(n: int, m: int, products: Precision) -> tuple[Workspace, int]:
+    """Bytes shared and for each tile in flight, and the number of tiles."""
+    size, item = TILES[products], 8 if products == "float64" else 4
+    each = m * size * (size * item + 16) + -(-size * size // PIECE) * 8 * m * m
     strips = -(-n // size)
-    room = WORKSPACE if memory is None else memory
-    taken = shared + max(1, min(strips * (strips + 1) // 2, (room - shared) // each)) * each
-    pairs = m * m // 2 if columns is None else len(rows) * len(columns)
-    multiply_adds = n * n * (sum(block.p for block in blocks) + pairs) // 2
-    return Route("sample", products, size, 1, multiply_adds, taken, f"{products} products: {why}")
+    return Workspace(8 * (2 * m * n + (2 + -(-n // PIECE)) * m * m), each), strips * (strips + 1) // 2
+
+
+def _feature_space(n: int, m: int, left: int, right: int) -> tuple[Workspace, int]:
+    """Bytes shared and for each square of cross-products in flight, and the number of squares."""
+    size = TILES["float64"]
+    a, b = -(-left // size), -(-right // size)
+    squares = a * b if right else a * (a + 1) // 2
+    square = 8 * size * size
+    chunks = -(-n // CHUNK)
+    groups = min(-(-BUSY // squares), max(1, WORKSPACE // (squares * square)), chunks)
+    return Workspace(64 * (left + right) + 16 * m * n + 8 * (4 + -(-n // PIECE)) * m * m, groups * square), squares
 
 
 def pair_sums(
@@ -176,6 +191,7 @@ def pair_sums(
         rows=[_bound(block, device) for block in rows],
         columns=[_bound(block, device) for block in columns or ()],
         debiased=estimator == "debiased",
+        sample_space=route.name == "sample",
         double_products=route.products == "float64",
         bytes=route.bytes,
     )

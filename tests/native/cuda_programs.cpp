@@ -4,6 +4,7 @@
 
 #include "cuda/columns.hpp"
 #include "cuda/elimination.hpp"
+#include "cuda/feature.hpp"
 #include "cuda/pair_sums.hpp"
 #include "emulator.hpp"
 
@@ -50,7 +51,9 @@ MatrixView view_of(const Matrix& x) {
             static_cast<Dtype>(x.dtype),           false};
 }
 
-BlockView block_of(const Matrix& x) { return {view_of(x), x.shift, x.row_scale, x.scale, Kernel::linear, 0.0, 0.0, 1}; }
+BlockView block_of(const Matrix& x) {
+    return {view_of(x), x.shift, x.row_scale, x.scale, Kernel::linear, 0.0, 0.0, 1, nullptr};
+}
 
 bool narrow(const Matrix& x) { return x.dtype != static_cast<int>(Dtype::f64) && !x.row_scale; }
 
@@ -75,7 +78,7 @@ int column_stats(const Matrix* x, int order, double* mean, double* squares, doub
 int row_norms(const Matrix* x, int order, double* norms) {
     return guarded([&] {
         Machine machine(static_cast<emulator::Order>(order));
-        const auto found = cuda::row_norms(machine, cuda::samples_of({block_of(*x), nullptr, false}, false));
+        const auto found = cuda::row_norms(machine, cuda::samples_of({block_of(*x), nullptr, false, x->shift}, false));
         std::copy(found.begin(), found.end(), norms);
     });
 }
@@ -88,17 +91,18 @@ int column_products(const Matrix* x, const double* squares, int exact, int order
     });
 }
 
-int pair_sums(const Matrix* x, Index count, Index left, int debiased, int wide, Index bytes, int order, double* values,
-              double* self, double* raw) {
+int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample, int wide, Index bytes, int order,
+              double* values, double* self, double* raw) {
     return guarded([&] {
         Machine machine(static_cast<emulator::Order>(order));
         std::vector<std::vector<float>> shifts;
         cuda::PlacedProblem problem{{}, left, debiased != 0, bytes};
         for (Index b = 0; b < count; ++b) {
             shifts.emplace_back(x[b].shift, x[b].shift + x[b].cols);
-            problem.blocks.push_back({block_of(x[b]), shifts.back().data(), narrow(x[b])});
+            problem.blocks.push_back({block_of(x[b]), shifts.back().data(), narrow(x[b]), x[b].shift});
         }
-        const PairSums sums = cuda::pair_sums_sample(machine, problem, wide != 0);
+        const PairSums sums =
+            sample ? cuda::pair_sums_sample(machine, problem, wide != 0) : cuda::pair_sums_feature(machine, problem);
         std::copy(sums.values.begin(), sums.values.end(), values);
         std::copy(sums.self.begin(), sums.self.end(), self);
         std::copy(sums.raw.begin(), sums.raw.end(), raw);
