@@ -1,4 +1,4 @@
-"""Warnings that simkit raises; errors are ``ValueError``, ``TypeError`` and ``NotImplementedError``, or kinds of them."""
+"""Warnings that simkit raises; errors are ``ValueError``, ``TypeError``, ``NotImplementedError`` or kinds of them."""
 
 
 class SimkitWarning(UserWarning):

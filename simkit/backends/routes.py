@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import TooLittleMemory
 from ..kernels import Cosine, CustomKernel, Linear, as_integer
 from .base import Block, Precision, Route, RouteName
 
