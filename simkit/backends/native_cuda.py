@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import DeviceMatrix, FloatArray, Matrix
+from ..errors import TooLittleMemory
 from ..kernels import Kernel
 from .base import (
     Block,
@@ -129,7 +130,7 @@ def plan_pair_sums(
     """The cheaper exact route by counted multiply-adds; ``memory`` bounds the device's workspace, ``route`` forces.
 
     Raises:
-        ValueError: the smallest workspace is larger than ``memory``. NotImplementedError: a tile of another size.
+        TooLittleMemory: the smallest workspace is larger than ``memory``. NotImplementedError: a tile of another size.
     """
     blocks = [*rows, *(columns or ())]
     n, m = blocks[0].n, len(blocks)
@@ -155,10 +156,8 @@ def plan_pair_sums(
     if tile not in (None, size):
         raise NotImplementedError(f"{NAME} multiplies {products} in tiles of {size}, not {tile}")
     if memory is not None and space.total(1) > memory:
-        raise ValueError(
-            f"memory={memory} bytes is too little: comparing {m} layers of {n} samples on a device "
-            f"needs {space.total(1)}"
-        )
+        work = f"comparing {m} layers of {n} samples on a device"
+        raise TooLittleMemory(f"{memory} bytes", work, space.total(1))
     in_flight = space.workers(most, WORKSPACE if memory is None else memory)
     return Route(route, products, size, 1, cost, space.total(in_flight), reason)
 
