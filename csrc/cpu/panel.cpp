@@ -122,6 +122,13 @@ constexpr std::int64_t kMany = 64;
 constexpr std::int64_t kDepth = 256;
 constexpr std::int64_t kRun = 64;
 
+SIMKIT_CLONES void add_to(const float* c, double* to, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
+}
+SIMKIT_CLONES void add_to(const double* c, double* to, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
+}
+
 template <class T>
 const Dots<T>& dots() {
     static const Dots<T> chosen = choose<T>();
@@ -185,8 +192,10 @@ void PanelGram<T>::add_many(const T* panel, std::int64_t size, double* gram) {
             if (left_) pack_slivers(panel + left_ * size + r, cols, size, depth, b_.data());
             packed_product(rows, cols, depth, a_.data(), left_ ? b_.data() : a_.data(), !left_, r > k, c_.data(), cols);
         }
-        for (std::int64_t a = 0; a < rows; ++a)
-            for (std::int64_t b = left_ ? 0 : a; b < cols; ++b) gram[a * m_ + left_ + b] += c_[a * cols + b];
+        for (std::int64_t a = 0; a < rows; ++a) {
+            const std::int64_t from = left_ ? 0 : a;
+            add_to(c_.data() + a * cols + from, gram + a * m_ + left_ + from, cols - from);
+        }
         if (left_) add_diagonal(panel, size, k, end - k, gram);
     }
 }
