@@ -29,6 +29,8 @@ PACKAGES = {
     "torch_cka": "torch_cka",
     "ckatorch": "ckatorch",
     "rsatoolbox": "rsatoolbox",
+    "repsim": "repsim",
+    "pykeops": "pykeops",
     "networkx": "networkx",
 }
 COPIED = 64 * 2**20  # bytes of the array whose copy gives the bandwidth

@@ -16,6 +16,7 @@ from .rivals import (
     from_package,
     numpy_gram_once,
     pytorch_cka_features,
+    repsim_table,
     torch_cka_arithmetic,
     torch_gram_once,
 )
@@ -55,6 +56,7 @@ def test_w1_all_pairs(measure: Measure, full: bool) -> None:
             from_package(
                 "torch_cka", Contestant("torch_cka (its arithmetic, one batch)", torch_cka_arithmetic, once=full)
             ),
+            from_package("repsim", Contestant("repsim (divides by its biased HSIC), float64", repsim_table, once=True)),
             Contestant("NumPy, each Gram matrix once, float32", numpy_gram_once),
             from_package("torch", Contestant("torch, each Gram matrix once, float32", torch_gram_once)),
         ],

@@ -12,11 +12,13 @@ import simkit as sk
 
 from .conftest import Measure
 from .features import cold_sets
-from .protocol import Contestant, Workload
+from .protocol import Contestant, Missing, Workload
+from .rivals import from_package, repsim_pair
 from .truth import Floats, centred
 
 FULL, SMALL = (10_000, 512), (1500, 64)
 CONDITIONS = (1e2, 1e4, 1e8)
+REPSIM_AT = 1e4  # it takes minutes at any condition
 Pair: TypeAlias = tuple[Floats, Floats]
 
 
@@ -94,6 +96,9 @@ MEASURES: dict[str, tuple[Call, Call]] = {
     "NBS": (lambda inputs: sk.nbs(*inputs), numpy_nbs),
 }
 
+# Its names; what it calls Pillai's trace is the mean of the correlations.
+REPSIM = {"mean CCA": ("cca", "pillai"), "PWCCA": ("pwcca",), "SVCCA": ("svcca", "pillai")}
+
 
 def required(name: str, condition: float) -> float:
     """How many times faster than the formula simkit is asked to be."""
@@ -121,9 +126,14 @@ def test_w6_cca(measure: Measure, full: bool, name: str, condition: float) -> No
         multiply_adds=(1 if name == "NBS" else 2) * n * p * p,
         bytes=2 * 8 * n * p,
     )
-    rivals = [Contestant("NumPy" if name == "NBS" else "NumPy, QR and SVD", formula)]
+    rivals: list[Contestant | Missing] = [Contestant("NumPy" if name == "NBS" else "NumPy, QR and SVD", formula)]
     if name == "mean CCA":
         rivals.append(Contestant("NumPy, eigenvectors of the covariances, cut at 1e-12", eigen_cca))
+    if name in REPSIM and condition == REPSIM_AT:
+        function, *options = REPSIM[name]
+        note = "it keeps other directions than those of 99% of the variance" if name == "SVCCA" else ""
+        rival = Contestant("repsim", lambda inputs: repsim_pair(function, inputs, *options), once=full, note=note)
+        rivals.append(from_package("repsim", rival))
     result = measure(workload, Contestant("simkit", call), rivals)
     asked = required(name, condition)
     result["notes"].append(f"asked: {asked} x faster than NumPy's formula")

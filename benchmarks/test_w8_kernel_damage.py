@@ -11,6 +11,7 @@ import simkit as sk
 from .conftest import Measure
 from .features import cold_sets, relu_layers
 from .protocol import Contestant, Workload
+from .rivals import from_package, keops_candidates
 from .truth import Array, Floats, rbf_candidates, rbf_order_error
 
 OPERATIONS = 12  # a pair and candidate: 1 for the distance, 7 for the exponential, 4 for the level and the sums
@@ -23,6 +24,10 @@ def test_w8_kernel_damage(measure: Measure, full: bool) -> None:
     counted = min(8, units)
     sets = cold_sets(lambda seed: relu_layers(seed, n, (units,), models=1)[0][0], 4 * n * units)[:4]
     expected = rbf_candidates(sets[0], np.arange(units), np.arange(counted))
+
+    def off(scores: Floats) -> float:
+        return float(np.abs(scores[:counted] - expected).max())
+
     workload = Workload(
         key="W8",
         title=f"greedy RBF CKA order of {units} neurons, n = {n}",
@@ -38,14 +43,27 @@ def test_w8_kernel_damage(measure: Measure, full: bool) -> None:
         workload,
         Contestant("simkit", lambda x: sk.greedy_cka(x, kernel=sk.RBF())),
         [
-            Contestant(
-                f"NumPy, the loop over candidates, {dtype.__name__}",
-                partial(_loop, counted=counted, dtype=dtype),
-                error=lambda scores: float(np.abs(scores - expected).max()),
-                scale=evaluations / counted,
-                note=f"{counted} of {evaluations} candidates timed and scaled; its error is of their CKA values",
-            )
-            for dtype in (np.float32, np.float64)
+            *[
+                Contestant(
+                    f"NumPy, the loop over candidates, {dtype.__name__}",
+                    partial(_loop, counted=counted, dtype=dtype),
+                    error=off,
+                    scale=evaluations / counted,
+                    note=f"{counted} of {evaluations} candidates timed and scaled; its error is of their CKA values",
+                )
+                for dtype in (np.float32, np.float64)
+            ],
+            from_package(
+                "pykeops.numpy",
+                Contestant(
+                    "KeOps, all candidates of a step in one pass, float32",
+                    keops_candidates,
+                    error=off,
+                    scale=evaluations / units,
+                    note=f"the {units} candidates of the first step timed and scaled, its compiler's time left out;"
+                    f" its error is of the CKA values of {counted}",
+                ),
+            ),
         ],
     )
 

@@ -12,7 +12,7 @@ from .compare.matrix import SimilarityMatrix, similarity_matrix
 from .compare.models import compare
 from .compare.stream import StreamingCKA
 from .errors import DegenerateWarning, EstimateWarning, SimkitWarning
-from .kernels import RBF, Cosine, Laplacian, Linear, Polynomial
+from .kernels import RBF, Cosine, CustomKernel, Laplacian, Linear, Polynomial
 from .metrics.cka import CKA, cka, hsic
 from .metrics.greedy import Elimination, greedy_cka
 
@@ -40,6 +40,7 @@ __all__ = [
     "SVCCA",
     "Cosine",
     "Covering",
+    "CustomKernel",
     "DegenerateWarning",
     "Elimination",
     "EstimateWarning",

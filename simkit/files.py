@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
+
+_DRAFT = re.compile(r"\.simkit-[0-9a-f]{16}")
 
 
 def writable(path: str | os.PathLike[str]) -> Path:
@@ -53,6 +56,11 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         if isinstance(error, OSError) and error.errno is not None:  # the draft's random name tells nobody anything
             raise OSError(error.errno, error.strerror, os.fspath(target)) from None
         raise
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a file is what :func:`write_atomically` leaves where it is killed: to delete where nobody else writes."""
+    return _DRAFT.fullmatch(path.name) is not None
 
 
 def check_safetensors_name(path: str | os.PathLike[str], instead: str = "") -> None:

@@ -121,13 +121,13 @@ def test_an_unknown_backend_is_an_error(x: Array) -> None:
 def test_choose_refuses_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=f"^'svd' is not an op; ops are {', '.join(OPS)}$"):
         choose("svd")
-    monkeypatch.setattr(native_cpu, "unsupported_reasons", lambda op: ["no compiler", "no luck"])
+    monkeypatch.setattr(native_cpu, "unsupported_reasons", lambda op, kernel: ["no compiler", "no luck"])
     with pytest.raises(NotImplementedError, match=r"^no backend runs eliminate: native_cpu: no compiler, no luck$"):
         choose("eliminate", backend="native_cpu")
     choice = choose("eliminate")
     assert (choice.backend, choice.function) == ("reference", reference.eliminate)
     assert choice.reason == "native_cpu: no compiler, no luck"
-    monkeypatch.setattr(reference, "unsupported_reasons", lambda op: ["too slow"])
+    monkeypatch.setattr(reference, "unsupported_reasons", lambda op, kernel: ["too slow"])
     with pytest.raises(
         NotImplementedError, match=r"^no backend runs eliminate: native_cpu: no compiler, no luck; reference: too slow$"
     ):

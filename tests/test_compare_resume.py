@@ -208,7 +208,7 @@ def test_damaged_folders_are_refused(kept: Path, tmp_path: Path) -> None:
 
 def test_leftovers_of_an_interrupted_end_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "00003.rows").write_bytes(b"old")
-    (tmp_path / ".state.json.abc").write_text("{")
+    (tmp_path / ".simkit-0123456789abcdef").write_text("{")
     want = compare(net(), data=Data())
     np.testing.assert_array_equal(compare(net(), data=Data(), resume=tmp_path).values, want.values)
     assert not tmp_path.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Callable
@@ -24,6 +25,7 @@ Array = npt.NDArray[np.generic]
 CASES = {case.name: case for case in oracles.hazard_battery()}
 ESTIMATORS = ["debiased", "biased"]
 BACKENDS = [None, "reference"]
+CUSTOM = [sk.CustomKernel(lambda product, d: d - product)] if importlib.util.find_spec("numba") else []
 ROUTES = {
     "as planned": ForcedRoute(),
     "sample space": ForcedRoute(route="sample"),
@@ -197,7 +199,7 @@ def other() -> Array:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("kernel", [sk.Linear(), sk.RBF(), sk.Laplacian()])
+@pytest.mark.parametrize("kernel", [sk.Linear(), sk.RBF(), sk.Laplacian(), *CUSTOM])
 def test_a_constant_layer_is_an_error_that_names_it(
     flat: Array, other: Array, kernel: Kernel, estimator: str, backend: str | None
 ) -> None:
@@ -295,7 +297,7 @@ def test_entries_that_are_not_finite(bad: float, dtype: type[np.floating], backe
         sk.similarity_matrix({"fc1": good}, {"fc2": x}, backend=backend)
     with pytest.raises(ValueError, match=f"^fc2 {one}$"):
         sk.greedy_cka({"fc2": x}, backend=backend)
-    for kernel in (sk.RBF(), sk.Cosine(), sk.Polynomial()):
+    for kernel in (sk.RBF(), sk.Cosine(), sk.Polynomial(), *CUSTOM):
         with pytest.raises(ValueError, match=f"^x {one}$"):
             sk.cka(x, good, kernel=kernel, backend=backend)
     x[17, 3] = x[599, 0] = bad

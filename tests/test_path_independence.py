@@ -6,6 +6,7 @@ of float64 sums, and float32 products within the table.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,12 @@ from simkit.metrics.prepare import prepare
 Array = npt.NDArray[Any]
 
 KERNELS: list[Kernel] = [sk.Linear(), sk.Cosine(), sk.RBF(), sk.Laplacian(), sk.Polynomial()]
+if importlib.util.find_spec("numba"):
+
+    def custom(product: float, squared_distance: float) -> float:
+        return 1 / (1 + squared_distance / 100) + product / 1000
+
+    KERNELS.append(sk.CustomKernel(custom))
 ESTIMATORS: tuple[Estimator, ...] = ("debiased", "biased")
 
 

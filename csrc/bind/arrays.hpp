@@ -26,6 +26,7 @@ struct BoundBlock {
     py::array x;
     DoubleArray shift;
     std::optional<DoubleArray> row_scale;
+    py::object owner;  // of a custom kernel's machine code
     BlockView view;
 };
 

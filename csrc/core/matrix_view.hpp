@@ -21,7 +21,11 @@ struct MatrixView {
     bool mapped;
 };
 
-enum class Kernel { linear, rbf, laplacian, polynomial };
+enum class Kernel { linear, rbf, laplacian, polynomial, custom };
+
+// A user's kernel: values[i] = k(products[i], squared_distances[i]), i < count, of raw rows. Called from many threads.
+using KernelFunction = void (*)(const double* products, const double* squared_distances, double* values,
+                                std::intptr_t count);
 
 // z = (x * row_scale - shift) * scale, then the kernel on rows of z. `length` is the kernel's scale in z's units.
 struct BlockView {
@@ -33,6 +37,7 @@ struct BlockView {
     double length;
     double coef0;
     int degree;
+    KernelFunction function;  // of a custom kernel, whose scale is 1; else null
 };
 
 }  // namespace simkit

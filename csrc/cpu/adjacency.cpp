@@ -147,7 +147,7 @@ struct Pairs {
         return layout && std::all_of(scale.begin(), scale.end(),
                                      [&](double s) { return s == 0.0 || (s > 1.0 / far && s < far); });
     }
-    BlockView unit_rows() const { return {x, zeros.data(), scale.data(), 1.0, Kernel::linear, kNaN, 0.0, 1}; }
+    BlockView unit_rows() const { return {x, zeros.data(), scale.data(), 1.0, Kernel::linear, kNaN, 0.0, 1, nullptr}; }
     std::uint64_t* row(std::size_t t, std::int64_t i) const {
         return bits + (static_cast<std::int64_t>(t) * x.rows + i) * words;
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/pack.hpp"
 #include "core/slivers.hpp"
@@ -81,6 +82,7 @@ void distances_from_products(const BlockView& rows, const double* norms, std::in
 void apply_kernel(const BlockView& block, double* c, std::int64_t count) {
     switch (block.kernel) {
         case Kernel::linear:
+        case Kernel::custom:  // apply_custom
             return;
         case Kernel::rbf:
             for (std::int64_t k = 0; k < count; ++k) c[k] = std::exp(-c[k] / block.length);
@@ -97,6 +99,30 @@ void apply_kernel(const BlockView& block, double* c, std::int64_t count) {
             }
             return;
     }
+}
+
+namespace {
+
+constexpr double kLargest = 1e144;  // simkit/kernels.py says so too
+
+}  // namespace
+
+std::int64_t apply_custom(const BlockView& rows, const double* norms, const double* zeros, std::int64_t i0,
+                          std::int64_t ti, const BlockView& cols, std::int64_t j0, std::int64_t tj, std::int64_t step,
+                          bool same, Strips<double>& strips, Arguments& arguments, double* c) {
+    const std::int64_t count = ti * tj;
+    arguments.distances.assign(c, c + count);
+    distances_from_products(rows, norms, i0, ti, j0, tj, step, arguments.distances.data());
+    arguments.products.assign(c, c + count);
+    if (zeros) {
+        BlockView raw_rows = rows, raw_cols = cols;
+        raw_rows.shift = raw_cols.shift = zeros;
+        product_tile(raw_rows, i0, ti, raw_cols, j0, tj, same, strips, arguments.products.data());
+    }
+    std::fill_n(c, count, std::numeric_limits<double>::quiet_NaN());  // what stays so where the function gives up
+    rows.function(arguments.products.data(), arguments.distances.data(), c, count);
+    const double* bad = std::find_if(c, c + count, [](double value) { return !(std::fabs(value) < kLargest); });
+    return bad == c + count ? -1 : bad - c;
 }
 
 }  // namespace simkit

@@ -34,6 +34,20 @@ void distances_from_products(const BlockView& rows, const double* norms, std::in
 // Squared distances (RBF, Laplacian) or products (polynomial) -> kernel values.
 void apply_kernel(const BlockView& block, double* c, std::int64_t count);
 
-inline bool needs_distances(Kernel kernel) { return kernel == Kernel::rbf || kernel == Kernel::laplacian; }
+inline bool needs_distances(Kernel kernel) {
+    return kernel == Kernel::rbf || kernel == Kernel::laplacian || kernel == Kernel::custom;
+}
+
+// Per-thread buffers for what a custom kernel is given.
+struct Arguments {
+    std::vector<double> products, distances;
+};
+
+// Products of z -> values of a custom kernel, which sees products of the raw rows. zeros: [cols], or null where z has
+// no shift. Returns the place of the first value that is NaN or 1e144 in size, or -1; its arguments are then in
+// `arguments`.
+std::int64_t apply_custom(const BlockView& rows, const double* norms, const double* zeros, std::int64_t i0,
+                          std::int64_t ti, const BlockView& cols, std::int64_t j0, std::int64_t tj, std::int64_t step,
+                          bool same, Strips<double>& strips, Arguments& arguments, double* c);
 
 }  // namespace simkit

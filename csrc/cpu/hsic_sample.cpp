@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <type_traits>
 
 #include "core/blas.hpp"
@@ -20,25 +21,42 @@ constexpr std::int64_t kPilot = 256;  // rows that estimate the row means of a n
 constexpr double kCancelled = 1e-4;
 
 struct Sums {
-    explicit Sums(std::int64_t m, std::int64_t n) : p(m * m), r(m * n), traces(m) {}
-    std::vector<double> p;       // [m, m], the pairs that were asked for and the diagonal
-    std::vector<double> r;       // [m, n]
-    std::vector<double> traces;  // [m], of |K_ii|
+    explicit Sums(std::int64_t m, std::int64_t n) : p(m * m), r(m * n), traces(m), squares(m) {}
+    std::vector<double> p;        // [m, m], the pairs that were asked for and the diagonal
+    std::vector<double> r;        // [m, n]
+    std::vector<double> traces;   // [m], of |K_ii|
+    std::vector<double> squares;  // [m], of custom kernels, which need not be positive: |K|^2
 };
 
-// What is subtracted from K before it is multiplied, c_i + c_j - mean, and the row norms that distances need. For a
+// What is subtracted from K before it is multiplied, c_i + c_j - mean, the row norms that distances need, and the zeros
+// that stand for the shift in a custom kernel's products (empty where there is none). For a
 // non-linear kernel c estimates the row means; a linear one's features are centred, so c is empty at first. The
 // debiased form drops the diagonal, so it stays out of c too: one outlier's own square would drown the rest.
 struct Centre {
-    std::vector<double> norms, means;
+    std::vector<double> norms, means, zeros;
     double mean = 0.0;
+
+    const double* no_shift() const { return zeros.empty() ? nullptr : zeros.data(); }
 };
 
-Centre pilot_centre(const BlockView& block, bool debiased, std::int64_t tile, int threads, const Poll& poll) {
+std::optional<KernelOutOfRange> out_of_range(std::int64_t block, const Arguments& arguments, const double* c,
+                                             std::int64_t k) {
+    if (k < 0) return std::nullopt;
+    return KernelOutOfRange{block, arguments.products[k], arguments.distances[k], c[k]};
+}
+
+Centre pilot_centre(const PairProblem& problem, std::int64_t number, const Poll& poll) {
+    const BlockView& block = problem.blocks[number];
+    const bool debiased = problem.debiased;
+    const std::int64_t tile = problem.tile;
+    const int threads = problem.threads;
     Centre centre;
     if (block.kernel == Kernel::linear) return centre;
     const std::int64_t n = block.x.rows;
     if (needs_distances(block.kernel)) centre.norms = row_norms(block, threads, poll);
+    if (block.kernel == Kernel::custom &&
+        std::any_of(block.shift, block.shift + block.x.cols, [](double shift) { return shift != 0.0; }))
+        centre.zeros.assign(block.x.cols, 0.0);
     const std::int64_t count = std::min(n, kPilot), step = n / count;
     BlockView pilot = block;
     pilot.x.rows = count;
@@ -49,14 +67,21 @@ Centre pilot_centre(const BlockView& block, bool debiased, std::int64_t tile, in
         const BlockView &block, &pilot;
         Centre& centre;
         bool debiased;
-        std::int64_t tile, count, step;
+        std::int64_t number, tile, count, step;
         Strips<double> strips{std::max(tile, count), block.x.cols};
         std::vector<double> c = std::vector<double>(tile * count);
+        Arguments arguments{};
+        std::optional<KernelOutOfRange> bad{};
         void work(std::int64_t t) {
             const std::int64_t i0 = t * tile, ti = std::min(block.x.rows, i0 + tile) - i0;
             product_tile(block, i0, ti, pilot, 0, count, false, strips, c.data());
-            if (needs_distances(block.kernel))
+            if (block.kernel == Kernel::custom) {
+                const std::int64_t k = apply_custom(block, centre.norms.data(), centre.no_shift(), i0, ti, pilot, 0,
+                                                    count, step, false, strips, arguments, c.data());
+                bad = out_of_range(number, arguments, c.data(), k);
+            } else if (needs_distances(block.kernel)) {
                 distances_from_products(block, centre.norms.data(), i0, ti, 0, count, step, c.data());
+            }
             apply_kernel(block, c.data(), ti * count);
             for (std::int64_t i = 0; i < ti; ++i) {
                 const bool drop = debiased && (i0 + i) % step == 0 && (i0 + i) / step < count;
@@ -66,10 +91,12 @@ Centre pilot_centre(const BlockView& block, bool debiased, std::int64_t tile, in
                 centre.means[i0 + i] = sum / static_cast<double>(count - drop);
             }
         }
-        void commit(std::int64_t) {}
+        void commit(std::int64_t) {
+            if (bad) throw *bad;
+        }
     };
     for_each_tile((n + tile - 1) / tile, threads, poll,
-                  [&] { return Worker{block, pilot, centre, debiased, tile, count, step}; });
+                  [&] { return Worker{block, pilot, centre, debiased, number, tile, count, step}; });
     for (double value : centre.means) centre.mean += value / static_cast<double>(n);
     return centre;
 }
@@ -121,11 +148,13 @@ class Worker {
           gram_(m_ * m_),
           row_sums_(m_ * tile_),
           col_sums_(m_ * tile_),
-          traces_(m_) {}
+          traces_(m_),
+          squares_(m_) {}
 
     void work(std::int64_t t) {
         locate(t);
         const std::int64_t size = ti_ * tj_;
+        bad_.reset();
         for (std::int64_t b = 0; b < m_; ++b) {
             T* c = panel_.data() + b * size;
             product_tile(problem_.blocks[b], i0_, ti_, problem_.blocks[b], j0_, tj_, i0_ == j0_, strips_, c,
@@ -143,11 +172,13 @@ class Worker {
     }
 
     void commit(std::int64_t) {
+        if (bad_) throw *bad_;
         const double weight = i0_ == j0_ ? 1.0 : 2.0;
         for (std::size_t k = 0; k < gram_.size(); ++k) sums_.p[k] += weight * gram_[k];
         const std::int64_t n = problem_.n();
         for (std::int64_t b = 0; b < m_; ++b) {
             sums_.traces[b] += traces_[b];
+            sums_.squares[b] += weight * squares_[b];
             double* r = sums_.r.data() + b * n;
             for (std::int64_t i = 0; i < ti_; ++i) r[i0_ + i] += row_sums_[b * tile_ + i];
             if (i0_ != j0_)
@@ -176,7 +207,9 @@ class Worker {
     void finish_kernel(std::int64_t b, double* c) {
         const BlockView& block = problem_.blocks[b];
         const Centre& centre = centres_[b];
-        if (needs_distances(block.kernel))
+        if (block.kernel == Kernel::custom)
+            finish_custom(b, c);
+        else if (needs_distances(block.kernel))
             distances_from_products(block, centre.norms.data(), i0_, ti_, j0_, tj_, 1, c);
         apply_kernel(block, c, ti_ * tj_);
         if (centre.means.empty()) return;
@@ -184,6 +217,16 @@ class Worker {
             const double own = centre.means[i0_ + i] - centre.mean;
             for (std::int64_t j = 0; j < tj_; ++j) c[i * tj_ + j] -= own + centre.means[j0_ + j];
         }
+    }
+
+    void finish_custom(std::int64_t b, double* c) {
+        const BlockView& block = problem_.blocks[b];
+        const Centre& centre = centres_[b];
+        const std::int64_t k = apply_custom(block, centre.norms.data(), centre.no_shift(), i0_, ti_, block, j0_, tj_, 1,
+                                            i0_ == j0_, strips_, arguments_, c);
+        if (!bad_) bad_ = out_of_range(b, arguments_, c, k);
+        squares_[b] = 0.0;
+        for (std::int64_t l = 0; l < ti_ * tj_; ++l) squares_[b] += c[l] * c[l];
     }
 
     void sum_rows(std::int64_t b, const T* c) {
@@ -199,7 +242,9 @@ class Worker {
     Strips<T> strips_;
     std::vector<T> panel_;
     PanelGram<T> panel_gram_;
-    std::vector<double> gram_, row_sums_, col_sums_, traces_;
+    std::vector<double> gram_, row_sums_, col_sums_, traces_, squares_;
+    Arguments arguments_;
+    std::optional<KernelOutOfRange> bad_;
     std::int64_t i0_ = 0, j0_ = 0, ti_ = 0, tj_ = 0;
 };
 
@@ -256,8 +301,7 @@ template <class T>
 PairSums run(const PairProblem& problem, const Poll& poll) {
     const std::int64_t m = problem.m(), n = problem.n();
     std::vector<Centre> centres;
-    for (const BlockView& block : problem.blocks)
-        centres.push_back(pilot_centre(block, problem.debiased, problem.tile, problem.threads, poll));
+    for (std::int64_t b = 0; b < m; ++b) centres.push_back(pilot_centre(problem, b, poll));
     const Sums sums = walk<T>(problem, centres, poll);
     PairSums out = centre_sums(problem, sums);
     if constexpr (std::is_same_v<T, double>) {
@@ -268,8 +312,8 @@ PairSums run(const PairProblem& problem, const Poll& poll) {
             PairSums again = centre_sums(problem, walk<T>(problem, centres, poll));
             // K_ij is right to eps of sqrt(K_ii K_jj), and centred before it is squared: what rounding leaves is eps^2.
             for (std::int64_t a = 0; a < m; ++a)
-                again.raw[a] =
-                    std::max(again.raw[a], std::numeric_limits<double>::epsilon() * sums.traces[a] * sums.traces[a]);
+                again.raw[a] = std::max(again.raw[a], std::numeric_limits<double>::epsilon() *
+                                                          std::max(sums.traces[a] * sums.traces[a], sums.squares[a]));
             return again;
         }
     }

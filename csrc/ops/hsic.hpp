@@ -37,6 +37,13 @@ struct PairSums {
     std::vector<double> values, self, raw;
 };
 
+// Thrown where a custom kernel of block number `block` is NaN or too large to sum squares of: the first such pair in
+// the order of tiles.
+struct KernelOutOfRange {
+    std::int64_t block;
+    double product, squared_distance, value;
+};
+
 // Sample space: tiles of the n x n plane, upper half; cost n^2 sum(p)/2 + n^2 m^2/4 multiply-adds, memory O(m tile^2).
 PairSums pair_sums_sample(const PairProblem& problem, const Poll& poll);
 

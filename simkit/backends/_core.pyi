@@ -19,6 +19,8 @@ class Block:
         length: float,
         coef0: float,
         degree: int,
+        function: int = ...,
+        owner: object = ...,
     ) -> None: ...
 
 def candidate_sums(
@@ -59,7 +61,7 @@ def pair_sums(
     double_products: bool,
     tile: int,
     threads: int,
-) -> tuple[_F64, _F64, _F64]: ...
+) -> tuple[_F64, _F64, _F64, None] | tuple[None, None, None, tuple[int, float, float, float]]: ...
 def row_norms(block: Block, threads: int) -> _F64: ...
 def distance_median(block: Block, threads: int) -> float: ...
 def column_stats(

@@ -73,7 +73,8 @@ class Block:
     """A representation made ready for products: z = (x · row_scale - shift) · 2^-exponent, then the kernel on z.
 
     The power of two keeps squares from overflowing or vanishing, exactly. ``length`` is the kernel's scale in
-    the units of z: 2 t² m for RBF, t √m for Laplacian, γ in z's units for Polynomial.
+    the units of z: 2 t² m for RBF, t √m for Laplacian, γ in z's units for Polynomial. CustomKernel sees raw rows: its
+    exponent is 0, and its shift serves the distances alone.
     """
 
     matrix: Matrix
@@ -173,7 +174,8 @@ class CoverSearch:
 class CandidateProblem:
     """Units of a layer under a non-linear kernel, with the length that all of them give it.
 
-    z is in units that make the kernel 2^-‖·‖² (RBF) or 2^-‖·‖ (Laplacian); ``length`` is the polynomial's, as in Block.
+    z is in units that make the kernel 2^-‖·‖² (RBF) or 2^-‖·‖ (Laplacian), raw for a custom one; ``length`` is the
+    polynomial's, as in Block.
 
     L, to which every kept set is compared, is the kernel of all units less centre_i + centre_j - mean.
     """
@@ -186,6 +188,7 @@ class CandidateProblem:
     centre: FloatArray  # [n]
     mean: float = 0.0
     packed: npt.NDArray[Any] | None = None  # L by the same backend's ``pack_centred``; None: formed when needed
+    name: str = "x"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..kernels import Kernel
 from .base import OPS
 
 PREFERENCE = ("native_cpu", "reference")
@@ -31,8 +32,8 @@ def check_backend(backend: str | None) -> None:
         raise ValueError(f"backend must be None or one of {', '.join(PREFERENCE)}, not {backend!r}")
 
 
-def choose(op: str, *, backend: str | None = None) -> Choice:
-    """The function that runs ``op``.
+def choose(op: str, *, backend: str | None = None, kernel: Kernel | None = None) -> Choice:
+    """The function that runs ``op``, with ``kernel`` where that matters.
 
     Raises:
         ValueError: no such backend. NotImplementedError: the named backend cannot run the op, with its reasons.
@@ -43,7 +44,7 @@ def choose(op: str, *, backend: str | None = None) -> Choice:
     refusals: list[str] = []
     for name in PREFERENCE if backend is None else (backend,):
         module = importlib.import_module(f"simkit.backends.{name}")
-        reasons = module.unsupported_reasons(op)
+        reasons = module.unsupported_reasons(op, kernel)
         if not reasons:
             why = "asked for" if backend else ("; ".join(refusals) or "first choice")
             return Choice(name, getattr(module, op), why)

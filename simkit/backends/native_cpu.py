@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from ..kernels import RBF, Kernel, Laplacian, Polynomial
+from ..kernels import RBF, CustomKernel, Kernel, Laplacian, Polynomial
 from . import bits as packed
 from .base import (
     OPS,
@@ -47,11 +47,13 @@ def _core() -> Any:
     return _load()[0]
 
 
-def unsupported_reasons(op: str) -> list[str]:
-    """Why ``op`` cannot run here; empty when it can."""
+def unsupported_reasons(op: str, kernel: Kernel | None = None) -> list[str]:
+    """Why ``op``, with ``kernel``, cannot run here; empty when it can."""
     core, why = _load()
     if core is None:
         return [why]
+    if isinstance(kernel, CustomKernel) and op in ("candidate_sums", "pack_centred"):
+        return [f"there is no native {op} of {kernel!r}"]
     return [] if op in OPS else [f"there is no native {op}"]
 
 
@@ -61,9 +63,12 @@ def device_report() -> tuple[bool, list[str], str]:
     return (False, [], why) if core is None else core.device_report()
 
 
+_NAMES: dict[type, str] = {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial", CustomKernel: "custom"}
+
+
 def _kernel_options(kernel: Kernel) -> dict[str, Any]:
     return {
-        "kernel": {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial"}.get(type(kernel), "linear"),
+        "kernel": _NAMES.get(type(kernel), "linear"),
         "coef0": kernel.coef0 if isinstance(kernel, Polynomial) else 0.0,
         "degree": kernel.degree if isinstance(kernel, Polynomial) else 1,
     }
@@ -78,6 +83,8 @@ def _bound(block: Block) -> Any:
         row_scale=block.row_scale,
         scale=math.ldexp(1.0, -block.exponent),
         length=block.length,
+        function=block.kernel.address if isinstance(block.kernel, CustomKernel) else 0,
+        owner=block.kernel,
         **_kernel_options(block.kernel),
     )
 
@@ -105,7 +112,7 @@ def pair_sums(
     rows: Sequence[Block], columns: Sequence[Block] | None, *, estimator: Estimator, route: Route
 ) -> PairSums:
     """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
-    values, own, raw = _core().pair_sums(
+    values, own, raw, bad = _core().pair_sums(
         rows=[_bound(block) for block in rows],
         columns=[_bound(block) for block in columns or ()],
         debiased=estimator == "debiased",
@@ -114,6 +121,10 @@ def pair_sums(
         tile=route.tile,
         threads=route.threads,
     )
+    if bad is not None:
+        number, *pair = bad
+        block = [*rows, *(columns or ())][number]
+        raise block.kernel.out_of_range(block.matrix.name, *pair)
     left = len(rows)
     if columns is None:
         return PairSums(values, own, own, raw, raw)

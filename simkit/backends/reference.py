@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from ..kernels import Cosine, Kernel, Laplacian, Linear, Polynomial
+from ..kernels import LARGEST, Cosine, CustomKernel, Kernel, Laplacian, Linear, Polynomial
 from . import bits as packed
 from .base import (
     Adjacency,
@@ -34,7 +34,7 @@ from .base import (
 NAME = "reference"
 
 
-def unsupported_reasons(op: str) -> list[str]:
+def unsupported_reasons(op: str, kernel: Kernel | None = None) -> list[str]:
     """Nothing is unsupported here."""
     return []
 
@@ -78,7 +78,20 @@ def squared_distances(z: FloatArray) -> FloatArray:
 
 def gram(block: Block) -> FloatArray:
     """The Gram matrix ``[n, n]`` of a block's kernel."""
+    if isinstance(block.kernel, CustomKernel):
+        return custom_matrix(block.matrix.float64(), block.kernel, block.matrix.name)
     return kernel_matrix(features(block), block.kernel, block.length)
+
+
+def custom_matrix(x: FloatArray, kernel: CustomKernel, name: str) -> FloatArray:
+    """A user's kernel of all pairs of raw rows of ``x [n, p]``; ValueError when it is out of range somewhere."""
+    products, distances = x @ x.T, squared_distances(x)
+    values = kernel(products, distances)
+    bad = np.argwhere(~(np.abs(values) < LARGEST))
+    if len(bad):
+        i, j = bad[0]
+        raise kernel.out_of_range(name, products[i, j], distances[i, j], values[i, j])
+    return values
 
 
 def kernel_matrix(z: FloatArray, kernel: Kernel, length: float) -> FloatArray:
@@ -99,6 +112,8 @@ def pack_centred(problem: CandidateProblem, *, threads: int = 1) -> FloatArray:
 
 
 def _candidate_matrix(problem: CandidateProblem, rows: npt.NDArray[Any]) -> FloatArray:
+    if isinstance(problem.kernel, CustomKernel):
+        return custom_matrix(rows.T.astype(np.float64), problem.kernel, problem.name)
     length = problem.length if isinstance(problem.kernel, Polynomial) else 1 / math.log(2)
     return kernel_matrix(rows.T.astype(np.float64), problem.kernel, length)
 

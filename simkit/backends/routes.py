@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..kernels import Cosine, Linear, as_integer
+from ..kernels import Cosine, CustomKernel, Linear, as_integer
 from .base import Block, Precision, Route, RouteName
 
 TILES = (336, 288, 240, 192, 144, 96, 48, 24, 16, 8)  # multiples of a sliver, where they can be
@@ -98,11 +98,16 @@ class Workspace:
         return self.shared + workers * self.each
 
 
-def sample_workspace(m: int, n: int, p: int, tile: int, products: Precision, mapped_row_bytes: int) -> Workspace:
-    """The sample-space engine's panels, packed strips, sums of rows, pages of mapped files; p of the widest layer."""
+def sample_workspace(
+    m: int, n: int, p: int, tile: int, products: Precision, mapped_row_bytes: int, *, custom: bool = False
+) -> Workspace:
+    """The sample-space engine's panels, packed strips, sums of rows, pages of mapped files; p of the widest layer.
+
+    A custom kernel is given tiles of products and of distances.
+    """
     item = 8 if products == "float64" else 4
     strips = 2 * (-(-tile // WIDEST) * WIDEST) * min(CHUNK, p) * item
-    each = m * tile * tile * item + strips + 12 * m * m + 16 * m * tile + 2 * tile * mapped_row_bytes
+    each = (m + 2 * custom) * tile * tile * item + strips + 12 * m * m + 16 * m * tile + 2 * tile * mapped_row_bytes
     return Workspace(8 * m * n + 24 * m * m, each)
 
 
@@ -147,8 +152,9 @@ def plan_pair_sums(
         workers = space.workers(min(threads, _square(left + right, width)), ROOM if memory is None else memory)
         reason = f"{feature_cost:.3g} float64 multiply-adds against {sample_cost:.3g} {products} ones in sample space"
         return Route("feature", "float64", width, workers, feature_cost, space.total(workers), reason)
-    size = tile or sample_tile(n, m, max(widths), products, memory, mapped_row_bytes)
-    space = sample_workspace(m, n, max(widths), size, products, mapped_row_bytes)
+    custom = any(isinstance(block.kernel, CustomKernel) for block in blocks)
+    size = tile or sample_tile(n, m, max(widths), products, memory, mapped_row_bytes, custom=custom)
+    space = sample_workspace(m, n, max(widths), size, products, mapped_row_bytes, custom=custom)
     if memory is not None and tile is None and space.total(1) > memory:
         raise ValueError(
             f"memory={memory} bytes is too little: comparing {m} layers of {n} samples needs {space.total(1)}"
@@ -168,11 +174,13 @@ def _feature_time(n: int, widths: Sequence[int], multiply_adds: int) -> float:
     return multiply_adds + n * (len(widths) * row + sum(widths) * entry) + sum(widths) ** 2 * pair + start
 
 
-def sample_tile(n: int, m: int, p: int, products: Precision, memory: int | None, mapped_row_bytes: int) -> int:
+def sample_tile(
+    n: int, m: int, p: int, products: Precision, memory: int | None, mapped_row_bytes: int, *, custom: bool = False
+) -> int:
     """Rows of a sample-space tile: the cheapest of those whose workspace fits, for two workers or else for one."""
 
     def fits(tile: int, workers: int) -> bool:
-        space = sample_workspace(m, n, p, tile, products, mapped_row_bytes)
+        space = sample_workspace(m, n, p, tile, products, mapped_row_bytes, custom=custom)
         return space.each <= PANELS if memory is None else space.total(workers) <= memory
 
     for workers in (WORKERS, 1):

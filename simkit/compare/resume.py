@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from ..arrays import Matrix
-from ..files import write_atomically
+from ..files import is_draft, write_atomically
 from ..metrics.measure import Measure
 from .batches import Data, arrays_in
 from .collect import Side, ToSpool, spooled_name
@@ -152,8 +152,8 @@ class Checkpoint:
         if state["options"] != self._options:
             raise ValueError(f"{where} was made with {state['options']}, not {self._options}")
         listed = {entry["file"] for entry in state["layers"]}
-        for entry in self._folder.iterdir():  # rows written before the first commit
-            if _ROWS_FILE.fullmatch(entry.name) and entry.name not in listed:
+        for entry in self._folder.iterdir():  # rows written before the first commit, a state cut short
+            if _ours(entry) and entry.name not in listed:
                 entry.unlink()
         return state
 
@@ -228,7 +228,7 @@ class KeptFeatures(ToSpool):
 
 def _ours(path: Path) -> bool:
     """Whether a file is rows, or a state that was not written to its end."""
-    return bool(_ROWS_FILE.fullmatch(path.name)) or path.name.startswith(f".{STATE}.")
+    return bool(_ROWS_FILE.fullmatch(path.name)) or is_draft(path)
 
 
 def _refuse_shuffling(loader: object) -> None:

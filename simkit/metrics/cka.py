@@ -26,6 +26,10 @@ from ..kernels import Kernel, Linear, check_kernel
 from .measure import Degenerate, Scores
 from .prepare import CONSTANT, prepare, preparing_steps
 
+# From self-products of this size on (of z, or of a kernel in the user's units) nothing has underflowed.
+TINY = 2.0**-900
+VANISHED = "its kernel differs so little from one pair of samples to another that its squares vanish in float64"
+
 # A self-product below this share of the sum it was subtracted from has cancelled: the pass is done again, float32
 # sample space in float64, feature space (whose sums hold the diagonals too) in sample space.
 CANCELLED = {"sample": 0.05, "feature": 1e-3}
@@ -108,7 +112,7 @@ def cka(
 
     Raises:
         ValueError: different n; n < 4 (debiased) or n < 2 (biased); NaN or infinite entries; a representation whose
-            features are constant. TypeError: input that is not numeric.
+            features are constant; a custom kernel that is not finite. TypeError: input that is not numeric.
 
     Source: Kornblith et al. 2019, eq. 5; Song et al. 2012, eq. 5. Golden value: module ``tests/test_golden.py``.
     """
@@ -219,7 +223,8 @@ def normalised(
     sums, plan = sums_of(rows, columns, estimator, forced)
     names = [block.matrix.name for block in rows]
     others = names if columns is None else [block.matrix.name for block in columns]
-    return replace(scores_from_sums(sums, names, others, rows[0].n, estimator), plan=plan)
+    scores = scores_from_sums(sums, names, others, rows[0].n, estimator, tiny=TINY, constant=VANISHED)
+    return replace(scores, plan=plan)
 
 
 def scores_from_sums(
@@ -230,20 +235,22 @@ def scores_from_sums(
     estimator: Estimator,
     *,
     drowned: float = 0.0,
+    tiny: float = 0.0,
     constant: str = CONSTANT,
 ) -> Scores:
     """S_ab / √(S_aa S_bb); NaN, and named, where a self-product is zero within the rounding of n float64 sums.
 
-    The same below the share ``drowned`` of the sums it was subtracted from, where these cannot be formed again.
+    The same below the share ``drowned`` of the sums it was subtracted from, where these cannot be formed again; and for
+    the reason ``constant`` where those sums are at most ``tiny``.
     """
     degenerate: dict[tuple[str, str], str] = {}
 
     def norms(side: str, names: Sequence[str], own: FloatArray, raw: FloatArray) -> FloatArray:
-        zero = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
+        zero = ~(own > 8 * n * np.finfo(np.float64).eps * raw) | (raw <= tiny)
         lost = zero | (own < drowned * raw)
         for i in np.flatnonzero(lost).tolist():
             what = "zero within rounding" if zero[i] else "drowned in rounding by a few rows that dwarf the others"
-            degenerate[side, names[i]] = f"its {estimator} HSIC with itself is {what}" if raw[i] else constant
+            degenerate[side, names[i]] = f"its {estimator} HSIC with itself is {what}" if raw[i] > tiny else constant
         return np.sqrt(np.where(lost, np.nan, own))
 
     left = norms("row", rows, sums.self_rows, sums.raw_rows)

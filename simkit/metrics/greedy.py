@@ -78,7 +78,8 @@ def greedy_cka(
         units: None (each column is a unit), the number of equal blocks of neighbouring columns (the channels of a
             flattened ``[n, c, h, w]`` map), or ``[p]`` integer ids of the unit each column belongs to.
         kernel: the closed form holds for the linear kernel. For RBF, Laplacian and polynomial ones every candidate is
-            evaluated: O(n²) each, u²/2 of them, and n² / 2 numbers are held. The bandwidth is that of all units.
+            evaluated: O(n²) each, u²/2 of them, and n² / 2 numbers are held. The bandwidth is that of all units. A
+            CustomKernel's candidates run in the NumPy reference, O(n² p) each, and several n × n matrices are held.
         estimator: ``"biased"`` (as the source) or ``"debiased"``.
         mode: ``"greedy"`` scores again after every removal; ``"oneshot"`` ranks once by the first scores.
         count: stop after so many removals.
@@ -94,7 +95,7 @@ def greedy_cka(
 
     Raises:
         ValueError: no layers; wrong units, count or threshold; non-finite or constant activations; too few samples.
-        NotImplementedError: the cosine kernel.
+        NotImplementedError: the cosine kernel; a custom kernel by backend="native_cpu".
     """
     options: dict[str, Any] = {
         "units": units,

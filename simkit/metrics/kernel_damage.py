@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..arrays import FloatArray
 from ..backends.base import Block, CandidateProblem, CandidateSums, EliminationOrder, Estimator, Step
 from ..backends.choose import choose
-from ..kernels import RBF, Laplacian, Polynomial
+from ..kernels import RBF, CustomKernel, Laplacian, Polynomial
 from .measure import Degenerate
 
 TIE = 1e-12
@@ -59,7 +59,7 @@ class KernelDamage:
     def _scores(
         self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float
     ) -> tuple[FloatArray, FloatArray]:
-        function = choose("candidate_sums", backend=self.backend).function
+        function = choose("candidate_sums", backend=self.backend, kernel=self.problem.kernel).function
         n = self.problem.z.shape[1]
         at_once = max(1, ROWS // (8 * n))
         scores, means = [], []
@@ -90,10 +90,12 @@ def kernel_damage(
         Degenerate: a kernel that is the same for all pairs of samples.
     """
     # A polynomial kernel of raw rows is large and nearly constant where features are far from zero: float64 always.
-    double = exact or block.matrix.precision == "float64" or isinstance(block.kernel, Polynomial)
+    unscaled = isinstance(block.kernel, Polynomial | CustomKernel)
+    double = exact or block.matrix.precision == "float64" or unscaled
     z = block.matrix.float64()
-    z -= block.shift
-    np.ldexp(z, -block.exponent, out=z)
+    if not isinstance(block.kernel, CustomKernel):
+        z -= block.shift
+        np.ldexp(z, -block.exponent, out=z)
     if isinstance(block.kernel, RBF):
         z /= math.sqrt(block.length * math.log(2))
     elif isinstance(block.kernel, Laplacian):
@@ -102,15 +104,18 @@ def kernel_damage(
     n = block.n
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
     everything = np.arange(len(columns))
-    problem = CandidateProblem(rows, offsets, block.kernel, block.length, estimator, np.zeros(n))
-    sums_of = choose("candidate_sums", backend=backend).function
-    start = 0.0 if isinstance(block.kernel, Polynomial) else 1.0  # the others are near it where features hardly vary
+    problem = CandidateProblem(
+        rows, offsets, block.kernel, block.length, estimator, np.zeros(n), name=block.matrix.name
+    )
+    sums_of = choose("candidate_sums", backend=backend, kernel=block.kernel).function
+    start = 0.0 if unscaled else 1.0  # the others are near it where features hardly vary
     first = sums_of(problem, everything, NONE, level=start, threads=threads).rows[0]
     first += start * (n - 1 if estimator == "debiased" else n)
     each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
     problem = replace(problem, centre=first / each, mean=float(first.sum()) / both)
     if n * n // 2 * rows.itemsize <= PACKED:
-        problem = replace(problem, packed=choose("pack_centred", backend=backend).function(problem, threads=threads))
+        pack = choose("pack_centred", backend=backend, kernel=block.kernel).function
+        problem = replace(problem, packed=pack(problem, threads=threads))
     level = float(first.sum()) / _pairs(n, estimator)
     own, raw = _own(sums_of(problem, everything, NONE, level=level, threads=threads), estimator)
     if not own[0] > 8 * n * np.finfo(np.float64).eps * raw[0]:
@@ -153,7 +158,8 @@ def eliminate(
 
 def damage_steps(damage: KernelDamage, candidates: int) -> tuple[Step, ...]:
     """What ran: the pass over the pairs for so many candidates."""
-    sums, pack = (choose(op, backend=damage.backend) for op in ("candidate_sums", "pack_centred"))
+    kernel = damage.problem.kernel
+    sums, pack = (choose(op, backend=damage.backend, kernel=kernel) for op in ("candidate_sums", "pack_centred"))
     n = damage.problem.z.shape[1]
     held = 0 if damage.problem.packed is None else damage.problem.packed.nbytes
     reason = f"{sums.reason}; {damage.problem.z.dtype.name} kernels, {candidates} of them over {n * (n - 1) // 2} pairs"

@@ -10,10 +10,11 @@ from ..arrays import Matrix
 from ..backends.base import Block, ColumnStats, Step
 from ..backends.choose import choose
 from ..backends.routes import check_threads
-from ..kernels import RBF, Cosine, Kernel, Laplacian, Polynomial
+from ..kernels import RBF, Cosine, CustomKernel, Kernel, Laplacian, Polynomial
 from .measure import Degenerate
 
 CONSTANT = "every feature is constant over the samples"
+_FAR = 100  # squared offset over variance from which distances are formed of centred rows, raw products apart
 _LARGEST = 2.0**1000
 _SAME_WAY = 1e-9  # unit rows, right to a few 1e-16, that differ by less are off by more than 1e-6 of their difference
 
@@ -23,7 +24,7 @@ def prepare(x: Matrix, kernel: Kernel, *, backend: str | None = None, threads: i
 
     Raises:
         ValueError: non-finite entries, named with their number and the first position; zero rows under Cosine;
-            features too large to centre.
+            features too large to centre, or to multiply.
         Degenerate: constant features.
     """
     return prepare_with_stats(x, kernel, backend=backend, threads=threads)[0]
@@ -51,6 +52,8 @@ def prepare_with_stats(
         raise Degenerate(x.name, "its samples all point the same way within rounding")
     if isinstance(kernel, Polynomial):
         return _polynomial(x, kernel, _exponent(stats.max_abs)), stats
+    if isinstance(kernel, CustomKernel):
+        return _custom(x, kernel, stats), stats
     block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale)
     if isinstance(kernel, RBF | Laplacian):
         median = choose("distance_median", backend=backend).function(block, threads=team)
@@ -104,3 +107,10 @@ def _polynomial(x: Matrix, kernel: Polynomial, exponent: int) -> Block:
     if largest > 0 and kernel.degree * math.log2(largest) > 480:
         raise ValueError(f"{x.name} overflows the polynomial kernel of degree {kernel.degree}: rescale its features")
     return Block(x, kernel, np.zeros(x.p), exponent, length=math.ldexp(gamma, 2 * exponent))
+
+
+def _custom(x: Matrix, kernel: CustomKernel, stats: ColumnStats) -> Block:
+    if 2 * _exponent(stats.max_abs) + math.log2(x.p) > 1000:
+        raise ValueError(f"{x.name} overflows the products that {kernel!r} is given: rescale its features")
+    far = float(stats.mean @ stats.mean) * x.n > _FAR * float(stats.sum_sq_dev.sum())
+    return Block(x, kernel, stats.mean if far else np.zeros(x.p), 0)

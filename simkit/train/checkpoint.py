@@ -17,7 +17,7 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as serialize
 from torch import nn
 
-from ..files import write_atomically
+from ..files import is_draft, write_atomically
 from .config import TrainOptions
 from .randomness import Randomness
 
@@ -50,7 +50,7 @@ def save_checkpoint(
         "epochs": records,
     }
     write_atomically(place / POINTER, json.dumps(pointer, indent=1, allow_nan=False).encode())
-    for old in (*place.glob("epoch-*"), *place.glob(".epoch-*"), *place.glob(f".{POINTER}.*")):
+    for old in (*place.glob("epoch-*"), *filter(is_draft, place.iterdir())):
         if old.name not in (weights, state):  # older states, and what a killed run left half written
             old.unlink(missing_ok=True)
 

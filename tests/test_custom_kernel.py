@@ -1,0 +1,517 @@
+"""A user's kernel inside the tiles and in the reference: what it is given, what it gives, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import oracles
+import pytest
+from tolerance import assert_close
+
+import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.backends import native_cpu
+from simkit.backends.base import Estimator
+from simkit.backends.routes import plan_pair_sums
+from simkit.compare.collect import Shape, decide
+from simkit.kernels import Kernel, check_kernel
+from simkit.metrics.cka import ForcedRoute, normalised
+from simkit.metrics.prepare import prepare
+
+numba = pytest.importorskip("numba")
+
+Array = npt.NDArray[Any]
+
+BACKENDS = ["native_cpu", "reference"]
+ESTIMATORS: list[Estimator] = ["debiased", "biased"]
+NUMBERS = numba.types.CPointer(numba.types.float64)
+SIGNATURE = numba.types.void(NUMBERS, NUMBERS, NUMBERS, numba.types.intp)
+CASES = {case.name: case for case in oracles.hazard_battery()}
+
+
+def mixed(product: float, squared_distance: float) -> float:
+    return 1 / (1 + squared_distance / 8) + math.tanh(product / 4)
+
+
+def product_alone(product: float, squared_distance: float) -> float:
+    return product
+
+
+def distance_alone(product: float, squared_distance: float) -> float:
+    return -squared_distance / 2
+
+
+@numba.njit
+def jitted(product: float, squared_distance: float) -> float:
+    return 1 / (1 + squared_distance / 8) + math.tanh(product / 4)
+
+
+@numba.cfunc(SIGNATURE)
+def tiled(products: Any, squared_distances: Any, values: Any, count: int) -> None:
+    p, d, out = (
+        numba.carray(products, count),
+        numba.carray(squared_distances, count),
+        numba.carray(values, count),
+    )
+    for i in range(count):
+        out[i] = 1 / (1 + d[i] / 8) + math.tanh(p[i] / 4)
+
+
+MIXED = sk.CustomKernel(mixed)
+PRODUCT = sk.CustomKernel(product_alone)
+TALL = sk.CustomKernel(lambda product, d: 1 / (1 + d / 8) + product / 1e4)
+DISTANCE = sk.CustomKernel(distance_alone)
+
+
+def gram_of(f: Callable[[Array, Array], Array]) -> oracles.GramOf:
+    """K of a NumPy function of products and squared distances."""
+
+    def gram(x: Array) -> Array:
+        wide = np.asarray(x).reshape(len(x), -1).astype(np.longdouble)
+        return np.asarray(f(wide @ wide.T, oracles.squared_distances(x)), dtype=np.float64)
+
+    return gram
+
+
+MIXED_GRAM = gram_of(lambda p, d: 1 / (1 + d / 8) + np.tanh(p / 4))
+
+
+def pair(n: int, p: int, q: int, dtype: Any = np.float64, seed: int = 0) -> tuple[Array, Array]:
+    r = np.random.default_rng([seed, n, p, q])
+    z = r.standard_normal((n, 3))
+    x = np.maximum(z @ r.standard_normal((3, p)) + r.standard_normal((n, p)), -0.5)
+    y = np.maximum(z @ r.standard_normal((3, q)) + r.standard_normal((n, q)), -0.5)
+    return x.astype(dtype), y.astype(dtype)
+
+
+def engine(layers: list[Array], kernel: Kernel, estimator: Estimator, forced: ForcedRoute) -> Array:
+    blocks = [prepare(as_matrix(x), kernel) for x in layers]
+    return normalised(blocks, None, estimator, forced).values
+
+
+# What it gives.
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("n", "p", "q"), [(4, 3, 2), (63, 17, 1), (150, 5, 300), (300, 40, 7)])
+def test_against_the_definition(n: int, p: int, q: int, dtype: Any, estimator: Estimator, backend: str) -> None:
+    x, y = pair(n, p, q, dtype)
+    table = oracles.hsic_matrix([x, y], estimator=estimator, gram=MIXED_GRAM)
+    scale = math.sqrt(table[0, 0] * table[1, 1])
+    got = sk.cka(x, y, kernel=MIXED, estimator=estimator, backend=backend)
+    assert_close(got, table[0, 1] / scale, "cka", np.float64, n, max(p, q))
+    got = sk.hsic(x, y, kernel=MIXED, estimator=estimator, backend=backend)
+    assert_close(got, table[0, 1], "hsic", np.float64, n, max(p, q), scale=scale)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("n", [31, 32, 33, 98, 257, 300])
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_ragged_tiles(n: int, estimator: Estimator, offset: float) -> None:
+    """Around tiles of 32, and more samples than the 256 that estimate the row means; with and without a shift."""
+    x, y = pair(n, 9, 21)
+    x, y = x + offset, y + offset
+    kernel = TALL
+    gram = gram_of(lambda p, d: 1 / (1 + d / 8) + p / 1e4)
+    want = oracles.cka_matrix([x, y], [x, y], estimator=estimator, gram=gram)
+    for forced in (
+        ForcedRoute(tile=32, threads=2),
+        ForcedRoute(tile=1) if n < 100 else ForcedRoute(tile=48),
+        ForcedRoute(),
+        ForcedRoute(backend="reference"),
+    ):
+        assert_close(engine([x, y], kernel, estimator, forced), want, "cka", np.float64, n, 21)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("offset", [0.0, 3.0, 1000.0])
+def test_the_kernels_of_simkit_as_custom_ones(offset: float, backend: str) -> None:
+    x, _ = pair(170, 6, 1)
+    _, y = pair(170, 1, 30)
+    x, y = x + offset, y + offset
+    for z in (x, y):
+        median, p = float(np.median(oracles.squared_distances(z))), z.shape[1]
+        twins: list[tuple[Kernel, Callable[[float, float], float], float]] = [
+            (sk.RBF(0.5), lambda product, d, m=median: math.exp(-d / (0.5 * m)), 1e-12),  # type: ignore[misc]
+            (sk.Laplacian(0.7), lambda product, d, m=median: math.exp(-math.sqrt(d / m) / 0.7), 1e-12),  # type: ignore[misc]
+        ]
+        if not offset:
+            twins += [
+                (sk.Linear(), product_alone, 1e-12),
+                (sk.Polynomial(3), lambda product, d, q=p: (product / q + 1) ** 3, 1e-12),  # type: ignore[misc]
+            ]
+        for kernel, f, allowed in twins:
+            own = sk.CustomKernel(f)
+            for estimator in ESTIMATORS:
+                want = sk.hsic(z, z, kernel=kernel, estimator=estimator, backend=backend)
+                got = sk.hsic(z, z, kernel=own, estimator=estimator, backend=backend)
+                assert got == pytest.approx(want, rel=allowed)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", CASES)
+def test_distances_on_the_hazard_battery(name: str, estimator: Estimator, backend: str) -> None:
+    """-d²/2 is the linear kernel but for terms of one sample alone, which both estimators are blind to."""
+    x, y = CASES[name].x, CASES[name].y
+    want = oracles.cka(x, y, estimator=estimator)
+    got = sk.cka(x, y, kernel=DISTANCE, estimator=estimator, backend=backend)
+    assert_close(got, want, "cka", np.float64, *x.shape)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", [name for name in CASES if "+1000" not in name and "1e5" not in name])
+def test_products_on_the_hazard_battery(name: str, estimator: Estimator, backend: str) -> None:
+    """Raw products keep fewer digits of the centred ones the farther the features are from zero."""
+    x, y = CASES[name].x, CASES[name].y
+    want = oracles.cka(x, y, estimator=estimator)
+    got = sk.cka(x, y, kernel=PRODUCT, estimator=estimator, backend=backend)
+    assert_close(got, want, "cka", np.float32, *x.shape)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scale", [1e-100, 1e-6, 1.0, 1e9, 1e70])
+def test_the_units_are_those_of_the_rows(scale: float, backend: str) -> None:
+    x, y = pair(80, 5, 12)
+    for kernel, gram in ((PRODUCT, gram_of(lambda p, d: p)), (DISTANCE, gram_of(lambda p, d: -d / 2))):
+        want = oracles.hsic(x, y, estimator="debiased", gram=gram)
+        got = sk.hsic(scale * x, y, kernel=kernel, backend=backend)
+        assert got == pytest.approx(scale**2 * want, rel=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_equal_rows_are_at_distance_zero_and_dead_rows_have_product_zero(offset: float, backend: str) -> None:
+    """Exactly, also where the offset of the others makes distances be formed of centred rows."""
+    r = np.random.default_rng(1)
+    x = r.standard_normal((40, 7)) + offset
+    x = np.concatenate([x, x[:25], np.zeros((2, 7))])[r.permutation(67)]
+    same = sk.CustomKernel(lambda product, d: 1.0 if d == 0 else 0.0)
+    dead = sk.CustomKernel(lambda product, d: 1.0 if product == 0 else 0.0)
+    equal = np.all(x[:, None] == x[None], axis=-1).astype(float)
+    zero = (~x.any(axis=1)[:, None] | ~x.any(axis=1)[None]).astype(float)
+    for estimator in ESTIMATORS:
+        for kernel, k in ((same, equal), (dead, zero)):
+            want = oracles.hsic(x, x, estimator=estimator, gram=lambda _, k=k: k)  # type: ignore[misc]
+            got = sk.hsic(x, x, kernel=kernel, estimator=estimator, backend=backend)
+            assert got == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_near_duplicates_far_from_zero(backend: str) -> None:
+    r = np.random.default_rng(2)
+    base = 1e6 * r.standard_normal((40, 3))
+    x = np.concatenate([base, base, base + 1e-3 * r.standard_normal((40, 3))]) + 1e8
+    narrow = sk.CustomKernel(lambda product, d: math.exp(-d * 1e6))
+    want = oracles.hsic(x, x, estimator="debiased", gram=gram_of(lambda p, d: np.exp(-d * 1e6)))
+    assert sk.hsic(x, x, kernel=narrow, backend=backend) == pytest.approx(want, rel=1e-9)
+
+
+# Paths and forms.
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_three_forms_give_the_same_bits(estimator: Estimator, backend: str) -> None:
+    x, y = pair(333, 20, 50, np.float32)
+    kernels = [MIXED, sk.CustomKernel(jitted), sk.CustomKernel(tiled)]
+    first, *others = [
+        [call(x, y, kernel=kernel, estimator=estimator, backend=backend) for call in (sk.cka, sk.hsic)]
+        for kernel in kernels
+    ]
+    assert others == [first, first]
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_threads_and_layouts_change_no_bit(offset: float) -> None:
+    x, y = pair(333, 20, 50, np.float32)
+    x, y = x + np.float32(offset), y + np.float32(offset)
+    padded = np.zeros((666, 60), dtype=np.float32)
+    padded[::2, ::3] = x
+    want = sk.hsic(x, y, kernel=MIXED, threads=1)
+    for view in (x, np.asfortranarray(x), padded[::2, ::3], x[::-1][::-1], x.reshape(333, 4, 5)):
+        assert {sk.hsic(view, y, kernel=MIXED, threads=threads) for threads in (1, 2, 3, 7)} == {want}
+    assert sk.hsic(x, x.astype(np.float64), kernel=MIXED) == sk.hsic(x, x, kernel=MIXED)
+    tiles = [engine([x, y], MIXED, "debiased", ForcedRoute(tile=24, threads=t)) for t in (1, 3)]
+    assert np.array_equal(*tiles)
+
+
+def test_a_matrix_of_layers(tmp_path: Path) -> None:
+    layers = {f"l{p}": pair(200, p, 1)[0] for p in (1, 8, 90)} | {
+        "flat": np.ones((200, 3)),
+        "far": pair(200, 4, 1)[0] + 99,
+    }
+    measure = sk.CKA(MIXED)
+    matrix = sk.similarity_matrix(layers, measure=measure)
+    assert matrix.backend == "native_cpu"
+    assert matrix.measure == "CKA(kernel=CustomKernel(mixed), estimator='debiased')"
+    assert set(matrix.degenerate) == {("row", "flat"), ("column", "flat")}
+    for a, x in layers.items():
+        for b, y in layers.items():
+            if "flat" in (a, b):
+                assert math.isnan(matrix[a, b])
+            else:
+                assert matrix[a, b] == pytest.approx(sk.cka(x, y, kernel=MIXED), abs=1e-12)
+    across = sk.similarity_matrix({"l8": layers["l8"]}, layers, measure=measure, backend="reference")
+    assert np.allclose(across.values[0], matrix.values[1], rtol=0, atol=1e-11, equal_nan=True)
+    assert measure.score(measure.prepare(as_matrix(layers["l8"])), measure.prepare(as_matrix(layers["far"]))) == (
+        pytest.approx(matrix["l8", "far"], abs=1e-12)
+    )
+    matrix.save(tmp_path / "m.safetensors")
+    assert sk.SimilarityMatrix.load(tmp_path / "m.safetensors").measure == matrix.measure
+
+
+def test_the_workspace_holds_the_arguments() -> None:
+    x, _ = pair(500, 6, 1)
+    blocks = {kernel: [prepare(as_matrix(x), kernel)] for kernel in (MIXED, sk.RBF())}
+    custom, rbf = (plan_pair_sums(of, None, tile=100) for of in blocks.values())
+    assert custom.bytes == rbf.bytes + 2 * 8 * 100**2
+    assert (custom.name, custom.products) == ("sample", "float64")
+    small = plan_pair_sums(blocks[MIXED], None, memory=100_000)
+    assert small.bytes <= 100_000
+    with pytest.raises(ValueError, match="feature-space route needs a linear kernel"):
+        plan_pair_sums(blocks[MIXED], None, route="feature")
+
+
+def test_comparisons_of_models_spool_their_features() -> None:
+    decision = decide(Shape((8,), (8,), 64, 1000), sk.CKA(MIXED), memory=10**8, mode="exact")
+    assert decision.way == "spool"
+    assert "CKA(kernel=CustomKernel(mixed), estimator='debiased') needs all 1000 rows" in decision.reason
+
+
+def test_the_function_stays_while_the_kernel_is_in_use() -> None:
+    x, y = pair(120, 5, 6)
+
+    def made(c: float) -> sk.CustomKernel:
+        function = numba.njit(lambda product, d: 1 / (1 + c * d))
+        return sk.CustomKernel(lambda product, d: function(product, d))
+
+    want = [sk.cka(x, y, kernel=made(c)) for c in (0.1, 0.2)]
+    kernels = [made(c) for c in (0.1, 0.2)]
+    blocks = [[prepare(as_matrix(z), kernel) for z in (x, y)] for kernel in kernels]
+    bound = [[native_cpu._bound(block) for block in of] for of in blocks]
+    del kernels, blocks
+    gc.collect()
+    for given, score in zip(bound, want, strict=True):
+        values, own, _, bad = native_cpu._core().pair_sums(
+            rows=given[:1],
+            columns=given[1:],
+            debiased=True,
+            sample_space=True,
+            double_products=True,
+            tile=48,
+            threads=2,
+        )
+        assert bad is None
+        assert values[0, 0] / math.sqrt(own[0] * own[1]) == pytest.approx(score, abs=1e-12)
+
+
+# Greedy orders.
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_greedy_orders_run_in_the_reference(estimator: Estimator, backend: str | None) -> None:
+    x, _ = pair(60, 8, 1)
+    kernel = sk.CustomKernel(lambda product, d: (product / 8 + 1) ** 3)
+    for units in (None, 4):
+        found = sk.greedy_cka(x, kernel=kernel, units=units, estimator=estimator, backend=backend)
+        want = sk.greedy_cka(x, kernel=sk.Polynomial(3), units=units, estimator=estimator)
+        assert found.order.tolist() == want.order.tolist()
+        assert found.cka[:-1] == pytest.approx(want.cka[:-1], abs=1e-9)
+    ran = {step.op: step for step in found.plan.steps}
+    for op in ("candidate_sums", "pack_centred"):
+        assert ran[op].backend == "reference"
+        native = f"native_cpu: there is no native {op} of {kernel!r}"
+        assert ran[op].reason.split(";")[0] == ("asked for" if backend else native)
+    assert ran["column_stats"].backend == (backend or "native_cpu")
+
+
+def test_greedy_orders_at_an_offset_see_raw_rows() -> None:
+    x, _ = pair(60, 5, 1)
+    d = sk.greedy_cka(x + 1e4, kernel=DISTANCE)
+    linear = sk.greedy_cka(x + 1e4)
+    assert d.order.tolist() == linear.order.tolist()
+    assert d.cka[:-1] == pytest.approx(linear.cka[:-1], abs=1e-9)
+
+
+def test_a_native_greedy_order_is_refused() -> None:
+    sentence = (
+        r"^no backend runs candidate_sums: native_cpu: there is no native candidate_sums of CustomKernel\(mixed\)$"
+    )
+    with pytest.raises(NotImplementedError, match=sentence):
+        sk.greedy_cka(pair(30, 4, 1)[0], kernel=MIXED, backend="native_cpu")
+    with pytest.raises(ValueError, match=r"^x is degenerate: "):
+        sk.greedy_cka(pair(30, 4, 1)[0], kernel=sk.CustomKernel(lambda product, d: 1.0))
+
+
+# What is refused.
+
+
+def numberless(product: float, squared_distance: float) -> str:
+    return "one"
+
+
+REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: 3, r"CustomKernel\(f=\) must be a function of product and squared_distance, not 3"),
+    (lambda: None, r"CustomKernel\(f=\) must be a function of product and squared_distance, not None"),
+    (
+        lambda: numba.cfunc("f8(f8, f8)")(product_alone),
+        r"CustomKernel\(f=product_alone\) has the signature \(float64, float64\) -> float64, and must have "
+        r"\(float64\*, float64\*, float64\*, int64\) -> none",
+    ),
+    (lambda: numberless, r"CustomKernel\(f=numberless\) must return a real number, not .*"),
+    (lambda: lambda p, d: 1j * p, r"CustomKernel\(f=.*<lambda>\) must return a real number, not complex128"),
+    (lambda: lambda p: p, r"numba cannot compile CustomKernel\(f=.*<lambda>\): .*too many positional arguments.*"),
+    (lambda: lambda p, d: undefined(p), r"numba cannot compile CustomKernel\(f=.*<lambda>\): .*'undefined'.*"),  # type: ignore[name-defined]  # noqa: F821
+    (lambda: np.add, r"numba cannot compile CustomKernel\(f=add\): .* is not a function .*"),
+    (lambda: max, r"numba cannot compile CustomKernel\(f=max\): .* is not a function .*"),
+]
+
+
+@pytest.mark.parametrize(("make", "sentence"), REFUSED)
+def test_what_is_no_kernel(make: Callable[[], Any], sentence: str) -> None:
+    with pytest.raises(TypeError, match=f"^{sentence}$") as caught:
+        sk.CustomKernel(make())
+    assert "\n" not in str(caught.value)
+
+
+def test_numba_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ImportError, match=r"^CustomKernel needs numba \(.*\): pip install 'simkit\[numba\]'$"):
+        sk.CustomKernel(mixed)
+
+
+@pytest.mark.parametrize("given", [mixed, sk.CustomKernel])
+def test_a_bare_function_is_no_kernel(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"write simkit.CustomKernel\(f\) for a function f of product and squared_dist"):
+        check_kernel(given)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_values_that_are_not_finite(backend: str) -> None:
+    x, y = pair(300, 5, 6)
+    inverse = sk.CustomKernel(lambda product, d: 1 / d)
+    for threads in (1, 3):
+        with pytest.raises(ValueError, match=r"is inf for x, at product=\d.* and squared_distance=0.0: a kernel must"):
+            sk.cka(x, y, kernel=inverse, backend=backend, threads=threads)
+    y[280], y[290] = 100.0, -100.0
+    root = sk.CustomKernel(lambda product, d: math.sqrt(product + 5e4))
+    want = r"^CustomKernel\(.*\) is nan for y, at product=-60000.0 and squared_distance=240000.0: a kernel must"
+    told = set()
+    for threads in (1, 2, 3):
+        with pytest.raises(ValueError, match=want) as caught:
+            sk.hsic(x, y, kernel=root, backend=backend, threads=threads)
+        told.add(str(caught.value))
+    assert len(told) == 1
+    with pytest.raises(
+        ValueError, match=r"is 2e\+144 for x, at product=.*: a kernel must be finite, and below 1e\+144"
+    ):
+        sk.cka(x, y, kernel=sk.CustomKernel(lambda product, d: 2e144), backend=backend)
+    with pytest.raises(ValueError, match=r" is nan for second, at "):
+        sk.similarity_matrix({"a": x}, {"first": x, "second": y}, measure=sk.CKA(root), backend=backend)
+    with pytest.raises(ValueError, match=r" is nan for b, at "):
+        sk.similarity_matrix({"a": x, "b": y}, measure=sk.CKA(root), backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_exception_counts_as_nan(backend: str) -> None:
+    x, y = pair(100, 5, 6)
+    divides = sk.CustomKernel(numba.njit(lambda product, d: 1 / d))  # numba's own default: ZeroDivisionError
+    for threads in (1, 3):
+        with pytest.raises(
+            ValueError, match=r" is nan for x, at .*: a kernel must be finite, and below 1e\+144 in size$"
+        ):
+            sk.cka(x, y, kernel=divides, backend=backend, threads=threads)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_exception_in_a_greedy_order() -> None:
+    with pytest.raises(
+        ValueError, match=r" is inf for conv, at .*: a kernel must be finite, and below 1e\+144 in size$"
+    ):
+        sk.greedy_cka({"conv": pair(30, 4, 1)[0]}, kernel=sk.CustomKernel(lambda product, d: 1 / d))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_overflows_or_is_constant(backend: str) -> None:
+    x, y = pair(40, 5, 6)
+    with pytest.raises(ValueError, match=r"^y overflows the products that CustomKernel\(mixed\) is given: rescale its"):
+        sk.cka(x, 1e155 * y, kernel=MIXED, backend=backend)
+    with pytest.raises(ValueError, match=r"^y is degenerate: every feature is constant over the samples$"):
+        sk.cka(x, np.ones((40, 2)), kernel=MIXED, backend=backend)
+    assert sk.hsic(x, np.ones((40, 2)), kernel=MIXED, backend=backend) == 0.0
+    uniform = "its kernel differs so little from one pair of samples to another that its squares vanish in float64"
+    for value in (0.0, 1.0, 1e-170):
+        constant = sk.CustomKernel(lambda product, d, value=value: value)
+        for estimator in ESTIMATORS:
+            with pytest.raises(ValueError, match=rf"^x is degenerate: ({uniform}|its \w+ HSIC with itself is zero.*)$"):
+                sk.cka(x, y, kernel=constant, estimator=estimator, backend=backend)
+            assert abs(sk.hsic(x, y, kernel=constant, estimator=estimator, backend=backend)) <= 1e-30
+    matrix = sk.similarity_matrix({"x": x, "y": y}, measure=sk.CKA(constant), backend=backend)
+    assert ("row", "x") in matrix.degenerate
+    assert np.isnan(matrix.values).all()
+
+
+def test_the_binding_checks_its_function() -> None:
+    block: dict[str, Any] = {"x": np.ones((3, 2)), "dtype": "float64", "mapped": False, "shift": np.zeros(2)}
+    block |= {"row_scale": None, "scale": 1.0, "length": 1.0, "coef0": 0.0, "degree": 1, "owner": None}
+    for kernel, function in (("custom", 0), ("rbf", MIXED.address)):
+        with pytest.raises(ValueError, match=r"^a custom kernel is a function$"):
+            native_cpu._core().Block(**block, kernel=kernel, function=function)
+
+
+# As a value.
+
+
+def test_kernels_of_one_function_are_equal() -> None:
+    assert sk.CustomKernel(mixed) == MIXED != PRODUCT
+    assert len({MIXED, sk.CustomKernel(mixed), sk.CustomKernel(tiled), sk.CustomKernel(tiled)}) == 2
+    assert repr(MIXED) == "CustomKernel(mixed)"
+    assert repr(sk.CustomKernel(tiled)) == "CustomKernel(tiled)"
+    assert repr(sk.CustomKernel(jitted)) == "CustomKernel(jitted)"
+    assert copy.copy(MIXED) is copy.deepcopy(MIXED) is MIXED
+    assert copy.deepcopy(sk.CKA(sk.CustomKernel(tiled))) == sk.CKA(sk.CustomKernel(tiled))
+    with pytest.raises(AttributeError):
+        MIXED.f = jitted  # type: ignore[misc]
+
+
+def test_what_a_kernel_is_pickled_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this_module())
+    x, y = pair(50, 4, 5)
+    for kernel in (MIXED, sk.CustomKernel(jitted)):
+        again = pickle.loads(pickle.dumps(sk.CKA(kernel)))
+        assert sk.cka(x, y, kernel=again.kernel) == sk.cka(x, y, kernel=kernel)
+    assert pickle.loads(pickle.dumps(MIXED)) == MIXED
+    with pytest.raises(
+        TypeError, match=r"^CustomKernel\(tiled\) cannot be pickled: it holds a cfunc, which is machine"
+    ):
+        pickle.dumps(sk.CustomKernel(tiled))
+    with pytest.raises(TypeError, match=r"cannot be pickled: its function is not at the top level of a module$"):
+        pickle.dumps(sk.CustomKernel(lambda product, d: d))
+
+
+def _this_module() -> Any:
+    module = type(sys)(__name__)
+    module.mixed = mixed  # type: ignore[attr-defined]
+    return module
+
+
+def test_elementwise() -> None:
+    products, distances = np.arange(6.0).reshape(2, 3), np.arange(3.0)
+    want = [[mixed(products[i, j], distances[j]) for j in range(3)] for i in range(2)]
+    assert MIXED(products, distances) == pytest.approx(np.array(want), rel=1e-15)
+    assert MIXED(products.T[::-1], distances[:, None]).shape == (3, 2)
