@@ -158,21 +158,23 @@ __attribute__((target("avx512f"))) void transpose_avx512(const float* in, std::i
     transpose_plain<float, 16>(in + k, ld, depth - k, out + k * width, width);
 }
 
+// Columns k, k + 16, ... from where rows that lie whole cache lines apart begin a line, so that each is fetched once:
+// the processor has few places for lines that lie a power of two apart. The first and the last sixteen may overlap
+// others.
 __attribute__((target("avx512f"))) void shift_transpose_avx512(const float* const* rows, const float* shift,
                                                                float scale, std::int64_t depth, float* out,
                                                                std::int64_t width) {
+    if (depth < 16) return shift_transpose_plain<float, 16>(rows, shift, scale, depth, out, width);
     const __m512 factor = _mm512_set1_ps(scale);
-    std::int64_t k = 0;
-    for (; k + 16 <= depth; k += 16) {
-        const __m512 middle = _mm512_loadu_ps(shift + k);
+    const auto off = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(rows[0]) / sizeof(float) % 16);
+    for (std::int64_t k = 0, next = 16 - off; k < depth; k = next, next += 16) {
+        const std::int64_t at = std::min(k, depth - 16);
+        const __m512 middle = _mm512_loadu_ps(shift + at);
         __m512 r[16];
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) r[i] = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(rows[i] + k), middle), factor);
-        store_transposed(r, out + k * width, width);
+        for (int i = 0; i < 16; ++i) r[i] = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(rows[i] + at), middle), factor);
+        store_transposed(r, out + at * width, width);
     }
-    const float* rest[16];
-    for (int i = 0; i < 16; ++i) rest[i] = rows[i] + k;
-    shift_transpose_plain<float, 16>(rest, shift + k, scale, depth - k, out + k * width, width);
 }
 #endif
 

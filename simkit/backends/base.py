@@ -119,6 +119,7 @@ class Route:
     multiply_adds: int
     bytes: int
     reason: str
+    shared: bool = False  # sample space: all workers on one tile, which may be larger, instead of one tile each
 
 
 @dataclass(frozen=True)
