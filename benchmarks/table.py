@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,15 +37,23 @@ def one_run(path: Path) -> dict[str, Result]:
 
 
 def render(results: dict[str, Result]) -> str:
-    """Everything between the markers."""
+    """Everything between the markers.
+
+    Raises:
+        ValueError: a result of a kind that has no table.
+    """
     kinds = {
         "hazards": hazards,
         "workload": None,
+        "errors": errors,
         "routes": routes,
         "growth": growth,
         "correspondence": correspondence,
         "import": imports,
     }
+    strange = next((result for result in results.values() if result["kind"] not in kinds), None)
+    if strange is not None:
+        raise ValueError(f"there is no table for {strange['key']!r} of kind {strange['kind']!r}")
     parts: list[str] = []
     workloads = sorted((r for r in results.values() if r["kind"] == "workload"), key=_order)
     for kind, function in kinds.items():
@@ -115,6 +124,24 @@ def _contestant(row: Result) -> str:
     ratio = "" if row["ratio_to_simkit"] == 1.0 else _ratio(row["ratio_to_simkit"])
     error = _error(row["error"])
     return _line([row["name"], _time(row["seconds"]) + once, _ratio(row["ratio_to_limit"]), ratio, error, memory])
+
+
+def errors(result: Result) -> str:
+    """Errors of every contestant, by measure and condition of the features."""
+    rows = result["rows"]
+    names = list(dict.fromkeys(name for row in rows for name in row["errors"]))
+    lines = [
+        f"**Accuracy by condition.** Absolute errors for two layers of {result['sizes']['p']}, n ="
+        f" {result['sizes']['n']:,}, float64, whose correlations are known by construction; kept: the directions that"
+        " simkit took for more than rounding.",
+        "",
+        _line(["measure", "condition", *names, "kept", "simkit's route"]),
+        _line(["---", "---:", *["---:"] * len(names), "---:", "---"]),
+    ]
+    for row in rows:
+        cells = [_error(row["errors"][name]) for name in names]
+        lines.append(_line([row["measure"], f"{row['condition']:.0e}", *cells, str(row["kept"]), row["route"]]))
+    return "\n".join([*lines, "", _origin(result)])
 
 
 def correspondence(result: Result) -> str:
@@ -191,8 +218,8 @@ def growth(result: Result) -> str:
 
 
 def _order(result: Result) -> tuple[int, str]:
-    digits = result["key"].removeprefix("W")
-    return (int(digits), "") if digits.isdigit() else (1000, result["key"])
+    number = re.match(r"W(\d+)", result["key"])
+    return (int(number[1]) if number else 1000, result["key"])
 
 
 def _missing(rows: Sequence[Result]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,19 @@ RUN = {
                 {"name": "absent", "missing": "not installed"},
             ],
             "notes": ["a note"],
-        }
+        },
+        {
+            "kind": "errors",
+            "key": "W6 errors",
+            "full": True,
+            "sizes": {"n": 1500, "p": 64},
+            "rows": [
+                {"measure": "mean CCA", "condition": 1e4, "route": "Gram", "kept": 64,
+                 "errors": {"simkit": 3e-16, "quick": 0.1, "lost": "nan"}},
+                {"measure": "mean CCA", "condition": 1e12, "route": "QR", "kept": 63,
+                 "errors": {"simkit": 0.0, "quick": None, "lost": "nan"}},
+            ],
+        },
     ],
 }  # fmt: skip
 
@@ -67,6 +80,9 @@ def test_stale_then_written_then_fresh(readme: Path) -> None:
     assert "| slow | 9,900 s (once) | 12,345 | 10,288 | nan |  |" in text
     assert "| broken | ValueError: a / b |  |  |  |  |" in text
     assert "Not installed in this run: absent." in text
+    assert "| measure | condition | simkit | quick | lost | kept | simkit's route |" in text
+    assert "| mean CCA | 1e+04 | 3e-16 | 1e-1 | nan | 64 | Gram |" in text
+    assert "| mean CCA | 1e+12 | 0 |  | nan | 63 | QR |" in text
 
 
 def test_the_newest_full_result_counts(readme: Path) -> None:
@@ -76,6 +92,35 @@ def test_the_newest_full_result_counts(readme: Path) -> None:
         run = RUN | {"results": [RUN["results"][0] | {"full": full, "title": title}]}  # type: ignore[index, operator]
         (folder / f"{name}.json").write_text(json.dumps(run), encoding="utf-8")
     assert table.newest(folder)["W2"]["title"] == "later"
+
+
+def test_the_newest_of_every_benchmark_is_shown(readme: Path) -> None:
+    """Records hold what one run measured: the table takes each result from the newest that has it, in their order."""
+    folder = readme.parent / "results"
+    for name, keys in (("20260101", ("W1", "W2")), ("20260103", ("W10", "W9 exact", "W6 SVCCA"))):
+        results = [RUN["results"][0] | {"key": key, "title": f"{key} of {name}"} for key in keys]  # type: ignore[index, operator]
+        (folder / f"{name}.json").write_text(json.dumps(RUN | {"results": results}), encoding="utf-8")
+    text = table.render(table.newest(folder))
+    titles = [line.split(": ")[1].split(" (")[0] for line in text.splitlines() if line.startswith("W")]
+    assert titles == [
+        "W1 of 20260101",
+        "greedy order",
+        "W6 SVCCA of 20260103",
+        "W9 exact of 20260103",
+        "W10 of 20260103",
+    ]
+    assert "Accuracy by condition" in text
+
+
+def test_every_kind_of_result_is_shown() -> None:
+    """What a benchmark records, the table shows; a kind that it does not know is refused."""
+    sources = Path(__file__).parent.glob("*.py")
+    kinds = {kind for path in sources for kind in re.findall(r'"kind": "(\w+)"', path.read_text(encoding="utf-8"))}
+    for kind in kinds - {"nobody"}:
+        with pytest.raises((KeyError, TypeError)):  # known, but without what its table shows
+            table.render({"x": {"kind": kind, "key": "x"}})
+    with pytest.raises(ValueError, match="there is no table for 'x' of kind 'nobody'"):
+        table.render({"x": {"kind": "nobody", "key": "x"}})
 
 
 def test_markers_must_be_there() -> None:

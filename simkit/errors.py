@@ -1,4 +1,4 @@
-"""Warnings that simkit raises; errors are the built-in ``ValueError``, ``TypeError`` and ``NotImplementedError``."""
+"""Warnings that simkit raises; errors are ``ValueError``, ``TypeError``, ``NotImplementedError`` or kinds of them."""
 
 
 class SimkitWarning(UserWarning):
@@ -11,3 +11,22 @@ class EstimateWarning(SimkitWarning):
 
 class DegenerateWarning(SimkitWarning):
     """A representation carries no information for the measure asked for."""
+
+
+class TooLittleMemory(ValueError):
+    """``memory=`` leaves less than a piece of work needs at least.
+
+    Attributes:
+        memory: what was allowed, in words.
+        work: what was to be done, in words.
+        needed: bytes.
+    """
+
+    def __init__(self, memory: str, work: str, needed: int) -> None:
+        super().__init__(memory, work, needed)
+        self.memory = memory
+        self.work = work
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return f"memory={self.memory} is too little: {self.work} needs {self.needed}"

@@ -45,6 +45,17 @@ def test_every_example_is_tested() -> None:
     assert scripts == {"compare_two_models.py", "rank_neurons.py", "prune_and_finetune.py"}
 
 
+@pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(script: str, tmp_path: Path) -> None:
+    ending = ".safetensors" if script.startswith("prune") else ".png"
+    for out, sentence in ((f"none/x{ending}", "there is no folder 'none'"), ("x.docx", f"must end in {ending}")):
+        command = [sys.executable, EXAMPLES / script, "--out", out]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert sentence in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_compare_two_models(tmp_path: Path) -> None:
     out = run("compare_two_models.py", tmp_path, "--out", "heatmap.png")
     assert min(percentages(out)) > 90

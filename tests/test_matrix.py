@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import tracemalloc
 from pathlib import Path
@@ -18,6 +19,7 @@ from tolerance import assert_close
 import simkit as sk
 from simkit.backends.base import Plan, Step
 from simkit.backends.routes import parse_memory
+from simkit.errors import TooLittleMemory
 from simkit.metrics.cca import R2CCA, MeanCCA
 from simkit.metrics.linear_regression import LinearRegression
 from simkit.metrics.nbs import NBS
@@ -309,3 +311,18 @@ def test_where_nothing_can_be_written(layers: dict[str, Array], write: str, name
     with pytest.raises(IsADirectoryError, match=rf"^the output '.*/{name}' is a folder: name a file$"):
         getattr(m, write)(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_too_little_memory_tells_its_numbers() -> None:
+    layers = {str(k): np.random.default_rng(k).standard_normal((200, 6)) for k in range(3)}
+    for measure, work in ((sk.CKA(), "comparing 3 layers of 200 samples"), (NBS(), "of 200 samples by NBS()")):
+        with pytest.raises(TooLittleMemory) as caught:
+            sk.similarity_matrix(layers, measure=measure, memory=1000)
+        error = caught.value
+        assert work in error.work
+        assert str(error) == f"memory=1000 bytes is too little: {error.work} needs {error.needed}"
+        sk.similarity_matrix(layers, measure=measure, memory=error.needed)
+        with pytest.raises(ValueError, match="is too little"):
+            sk.similarity_matrix(layers, measure=measure, memory=error.needed - 1)
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), again.needed) == (str(error), error.needed)

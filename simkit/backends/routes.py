@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import TooLittleMemory
 from ..kernels import Cosine, CustomKernel, Linear, as_integer
 from .base import Block, Precision, Route, RouteName
 
@@ -137,7 +138,7 @@ def plan_pair_sums(
     Nothing but the number of workers depends on ``threads``, so that the answer does not.
 
     Raises:
-        ValueError: the smallest workspace is larger than ``memory``.
+        TooLittleMemory: the smallest workspace is larger than ``memory``.
     """
     blocks = [*rows, *(columns or ())]
     n, m = blocks[0].n, len(blocks)
@@ -166,9 +167,7 @@ def plan_pair_sums(
     size = tile or sample_tile(n, m, max(widths), products, memory, mapped_row_bytes, custom=custom)
     space = sample_workspace(m, n, max(widths), size, products, mapped_row_bytes, custom=custom)
     if memory is not None and tile is None and space.total(1) > memory:
-        raise ValueError(
-            f"memory={memory} bytes is too little: comparing {m} layers of {n} samples needs {space.total(1)}"
-        )
+        raise TooLittleMemory(f"{memory} bytes", f"comparing {m} layers of {n} samples", space.total(1))
     shared = m >= SHARED
     workers = space.workers(min(threads, m if shared else _square(n, size)), ROOM if memory is None else memory)
     reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"

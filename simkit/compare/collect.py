@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from ..arrays import Matrix
 from ..backends.base import Block
 from ..backends.routes import FLOAT64_COST, default_threads, plan_pair_sums
+from ..errors import TooLittleMemory
 from ..kernels import Linear
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure, check_memory
@@ -123,7 +123,7 @@ def check_engine(
     """Plan what follows for ``rows`` samples now, so that too little memory is said before the models have run.
 
     Raises:
-        ValueError: the smallest workspace is larger than ``memory`` leaves.
+        TooLittleMemory: the smallest workspace is larger than ``memory`` leaves.
     """
 
     def grown(layers: Sequence[Matrix]) -> list[Matrix]:
@@ -147,22 +147,15 @@ def check_engine(
     )
 
 
-def in_full(error: ValueError, decision: Decision, asked: str, features: int | None) -> ValueError:
-    """The engine's sentence on its share of the memory as one on all of it: what was asked for, what is needed.
+def in_full(error: TooLittleMemory, decision: Decision, asked: str, features: int | None) -> TooLittleMemory:
+    """The engine's error about its share of the memory as one about all of it: what was asked for, what is needed.
 
     ``features`` are the bytes of all features, which lie in memory once a larger budget has room for them.
     """
-    found = _TOO_LITTLE.fullmatch(str(error))
-    if found is None:
-        return error
-    needed = math.ceil(int(found["needed"]) / FOR_ENGINE) + 1  # one byte for what rounding takes
+    needed = math.ceil(error.needed / FOR_ENGINE) + 1  # one byte for what rounding takes
     if features is not None and features <= needed * IN_MEMORY:
         needed += features
-    asked = asked or f"{decision.memory} bytes (of what is free)"
-    return ValueError(f"memory={asked} is too little: {found['what']} needs {needed}")
-
-
-_TOO_LITTLE = re.compile(r"memory=\d+ bytes is too little: (?P<what>.*) needs (?P<needed>\d+)", re.DOTALL)
+    return TooLittleMemory(asked or f"{decision.memory} bytes (of what is free)", error.work, needed)
 
 
 def _costs(shape: Shape) -> tuple[float, float]:

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..arrays import Matrix
+from ..errors import TooLittleMemory
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure
 from .activations import Recorder
@@ -183,12 +184,9 @@ class Run:
         assert self._decision is not None  # what is planned or computed here comes after it
         try:
             yield
-        except ValueError as error:
+        except TooLittleMemory as error:
             in_folder = self._checkpoint is not None
-            told = in_full(error, self._decision, self._options.asked_memory, None if in_folder else features)
-            if told is error:
-                raise
-            raise told from None
+            raise in_full(error, self._decision, self._options.asked_memory, None if in_folder else features) from None
 
     def _described(self, result: SimilarityMatrix) -> SimilarityMatrix:
         """The result with the layers that gave no features as NaN, and with notes on what was done."""

@@ -17,10 +17,16 @@ from ..compare.matrix import SimilarityMatrix
 from ..files import writable, write_atomically
 
 PICTURES = (".png", ".pdf", ".svg")
+MATRICES = (*PICTURES, ".csv", ".json", ".safetensors")
 MATRIX_FORMAT = "simkit similarity matrix 1"
 
 
-def check_output(path: str | os.PathLike[str], *, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
+def check_output(
+    path: str | os.PathLike[str],
+    *,
+    inputs: Sequence[str | os.PathLike[str]] = (),
+    endings: Sequence[str] = MATRICES,
+) -> None:
     """Refuse, before any work is done, a file that :func:`write_matrix` could not write.
 
     Raises:
@@ -28,7 +34,6 @@ def check_output(path: str | os.PathLike[str], *, inputs: Sequence[str | os.Path
             :func:`simkit.files.writable`. ImportError: a picture without matplotlib.
     """
     file = Path(path)
-    endings = (*PICTURES, ".csv", ".json", ".safetensors")
     if file.suffix.lower() not in endings:
         raise ValueError(f"the output {os.fspath(path)!r} must end in {', '.join(endings)}")
     writable(file)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..arrays import FloatArray, Matrix
 from ..backends.base import Plan, Step
+from ..errors import TooLittleMemory
 
 
 class Degenerate(ValueError):
@@ -66,7 +67,7 @@ def check_memory(measure: Measure, layers: Sequence[Matrix], memory: int | None)
     """The bytes that the loop over prepared ``layers`` takes at most; None for a measure that does not say.
 
     Raises:
-        ValueError: more than ``memory``.
+        TooLittleMemory: more than ``memory``.
     """
     need = getattr(measure, "need", None)
     if need is None:
@@ -74,10 +75,8 @@ def check_memory(measure: Measure, layers: Sequence[Matrix], memory: int | None)
     needs: list[Need] = [need(layer) for layer in layers]
     needed = sum(one.held for one in needs) + max(one.working for one in needs)
     if memory is not None and needed > memory:
-        raise ValueError(
-            f"memory={memory} bytes is too little: comparing {len(layers)} layers of {layers[0].n} samples "
-            f"by {measure!r} needs {needed}"
-        )
+        work = f"comparing {len(layers)} layers of {layers[0].n} samples by {measure!r}"
+        raise TooLittleMemory(f"{memory} bytes", work, needed)
     return needed
 
 
