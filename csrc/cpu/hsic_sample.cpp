@@ -1,6 +1,7 @@
 // Sample space: per tile of the n x n plane one product per block, stacked as a panel whose own Gram adds into P.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <type_traits>
@@ -151,14 +152,15 @@ class Worker {
           traces_(m_),
           squares_(m_) {}
 
-    void work(std::int64_t t) {
+    template <class Pause>
+    void work(std::int64_t t, const Pause& pause) {
         locate(t);
         const std::int64_t size = ti_ * tj_;
         bad_.reset();
         for (std::int64_t b = 0; b < m_; ++b) {
             T* c = panel_.data() + b * size;
             product_tile(problem_.blocks[b], i0_, ti_, problem_.blocks[b], j0_, tj_, i0_ == j0_, strips_, c,
-                         b + 1 < m_ ? &problem_.blocks[b + 1] : nullptr);
+                         b + 1 < m_ ? &problem_.blocks[b + 1] : nullptr, std::ref(pause));
             if constexpr (std::is_same_v<T, double>) finish_kernel(b, c);
             traces_[b] = 0.0;
             for (std::int64_t i = 0; i0_ == j0_ && i < ti_; ++i) {
