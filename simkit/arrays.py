@@ -1,7 +1,8 @@
 """Arrays of any framework -> :class:`Matrix` ``[n, p]``. The one door: what is wrong with an input is said here.
 
 No framework is imported: a torch tensor proves by existing that torch is loaded. Nothing is copied where the layout
-allows (any strides; float16, bfloat16, float32, float64). Integers and booleans are cast exactly.
+allows (any strides; float16, bfloat16, float32, float64), from a CUDA device neither. Integers and booleans are cast
+exactly, on the host.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .devices import DeviceView, device_view, dlpack_device, on_device
+
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 _FLOATS = ("float16", "float32", "float64")
 _EXACT_IN_FLOAT32 = ("bool", "int8", "uint8", "int16", "uint16")
 _MAX_EXACT = 2**53
+COPIED = ", copied to the host"
 _NO_NUMBERS = {"O": "Python objects", "S": "bytes", "U": "text", "T": "text", "M": "dates", "m": "time differences"}
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A representation ``[n, p]``: n samples by p features, on the host.
+    """A representation ``[n, p]``: n samples by p features, on the host (:class:`DeviceMatrix`: on a CUDA device).
 
     ``values`` is the array itself (no copy where possible, never written to). Half types stay as they are:
     bfloat16 is held as its 16 bits in uint16, and ``dtype`` says so. ``origin`` names where the data came from.
@@ -71,12 +75,76 @@ class Matrix:
         """A view of columns ``start:stop``."""
         return Matrix(self.name, self.values[:, start:stop], self.dtype, self.origin)
 
+    def renamed(self, name: str) -> Matrix:
+        """The same values under another name."""
+        return Matrix(name, self.values, self.dtype, self.origin)
+
+    @property
+    def device(self) -> int | None:
+        """The ordinal of the CUDA device that the values lie on; None: the host."""
+        return None
+
+    def on_host(self) -> Matrix:
+        """The same values on the host; ``origin`` says so where they are copied."""
+        return self if self.device is None else Matrix(self.name, self.values, self.dtype, f"{self.origin}{COPIED}")
+
+
+class DeviceMatrix(Matrix):
+    """A representation on a CUDA device. ``values`` is a copy on the host, made when it is first asked for."""
+
+    view: DeviceView
+
+    def __init__(self, name: str, view: DeviceView, origin: str, whole: DeviceMatrix | None = None) -> None:
+        fields = {"name": name, "view": view, "dtype": view.dtype, "origin": origin}
+        self.__dict__.update(fields, _whole=whole, _columns=slice(None))
+
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        """The values ``[n, p]`` on the host; bfloat16 as its bits."""
+        held: dict[str, Any] = self.__dict__
+        if "_host" not in held:
+            whole: DeviceMatrix | None = held["_whole"]
+            held["_host"] = _from_device(self.view.owner, self) if whole is None else whole.values[:, held["_columns"]]
+        host: npt.NDArray[Any] = held["_host"]
+        return host
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return self.view.shape[0]
+
+    @property
+    def p(self) -> int:
+        """Number of features."""
+        return self.view.shape[1]
+
+    @property
+    def mapped(self) -> bool:
+        """Never: these are no pages of a file."""
+        return False
+
+    def column_slice(self, start: int, stop: int) -> Matrix:
+        """A view of columns ``start:stop``."""
+        part = DeviceMatrix(self.name, self.view.columns(start, stop), self.origin, self)
+        part.__dict__["_columns"] = slice(start, stop)
+        return part
+
+    def renamed(self, name: str) -> Matrix:
+        """The same values under another name."""
+        return DeviceMatrix(name, self.view, self.origin, self)
+
+    @property
+    def device(self) -> int | None:
+        """The ordinal of the device."""
+        return self.view.device
+
 
 def as_matrix(x: object, *, name: str = "x") -> Matrix:
     """Admit ``x`` as a representation ``[n, p]``; ``[n, ...]`` is flattened to ``[n, p]``.
 
     Accepts NumPy arrays, torch tensors, CuPy and JAX arrays, anything with DLPack or ``__array__``, nested lists.
-    Device arrays are copied to the host and ``origin`` says so.
+    CUDA arrays of floats stay where they are (:class:`DeviceMatrix`); what else lies on a device is copied to the
+    host, and ``origin`` says so.
 
     Raises:
         TypeError: complex, object, sparse, masked or otherwise non-numeric input.
@@ -100,7 +168,10 @@ def as_filters(weight: object) -> Matrix:
 def _admitted(x: object, name: str, expected: str, advice: str) -> Matrix:
     """``x`` as a :class:`Matrix`; the errors say the ``expected`` shape, and ``advice`` to who has one dimension."""
     if isinstance(x, Matrix):
-        return Matrix(name, x.values, x.dtype, x.origin)
+        return x.renamed(name)
+    view = device_view(x)
+    if view is not None:
+        return DeviceMatrix(name, view, f"{type(x).__module__.partition('.')[0]} cuda:{view.device}")
     values, dtype, origin = _host_array(x, name)
     if values.dtype.kind in "OSUTV":  # no shape would make them a representation
         raise TypeError(f"{name} {_no_numbers(values.dtype)}: numbers are needed")
@@ -193,16 +264,27 @@ def _host_array(x: object, name: str) -> tuple[npt.NDArray[Any], str, str]:
         return _torch(x, torch, name)
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
         raise TypeError(f"{name} is a sparse {type(x).__name__}: pass a dense array (x.toarray())")
-    if hasattr(x, "__dlpack_device__") and hasattr(x, "get") and x.__dlpack_device__()[0] != 1:  # CuPy on a device
-        return _numpy(np.asarray(x.get()), f"{root} device {x.__dlpack_device__()[1]}, copied to the host")
+    if hasattr(x, "get") and on_device(x):  # CuPy
+        return _numpy(np.asarray(x.get()), f"{root} device {dlpack_device(x)[1]}{COPIED}")
     if hasattr(x, "__array__") or isinstance(x, list | tuple):
         try:
             return _numpy(np.asarray(x), root if hasattr(x, "__array__") else "list")
         except (ValueError, TypeError) as error:
             raise TypeError(f"{name} cannot be read as an array: {error}") from None
+    if on_device(x):
+        raise TypeError(f"{name} lies on a device, and has neither get() nor __array__() to copy it to the host")
     if hasattr(x, "__dlpack__"):
         return _numpy(np.from_dlpack(x), root)
     raise TypeError(f"{name} is a {type(x).__name__}: an array [n, p] is needed")
+
+
+def _from_device(owner: Any, matrix: Matrix) -> npt.NDArray[Any]:
+    """A device array's values on the host."""
+    array = owner[0] if isinstance(owner, tuple) else owner  # what DLPack shares stands beside its capsule
+    values, dtype, _ = _host_array(array, matrix.name)
+    if dtype != matrix.dtype:
+        raise TypeError(f"{matrix.name} has dtype {matrix.dtype} on its device and {dtype} on the host")
+    return values.reshape(matrix.n, matrix.p)
 
 
 def _numpy(x: npt.NDArray[Any], origin: str) -> tuple[npt.NDArray[Any], str, str]:
@@ -217,7 +299,7 @@ def _torch(x: Any, torch: Any, name: str) -> tuple[npt.NDArray[Any], str, str]:
     origin = "torch"
     x = x.detach()
     if x.device.type != "cpu":
-        origin = f"torch {x.device}, copied to the host"
+        origin = f"torch {x.device}{COPIED}"
         x = x.cpu()
     x = x.resolve_conj().resolve_neg()
     if x.dtype == torch.bfloat16:

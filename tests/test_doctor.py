@@ -10,8 +10,8 @@ import pytest
 
 import simkit
 from simkit import cli
-from simkit.backends import native_cpu
-from simkit.backends.choose import PREFERENCE
+from simkit.backends import native_cpu, native_cuda
+from simkit.backends.choose import ON_HOST, PREFERENCE
 from simkit.experiments import doctor
 from simkit.experiments.doctor import LIBRARIES, diagnose, report
 
@@ -30,7 +30,7 @@ def test_this_installation_is_healthy() -> None:
     assert diagnosis.location == str(Path(simkit.__file__).parent)
     assert diagnosis.native == "ok"
     assert "OpenBLAS" in diagnosis.blas
-    assert diagnosis.cuda_compiled == native_cpu.device_report()[0]
+    assert diagnosis.cuda_compiled == native_cuda.device_report()[0]
     assert diagnosis.devices or diagnosis.cuda_remark
     assert 1 <= diagnosis.threads <= diagnosis.processors
     assert 0 < diagnosis.memory_free <= diagnosis.memory_total
@@ -42,11 +42,14 @@ def test_this_installation_is_healthy() -> None:
     for library in diagnosis.libraries:
         if library.state == "missing":
             assert "not installed: pip install 'simkit[" in library.remark
+    backends = PREFERENCE if diagnosis.devices else ON_HOST
     assert [(check.name, check.backend) for check in diagnosis.checks] == [
-        (f"{estimator} linear CKA", backend) for estimator in ("debiased", "biased") for backend in PREFERENCE
+        (f"{estimator} linear CKA", backend) for estimator in ("debiased", "biased") for backend in backends
     ]
     # mathematics: seed 1337, randn(100, 10) and randn(100, 10) + X
-    assert [round(check.value or 0.0, 5) for check in diagnosis.checks] == [0.51346] * 2 + [0.55761] * 2
+    assert [round(check.value or 0.0, 5) for check in diagnosis.checks] == [
+        digits for digits in (0.51346, 0.55761) for _ in backends
+    ]
 
 
 @pytest.mark.usefixtures("only")
@@ -98,7 +101,7 @@ def test_a_missing_native_engine_is(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert not data["ok"]
     assert data["problems"][0] == "the native engine is missing: the compiled module does not import"
     states = {check["backend"]: check["state"] for check in data["checks"]}
-    assert states == {PREFERENCE[0]: "broken", PREFERENCE[-1]: "ok"}
+    assert states == {ON_HOST[0]: "broken", ON_HOST[-1]: "ok"}
 
 
 @pytest.mark.usefixtures("only")
@@ -108,7 +111,7 @@ def test_a_wrong_number_is(monkeypatch: pytest.MonkeyPatch, error: float) -> Non
     right = doctor.cka
 
     def wrong(x: object, y: object, *, estimator: str, backend: str) -> float:
-        return right(x, y, estimator=estimator, backend=backend) + (error if backend == PREFERENCE[0] else 0.0)
+        return right(x, y, estimator=estimator, backend=backend) + (error if backend == ON_HOST[0] else 0.0)
 
     monkeypatch.setattr(doctor, "cka", wrong)
     diagnosis = diagnose()

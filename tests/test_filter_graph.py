@@ -399,7 +399,11 @@ def test_bad_arguments() -> None:
         ({"threshold": True}, TypeError, "a threshold must be a number, not True"),
         ({"threshold": [0.5, None]}, TypeError, "a threshold must be a number, not None"),
         ({"threads": 0}, ValueError, "threads must be a positive integer, not 0"),
-        ({"backend": "cuda"}, ValueError, "backend must be None or one of native_cpu, reference, not 'cuda'"),
+        (
+            {"backend": "cuda"},
+            ValueError,
+            "backend must be None or one of native_cuda, native_cpu, reference, not 'cuda'",
+        ),
     ):
         with pytest.raises(error, match=f"^{sentence}"):
             sk.filter_graph(w, **options)  # type: ignore[call-overload]

@@ -360,7 +360,7 @@ BAD = [
     ),
     ({"kernel": "linear"}, TypeError, "kernel must be a kernel object .*, not 'linear'"),
     ({"threads": 0}, ValueError, "threads must be a positive integer, not 0"),
-    ({"backend": "cuda"}, ValueError, "backend must be None or one of native_cpu, reference, not 'cuda'"),
+    ({"backend": "cuda"}, ValueError, "backend must be None or one of native_cuda, native_cpu, reference, not 'cuda'"),
 ]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from simkit.backends import _core, base
-from simkit.backends.choose import PREFERENCE
+from simkit.backends import base, native_cuda
+from simkit.backends.choose import ON_DEVICES, PREFERENCE
 
 ROOT = Path(__file__).parents[1]
 PYTHON = sorted((ROOT / "simkit").rglob("*.py"))
@@ -97,12 +97,13 @@ def test_every_source_is_built() -> None:
 
 
 @pytest.mark.parametrize("backend", PREFERENCE)
-def test_every_backend_has_every_op(backend: str) -> None:
+def test_every_backend_has_its_ops(backend: str) -> None:
     module = importlib.import_module(f"simkit.backends.{backend}")
-    for op in (*base.OPS, "unsupported_reasons"):
+    for op in (*module.OPS, "unsupported_reasons"):
         function = getattr(module, op, None)
         assert inspect.isfunction(function), op
         assert function.__module__ == module.__name__, op
+    assert module.OPS == base.OPS or (backend in ON_DEVICES and set(module.OPS) < set(base.OPS))
 
 
 def test_the_op_table_documents_every_op() -> None:
@@ -111,10 +112,14 @@ def test_the_op_table_documents_every_op() -> None:
     assert tuple(name for name in documented if name != "op") == base.OPS
 
 
-def test_the_stub_names_what_the_module_has() -> None:
-    stub = _tree(ROOT / "simkit" / "backends" / "_core.pyi")
+@pytest.mark.parametrize("name", ["_core", "_cuda"])
+def test_the_stub_names_what_the_module_has(name: str) -> None:
+    module = importlib.import_module(f"simkit.backends.{name}") if name == "_core" else native_cuda._load()[0]
+    if module is None:
+        pytest.skip("this build has no CUDA code")
+    stub = _tree(ROOT / "simkit" / "backends" / f"{name}.pyi")
     named = {node.name for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    assert named == {name for name in dir(_core) if not name.startswith("_")}
+    assert named == {name for name in dir(module) if not name.startswith("_")}
 
 
 def test_the_numerical_half_imports_no_framework() -> None:

@@ -428,7 +428,7 @@ def test_options_are_checked_with_their_value() -> None:
         ({"mode": "minibatch", "estimator": "biased"}, 'mode="minibatch" averages the debiased estimator'),
         ({"memory": "lots"}, "memory must be a number of bytes or a text such as \"64 MB\", not 'lots'"),
         ({"threads": 0}, "threads must be a positive integer, not 0"),
-        ({"backend": "gpu"}, "backend must be None or one of native_cpu, reference, not 'gpu'"),
+        ({"backend": "gpu"}, "backend must be None or one of native_cuda, native_cpu, reference, not 'gpu'"),
     ):
         with pytest.raises(ValueError, match=f"^{sentence}"):
             sk.StreamingCKA(**options)  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 #include <stdexcept>
 
 namespace simkit {
-namespace {
 
 Dtype dtype_of(const std::string& name) {
     if (name == "float64") return Dtype::f64;
@@ -12,8 +11,6 @@ Dtype dtype_of(const std::string& name) {
     if (name == "bfloat16") return Dtype::bf16;
     throw std::invalid_argument("no kernel reads dtype " + name);
 }
-
-}  // namespace
 
 MatrixView matrix_view(const py::array& x, const std::string& dtype, bool mapped) {
     if (x.ndim() != 2 || x.shape(0) < 1 || x.shape(1) < 1)

@@ -30,6 +30,7 @@ struct BoundBlock {
     BlockView view;
 };
 
+Dtype dtype_of(const std::string& name);
 MatrixView matrix_view(const py::array& x, const std::string& dtype, bool mapped);
 BlockView checked_view(const std::shared_ptr<BoundBlock>& block);
 
@@ -52,6 +53,5 @@ void bind_hsic(py::module_& m);
 void bind_columns(py::module_& m);
 void bind_greedy(py::module_& m);
 void bind_moments(py::module_& m);
-void bind_device(py::module_& m);
 
 }  // namespace simkit

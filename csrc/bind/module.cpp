@@ -12,5 +12,4 @@ PYBIND11_MODULE(_core, m) {
     simkit::bind_columns(m);
     simkit::bind_greedy(m);
     simkit::bind_moments(m);
-    simkit::bind_device(m);
 }

@@ -1,4 +1,4 @@
-// Which CUDA devices this build can see, or why none: an answer, never a crash.
+// Which CUDA devices are seen, or why none: an answer, never a crash.
 #pragma once
 
 #include <string>
@@ -7,7 +7,6 @@
 namespace simkit {
 
 struct DeviceReport {
-    bool compiled;                     // built with CUDA
     std::vector<std::string> devices;  // "name, capability 9.0, 139 GiB"
     std::string reason;                // why `devices` is empty
 };

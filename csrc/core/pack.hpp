@@ -16,7 +16,9 @@ void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int
 
 // Whether z may be formed in float32: (x - shift) * scale stays inside float32 for what float32 holds. A shift rounded
 // to float32 moves every sample alike, and (x - shift) is rounded once either way.
-bool shifts_in_float(const BlockView& block);
+inline bool shifts_in_float(const BlockView& block) {
+    return block.x.dtype != Dtype::f64 && !block.row_scale && block.scale < 0x1p100 && block.scale > 0x1p-100;
+}
 
 // A row segment in its own type, half types widened to float32: the source itself where it is contiguous, otherwise
 // a copy in `scratch`.

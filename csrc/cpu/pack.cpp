@@ -65,10 +65,6 @@ void gather(const std::byte* p, std::int64_t stride, std::int64_t count, T* out,
 
 }  // namespace
 
-bool shifts_in_float(const BlockView& block) {
-    return block.x.dtype != Dtype::f64 && !block.row_scale && block.scale < 0x1p100 && block.scale > 0x1p-100;
-}
-
 const float* float_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t count, float* scratch) {
     const std::byte* p = x.data + row * x.row_stride + col0 * x.col_stride;
     switch (x.dtype) {

@@ -5,7 +5,7 @@
 namespace simkit {
 
 DeviceReport device_report() {
-    DeviceReport report{true, {}, ""};
+    DeviceReport report;
     int count = 0;
     if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
         cudaGetLastError();  // the question must not leave an error behind for the next call

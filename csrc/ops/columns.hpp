@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/matrix_view.hpp"
+#include "core/place.hpp"
 #include "core/tiles.hpp"
 
 namespace simkit {
@@ -27,5 +28,11 @@ ColumnStats column_stats(const MatrixView& x, const double* row_scale, int threa
 // Accumulators: float32 over 1024 rows, float64 across.
 void column_products(const BlockView& block, const double* sum_sq_dev, bool exact, int threads, const Poll& poll,
                      double* g);
+
+// On a device (core/place.hpp). The sums go over other pieces, so the last bits differ; the same bits every time.
+namespace cuda {
+ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale);
+void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, double* g);
+}  // namespace cuda
 
 }  // namespace simkit

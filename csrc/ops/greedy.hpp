@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/place.hpp"
+
 namespace simkit {
 
 struct Elimination {
@@ -20,5 +22,11 @@ struct Elimination {
 // greedy: the best unit at every step; otherwise one ranking by the first step's scores.
 // Stops after `count` removals or before the first score below min_cka (NaN: no threshold).
 Elimination eliminate(const double* a, std::int64_t u, bool greedy, std::int64_t count, double min_cka);
+
+// On a device (core/place.hpp), from a symmetric matrix on the host: one kernel runs all steps.
+namespace cuda {
+Elimination eliminate(const Place& place, const double* a, std::int64_t u, bool greedy, std::int64_t count,
+                      double min_cka);
+}  // namespace cuda
 
 }  // namespace simkit

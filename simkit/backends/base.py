@@ -24,6 +24,7 @@ moments_add            adds a block of rows to the float64 moments of a stream
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
@@ -97,7 +98,12 @@ class Block:
     @property
     def gram_exponent(self) -> int:
         """k(x, x') = 2^gram_exponent · k(z, z'): only linear kernels scale with their features."""
-        return 2 * self.exponent if isinstance(self.kernel, Linear | Cosine) else 0
+        return 2 * self.exponent if self.linear else 0
+
+    @property
+    def linear(self) -> bool:
+        """Whether the kernel is a product of (scaled) rows."""
+        return isinstance(self.kernel, Linear | Cosine)
 
     def with_length(self, length: float) -> Block:
         """The same block with its kernel's scale known."""
@@ -106,6 +112,11 @@ class Block:
     def columns(self, start: int, stop: int) -> Block:
         """Columns ``start:stop`` as a block that shares shift, scale and memory."""
         return replace(self, matrix=self.matrix.column_slice(start, stop), shift=self.shift[start:stop])
+
+
+def matrices_of(inputs: Sequence[Matrix | Block]) -> list[Matrix]:
+    """The representations behind an op's inputs."""
+    return [x.matrix if isinstance(x, Block) else x for x in inputs]
 
 
 @dataclass(frozen=True)

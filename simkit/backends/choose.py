@@ -1,20 +1,26 @@
 """The only place that chooses a backend.
 
-``backend=None`` takes the first backend of :data:`PREFERENCE` that supports the op. A backend named by the user
-never falls back: what it cannot do is an error that lists the reasons.
+``backend=None`` takes the first backend of :data:`PREFERENCE` that supports the op on its inputs; a device is used only
+for what lies on it already. A backend named by the user never falls back: what it cannot do is an error that lists the
+reasons.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
+from ..arrays import Matrix
 from ..kernels import Kernel
-from .base import OPS
+from . import routes
+from .base import OPS, Block, Route, matrices_of
 
-PREFERENCE = ("native_cpu", "reference")
+PREFERENCE = ("native_cuda", "native_cpu", "reference")
+ON_DEVICES = PREFERENCE[:1]
+ON_HOST = PREFERENCE[1:]
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,15 @@ class Choice:
     """A backend's function for one op, and why it was taken."""
 
     backend: str
+    module: ModuleType
     function: Callable[..., Any]
     reason: str
+
+    @property
+    def plan_pair_sums(self) -> Callable[..., Route]:
+        """The backend's planner of all-pairs sums."""
+        planner: Callable[..., Route] = getattr(self.module, "plan_pair_sums", routes.plan_pair_sums)
+        return planner
 
 
 def check_backend(backend: str | None) -> None:
@@ -32,21 +45,43 @@ def check_backend(backend: str | None) -> None:
         raise ValueError(f"backend must be None or one of {', '.join(PREFERENCE)}, not {backend!r}")
 
 
-def choose(op: str, *, backend: str | None = None, kernel: Kernel | None = None) -> Choice:
-    """The function that runs ``op``, with ``kernel`` where that matters.
+def choose(
+    op: str,
+    *,
+    backend: str | None = None,
+    inputs: Sequence[Matrix | Block] = (),
+    kernel: Kernel | None = None,
+) -> Choice:
+    """The function that runs ``op`` on ``inputs`` (those of its arguments that may lie on a device) with ``kernel``.
 
     Raises:
-        ValueError: no such backend. NotImplementedError: the named backend cannot run the op, with its reasons.
+        ValueError: no such backend; inputs on different devices. NotImplementedError: the named backend cannot run the
+            op, with its reasons.
     """
     if op not in OPS:
         raise ValueError(f"{op!r} is not an op; ops are {', '.join(OPS)}")
     check_backend(backend)
-    refusals: list[str] = []
-    for name in PREFERENCE if backend is None else (backend,):
+    places, refusals = _places(inputs, backend)
+    for name in (ON_HOST if refusals or places == {None} else PREFERENCE) if backend is None else (backend,):
         module = importlib.import_module(f"simkit.backends.{name}")
-        reasons = module.unsupported_reasons(op, kernel)
+        reasons = module.unsupported_reasons(op, inputs, kernel)
         if not reasons:
             why = "asked for" if backend else ("; ".join(refusals) or "first choice")
-            return Choice(name, getattr(module, op), why)
+            if name in ON_HOST and places != {None}:
+                why += "; copied from the device to the host"
+            return Choice(name, module, getattr(module, op), why)
         refusals.append(f"{name}: {', '.join(reasons)}")
     raise NotImplementedError(f"no backend runs {op}: {'; '.join(refusals)}")
+
+
+def _places(inputs: Sequence[Matrix | Block], backend: str | None) -> tuple[set[int | None], list[str]]:
+    """The devices that the inputs lie on (None: the host), and why no device is chosen where they lie on both."""
+    where: dict[int | None, str] = {}
+    for matrix in matrices_of(inputs):
+        where.setdefault(matrix.device, matrix.name)
+    devices = [device for device in where if device is not None]
+    if len(devices) > 1 and backend not in ON_HOST:
+        a, b = devices[:2]
+        raise ValueError(f"{where[a]} lies on cuda:{a} and {where[b]} on cuda:{b}: move them to one device")
+    mixed = [f"{ON_DEVICES[0]}: {where[None]} lies on the host"] if devices and None in where else []
+    return set(where) or {None}, mixed

@@ -47,20 +47,14 @@ def _core() -> Any:
     return _load()[0]
 
 
-def unsupported_reasons(op: str, kernel: Kernel | None = None) -> list[str]:
-    """Why ``op``, with ``kernel``, cannot run here; empty when it can."""
+def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:
+    """Why ``op``, on ``inputs`` with ``kernel``, cannot run here; empty when it can."""
     core, why = _load()
     if core is None:
         return [why]
     if isinstance(kernel, CustomKernel) and op in ("candidate_sums", "pack_centred"):
         return [f"there is no native {op} of {kernel!r}"]
     return [] if op in OPS else [f"there is no native {op}"]
-
-
-def device_report() -> tuple[bool, list[str], str]:
-    """(built with CUDA, the devices seen, why there are none)."""
-    core, why = _load()
-    return (False, [], why) if core is None else core.device_report()
 
 
 _NAMES: dict[type, str] = {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial", CustomKernel: "custom"}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..arrays import FloatArray, Matrix
 from ..kernels import LARGEST, Cosine, CustomKernel, Kernel, Laplacian, Linear, Polynomial
 from . import bits as packed
+from .base import OPS as ALL_OPS
 from .base import (
     Adjacency,
     Block,
@@ -32,9 +33,10 @@ from .base import (
 )
 
 NAME = "reference"
+OPS = ALL_OPS
 
 
-def unsupported_reasons(op: str, kernel: Kernel | None = None) -> list[str]:
+def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:
     """Nothing is unsupported here."""
     return []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -72,6 +73,7 @@ class StreamingCKA:
         self._columns: tuple[tuple[str, int], ...] | None = None
         self._exact: moments.Moments | None = None
         self._estimate: minibatch.Estimate | None = None
+        self._copied = False  # some batch lay on a device
         self._torn = False  # an exception, Ctrl-C for one, left part of a batch in the sums
 
     @property
@@ -91,8 +93,8 @@ class StreamingCKA:
                 nothing is added then.
         """
         self._refuse_torn()
-        rows = as_matrices(layers)
-        columns = None if others is None else as_matrices(others, what="others")
+        rows = self._on_host(as_matrices(layers))
+        columns = None if others is None else self._on_host(as_matrices(others, what="others"))
         same_samples([*rows, *(columns or ())])
         names = self._check_layers(rows, columns)
         seen = self.samples
@@ -145,6 +147,11 @@ class StreamingCKA:
         """
         self._refuse_torn()
         enough_samples(self.samples, 4 if self._estimator == "debiased" else 2, f"the {self._estimator} estimator")
+        matrix = self._computed()
+        notes = ("batches on a device were copied to the host: streams are summed there",) if self._copied else ()
+        return replace(matrix, plan=replace(matrix.plan, notes=(*matrix.plan.notes, *notes)))
+
+    def _computed(self) -> SimilarityMatrix:
         if self._exact is not None:
             if self._exact.sums is None:
                 return self._few_rows(self._exact)
@@ -198,6 +205,10 @@ class StreamingCKA:
             raise ValueError(f"the state is of ({meta['estimator']}, {meta['mode']}), not this stream's options")
         self._rows, self._columns, self._exact, self._estimate = rows, columns, exact, estimate
         self._torn = False
+
+    def _on_host(self, layers: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
+        self._copied |= any(layer.device is not None for layer in layers)
+        return tuple(layer.on_host() for layer in layers)
 
     def _refuse_torn(self) -> None:
         if self._torn:

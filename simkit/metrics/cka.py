@@ -21,7 +21,7 @@ import numpy as np
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
 from ..backends.base import Block, Estimator, PairSums, Plan, Precision, Route, RouteName, Step
 from ..backends.choose import check_backend, choose
-from ..backends.routes import check_threads, plan_pair_sums
+from ..backends.routes import check_threads
 from ..kernels import Kernel, Linear, check_kernel
 from .measure import Degenerate, Scores
 from .prepare import CONSTANT, prepare, preparing_steps
@@ -181,12 +181,12 @@ def sums_of(
     rows: Sequence[Block], columns: Sequence[Block] | None, estimator: Estimator, forced: ForcedRoute
 ) -> tuple[PairSums, Plan]:
     """The engine call: plan a route, run it, and run it again in float64 where float32 products cancelled."""
-    chosen = choose("pair_sums", backend=forced.backend)
+    chosen = choose("pair_sums", backend=forced.backend, inputs=[*rows, *(columns or ())])
     threads = check_threads(forced.threads)
     mapped = max((b.p * b.matrix.values.itemsize for b in [*rows, *(columns or ())] if b.matrix.mapped), default=0)
 
     def run(name: RouteName | None, products: Precision | None) -> tuple[PairSums, Route, Step]:
-        route = plan_pair_sums(
+        route = chosen.plan_pair_sums(
             rows,
             columns,
             memory=forced.memory,
@@ -277,7 +277,7 @@ def normalised_with_gaps(
     left, row_blocks = ready("row", rows)
     right, column_blocks = (left, None) if columns is None else ready("column", columns)
     values = np.full((len(rows), len(rows if columns is None else columns)), math.nan)
-    steps = preparing_steps(measure.kernel, backend=forced.backend)
+    steps = preparing_steps(measure.kernel, backend=forced.backend, inputs=[*rows, *(columns or ())])
     if left and right:
         scores = normalised(row_blocks, column_blocks, measure.estimator, forced)
         values[np.ix_(left, right)] = scores.values

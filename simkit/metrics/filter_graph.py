@@ -189,7 +189,7 @@ def build(weight: Matrix, threshold: ThresholdLike, norm: Norm, backend: str | N
     team = check_threads(threads)
     values, several = parse_thresholds(threshold, norm, weight.p)
     limits = np.array([to_squared(value, norm, weight.p) for value in values])
-    choice = choose("adjacency", backend=backend)
+    choice = choose("adjacency", backend=backend, inputs=[weight])
     found: Adjacency = choice.function(weight, limits, threads=team)
     if not found.finite:
         _refuse(weight, backend, team)
@@ -219,7 +219,7 @@ def _finish(
 
 
 def _refuse(weight: Matrix, backend: str | None, threads: int) -> None:
-    stats = choose("column_stats", backend=backend).function(weight, threads=threads)
+    stats = choose("column_stats", backend=backend, inputs=[weight]).function(weight, threads=threads)
     row, column = stats.first_nonfinite
     what = "entry" if stats.nonfinite == 1 else "entries"
     raise ValueError(

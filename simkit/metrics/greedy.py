@@ -143,11 +143,11 @@ def _one_layer(
     block, stats = prepare_with_stats(x, kernel, backend=backend, threads=threads)
     if not isinstance(kernel, Linear):
         found, ran = _by_candidates(block, columns, len(ids), estimator, exact, mode, removals, min_cka, backend, team)
-        plan = Plan((*ran, *preparing_steps(kernel, backend=backend)))
+        plan = Plan((*ran, *preparing_steps(kernel, backend=backend, inputs=[x])))
         return Elimination(ids[found.order], found.cka, found.smallest_gap, plan)
     steps: list[Step] = []
     if estimator == "biased" and columns is None and len(ids) == x.p:
-        products = choose("column_products", backend=backend)
+        products = choose("column_products", backend=backend, inputs=[block])
         double = exact or x.precision == "float64"
         a = products.function(block, stats, exact=double, threads=team)
         np.multiply(a, a, out=a)
@@ -162,10 +162,10 @@ def _one_layer(
         steps.extend(plan.steps)
     if not a.sum() > 0.0:
         raise Degenerate(x.name, f"its {estimator} HSIC with itself is zero within rounding")
-    search = choose("eliminate", backend=backend)
+    search = choose("eliminate", backend=backend, inputs=[block])
     found = search.function(a, greedy=mode == "greedy", count=removals, min_cka=min_cka)
     steps.append(Step("eliminate", search.backend, search.reason, mode))
-    steps.extend(preparing_steps(kernel, backend=backend))
+    steps.extend(preparing_steps(kernel, backend=backend, inputs=[x]))
     return Elimination(ids[found.order], found.cka, found.smallest_gap, Plan(tuple(steps)))
 
 

@@ -116,6 +116,6 @@ def score_pairs(
     name = type(measure).__name__
     unknown = memory is not None and needed is None
     notes = (f"memory={memory} is not kept to: {name} does not say what it needs",) if unknown else ()
-    return Scores(
-        values, degenerate, Plan((Step("score", "numpy", f"{name} has one backend", bytes=needed or 0),), notes)
-    )
+    copied = any(x.device is not None for x in [*rows, *(columns or ())])
+    reason = f"{name} has one backend" + ("; copied from the device to the host" if copied else "")
+    return Scores(values, degenerate, Plan((Step("score", "numpy", reason, bytes=needed or 0),), notes))

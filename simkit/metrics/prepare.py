@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,13 +36,13 @@ def prepare_with_stats(
 ) -> tuple[Block, ColumnStats]:
     """:func:`prepare`, with the column statistics of what the kernel sees."""
     team = check_threads(threads)
-    stats_of = choose("column_stats", backend=backend).function
+    stats_of = choose("column_stats", backend=backend, inputs=[x]).function
     stats = checked_stats(x, backend=backend, threads=threads)
     scale = None
     if isinstance(kernel, Cosine):
         exponent = _exponent(stats.max_abs)
         plain = Block(x, kernel, np.zeros(x.p), exponent)
-        norms = np.sqrt(choose("row_norms", backend=backend).function(plain, threads=team))
+        norms = np.sqrt(choose("row_norms", backend=backend, inputs=[plain]).function(plain, threads=team))
         if not norms.all():
             raise ValueError(f"{x.name} has a zero row, number {int(np.argmin(norms))}: its cosine is undefined")
         scale = np.ldexp(1.0 / norms, -exponent)
@@ -56,7 +57,7 @@ def prepare_with_stats(
         return _custom(x, kernel, stats), stats
     block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale)
     if isinstance(kernel, RBF | Laplacian):
-        median = choose("distance_median", backend=backend).function(block, threads=team)
+        median = choose("distance_median", backend=backend, inputs=[block]).function(block, threads=team)
         if median == 0.0:
             raise Degenerate(x.name, "the median distance between its samples is zero, so the kernel has no bandwidth")
         t = kernel.bandwidth
@@ -64,15 +65,16 @@ def prepare_with_stats(
     return block, stats
 
 
-def preparing_steps(kernel: Kernel, *, backend: str | None = None) -> tuple[Step, ...]:
-    """Which backend runs each op of :func:`prepare` for ``kernel``."""
+def preparing_steps(kernel: Kernel, *, backend: str | None = None, inputs: Sequence[Matrix] = ()) -> tuple[Step, ...]:
+    """Which backends run each op of :func:`prepare` for ``kernel`` on every one of the ``inputs``."""
     ops = ["column_stats"]
     if isinstance(kernel, Cosine):
         ops.append("row_norms")
     if isinstance(kernel, RBF | Laplacian):
         ops.append("distance_median")
-    choices = [(op, choose(op, backend=backend)) for op in ops]
-    return tuple(Step(op, choice.backend, choice.reason) for op, choice in choices)
+    alone = [[x] for x in {x.device: x for x in inputs}.values()] or [[]]  # each is prepared by itself
+    choices = [(op, choose(op, backend=backend, inputs=x)) for op in ops for x in alone]
+    return tuple(dict.fromkeys(Step(op, choice.backend, choice.reason) for op, choice in choices))
 
 
 def checked_stats(
@@ -83,7 +85,7 @@ def checked_stats(
 
     ``first_row`` is the number of rows that came before, on a stream.
     """
-    stats: ColumnStats = choose("column_stats", backend=backend).function(x, threads=check_threads(threads))
+    stats: ColumnStats = choose("column_stats", backend=backend, inputs=[x]).function(x, threads=check_threads(threads))
     if stats.first_nonfinite is not None:
         row, column = stats.first_nonfinite
         what = "entry" if stats.nonfinite == 1 else "entries"

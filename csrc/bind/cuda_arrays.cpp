@@ -1,0 +1,88 @@
+#include "bind/cuda_arrays.hpp"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "core/device_report.hpp"
+
+namespace simkit {
+namespace {
+
+using Pair = std::pair<std::int64_t, std::int64_t>;
+
+std::shared_ptr<DeviceArray> there_already(std::uintptr_t pointer, Pair shape, Pair strides, const std::string& dtype,
+                                           int device, std::uintptr_t stream) {
+    if (shape.first < 1 || shape.second < 1) throw std::invalid_argument("a non-empty matrix [n, p] is needed");
+    const Dtype type = dtype_of(dtype);
+    if (pointer % item_size(type) || strides.first % item_size(type) || strides.second % item_size(type))
+        throw std::invalid_argument("the array's items are not aligned");
+    const auto* data = reinterpret_cast<const std::byte*>(pointer);
+    cuda::check_address(data, device);
+    return std::make_shared<DeviceArray>(
+        DeviceArray{{data, shape.first, shape.second, strides.first, strides.second, type, false},
+                    device,
+                    reinterpret_cast<void*>(stream),
+                    nullptr});
+}
+
+std::shared_ptr<DeviceArray> copied(const py::array& x, const std::string& dtype, int device) {
+    MatrixView view = matrix_view(x, dtype, false);
+    const std::int64_t item = item_size(view.dtype);
+    if (view.col_stride != item || view.row_stride != item * view.cols)
+        throw std::invalid_argument("only contiguous rows are copied to a device");
+    const Place place{device, nullptr, {}};
+    std::shared_ptr<std::byte> owner;
+    {
+        py::gil_scoped_release release;
+        owner = cuda::device_copy(place, view.data, static_cast<std::size_t>(view.rows * view.row_stride));
+    }
+    view.data = owner.get();
+    return std::make_shared<DeviceArray>(DeviceArray{view, device, nullptr, owner});
+}
+
+std::shared_ptr<DeviceBlock> make_block(const std::shared_ptr<DeviceArray>& x, DoubleArray shift,
+                                        std::optional<DoubleArray> row_scale, double scale) {
+    if (!x) throw std::invalid_argument("the block has no array");
+    if (shift.ndim() != 1 || shift.shape(0) != x->view.cols) throw std::invalid_argument("shift must be [p]");
+    if (row_scale && (row_scale->ndim() != 1 || row_scale->shape(0) != x->view.rows))
+        throw std::invalid_argument("row_scale must be [n]");
+    auto block = std::make_shared<DeviceBlock>();
+    block->view = {x->view, shift.data(), row_scale ? row_scale->data() : nullptr, scale, Kernel::linear, 0.0, 0.0,
+                   1,       nullptr};
+    block->x = x;
+    block->shift = std::move(shift);
+    block->row_scale = std::move(row_scale);
+    return block;
+}
+
+}  // namespace
+
+Place place_of(const std::vector<const DeviceArray*>& arrays) {
+    Place place{arrays.front()->device, arrays.front()->stream, {}};
+    for (const DeviceArray* array : arrays) {
+        if (array->device != place.device) throw std::invalid_argument("the arrays lie on different devices");
+        if (array->stream != place.stream &&
+            std::find(place.before.begin(), place.before.end(), array->stream) == place.before.end())
+            place.before.push_back(array->stream);
+    }
+    return place;
+}
+
+void bind_cuda_arrays(py::module_& m) {
+    using namespace py::literals;
+    m.def("device_report", [] {
+        const DeviceReport report = device_report();
+        return py::make_tuple(report.devices, report.reason);
+    });
+    m.def("current_device", &cuda::current_device);
+    py::class_<DeviceArray, std::shared_ptr<DeviceArray>>(m, "Array")
+        .def(py::init(&there_already), py::kw_only(), "pointer"_a, "shape"_a, "strides"_a, "dtype"_a, "device"_a,
+             "stream"_a)
+        .def_static("copied", &copied, py::kw_only(), "x"_a, "dtype"_a, "device"_a);
+    py::class_<DeviceBlock, std::shared_ptr<DeviceBlock>>(m, "Block")
+        .def(py::init(&make_block), py::kw_only(), "x"_a, "shift"_a, "row_scale"_a, "scale"_a);
+}
+
+}  // namespace simkit

@@ -1,0 +1,37 @@
+// The one validator of what comes to the device ops: addresses, shapes, devices and streams -> views.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind/arrays.hpp"
+#include "core/place.hpp"
+
+namespace simkit {
+
+// A matrix [n, p] on a device. The values are ready on its stream; `owner` keeps a copy made here alive (the caller
+// keeps its own arrays alive for as long as an op takes).
+struct DeviceArray {
+    MatrixView view;
+    int device;
+    void* stream;
+    std::shared_ptr<std::byte> owner;
+};
+
+// A matrix on a device and, on the host, what its kernel needs.
+struct DeviceBlock {
+    std::shared_ptr<DeviceArray> x;
+    DoubleArray shift;
+    std::optional<DoubleArray> row_scale;
+    BlockView view;
+};
+
+// Where an op on these arrays runs: on the first one's stream, after the others'.
+Place place_of(const std::vector<const DeviceArray*>& arrays);
+
+void bind_cuda_arrays(py::module_& m);
+void bind_cuda_ops(py::module_& m);
+
+}  // namespace simkit

@@ -1,0 +1,8 @@
+#include <pybind11/pybind11.h>
+
+#include "bind/cuda_arrays.hpp"
+
+PYBIND11_MODULE(_cuda, m) {
+    simkit::bind_cuda_arrays(m);
+    simkit::bind_cuda_ops(m);
+}

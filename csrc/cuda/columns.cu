@@ -1,0 +1,31 @@
+#include <optional>
+
+#include "core/pack.hpp"
+#include "cuda/columns.hpp"
+#include "cuda/device.cuh"
+
+namespace simkit::cuda {
+
+ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale) {
+    Machine machine(place);
+    if (!row_scale) return column_stats(machine, x, nullptr);
+    auto held = machine.array<double>(x.rows);
+    machine.send(held, row_scale, x.rows);
+    return column_stats(machine, x, held.data());
+}
+
+void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, double* g) {
+    Machine machine(place);
+    const Index p = block.x.cols;
+    BlockView there = block;
+    std::optional<Machine::Array<double>> scale;
+    if (block.row_scale) {
+        scale.emplace(machine.array<double>(block.x.rows));
+        machine.send(*scale, block.row_scale, block.x.rows);
+        there.row_scale = scale->data();
+    }
+    column_products(machine, there, shifts_in_float(block), {block.shift, block.shift + p},
+                    {sum_sq_dev, sum_sq_dev + p}, exact, g);
+}
+
+}  // namespace simkit::cuda

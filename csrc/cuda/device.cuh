@@ -1,0 +1,149 @@
+// What the .cu files share: errors as sentences, memory in the order of a stream, and the machine that runs programs
+// (cuda/program.hpp) on a device.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "core/place.hpp"
+#include "cuda/program.hpp"
+
+namespace simkit::cuda {
+
+struct OutOfMemory : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+[[noreturn]] inline void fail(cudaError_t error, const std::string& what) {
+    cudaGetLastError();  // this one is reported: it must not be found again by the next call
+    throw std::runtime_error("CUDA cannot " + what + ": " + cudaGetErrorString(error));
+}
+
+inline void check(cudaError_t error, const char* what) {
+    if (error != cudaSuccess) fail(error, what);
+}
+
+// The caller's device, while the calling thread uses another.
+class Visit {
+  public:
+    explicit Visit(int device) {
+        check(cudaGetDevice(&before_), "tell the current device");
+        if (device != before_) check(cudaSetDevice(device), ("use device " + std::to_string(device)).c_str());
+        changed_ = device != before_;
+    }
+    ~Visit() {
+        if (changed_) cudaSetDevice(before_);
+    }
+    Visit(const Visit&) = delete;
+    Visit& operator=(const Visit&) = delete;
+
+  private:
+    int before_ = 0;
+    bool changed_ = false;
+};
+
+template <class P>
+__global__ void __launch_bounds__(P::kThreads, P::kResident) run_program(const __grid_constant__ P program) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    auto& shared = *reinterpret_cast<typename P::Shared*>(memory);
+    typename P::Registers registers;
+    for (int k = 0; program.step(blockIdx.x, static_cast<int>(threadIdx.x), k, shared, registers); ++k) __syncthreads();
+}
+
+// Runs programs in the order of the caller's stream; its arrays come and go in that order too. Only `fetch` waits.
+class Machine {
+  public:
+    explicit Machine(const Place& place) : visit_(place.device), stream_(static_cast<cudaStream_t>(place.stream)) {
+        int pools = 0;
+        check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, place.device), "describe the device");
+        ordered_ = pools != 0;
+        unsigned flags = 0;
+        if (const cudaError_t error = cudaStreamGetFlags(stream_, &flags); error != cudaSuccess)
+            fail(error, "use the stream that the array came with (was it destroyed?)");
+        for (void* other : place.before) follow(other);
+    }
+    Machine(const Machine&) = delete;
+    Machine& operator=(const Machine&) = delete;
+
+    template <class T>
+    class Array {
+      public:
+        Array(const Machine& machine, Index count) : stream_(machine.stream_), ordered_(machine.ordered_) {
+            const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
+            const cudaError_t error = ordered_ ? cudaMallocAsync(&data_, bytes, stream_) : cudaMalloc(&data_, bytes);
+            const std::string what = "allocate " + std::to_string(bytes) + " bytes on the device";
+            if (error == cudaErrorMemoryAllocation) {
+                cudaGetLastError();
+                throw OutOfMemory("CUDA cannot " + what + ": its memory is full");
+            }
+            check(error, what.c_str());
+        }
+        Array(Array&& other) noexcept : data_(other.data_), stream_(other.stream_), ordered_(other.ordered_) {
+            other.data_ = nullptr;
+        }
+        Array& operator=(Array&&) = delete;
+        ~Array() {
+            if (!data_) return;
+            if (ordered_)
+                cudaFreeAsync(data_, stream_);
+            else
+                cudaFree(data_);
+        }
+        T* data() const { return static_cast<T*>(data_); }
+
+      private:
+        void* data_ = nullptr;
+        cudaStream_t stream_;
+        bool ordered_;
+    };
+
+    template <class T>
+    Array<T> array(Index count) {
+        return Array<T>(*this, count);
+    }
+    template <class T>
+    void send(Array<T>& array, const T* values, Index count) {
+        const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
+        check(cudaMemcpyAsync(array.data(), values, bytes, cudaMemcpyHostToDevice, stream_), "copy to the device");
+    }
+    template <class T>
+    void fetch(T* values, const Array<T>& array, Index count) {
+        const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
+        check(cudaMemcpyAsync(values, array.data(), bytes, cudaMemcpyDeviceToHost, stream_), "copy from the device");
+        check(cudaStreamSynchronize(stream_), "finish");
+    }
+    template <class T>
+    void zero(Array<T>& array, Index count) {
+        check(cudaMemsetAsync(array.data(), 0, static_cast<std::size_t>(count) * sizeof(T), stream_), "clear memory");
+    }
+
+    template <class P>
+    void run(const P& program, Index blocks) {
+        constexpr std::size_t bytes = sizeof(typename P::Shared);
+        static_assert(bytes <= 48 * 1024, "more shared memory must be asked for");
+        static_assert(sizeof(P) <= 4096, "a kernel takes 4 KiB of arguments");
+        if (blocks > 2147483647) throw std::invalid_argument("the problem has more tiles than one launch holds");
+        run_program<P><<<static_cast<unsigned>(blocks), P::kThreads, bytes, stream_>>>(program);
+        check(cudaGetLastError(), "start a kernel");
+    }
+
+  private:
+    // What was put on `other` before now precedes what follows here.
+    void follow(void* other) {
+        if (other == stream_) return;
+        cudaEvent_t event;
+        check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "make an event");
+        const cudaError_t recorded = cudaEventRecord(event, static_cast<cudaStream_t>(other));
+        const cudaError_t waiting = recorded == cudaSuccess ? cudaStreamWaitEvent(stream_, event, 0) : recorded;
+        cudaEventDestroy(event);
+        if (waiting != cudaSuccess) fail(waiting, "wait for the stream that an array came with (was it destroyed?)");
+    }
+
+    Visit visit_;
+    cudaStream_t stream_;
+    bool ordered_ = false;
+};
+
+}  // namespace simkit::cuda

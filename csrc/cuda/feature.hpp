@@ -1,0 +1,273 @@
+// All-pairs sums in feature space, on any machine that runs programs (cuda/pair_sums.hpp): squares of the
+// cross-products of all columns laid side by side, squared and summed by pairs of blocks. No p x p matrix is stored.
+// All float64: the debiased form subtracts sums of the size of the result.
+#pragma once
+
+#include "cuda/columns.hpp"
+#include "cuda/pair_sums.hpp"
+
+namespace simkit::cuda {
+
+// A column of some block; z = (x weight - shift) scale.
+struct ColumnPlace {
+    const std::byte* data;
+    Index stride;
+    Dtype dtype;
+    double shift, scale;
+    const double* weight;  // [n] or null
+};
+
+// Columns of several blocks as the rows of an operand.
+struct ColumnTable {
+    const ColumnPlace* columns;  // [rows]
+    Index rows, depth;
+
+    SIMKIT_BOTH bool deep() const { return false; }
+
+    template <class T>
+    SIMKIT_BOTH T element(Index r, Index k) const {
+        const ColumnPlace& column = columns[r];
+        double x = wide_value(column.data + k * column.stride, column.dtype);
+        if (column.weight) x = rounded_product(x, column.weight[k]);
+        return static_cast<T>((x - column.shift) * column.scale);
+    }
+};
+
+// A rectangle of a square that belongs to one pair of blocks.
+struct Share {
+    Index square, i0, i1, j0, j1;  // of the batch; rows and columns within the square
+    Index a, b;
+    double weight;
+};
+
+// sums [shares] = the sum of the squares of a rectangle's entries, each joined from its groups. One program block each.
+struct SumSquares {
+    static constexpr int kThreads = 128, kResident = 4;
+    struct Shared {
+        double sums[kThreads];
+    };
+    struct Registers {};
+
+    const Share* shares;
+    const double* parts;  // [groups, count, width, width]
+    Index count, groups, width;
+    double* sums;
+
+    SIMKIT_BOTH bool step(Index number, int thread, int k, Shared& shared, Registers&) const {
+        const Share& share = shares[number];
+        if (k == 0) {
+            const Index columns = share.j1 - share.j0, all = (share.i1 - share.i0) * columns;
+            double sum = 0.0;
+            for (Index at = thread; at < all; at += kThreads) {
+                const Index cell = (share.i0 + at / columns) * width + share.j0 + at % columns;
+                double value = 0.0;
+                for (Index group = 0; group < groups; ++group)
+                    value += parts[(group * count + share.square) * width * width + cell];
+                sum += value * value;
+            }
+            shared.sums[thread] = sum;
+            return true;
+        }
+        if (thread) return false;
+        double sum = 0.0;
+        for (int other = 0; other < kThreads; ++other) sum += shared.sums[other];
+        sums[number] = sum;
+        return false;
+    }
+};
+
+// sums [cols]: of the columns of a table, kLanes threads each; float64. Program blocks: rows of the table.
+struct SumColumns {
+    static constexpr int kThreads = 128, kResident = 4;
+    struct Shared {
+        double sums[kThreads];
+    };
+    struct Registers {};
+
+    ColumnTable table;
+    double* sums;
+
+    SIMKIT_BOTH bool step(Index number, int thread, int k, Shared& shared, Registers&) const {
+        if (k == 0) {
+            double sum = 0.0;
+            for (Index i = thread; i < table.depth; i += kThreads) sum += table.element<double>(number, i);
+            shared.sums[thread] = sum;
+            return true;
+        }
+        if (thread) return false;
+        double sum = 0.0;
+        for (int other = 0; other < kThreads; ++other) sum += shared.sums[other];
+        sums[number] = sum;
+        return false;
+    }
+};
+
+// Of every sample s and the columns [first, first + cols) of a block: norms [n] = |z_s|^2 and sums [n] = the sum of row
+// s of K without the diagonal, z_s . (sum of all z) - |z_s|^2. Program blocks: pieces(n, kThreads).
+struct RowsOfBlock {
+    static constexpr int kThreads = 64, kResident = 4;
+    struct Shared {};
+    struct Registers {};
+
+    ColumnTable table;
+    const double* totals;  // [table.rows]
+    Index first, cols;
+    double *norms, *sums;
+
+    SIMKIT_BOTH bool step(Index number, int thread, int, Shared&, Registers&) const {
+        const Index i = number * kThreads + thread;
+        if (i >= table.depth) return false;
+        double norm = 0.0, sum = 0.0;
+        for (Index c = first; c < first + cols; ++c) {
+            const double z = table.element<double>(c, i);
+            norm += z * z;
+            sum += z * totals[c];
+        }
+        norms[i] = norm;
+        sums[i] = sum - norm;
+        return false;
+    }
+};
+
+template <class M>
+class FeatureSums {
+  public:
+    using Squares = CrossSquares<double, 4, false, ColumnTable>;
+    static constexpr Index kWidth = Squares::kWidth;
+
+    FeatureSums(M& machine, const PlacedProblem& problem)
+        : machine_(machine), problem_(problem), columns_(sent(machine, all_columns())) {
+        for (const PlacedBlock& block : problem.blocks) ends_.push_back(begin(m_++) + block.view.x.cols);
+        table_ = {columns_.data(), ends_.back(), problem.n()};
+    }
+
+    PairSums sums() {
+        list_squares();
+        const Index m = problem_.m(), n = problem_.n(), left = problem_.left, right = left == m ? m : m - left;
+        const std::vector<double> p = products();
+        std::vector<double> norms, rows, totals(m);
+        if (problem_.debiased) debias(norms, rows, totals);
+        const double dn = static_cast<double>(n);
+        const auto centred = [&](Index a, Index b) {
+            const Index at = smaller(a, b) * m + larger(a, b);
+            if (!problem_.debiased) return p[at];
+            return p[at] - norms[at] - 2.0 / (dn - 2.0) * rows[at] + totals[a] * totals[b] / ((dn - 1.0) * (dn - 2.0));
+        };
+        PairSums out{std::vector<double>(left * right), std::vector<double>(m), std::vector<double>(m)};
+        for (Index a = 0; a < left; ++a)
+            for (Index b = 0; b < right; ++b) out.values[a * right + b] = centred(a, left == m ? b : left + b);
+        for (Index a = 0; a < m; ++a) {
+            out.self[a] = centred(a, a);
+            out.raw[a] = p[a * m + a];
+        }
+        return out;
+    }
+
+  private:
+    Index begin(Index block) const { return block ? ends_[block - 1] : 0; }
+
+    std::vector<ColumnPlace> all_columns() const {
+        std::vector<ColumnPlace> columns;
+        for (const PlacedBlock& block : problem_.blocks) {
+            const MatrixView& x = block.view.x;
+            for (Index k = 0; k < x.cols; ++k)
+                columns.push_back({x.data + k * x.col_stride, x.row_stride, x.dtype, block.shift[k], block.view.scale,
+                                   block.view.row_scale});
+        }
+        return columns;
+    }
+
+    // Squares of columns [i0, i1) with [j0, j1), cut by pairs of blocks. same: only what lies above the diagonal.
+    void add_square(Index i0, Index i1, Index j0, Index j1) {
+        const Index number = static_cast<Index>(places_.size());
+        places_.push_back({i0, j0});
+        for (Index a = block_of(i0); a < m_ && begin(a) < i1; ++a)
+            for (Index b = i0 == j0 ? a : block_of(j0); b < m_ && begin(b) < j1; ++b) {
+                const Share share{number,
+                                  larger(begin(a), i0) - i0,
+                                  smaller(ends_[a], i1) - i0,
+                                  larger(begin(b), j0) - j0,
+                                  smaller(ends_[b], j1) - j0,
+                                  a,
+                                  b,
+                                  a == b && i0 != j0 ? 2.0 : 1.0};  // the other half of a block's own square
+                shares_.push_back(share);
+            }
+    }
+
+    Index block_of(Index column) const { return std::upper_bound(ends_.begin(), ends_.end(), column) - ends_.begin(); }
+
+    void add_triangle(Index first, Index end) {
+        for (Index i = first; i < end; i += kWidth)
+            for (Index j = i; j < end; j += kWidth)
+                add_square(i, smaller(end, i + kWidth), j, smaller(end, j + kWidth));
+    }
+
+    void list_squares() {
+        const Index left = problem_.left, all = ends_.back(), middle = ends_[left - 1];
+        if (left == m_) return add_triangle(0, all);
+        for (Index i = 0; i < middle; i += kWidth)
+            for (Index j = middle; j < all; j += kWidth)
+                add_square(i, smaller(middle, i + kWidth), j, smaller(all, j + kWidth));
+        for (Index b = 0; b < m_; ++b) add_triangle(begin(b), ends_[b]);
+    }
+
+    // |X_a^T X_b|^2 [m, m], upper triangle, of the pairs that were asked for.
+    std::vector<double> products() {
+        const Index all = static_cast<Index>(places_.size()), cells = kWidth * kWidth;
+        const Index group = group_rows(problem_.n(), all, cells * 8), groups = pieces(problem_.n(), group);
+        const Index batch = larger(1, smaller(all, problem_.bytes / (groups * cells * 8)));
+        const auto places = sent(machine_, places_);
+        auto parts = machine_.template array<double>(groups * batch * cells);
+        std::vector<double> p(m_ * m_, 0.0);
+        std::size_t next = 0;
+        for (Index first = 0; first < all; first += batch) {
+            const Index count = smaller(batch, all - first);
+            std::vector<Share> shares;
+            for (; next < shares_.size() && shares_[next].square < first + count; ++next) {
+                shares.push_back(shares_[next]);
+                shares.back().square -= first;
+            }
+            const Index many = static_cast<Index>(shares.size());
+            const auto held = sent(machine_, shares);
+            auto sums = machine_.template array<double>(many);
+            machine_.run(Squares{table_, places.data() + first, count, group, parts.data()}, count * groups);
+            machine_.run(SumSquares{held.data(), parts.data(), count, groups, kWidth, sums.data()}, many);
+            const auto found = fetched<M, double>(machine_, sums, many);
+            for (Index k = 0; k < many; ++k) p[shares[k].a * m_ + shares[k].b] += shares[k].weight * found[k];
+        }
+        return p;
+    }
+
+    // K~ = K - diag(a). Its row sums are -a but for the rounding of the means, which counts beside a small result.
+    void debias(std::vector<double>& norms, std::vector<double>& rows, std::vector<double>& totals) {
+        const Index n = problem_.n();
+        auto columns = machine_.template array<double>(ends_.back());
+        auto squares = machine_.template array<double>(m_ * n), sums = machine_.template array<double>(m_ * n);
+        machine_.run(SumColumns{table_, columns.data()}, ends_.back());
+        for (Index b = 0; b < m_; ++b)
+            machine_.run(RowsOfBlock{table_, columns.data(), begin(b), ends_[b] - begin(b), squares.data() + b * n,
+                                     sums.data() + b * n},
+                         pieces(n, RowsOfBlock::kThreads));
+        norms = panel_products(machine_, squares, m_, problem_.left, n);
+        rows = panel_products(machine_, sums, m_, problem_.left, n);
+        const auto r = fetched<M, double>(machine_, sums, m_ * n);
+        for (Index b = 0; b < m_; ++b) totals[b] = std::accumulate(r.begin() + b * n, r.begin() + (b + 1) * n, 0.0);
+    }
+
+    M& machine_;
+    const PlacedProblem& problem_;
+    typename M::template Array<ColumnPlace> columns_;
+    std::vector<Index> ends_;  // of the blocks' columns
+    Index m_ = 0;
+    ColumnTable table_{};
+    std::vector<SquarePlace> places_;
+    std::vector<Share> shares_;  // in the order of their squares
+};
+
+template <class M>
+PairSums pair_sums_feature(M& machine, const PlacedProblem& problem) {
+    return FeatureSums<M>(machine, problem).sums();
+}
+
+}  // namespace simkit::cuda

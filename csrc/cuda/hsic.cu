@@ -1,0 +1,71 @@
+#include "core/pack.hpp"
+#include "cuda/columns.hpp"
+#include "cuda/device.cuh"
+#include "cuda/feature.hpp"
+#include "cuda/pair_sums.hpp"
+
+namespace simkit::cuda {
+namespace {
+
+// A block's shift and row scale on the device, beside its matrix.
+class Sent {
+  public:
+    Sent(Machine& machine, const BlockView& block)
+        : shift_(machine.array<double>(block.x.cols)),
+          narrow_shift_(machine.array<float>(block.x.cols)),
+          scale_(machine.array<double>(block.row_scale ? block.x.rows : 1)),
+          block_{block, narrow_shift_.data(), shifts_in_float(block), block.shift} {
+        const std::vector<float> narrow(block.shift, block.shift + block.x.cols);
+        machine.send(shift_, block.shift, block.x.cols);
+        machine.send(narrow_shift_, narrow.data(), block.x.cols);
+        if (block.row_scale) machine.send(scale_, block.row_scale, block.x.rows);
+        block_.view.shift = shift_.data();
+        block_.view.row_scale = block.row_scale ? scale_.data() : nullptr;
+    }
+
+    const PlacedBlock& block() const { return block_; }
+
+  private:
+    Machine::Array<double> shift_;
+    Machine::Array<float> narrow_shift_;
+    Machine::Array<double> scale_;
+    PlacedBlock block_;
+};
+
+// Calls `compute` with the problem on the device; where the device's memory is full, again with one tile in flight.
+template <class Compute>
+PairSums with_placed(const Place& place, const PairProblem& problem, std::int64_t bytes, Compute&& compute) {
+    Machine machine(place);
+    PlacedProblem placed{{}, problem.left, problem.debiased, bytes};
+    std::vector<Sent> sent;
+    sent.reserve(problem.blocks.size());
+    for (const BlockView& block : problem.blocks) placed.blocks.push_back(sent.emplace_back(machine, block).block());
+    try {
+        return compute(machine, placed);
+    } catch (const OutOfMemory&) {
+        placed.bytes = 0;
+    }
+    return compute(machine, placed);
+}
+
+}  // namespace
+
+PairSums pair_sums_sample(const Place& place, const PairProblem& problem, std::int64_t bytes) {
+    return with_placed(place, problem, bytes, [&](Machine& machine, const PlacedProblem& placed) {
+        return pair_sums_sample(machine, placed, problem.double_products);
+    });
+}
+
+PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::int64_t bytes) {
+    return with_placed(place, problem, bytes, [](Machine& machine, const PlacedProblem& placed) {
+        return pair_sums_feature(machine, placed);
+    });
+}
+
+std::vector<double> row_norms(const Place& place, const BlockView& block) {
+    Machine machine(place);
+    const Sent sent(machine, block);
+    return row_norms(machine, samples_of(sent.block(), false));
+}
+
+}  // namespace simkit::cuda

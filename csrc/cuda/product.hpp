@@ -1,0 +1,150 @@
+// The innermost product: two strips of rows -> a square of C = A B^T in registers.
+//
+// A block of 16 x 16 threads holds a square of 16 R rows and columns, R x R elements a thread. Slices of kSlice columns
+// go through two buffers of shared memory: while one is multiplied, the next is on its way from device memory to
+// registers, so one barrier a slice is enough. Per slice a block reads 2 x 16 R x kSlice elements and does
+// (16 R)^2 kSlice multiply-adds. Split-precision products on tensor cores would replace `multiply` and the layout of
+// the slices, and nothing else.
+#pragma once
+
+#include "cuda/operand.hpp"
+
+namespace simkit::cuda {
+
+constexpr int kSide = 16;   // threads along a side
+constexpr int kSlice = 16;  // columns of a slice
+
+template <class T, int R>
+struct ProductSlices {
+    static constexpr int kPadded = kSide * R + 4;  // whole 16-byte words, and few threads meet in a bank
+    alignas(16) T a[2][kSlice][kPadded], b[2][kSlice][kPadded];
+};
+
+// Plain: both operands are float32, so that reading them is one load and the rest can wait.
+// An operand has rows, depth, deep() and element<T>(row, column); a plain one what `Operand` has besides.
+template <class T, int R, bool Plain, class Side = Operand>
+struct Product {
+    static constexpr int kWidth = kSide * R, kThreads = kSide * kSide, kEach = kWidth * kSlice / kThreads;
+    static_assert(R % 4 == 0, "a thread's rows come four at a time");
+    using Slices = ProductSlices<T, R>;
+    struct Registers {
+        T c[R][R];
+        T a[kEach], b[kEach];  // of the next slice
+    };
+    struct alignas(16) Four {
+        T value[4];
+    };
+
+    // Rows i0.. of a and j0.. of b, columns [k0, k1).
+    Side a, b;
+    Index i0, j0, k0, k1;
+
+    SIMKIT_BOTH int slices() const { return static_cast<int>(pieces(k1 - k0, kSlice)); }
+
+    // The row (column) of the square that a thread's r-th row (s-th column) of C is.
+    SIMKIT_BOTH static int place(int at, int r) { return r / 4 * (4 * kSide) + at * 4 + r % 4; }
+    SIMKIT_BOTH static int row(int thread, int r) { return place(thread / kSide, r); }
+    SIMKIT_BOTH static int column(int thread, int s) { return place(thread % kSide, s); }
+
+    SIMKIT_BOTH static void clear(Registers& registers) {
+        SIMKIT_UNROLL
+        for (int r = 0; r < R; ++r) {
+            SIMKIT_UNROLL
+            for (int s = 0; s < R; ++s) registers.c[r][s] = T(0);
+        }
+    }
+
+    // Which element of a slice a thread carries: neighbours in memory go to neighbouring threads.
+    SIMKIT_BOTH static void carried(const Side& x, int thread, int e, int& r, int& k) {
+        const int at = thread + e * kThreads;
+        if (x.deep()) {
+            r = at / kSlice;
+            k = at % kSlice;
+        } else {
+            r = at % kWidth;
+            k = at / kWidth;
+        }
+    }
+
+    SIMKIT_BOTH static bool inside(const Side& x, Index row, Index column, Index end) {
+        return row < x.rows && column < end;
+    }
+
+    SIMKIT_BOTH void fetch_side(const Side& x, Index row0, Index column0, int thread, T* next) const {
+        SIMKIT_UNROLL
+        for (int e = 0; e < kEach; ++e) {
+            int r, k;
+            carried(x, thread, e, r, k);
+            next[e] = T(0);
+            if (!inside(x, row0 + r, column0 + k, k1)) continue;
+            if constexpr (Plain)
+                next[e] = read<float>(x.at(row0 + r, column0 + k));
+            else
+                next[e] = x.template element<T>(row0 + r, column0 + k);
+        }
+    }
+
+    SIMKIT_BOTH void store_side(const Side& x, Index row0, Index column0, int thread, const T* next,
+                                T (*slice)[Slices::kPadded]) const {
+        SIMKIT_UNROLL
+        for (int e = 0; e < kEach; ++e) {
+            int r, k;
+            carried(x, thread, e, r, k);
+            T value = next[e];
+            if constexpr (Plain)
+                if (inside(x, row0 + r, column0 + k, k1)) value = x.narrow_element(value, row0 + r, column0 + k);
+            slice[k][r] = value;
+        }
+    }
+
+    SIMKIT_BOTH void fetch(int slice, int thread, Registers& registers) const {
+        const Index k = k0 + static_cast<Index>(slice) * kSlice;
+        fetch_side(a, i0, k, thread, registers.a);
+        fetch_side(b, j0, k, thread, registers.b);
+    }
+
+    SIMKIT_BOTH void store(int slice, int thread, const Registers& registers, Slices& shared) const {
+        const Index k = k0 + static_cast<Index>(slice) * kSlice;
+        store_side(a, i0, k, thread, registers.a, shared.a[slice % 2]);
+        store_side(b, j0, k, thread, registers.b, shared.b[slice % 2]);
+    }
+
+    SIMKIT_BOTH static void multiply(int slice, int thread, const Slices& shared, Registers& registers) {
+        const int i = thread / kSide * 4, j = thread % kSide * 4, buffer = slice % 2;
+        SIMKIT_UNROLL
+        for (int k = 0; k < kSlice; ++k) {
+            T x[R], y[R];
+            SIMKIT_UNROLL
+            for (int r = 0; r < R; r += 4) {
+                const Four left = *reinterpret_cast<const Four*>(&shared.a[buffer][k][r * kSide + i]);
+                const Four right = *reinterpret_cast<const Four*>(&shared.b[buffer][k][r * kSide + j]);
+                SIMKIT_UNROLL
+                for (int q = 0; q < 4; ++q) {
+                    x[r + q] = left.value[q];
+                    y[r + q] = right.value[q];
+                }
+            }
+            SIMKIT_UNROLL
+            for (int r = 0; r < R; ++r) {
+                SIMKIT_UNROLL
+                for (int s = 0; s < R; ++s) registers.c[r][s] += x[r] * y[s];
+            }
+        }
+    }
+
+    // Step k of slices() + 1: the first brings slice 0 in, every other multiplies one while the next is on its way.
+    SIMKIT_BOTH void step(int k, int thread, Slices& shared, Registers& registers) const {
+        if (k == 0) {
+            clear(registers);
+            fetch(0, thread, registers);
+            store(0, thread, registers, shared);
+            return;
+        }
+        const bool more = k < slices();
+        if (more) fetch(k, thread, registers);
+        multiply(k - 1, thread, shared, registers);
+        if (more) store(k, thread, registers, shared);
+    }
+};
+
+}  // namespace simkit::cuda

@@ -1,0 +1,45 @@
+// Kernels as programs: plain C++ that the device runs in parallel and the host tests run one thread after another.
+//
+// A program is a small struct of sizes and pointers, with
+//   kThreads                threads of a block, kResident the blocks that a multiprocessor is to hold at least
+//   Shared, Registers       what a block shares, and what a thread keeps from step to step
+//   bool step(block, thread, k, shared, registers) const
+// where all threads of a block finish step k before any begins step k + 1. Whether there is another step is what it
+// returns, the same for all threads. Within a step no thread reads what another writes: the host runs the threads in
+// any order, and the result must not depend on it. No atomics, no warp functions, sums in a fixed order: the same bits
+// every time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define SIMKIT_BOTH __host__ __device__
+#else
+#define SIMKIT_BOTH
+#endif
+#ifdef __CUDA_ARCH__
+#define SIMKIT_UNROLL _Pragma("unroll")
+#else
+#define SIMKIT_UNROLL
+#endif
+
+namespace simkit::cuda {
+
+using Index = std::int64_t;
+
+SIMKIT_BOTH constexpr Index smaller(Index a, Index b) { return a < b ? a : b; }
+SIMKIT_BOTH constexpr Index larger(Index a, Index b) { return a > b ? a : b; }
+SIMKIT_BOTH constexpr Index pieces(Index whole, Index piece) { return (whole + piece - 1) / piece; }
+SIMKIT_BOTH constexpr double larger(double a, double b) { return b > a ? b : a; }  // a where b is NaN
+
+// a b, rounded: never one half of a fused multiply-add, whose other half would see more digits than the host's.
+SIMKIT_BOTH inline double rounded_product(double a, double b) {
+#ifdef __CUDA_ARCH__
+    return __dmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+
+}  // namespace simkit::cuda

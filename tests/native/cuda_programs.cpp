@@ -1,0 +1,124 @@
+// The CUDA programs on the emulator, as C functions for ctypes: the same drivers that the device runs.
+#include <exception>
+#include <string>
+
+#include "cuda/columns.hpp"
+#include "cuda/elimination.hpp"
+#include "cuda/feature.hpp"
+#include "cuda/pair_sums.hpp"
+#include "emulator.hpp"
+
+namespace {
+
+using namespace simkit;
+using cuda::Index;
+using emulator::Machine;
+
+std::string message;
+
+template <class Call>
+int guarded(Call&& call) {
+    try {
+        call();
+        return 0;
+    } catch (const std::exception& error) {
+        message = error.what();
+        return 1;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+struct Matrix {
+    const void* data;
+    Index rows, cols, row_stride, col_stride;
+    int dtype;  // of Dtype
+    const double* shift;
+    const double* row_scale;
+    double scale;
+};
+
+const char* last_error() { return message.c_str(); }
+
+}  // extern "C"
+
+namespace {
+
+MatrixView view_of(const Matrix& x) {
+    return {static_cast<const std::byte*>(x.data), x.rows, x.cols, x.row_stride, x.col_stride,
+            static_cast<Dtype>(x.dtype),           false};
+}
+
+BlockView block_of(const Matrix& x) {
+    return {view_of(x), x.shift, x.row_scale, x.scale, Kernel::linear, 0.0, 0.0, 1, nullptr};
+}
+
+bool narrow(const Matrix& x) { return x.dtype != static_cast<int>(Dtype::f64) && !x.row_scale; }
+
+}  // namespace
+
+extern "C" {
+
+int column_stats(const Matrix* x, int order, double* mean, double* squares, double* most, Index* nonfinite) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        const ColumnStats stats = cuda::column_stats(machine, view_of(*x), x->row_scale);
+        std::copy(stats.mean.begin(), stats.mean.end(), mean);
+        std::copy(stats.sum_sq_dev.begin(), stats.sum_sq_dev.end(), squares);
+        most[0] = stats.max_abs;
+        most[1] = stats.max_dev;
+        nonfinite[0] = stats.nonfinite;
+        nonfinite[1] = stats.first_row;
+        nonfinite[2] = stats.first_col;
+    });
+}
+
+int row_norms(const Matrix* x, int order, double* norms) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        const auto found = cuda::row_norms(machine, cuda::samples_of({block_of(*x), nullptr, false, x->shift}, false));
+        std::copy(found.begin(), found.end(), norms);
+    });
+}
+
+int column_products(const Matrix* x, const double* squares, int exact, int order, double* g) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        cuda::column_products(machine, block_of(*x), narrow(*x), {x->shift, x->shift + x->cols},
+                              {squares, squares + x->cols}, exact != 0, g);
+    });
+}
+
+int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample, int wide, Index bytes, int order,
+              double* values, double* self, double* raw) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        std::vector<std::vector<float>> shifts;
+        cuda::PlacedProblem problem{{}, left, debiased != 0, bytes};
+        for (Index b = 0; b < count; ++b) {
+            shifts.emplace_back(x[b].shift, x[b].shift + x[b].cols);
+            problem.blocks.push_back({block_of(x[b]), shifts.back().data(), narrow(x[b]), x[b].shift});
+        }
+        const PairSums sums =
+            sample ? cuda::pair_sums_sample(machine, problem, wide != 0) : cuda::pair_sums_feature(machine, problem);
+        std::copy(sums.values.begin(), sums.values.end(), values);
+        std::copy(sums.self.begin(), sums.self.end(), self);
+        std::copy(sums.raw.begin(), sums.raw.end(), raw);
+    });
+}
+
+int eliminate(const double* a, Index u, int greedy, Index count, double min_cka, int order, Index* removed,
+              Index* units, double* cka, double* gap) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        const Elimination found = cuda::eliminate(machine, a, u, greedy != 0, count, min_cka);
+        *removed = static_cast<Index>(found.order.size());
+        std::copy(found.order.begin(), found.order.end(), units);
+        std::copy(found.cka.begin(), found.cka.end(), cka);
+        *gap = found.smallest_gap;
+    });
+}
+
+}  // extern "C"

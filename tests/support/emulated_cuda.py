@@ -1,0 +1,170 @@
+"""The module ``_cuda`` without a device: its functions over the emulator of ``tests/native``, for the host's memory.
+
+What Python hands over is passed on as it is, so that ``native_cuda`` and everything above it runs end to end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+NATIVE = Path(__file__).parents[1] / "native"
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+class Matrix(ctypes.Structure):
+    """A matrix and what its kernel needs, as ``cuda_programs.cpp`` declares it."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64),
+        ("row_stride", ctypes.c_int64),
+        ("col_stride", ctypes.c_int64),
+        ("dtype", ctypes.c_int),
+        ("shift", ctypes.c_void_p),
+        ("row_scale", ctypes.c_void_p),
+        ("scale", ctypes.c_double),
+    )
+
+
+def compile_programs(folder: Path) -> Any:
+    """The CUDA programs and their emulator as a library; None without a compiler."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        return None
+    library = folder / "programs.so"
+    # No fused products: the device is told which ones it must not fuse.
+    options = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    includes = ["-I", str(NATIVE.parents[1] / "csrc"), "-I", str(NATIVE)]
+    subprocess.run([compiler, *options, *includes, NATIVE / "cuda_programs.cpp", "-o", library], check=True)
+    loaded = ctypes.CDLL(str(library))
+    loaded.last_error.restype = ctypes.c_char_p
+    return loaded
+
+
+def address(array: npt.NDArray[Any] | None) -> ctypes.c_void_p | None:
+    """Where an array's first element lies."""
+    return None if array is None else ctypes.c_void_p(array.ctypes.data)
+
+
+def run(programs: Any, name: str, *arguments: Any) -> None:
+    """Call a program; Python's integers become int, arrays their addresses."""
+    passed = [address(a) if isinstance(a, np.ndarray) else a for a in arguments]
+    if getattr(programs, name)(*passed):
+        raise RuntimeError(programs.last_error().decode())
+
+
+class Array:
+    """As ``_cuda.Array``."""
+
+    def __init__(
+        self, *, pointer: int, shape: Sequence[int], strides: Sequence[int], dtype: str, device: int, stream: int
+    ) -> None:
+        self.pointer, self.shape, self.strides, self.dtype = pointer, shape, strides, dtype
+        self.device, self.stream, self.held = device, stream, None
+
+    @staticmethod
+    def copied(*, x: npt.NDArray[Any], dtype: str, device: int) -> Array:
+        array = Array(pointer=x.ctypes.data, shape=x.shape, strides=x.strides, dtype=dtype, device=device, stream=0)
+        array.held = x
+        return array
+
+    def matrix(self, shift: Floats | None = None, row_scale: Floats | None = None, scale: float = 1.0) -> Matrix:
+        """The array with what belongs to it, which the caller keeps alive."""
+        kind = DTYPES.index(self.dtype)
+        return Matrix(self.pointer, *self.shape, *self.strides, kind, address(shift), address(row_scale), scale)
+
+
+class Block:
+    """As ``_cuda.Block``."""
+
+    def __init__(self, *, x: Array, shift: Floats, row_scale: Floats | None, scale: float) -> None:
+        self.x, self.shift, self.row_scale = x, shift, row_scale
+        self.matrix = x.matrix(shift, row_scale, scale)
+
+
+def column_stats(programs: Any, order: int, *, x: Array, row_scale: Floats | None) -> tuple[Any, ...]:
+    p = x.shape[1]
+    mean, squares, most, bad = np.empty(p), np.empty(p), np.empty(2), np.empty(3, dtype=np.int64)
+    matrix = x.matrix(np.zeros(p), row_scale)
+    run(programs, "column_stats", ctypes.byref(matrix), order, mean, squares, most, bad)
+    return mean, squares, *most.tolist(), *bad.tolist()
+
+
+def row_norms(programs: Any, order: int, block: Block) -> Floats:
+    norms = np.empty(block.x.shape[0])
+    run(programs, "row_norms", ctypes.byref(block.matrix), order, norms)
+    return norms
+
+
+def column_products(programs: Any, order: int, block: Block, sum_sq_dev: Floats, *, exact: bool) -> Floats:
+    g = np.full((block.x.shape[1],) * 2, np.nan)
+    run(programs, "column_products", ctypes.byref(block.matrix), sum_sq_dev, int(exact), order, g)
+    return g
+
+
+def pair_sums(
+    programs: Any,
+    order: int,
+    *,
+    rows: Sequence[Block],
+    columns: Sequence[Block],
+    debiased: bool,
+    sample_space: bool,
+    double_products: bool,
+    bytes: int,
+) -> tuple[Floats, Floats, Floats]:
+    m, left = len(rows) + len(columns), len(rows)
+    values, own, raw = np.empty((left, len(columns) or left)), np.empty(m), np.empty(m)
+    table = (Matrix * m)(*(block.matrix for block in (*rows, *columns)))
+    sizes = (
+        ctypes.c_int64(m),
+        ctypes.c_int64(left),
+        int(debiased),
+        int(sample_space),
+        int(double_products),
+        ctypes.c_int64(bytes),
+    )
+    run(programs, "pair_sums", table, *sizes, order, values, own, raw)
+    return values, own, raw
+
+
+def eliminate(
+    programs: Any,
+    order: int,
+    a: Floats,
+    *,
+    greedy: bool,
+    count: int,
+    min_cka: float,
+    device: int = 0,
+    stream: int = 0,
+) -> tuple[npt.NDArray[np.int64], Floats, float]:
+    removed, units, cka, gap = np.empty(1, np.int64), np.full(count, -1), np.full(count, np.nan), np.empty(1)
+    sizes = ctypes.c_int64(len(a)), int(greedy), ctypes.c_int64(count), ctypes.c_double(min_cka)
+    run(programs, "eliminate", a, *sizes, order, removed, units, cka, gap)
+    return units[: removed[0]], cka[: removed[0]], float(gap[0])
+
+
+def module(programs: Any, order: int = 0) -> Any:
+    """As ``_cuda``, with the threads of a block in this order: 0 upwards, 1 downwards, 2 shuffled at every step."""
+    functions = (column_stats, row_norms, column_products, pair_sums, eliminate)
+    bound = {function.__name__: partial(function, programs, order) for function in functions}
+    return SimpleNamespace(
+        Array=Array,
+        Block=Block,
+        current_device=lambda: 0,
+        device_report=lambda: (["an emulator"], ""),
+        **bound,
+    )

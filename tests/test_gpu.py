@@ -1,0 +1,320 @@
+"""The device ops against the float64 reference, on a GPU: sizes around every tile, types, layouts, streams; the same
+bits twenty times.
+
+Arrays come from the driver, so no framework is needed; torch and CuPy are tested where they see a device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import oracles
+import pytest
+from gpu_arrays import OnGpu, call, driver, new_stream
+from tolerance import assert_close, worst_error
+
+import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.backends import native_cuda, reference
+from simkit.backends.base import Block
+from simkit.metrics.cka import ForcedRoute, normalised
+from simkit.metrics.prepare import prepare, prepare_with_stats
+
+pytestmark = pytest.mark.gpu
+
+Array = npt.NDArray[Any]
+Estimator = Literal["debiased", "biased"]
+ESTIMATORS: tuple[Estimator, ...] = ("debiased", "biased")
+REPEATS = 20
+
+
+def features(n: int, p: int, seed: int = 0) -> Array:
+    """ReLU features that share a few factors; no column is constant."""
+    r = np.random.default_rng([seed, n, p])
+    x = np.maximum(r.standard_normal((n, 4)) @ r.standard_normal((4, p)) + r.standard_normal((n, p)), -0.25)
+    x[0] += 0.01 * np.arange(p) + 0.5
+    return x
+
+
+def layouts(x: Array) -> list[Array]:
+    padded = np.zeros((2 * x.shape[0], 3 * x.shape[1]), dtype=x.dtype)
+    padded[::2, ::3] = x
+    return [x, np.asfortranarray(x), padded[::2, ::3], x[::-1, ::-1].copy()[::-1, ::-1]]
+
+
+def on_gpu(x: Array) -> Any:
+    return OnGpu(x)
+
+
+def blocks(layers: list[Array], kernel: Any = None) -> list[Block]:
+    return [prepare(as_matrix(on_gpu(x), name=str(k)), kernel or sk.Linear()) for k, x in enumerate(layers)]
+
+
+def scores(layers: list[Array], others: list[Array] | None, estimator: Estimator, **forced: Any) -> Array:
+    found = normalised(blocks(layers), None if others is None else blocks(others), estimator, ForcedRoute(**forced))
+    assert found.plan.backend == "native_cuda"
+    return found.values
+
+
+def same_bits(first: Any, other: Any) -> bool:
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(first, other, strict=True))
+
+
+# Columns and rows.
+
+
+@pytest.mark.parametrize("n", [2, 7, 8, 9, 63, 64, 65, 511, 512, 513, 5000])
+@pytest.mark.parametrize("p", [1, 31, 32, 33, 1000])
+def test_columns_agree(n: int, p: int) -> None:
+    for dtype in ("float32", "float64"):
+        x = (features(n, p) + 1000).astype(dtype)
+        want, got = reference.column_stats(as_matrix(x)), native_cuda.column_stats(as_matrix(on_gpu(x)))
+        assert_close(got.mean, want.mean, "mean", dtype, n, p, scale=want.max_abs)
+        assert worst_error(got.sum_sq_dev, want.sum_sq_dev, scale=1e-300 + want.sum_sq_dev) <= 1e-12
+        assert got.max_abs == want.max_abs
+        assert want.max_dev * (1 - 1e-12) <= got.max_dev <= 4 * want.max_dev
+        assert (got.nonfinite, got.first_nonfinite) == (0, None)
+
+
+def test_columns_of_any_layout_are_the_same() -> None:
+    x = features(700, 37).astype(np.float32)
+    want = native_cuda.column_stats(as_matrix(on_gpu(x)))
+    for view in layouts(x):
+        got = native_cuda.column_stats(as_matrix(on_gpu(view)))
+        assert same_bits((want.mean, want.sum_sq_dev), (got.mean, got.sum_sq_dev))
+
+
+def test_constant_columns_deviate_by_nothing() -> None:
+    x = np.tile(np.random.default_rng(0).standard_normal(40).astype(np.float32) * 1e3, (1000, 1))
+    for weights in (None, np.full(1000, 1 / 3)):
+        stats = native_cuda.column_stats(as_matrix(on_gpu(x)), row_scale=weights)
+        assert not stats.sum_sq_dev.any()
+        assert stats.max_dev == 0.0
+
+
+def test_nonfinite_entries_are_found() -> None:
+    x = features(1000, 50).astype(np.float32)
+    x[9, 44], x[9, 2], x[600, 0] = np.nan, np.inf, -np.inf
+    with pytest.raises(ValueError, match=r"^x has 3 non-finite entries, the first at row 9, column 2$"):
+        sk.cka(on_gpu(x), on_gpu(x))
+
+
+@pytest.mark.parametrize(("n", "p"), [(2, 1), (9, 33), (400, 1000)])
+def test_row_norms_agree(n: int, p: int) -> None:
+    for dtype in ("float32", "float64"):
+        x = features(n, p).astype(dtype)
+        want = reference.row_norms(prepare(as_matrix(x), sk.Linear()))
+        got = native_cuda.row_norms(prepare(as_matrix(on_gpu(x)), sk.Linear()))
+        assert_close(got, want, "norms", dtype, n, p, scale=want)
+
+
+@pytest.mark.parametrize(("n", "p"), [(2, 1), (63, 65), (130, 129), (1023, 3), (1025, 64), (10_000, 512)])
+def test_products_of_columns_agree(n: int, p: int) -> None:
+    for dtype, exact in itertools.product(("float32", "float64"), (False, True)):
+        x = features(n, p).astype(dtype)
+        block, stats = prepare_with_stats(as_matrix(on_gpu(x)), sk.Linear())
+        want = reference.column_products(prepare(as_matrix(x), sk.Linear()), stats)
+        got = native_cuda.column_products(block, stats, exact=exact)
+        size = np.sqrt(np.outer(np.diag(want), np.diag(want)))
+        assert_close(got, want, "products", "float64" if exact else "float32", n, p, scale=size)
+        assert np.array_equal(got, got.T)
+        for _ in range(REPEATS):
+            assert same_bits([got], [native_cuda.column_products(block, stats, exact=exact)])
+
+
+# All pairs.
+
+
+@pytest.mark.parametrize("n", [4, 63, 64, 65, 127, 128, 129, 300])
+def test_small_pairs_agree(n: int) -> None:
+    layers = [features(n, p, p) for p in (1, 40, 17)]
+    for dtype, estimator in itertools.product((np.float32, np.float64), ESTIMATORS):
+        cast = [x.astype(dtype) for x in layers]
+        want = oracles.cka_matrix(cast, cast, estimator=estimator)
+        assert_close(scores(cast, None, estimator, route="sample"), want, "cka", dtype, n, 40)
+        assert_close(scores(cast[:1], cast[1:], estimator, route="sample"), want[:1, 1:], "cka", dtype, n, 40)
+
+
+@pytest.mark.parametrize("p", [1, 15, 16, 17, 255, 256, 257, 770])
+def test_features_agree(p: int) -> None:
+    layers = [features(200, p), features(200, 3)]
+    for dtype in (np.float32, np.float64):
+        cast = [x.astype(dtype) for x in layers]
+        want = oracles.cka_matrix(cast, cast, estimator="debiased")
+        assert_close(scores(cast, None, "debiased", route="sample"), want, "cka", dtype, 200, p)
+
+
+@pytest.mark.parametrize("n", [1000, 3999])
+def test_large_pairs_agree(n: int) -> None:
+    layers = [features(n, p, p).astype(np.float32) for p in (2000, 513, 64, 10)]
+    want = oracles.cka_matrix(layers, layers, estimator="debiased")
+    assert_close(scores(layers, None, "debiased", route="sample"), want, "cka", np.float32, n, 2000)
+    assert_close(scores(layers, None, "debiased", route="sample", products="float64"), want, "cka", np.float64, n, 2000)
+
+
+@pytest.mark.parametrize("n", [4, 64, 65, 1024, 1025, 20_000])
+def test_feature_space_agrees(n: int) -> None:
+    layers = [features(n, p, p) for p in (1, 64, 70, 3)]
+    for dtype, estimator in itertools.product((np.float32, np.float64), ESTIMATORS):
+        cast = [x.astype(dtype) for x in layers]
+        want = sk.similarity_matrix(
+            {str(k): x for k, x in enumerate(cast)}, measure=sk.CKA(estimator=estimator), backend="native_cpu"
+        ).values
+        got = scores(cast, None, estimator, route="feature")
+        assert_close(got, want, "cka", np.float64 if dtype == np.float64 else np.float32, n, 70)
+        assert_close(scores(cast[:1], cast[1:], estimator, route="feature"), want[:1, 1:], "cka", dtype, n, 70)
+        assert same_bits([got], [scores(cast, None, estimator, route="feature")])
+
+
+def test_many_layers_agree() -> None:
+    layers = [features(130, 1 + seed % 9, seed).astype(np.float32) for seed in range(70)]
+    want = oracles.cka_matrix(layers, layers, estimator="debiased")
+    assert_close(scores(layers, None, "debiased", route="sample"), want, "cka", np.float32, 130, 9)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_same_bits_every_time_whatever_the_memory(estimator: Estimator) -> None:
+    layers = [features(900, p, p).astype(np.float32) for p in (700, 33, 5)]
+    want = scores(layers, None, estimator, route="sample")
+    for repeat in range(REPEATS):
+        memory = None if repeat % 2 else 2_000_000
+        assert same_bits([want], [scores(layers, None, estimator, route="sample", memory=memory)])
+
+
+def test_any_layout_is_the_same() -> None:
+    x, y = features(300, 30).astype(np.float32), features(300, 7).astype(np.float32)
+    for route in ("sample", "feature"):
+        want = scores([x, y], None, "debiased", route=route)
+        for view in layouts(x):
+            assert same_bits([want], [scores([view, y], None, "debiased", route=route)])
+
+
+def test_half_types_agree() -> None:
+    x, y = features(300, 30).astype(np.float16), features(300, 7).astype(np.float32)
+    want = oracles.cka_matrix([x, y], [x, y], estimator="debiased")
+    assert_close(scores([x, y], None, "debiased"), want, "cka", np.float16, 300, 30)
+
+
+def test_hazards_agree() -> None:
+    for hazard, estimator in itertools.product(oracles.hazard_battery(), ESTIMATORS):
+        want = oracles.cka(hazard.x, hazard.y, estimator=estimator)
+        got = sk.cka(on_gpu(hazard.x), on_gpu(hazard.y), estimator=estimator)
+        n, p = hazard.x.shape
+        assert_close(got, want, "cka", hazard.x.dtype, n, p)
+
+
+def test_cosine_agrees() -> None:
+    x, y = features(300, 30).astype(np.float32), features(300, 7).astype(np.float32)
+    want = oracles.cka(x, y, estimator="debiased", gram=oracles.cosine)
+    assert_close(sk.cka(on_gpu(x), on_gpu(y), kernel=sk.Cosine()), want, "cka", np.float32, 300, 30)
+
+
+# Greedy elimination.
+
+
+@pytest.mark.parametrize("u", [1, 2, 33, 512, 1500])
+@pytest.mark.parametrize("greedy", [True, False])
+def test_elimination_agrees(u: int, greedy: bool) -> None:
+    z = features(600, u)
+    g = (z - z.mean(0)).T @ (z - z.mean(0))
+    for a, (count, least) in itertools.product((g * g, np.eye(u)), ((min(u, 60), None), (u, 0.97))):
+        want = reference.eliminate(a, greedy=greedy, count=count, min_cka=least)
+        got = native_cuda.eliminate(a, greedy=greedy, count=count, min_cka=least)
+        assert got.order.tolist() == want.order.tolist()
+        assert_close(got.cka, want.cka, "greedy", "float64", 600, u)
+        for _ in range(REPEATS):
+            again = native_cuda.eliminate(a, greedy=greedy, count=count, min_cka=least)
+            assert same_bits((got.order, got.cka), (again.order, again.cka))
+
+
+def test_greedy_orders_agree() -> None:
+    x = features(2000, 96)
+    for dtype, estimator in itertools.product((np.float32, np.float64), ESTIMATORS):
+        cast = x.astype(dtype)
+        for units in (None, 12):
+            got = sk.greedy_cka(on_gpu(cast), units=units, estimator=estimator, exact=True)
+            want = sk.greedy_cka(cast, units=units, estimator=estimator, exact=True, backend="reference")
+            assert got.backend == "native_cuda"
+            assert got.order.tolist() == want.order.tolist()
+
+
+# The boundary.
+
+
+def test_host_arrays_go_to_the_device_when_it_is_named() -> None:
+    x, y = features(300, 30).astype(np.float32), features(300, 7).astype(np.float32)
+    named, there = sk.cka(x, y, backend="native_cuda"), sk.cka(on_gpu(x), on_gpu(y))
+    assert named == there
+    assert sk.similarity_matrix({"x": x}).backend == "native_cpu"
+
+
+def test_work_waits_for_the_stream_that_an_array_comes_with() -> None:
+    """The values are written on their own stream, behind work that takes a while."""
+    x = features(4000, 500).astype(np.float32)
+    want = sk.cka(on_gpu(x), on_gpu(x[:, :50].copy()))
+    cuda, stream = driver(), new_stream()
+    source = OnGpu(x)
+    late = OnGpu(np.zeros_like(x), stream=stream.value)
+    slow = OnGpu(np.zeros(2**28, dtype=np.uint8))
+    for value in range(200):
+        call(cuda.cuMemsetD8Async, slow.pointer, ctypes.c_ubyte(value), ctypes.c_size_t(2**28), stream)
+    call(cuda.cuMemcpyDtoDAsync_v2, late.pointer, source.pointer, ctypes.c_size_t(x.nbytes), stream)
+    assert sk.cka(late, on_gpu(x[:, :50].copy())) == want
+    call(cuda.cuStreamDestroy_v2, stream)
+
+
+def test_memory_that_is_elsewhere_is_refused() -> None:
+    x = features(20, 3).astype(np.float32)
+    wrong = OnGpu(x)
+    wrong.at = x.ctypes.data
+    with pytest.raises(ValueError, match=r"^the array's memory is not that of CUDA device 0$"):
+        sk.cka(wrong, on_gpu(x))
+
+
+def test_nothing_is_written_to() -> None:
+    x = features(300, 30).astype(np.float32)
+    there = OnGpu(x)
+    sk.cka(there, there)
+    sk.greedy_cka(there)
+    back = np.empty_like(x)
+    call(driver().cuMemcpyDtoH_v2, ctypes.c_void_p(back.ctypes.data), there.pointer, ctypes.c_size_t(x.nbytes))
+    assert back.tobytes() == x.tobytes()
+
+
+def test_many_threads_call_at_once() -> None:
+    x, y = on_gpu(features(500, 60).astype(np.float32)), on_gpu(features(500, 9).astype(np.float32))
+    want, found = sk.cka(x, y), []
+    team = [threading.Thread(target=lambda: found.append(sk.cka(x, y))) for _ in range(8)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
+    assert found == [want] * 8
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_torch_tensors_agree(kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no device")
+    x = torch.from_numpy(features(300, 30)).to(getattr(torch, kind))
+    y = torch.from_numpy(features(300, 7)).float()
+    want = oracles.cka(x.double().numpy(), y.numpy(), estimator="debiased")
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for view in (x.cuda(), x.cuda().T.contiguous().T, torch.cat([x.cuda()] * 2)[:300]):
+            m = sk.similarity_matrix({"x": view, "y": y.cuda()})
+            assert m.backend == "native_cuda"
+            assert_close(m["x", "y"], want, "cka", kind, 300, 30)
+
+
+def test_cupy_arrays_agree() -> None:
+    cupy = pytest.importorskip("cupy")
+    x, y = features(300, 30).astype(np.float32), features(300, 7).astype(np.float32)
+    want = oracles.cka(x, y, estimator="debiased")
+    with cupy.cuda.Stream(non_blocking=True):
+        assert_close(sk.cka(cupy.asarray(x), cupy.asarray(y)), want, "cka", np.float32, 300, 30)
