@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <type_traits>
 
 #include "core/buffer.hpp"
@@ -84,11 +85,12 @@ class Blocks {
         : problem_(problem), centres_(centres), strips_(problem.tile, widest(problem)) {}
 
     // c [ti, tj] = K less its centre; rows [ti] and columns [tj] its sums. next: the block that comes afterwards.
-    BlockSums fill(const Tile& tile, std::int64_t b, std::int64_t next, T* c, double* rows, double* columns) {
+    BlockSums fill(const Tile& tile, std::int64_t b, std::int64_t next, T* c, double* rows, double* columns,
+                   const std::function<void()>& pause) {
         const BlockView& block = problem_.blocks[b];
         BlockSums sums;
         product_tile(block, tile.i0, tile.ti, block, tile.j0, tile.tj, tile.diagonal(), strips_, c,
-                     next < problem_.m() ? &problem_.blocks[next] : nullptr);
+                     next < problem_.m() ? &problem_.blocks[next] : nullptr, pause);
         if constexpr (std::is_same_v<T, double>) finish_kernel(tile, b, c, sums);
         for (std::int64_t i = 0; tile.diagonal() && i < tile.ti; ++i) {
             sums.trace += std::fabs(c[i * tile.tj + i]);
@@ -156,11 +158,12 @@ class TileWorker {
           columns_(m_ * problem.tile),
           own_(m_) {}
 
-    void work(std::int64_t t) {
+    template <class Pause>
+    void work(std::int64_t t, const Pause& pause) {
         tile_ = tile_at(t, problem_.n(), problem_.tile);
         for (std::int64_t b = 0; b < m_; ++b)
             own_[b] = blocks_.fill(tile_, b, b + 1, panel_.data() + b * tile_.size(), rows_.data() + b * problem_.tile,
-                                   columns_.data() + b * problem_.tile);
+                                   columns_.data() + b * problem_.tile, std::ref(pause));
         std::fill(gram_.begin(), gram_.end(), 0.0);
         panel_gram_.add(panel_.data(), tile_.size(), tile_.size(), gram_.data());
     }
@@ -212,9 +215,10 @@ class SharedTile {
     struct BlockWorker {
         explicit BlockWorker(SharedTile& shared)
             : s(shared), blocks(s.problem_, s.centres_), rows(s.problem_.tile), columns(s.problem_.tile) {}
-        void work(std::int64_t b) {
+        template <class Pause>
+        void work(std::int64_t b, const Pause& pause) {
             const BlockSums own = blocks.fill(s.tile_, b, b + s.problem_.threads, s.panel_.data() + b * s.tile_.size(),
-                                              rows.data(), columns.data());
+                                              rows.data(), columns.data(), std::ref(pause));
             s.bad_[b] = own.bad;
             add_sums(s.problem_, s.tile_, b, own, rows.data(), columns.data(), s.sums_);
         }
