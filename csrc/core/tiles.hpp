@@ -23,6 +23,9 @@ using Poll = std::function<void()>;
 
 namespace detail {
 
+// Another worker has failed, so this one ends its tile early; the other's error is the one that is told.
+struct Stopped {};
+
 class Turnstile {
   public:
     // Waits for tile t's turn; false when another worker failed.
@@ -63,27 +66,36 @@ class Turnstile {
 }  // namespace detail
 
 // make() builds one worker (its private workspace) with work(t), run concurrently, and commit(t), run one at a time
-// in the order of t. A worker whose tiles write apart from each other has no commit, and waits for nobody.
+// in the order of t. A worker whose tiles write apart from each other has no commit, and waits for nobody. One whose
+// tiles may take seconds has work(t, pause), and calls pause() now and then: it throws when the work is to stop.
 template <class Make>
 void for_each_tile(std::int64_t count, int threads, const Poll& poll, Make&& make) {
     using Clock = std::chrono::steady_clock;
     detail::Turnstile turnstile;
     std::atomic<std::int64_t> next{0};
     auto run = [&](bool calling) {
+        auto last = Clock::now();
+        auto pause = [&] {
+            if (turnstile.failed()) throw detail::Stopped();
+            if (calling && poll && Clock::now() - last > std::chrono::milliseconds(50)) {
+                poll();
+                last = Clock::now();
+            }
+        };
         try {
             auto worker = make();
-            auto last = Clock::now();
             for (std::int64_t t; (t = next.fetch_add(1)) < count && !turnstile.failed();) {
-                worker.work(t);
+                if constexpr (requires { worker.work(t, pause); }) {
+                    worker.work(t, pause);
+                } else {
+                    worker.work(t);
+                }
                 if constexpr (requires { worker.commit(t); }) {
                     if (!turnstile.enter(t)) return;
                     worker.commit(t);
                     turnstile.leave();
                 }
-                if (calling && poll && Clock::now() - last > std::chrono::milliseconds(50)) {
-                    poll();
-                    last = Clock::now();
-                }
+                pause();
             }
         } catch (...) {
             turnstile.fail(std::current_exception());

@@ -21,7 +21,8 @@ Ahead ahead(const MatrixView& x, std::int64_t row, std::int64_t rows, std::int64
 
 template <class T>
 void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const BlockView& cols, std::int64_t j0,
-                  std::int64_t tj, bool same, Strips<T>& strips, T* c, const BlockView* next_block) {
+                  std::int64_t tj, bool same, Strips<T>& strips, T* c, const BlockView* next_block,
+                  const std::function<void()>& pause) {
     const std::int64_t p = rows.x.cols;
     for (std::int64_t k = 0; k < p; k += kChunk) {
         const std::int64_t end = std::min(p, k + kChunk);
@@ -32,6 +33,7 @@ void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const
         const MatrixView &left = last ? next_block->x : rows.x, &right = last ? next_block->x : cols.x;
         packed_product(ti, tj, end - k, strips.a.data(), same ? strips.a.data() : strips.b.data(), same, k > 0, c, tj,
                        ahead(left, i0, ti, from, to), same ? Ahead() : ahead(right, j0, tj, from, to));
+        if (pause) pause();
     }
     for (std::int64_t i = 1; same && i < ti; ++i)
         for (std::int64_t j = 0; j < i; ++j) c[i * tj + j] = c[j * tj + i];
@@ -40,9 +42,11 @@ void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const
 }
 
 template void product_tile<float>(const BlockView&, std::int64_t, std::int64_t, const BlockView&, std::int64_t,
-                                  std::int64_t, bool, Strips<float>&, float*, const BlockView*);
+                                  std::int64_t, bool, Strips<float>&, float*, const BlockView*,
+                                  const std::function<void()>&);
 template void product_tile<double>(const BlockView&, std::int64_t, std::int64_t, const BlockView&, std::int64_t,
-                                   std::int64_t, bool, Strips<double>&, double*, const BlockView*);
+                                   std::int64_t, bool, Strips<double>&, double*, const BlockView*,
+                                   const std::function<void()>&);
 
 namespace {
 

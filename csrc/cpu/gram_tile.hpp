@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -23,10 +24,12 @@ struct Strips {
 };
 
 // C [ti, tj] (leading dimension tj) = z_i . z_j for rows i0.. of `rows` and j0.. of `cols` (views of one block).
-// same: both strips are the same rows. next: the block whose tile of the same rows comes afterwards, or null.
+// same: both strips are the same rows. next: the block whose tile of the same rows comes afterwards, or null. pause:
+// called after every chunk of columns; may throw to stop.
 template <class T>
 void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const BlockView& cols, std::int64_t j0,
-                  std::int64_t tj, bool same, Strips<T>& strips, T* c, const BlockView* next = nullptr);
+                  std::int64_t tj, bool same, Strips<T>& strips, T* c, const BlockView* next = nullptr,
+                  const std::function<void()>& pause = {});
 
 // Products -> squared distances, exact zeros where the rows are one, small ones formed again from differences.
 // step: row i of `cols` is row i * step of `rows` (1 for the block itself).

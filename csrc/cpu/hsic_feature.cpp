@@ -67,7 +67,8 @@ class Worker {
           b_(kRows * problem.tile),
           g_(problem.tile * problem.tile) {}
 
-    void work(std::int64_t t) {
+    template <class Pause>
+    void work(std::int64_t t, const Pause& pause) {
         const Item& item = items_[t];
         const int wa = static_cast<int>(item.rows->width), wb = static_cast<int>(item.cols->width);
         for (std::int64_t r = 0; r < problem_.n(); r += kRows) {
@@ -83,6 +84,7 @@ class Worker {
             }
             release(*item.rows, r, end);
             release(*item.cols, r, end);
+            pause();
         }
         reduce(item);
     }
