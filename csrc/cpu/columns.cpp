@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/accumulate.hpp"
 #include "core/buffer.hpp"
 #include "core/clones.hpp"
 #include "core/micro_kernel.hpp"
@@ -273,13 +274,6 @@ void mirror(double* g, std::int64_t p) {
 
 // Groups of rows are equally long, and there is an even number of them, so that two workers end together.
 std::int64_t group_count(std::int64_t n) { return n <= 2 * kDepth ? 1 : 2 * ((n + 2 * kRows - 1) / (2 * kRows)); }
-
-SIMKIT_CLONES void add_to(const float* c, double* to, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
-}
-SIMKIT_CLONES void add_to(const double* c, double* to, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
-}
 
 // Tiles of the upper triangle times groups of rows; groups of one tile commit in order.
 template <class T>
