@@ -291,7 +291,7 @@ def test_the_binding_checks_what_it_is_given(x: Array) -> None:
         with pytest.raises(ValueError, match=f"^{sentence}$"):
             core.Block(**{**good, **change})
     pair = {"rows": [block], "columns": [], "debiased": True, "sample_space": True, "double_products": True}
-    pair |= {"tile": 8, "threads": 1}
+    pair |= {"tile": 8, "threads": 1, "shared": False}
     rbf = core.Block(**{**good, "kernel": "rbf"})
     short = core.Block(**{**good, "x": x[:9]})
     for change, sentence in (

@@ -313,6 +313,7 @@ def test_the_function_stays_while_the_kernel_is_in_use() -> None:
             double_products=True,
             tile=48,
             threads=2,
+            shared=False,
         )
         assert bad is None
         assert values[0, 0] / math.sqrt(own[0] * own[1]) == pytest.approx(score, abs=1e-12)

@@ -269,7 +269,7 @@ def test_column_stats(shape: tuple[int, int], dtype: type[np.floating], backend:
         assert np.allclose(stats.sum_sq_dev, (deviations**2).sum(axis=0).astype(float), rtol=1e-10, atol=1e-20)
         assert stats.max_abs == np.abs(x).max()
         largest = float(np.abs(deviations).max())
-        assert largest * (1 - 1e-10) - 1e-12 <= stats.max_dev <= 4 * largest + 1e-12
+        assert largest * (1 - 1e-10) - 1e-12 <= stats.max_dev <= largest * (1 + 1e-10) + 1e-12
         assert stats.mean[0] == x[0, 0]  # exactly, so that a constant column is one
         assert stats.sum_sq_dev[0] == 0.0
         assert (stats.nonfinite, stats.first_nonfinite) == (0, None)

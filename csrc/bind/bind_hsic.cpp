@@ -38,11 +38,11 @@ std::shared_ptr<BoundBlock> make_block(py::array x, const std::string& dtype, bo
 
 py::tuple pair_sums(const std::vector<std::shared_ptr<BoundBlock>>& rows,
                     const std::vector<std::shared_ptr<BoundBlock>>& columns, bool debiased, bool sample_space,
-                    bool double_products, std::int64_t tile, int threads) {
+                    bool double_products, std::int64_t tile, int threads, bool shared) {
     check_threads(threads);
     if (rows.empty()) throw std::invalid_argument("there are no blocks");
     if (tile < 1 || tile > 4096) throw std::invalid_argument("tile must be 1 to 4096, not " + std::to_string(tile));
-    PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, tile, threads};
+    PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, tile, threads, shared};
     for (const auto* side : {&rows, &columns})
         for (const auto& block : *side) {
             problem.blocks.push_back(checked_view(block));
@@ -74,7 +74,7 @@ void bind_hsic(py::module_& m) {
         .def(py::init(&make_block), py::kw_only(), "x"_a, "dtype"_a, "mapped"_a, "shift"_a, "row_scale"_a, "scale"_a,
              "kernel"_a, "length"_a, "coef0"_a, "degree"_a, "function"_a = 0, "owner"_a = py::none());
     m.def("pair_sums", &pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
-          "double_products"_a, "tile"_a, "threads"_a);
+          "double_products"_a, "tile"_a, "threads"_a, "shared"_a);
     m.def(
         "row_norms",
         [](const std::shared_ptr<BoundBlock>& block, int threads) {

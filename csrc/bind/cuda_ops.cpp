@@ -62,7 +62,7 @@ py::array_t<double> column_products(const Block& block, const DoubleArray& sum_s
 py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased, bool sample_space,
                     bool double_products, std::int64_t bytes) {
     if (rows.empty()) throw std::invalid_argument("there are no blocks");
-    PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1};
+    PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1, false};
     std::vector<const DeviceArray*> arrays;
     for (const auto* side : {&rows, &columns})
         for (const Block& block : *side) {

@@ -1,4 +1,4 @@
-// Inner products of the rows of a panel [m, size], where `size` is far larger than m.
+// Inner products of the rows of a panel [m, size] with leading dimension ld, where `size` is far larger than m.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +13,12 @@ template <class T>
 class PanelGram {
   public:
     PanelGram(std::int64_t m, std::int64_t left);
-    void add(const T* panel, std::int64_t size, double* gram);
+    void add(const T* panel, std::int64_t ld, std::int64_t size, double* gram);
 
   private:
-    void add_few(const T* panel, std::int64_t size, double* gram) const;
-    void add_many(const T* panel, std::int64_t size, double* gram);
-    void add_diagonal(const T* panel, std::int64_t size, std::int64_t k, std::int64_t count, double* gram) const;
+    void add_few(const T* panel, std::int64_t ld, std::int64_t size, double* gram) const;
+    void add_many(const T* panel, std::int64_t ld, std::int64_t size, double* gram);
+    void add_diagonal(const T* panel, std::int64_t ld, std::int64_t k, std::int64_t count, double* gram) const;
 
     std::int64_t m_, left_;
     bool many_;

@@ -4,123 +4,14 @@
 #include <cmath>
 
 #include "core/clones.hpp"
-#include "cpu/exponential.hpp"
+#include "cpu/candidate_pass.hpp"
 
 namespace simkit {
 namespace {
 
-constexpr std::int64_t kTile = 256;  // samples
-constexpr std::int64_t kRows = 8;    // rows of a tile whose distances stay in the level-1 cache while candidates pass
+constexpr std::int64_t kTile = kCandidateTile, kRows = kCandidateRows;
 
-// A few rows of a tile and one candidate.
-template <class T>
-struct Strip {
-    std::int64_t rows, count;  // row r has count + r * longer columns: longer = 1 on the diagonal
-    std::int64_t longer;
-    const T* base;     // [rows], leading dimension kTile: q of all kept units, less what the pass does not take off
-    const T* own;      // [rows] the candidate's last feature at the rows' samples
-    const T* column;   // and at the columns'
-    const T* centred;  // [rows], leading dimension ld: L
-    std::int64_t ld;
-    T level;
-    T* columns;        // += K
-    double* row_sums;  // [rows] += K
-    double cross, squares;
-};
-
-enum class Form {
-    fused,   // K = 2^((own - column)^2 - base) - 1 - level
-    scaled,  // K = 2^-base - 1 - level
-    ready    // K = base - level
-};
-
-template <class T, int Bytes, Form form>
-[[gnu::always_inline]] inline void pass_body(Strip<T>& s) {
-    constexpr std::int64_t lanes = Bytes / static_cast<std::int64_t>(sizeof(T));
-    typedef T Vector __attribute__((vector_size(Bytes)));
-    typedef T Loose __attribute__((vector_size(Bytes), aligned(sizeof(T)), may_alias));
-    typedef typename PowerOfTwo<T>::Integer Integers __attribute__((vector_size(Bytes)));
-    const Vector level = s.level - Vector{};
-    const auto load = [](const T* p)
-                          __attribute__((always_inline)) { return Vector(*reinterpret_cast<const Loose*>(p)); };
-    Vector cross = {}, squares = {};
-    T* const sums = s.columns;
-    for (std::int64_t r = 0; r < s.rows; ++r) {
-        const T *const base = s.base + r * kTile, *const column = s.column, *const l = s.centred + r * s.ld;
-        const std::int64_t count = s.count + r * s.longer;
-        const Vector own = (form == Form::fused ? s.own[r] : T(0)) - Vector{};
-        const auto kernel = [&](Vector q, Vector c) __attribute__((always_inline)) {
-            if constexpr (form == Form::ready) return q - level;
-            if constexpr (form == Form::scaled) return power_of_two_less_one<T, Vector, Integers>(-q) - level;
-            const Vector d = own - c;
-            return power_of_two_less_one<T, Vector, Integers>(d * d - q) - level;
-        };
-        Vector sum = {};
-        const auto take = [&](Vector value, Vector centred) __attribute__((always_inline)) {
-            cross += value * centred;
-            squares += value * value;
-            sum += value;
-        };
-        std::int64_t j = 0;
-        for (; j <= count - lanes; j += lanes) {
-            const Vector value = kernel(load(base + j), form == Form::fused ? load(column + j) : Vector{});
-            take(value, load(l + j));
-            Loose* to = reinterpret_cast<Loose*>(sums + j);
-            *to = *to + value;
-        }
-        if (j < count) {
-            alignas(64) T last[lanes] = {}, other[lanes] = {}, centred[lanes] = {}, used[lanes] = {}, out[lanes];
-            for (std::int64_t i = 0; i < count - j; ++i) {
-                last[i] = base[j + i];
-                other[i] = form == Form::fused ? column[j + i] : T(0);
-                centred[i] = l[j + i];
-                used[i] = T(1);
-            }
-            const Vector value = load(used) > T(0) ? kernel(load(last), load(other)) : Vector{};
-            take(value, load(centred));
-            *reinterpret_cast<Loose*>(out) = value;
-            for (std::int64_t i = 0; i < count - j; ++i) sums[j + i] += out[i];
-        }
-        alignas(64) T part[lanes];
-        *reinterpret_cast<Loose*>(part) = sum;
-        for (std::int64_t half = lanes / 2; half > 0; half /= 2)
-            for (std::int64_t i = 0; i < half; ++i) part[i] += part[i + half];
-        s.row_sums[r] += static_cast<double>(part[0]);
-    }
-    for (std::int64_t i = 0; i < lanes; ++i) {
-        s.cross += static_cast<double>(cross[i]);
-        s.squares += static_cast<double>(squares[i]);
-    }
-}
-
-template <class T>
-using Pass = void (*)(Strip<T>&);
-
-template <class T, Form form>
-void pass_baseline(Strip<T>& s) {
-    pass_body<T, 16, form>(s);
-}
-#ifdef SIMKIT_X86
-template <class T, Form form>
-__attribute__((target("avx2,fma"))) void pass_avx2(Strip<T>& s) {
-    pass_body<T, 32, form>(s);
-}
-template <class T, Form form>
-__attribute__((target("avx512f,avx512dq,fma"))) void pass_avx512(Strip<T>& s) {
-    pass_body<T, 64, form>(s);
-}
-#endif
-
-template <class T, Form form>
-Pass<T> choose_pass() {
-#ifdef SIMKIT_X86
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return pass_avx512<T, form>;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return pass_avx2<T, form>;
-#endif
-    return pass_baseline<T, form>;
-}
-
-// out [count] +-= (own_c - column_c)^2 or own_c column_c for one row of z, four of them, or the kernel's function.
+// out [count] +-= (own_c - column_c)^2 or own_c column_c for one row of z, or the kernel's function.
 template <class T>
 [[gnu::always_inline]] inline void add_one(bool distance, T sign, T own, const T* column, T* out, std::int64_t count) {
     if (distance)
@@ -128,27 +19,12 @@ template <class T>
     else
         for (std::int64_t j = 0; j < count; ++j) out[j] += sign * own * column[j];
 }
-template <class T>
-[[gnu::always_inline]] inline void add_four_body(const T* own, const T* const* c, T* out, std::int64_t count) {
-    const T o0 = own[0], o1 = own[1], o2 = own[2], o3 = own[3];
-    const T *c0 = c[0], *c1 = c[1], *c2 = c[2], *c3 = c[3];
-    for (std::int64_t j = 0; j < count; ++j) {
-        const T d0 = o0 - c0[j], d1 = o1 - c1[j], d2 = o2 - c2[j], d3 = o3 - c3[j];
-        out[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
-    }
-}
 SIMKIT_CLONES void add_row(bool distance, float sign, float own, const float* column, float* out, std::int64_t count) {
     add_one(distance, sign, own, column, out, count);
 }
 SIMKIT_CLONES void add_row(bool distance, double sign, double own, const double* column, double* out,
                            std::int64_t count) {
     add_one(distance, sign, own, column, out, count);
-}
-SIMKIT_CLONES void add_four(const float* own, const float* const* c, float* out, std::int64_t count) {
-    add_four_body(own, c, out, count);
-}
-SIMKIT_CLONES void add_four(const double* own, const double* const* c, double* out, std::int64_t count) {
-    add_four_body(own, c, out, count);
 }
 template <class T>
 [[gnu::always_inline]] inline void power_body(T length, T coef0, int degree, T* q, std::int64_t count) {
@@ -171,6 +47,23 @@ SIMKIT_CLONES void to_root(float* q, std::int64_t count) {
 SIMKIT_CLONES void to_root(double* q, std::int64_t count) {
     for (std::int64_t j = 0; j < count; ++j) q[j] = std::sqrt(q[j]);
 }
+
+template <class T>
+[[gnu::always_inline]] inline T smallest_body(const T* v, std::int64_t count) {
+    T least = v[0];
+    for (std::int64_t j = 1; j < count; ++j) least = v[j] < least ? v[j] : least;
+    return least;
+}
+template <class T>
+[[gnu::always_inline]] inline T largest_body(const T* v, std::int64_t count) {
+    T most = v[0];
+    for (std::int64_t j = 1; j < count; ++j) most = v[j] > most ? v[j] : most;
+    return most;
+}
+SIMKIT_CLONES float smallest(const float* v, std::int64_t count) { return smallest_body(v, count); }
+SIMKIT_CLONES double smallest(const double* v, std::int64_t count) { return smallest_body(v, count); }
+SIMKIT_CLONES float largest(const float* v, std::int64_t count) { return largest_body(v, count); }
+SIMKIT_CLONES double largest(const double* v, std::int64_t count) { return largest_body(v, count); }
 
 struct Tile {
     std::int64_t i0, i1, j0, j1;
@@ -202,20 +95,10 @@ class Features {
 
     bool distance() const { return distance_; }
 
-    // q [count] of the given rows of z, between sample i and samples j0...
-    void base(const std::vector<std::int64_t>& rows, std::int64_t i, std::int64_t j0, std::int64_t count, T* q) const {
-        std::fill_n(q, count, T(0));
-        std::size_t r = 0;
-        for (; distance_ && r + 4 <= rows.size(); r += 4) {
-            T own[4];
-            const T* columns[4];
-            for (std::size_t s = 0; s < 4; ++s) {
-                own[s] = p_.z[rows[r + s] * p_.n + i];
-                columns[s] = p_.z + rows[r + s] * p_.n + j0;
-            }
-            add_four(own, columns, q, count);
-        }
-        for (; r < rows.size(); ++r) take(T(1), rows[r], i, j0, count, q);
+    // q of the given rows of z, between samples i0 <= i < i1 and `count` samples from j0 on; leading dimension kTile.
+    void base(const std::vector<std::int64_t>& rows, std::int64_t i0, std::int64_t i1, std::int64_t j0,
+              std::int64_t count, T* q) const {
+        feature_sums(distance_, PairFeatures<T>{p_.z, p_.n, rows, i0, i1 - i0, j0}, count, q);
     }
 
     void take(T sign, std::int64_t row, std::int64_t i, std::int64_t j0, std::int64_t count, T* q) const {
@@ -269,20 +152,24 @@ std::vector<std::int64_t> all_rows(const std::vector<std::int64_t>& offsets) {
     return rows;
 }
 
-// One row of L below the diagonal of a tile.
+// L below the diagonal of a tile.
 template <class T>
 class Centred {
   public:
     explicit Centred(const CandidateProblem<T>& problem)
         : p_(problem), features_(problem), rows_(all_rows(problem.offsets)) {}
 
-    void row(std::int64_t i, std::int64_t j0, std::int64_t count, T* out) {
-        features_.base(rows_, i, j0, count, out);
-        features_.shape(out, count);
-        for (std::int64_t j = 0; j < count; ++j) {
-            const double value =
-                features_.distance() ? std::exp2(-static_cast<double>(out[j])) : static_cast<double>(out[j]);
-            out[j] = static_cast<T>(value - p_.centre[i] - p_.centre[j0 + j] + p_.mean);
+    // Rows i0 <= i < i1, at most kRows; leading dimension kTile.
+    void rows(const Tile& tile, std::int64_t i0, std::int64_t i1, T* out) const {
+        features_.base(rows_, i0, i1, tile.j0, tile.count(i1 - 1), out);
+        for (std::int64_t i = i0; i < i1; ++i, out += kTile) {
+            const std::int64_t count = tile.count(i);
+            features_.shape(out, count);
+            for (std::int64_t j = 0; j < count; ++j) {
+                const double value =
+                    features_.distance() ? std::exp2(-static_cast<double>(out[j])) : static_cast<double>(out[j]);
+                out[j] = static_cast<T>(value - p_.centre[i] - p_.centre[tile.j0 + j] + p_.mean);
+            }
         }
     }
 
@@ -305,8 +192,12 @@ class Worker {
           kept_(rows_of(problem.offsets, problem.kept)),
           base_(kRows * kTile),
           rest_(kRows * kTile),
+          power_(kRows * kTile),
+          less_(kRows * kTile),
           l_(problem.packed ? 0 : kRows * kTile),
           columns_(problem.candidates.size() * kTile),
+          low_(problem.candidates.size()),
+          high_(problem.candidates.size()),
           row_sums_(problem.candidates.size() * kTile),
           cross_(problem.candidates.size()),
           squares_(problem.candidates.size()) {}
@@ -315,11 +206,15 @@ class Worker {
         tile_ = tile_at(t, p_.n);
         for (auto* sums : {&cross_, &squares_, &row_sums_}) std::fill(sums->begin(), sums->end(), 0.0);
         std::fill(columns_.begin(), columns_.end(), T(0));
+        if (p_.kernel == Kernel::rbf) find_ranges();
         for (std::int64_t i0 = tile_.i0; i0 < tile_.i1; i0 += kRows) {
             const std::int64_t i1 = std::min(tile_.i1, i0 + kRows);
-            for (std::int64_t i = i0; i < i1; ++i) {
-                features_.base(kept_, i, tile_.j0, tile_.count(i), base_.data() + (i - i0) * kTile);
-                if (!p_.packed) centred_.row(i, tile_.j0, tile_.count(i), l_.data() + (i - i0) * kTile);
+            features_.base(kept_, i0, i1, tile_.j0, tile_.count(i1 - 1), base_.data());
+            if (!p_.packed) centred_.rows(tile_, i0, i1, l_.data());
+            if (p_.kernel == Kernel::rbf) {
+                std::copy(base_.begin(), base_.end(), power_.begin());
+                for (std::int64_t i = i0; i < i1; ++i)
+                    powers(level(), power_.data() + (i - i0) * kTile, less_.data() + (i - i0) * kTile, tile_.count(i));
             }
             for (std::size_t k = 0; k < p_.candidates.size(); ++k) add(k, i0, i1);
         }
@@ -337,40 +232,72 @@ class Worker {
 
   private:
     void add(std::size_t k, std::int64_t i0, std::int64_t i1) {
-        static const Pass<T> fused = choose_pass<T, Form::fused>(), scaled = choose_pass<T, Form::scaled>(),
-                             ready = choose_pass<T, Form::ready>();
         const std::int64_t unit = p_.candidates[k], width = tile_.j1 - tile_.j0;
-        const bool fuse = p_.kernel == Kernel::rbf && unit >= 0;
-        const std::int64_t first = unit < 0 ? 0 : p_.offsets[unit], last = unit < 0 ? 0 : p_.offsets[unit + 1] - fuse;
         Strip<T> s{};
         s.rows = i1 - i0;
         s.count = tile_.count(i0);
         s.longer = tile_.diagonal();
-        s.base = base_.data();
         s.centred = p_.packed ? p_.packed + tile_.at + (i0 - tile_.i0) * width : l_.data();
         s.ld = p_.packed ? width : kTile;
-        s.level = T(features_.distance() ? p_.level - 1.0 : p_.level);
+        s.level = level();
         s.columns = columns_.data() + k * kTile;
         s.row_sums = row_sums_.data() + k * kTile + (i0 - tile_.i0);
-        if (first < last || p_.kernel != Kernel::rbf) {
-            for (std::int64_t i = i0; i < i1; ++i) {
-                T* rest = rest_.data() + (i - i0) * kTile;
-                std::copy_n(s.base + (i - i0) * kTile, tile_.count(i), rest);
-                for (std::int64_t row = first; row < last; ++row)
-                    features_.take(T(-1), row, i, tile_.j0, tile_.count(i), rest);
-                if (p_.kernel == Kernel::laplacian && first < last)
-                    features_.mend(kept_, first, last, i, tile_.j0, tile_.count(i), s.base + (i - i0) * kTile, rest);
-                features_.shape(rest, tile_.count(i));
-            }
-            s.base = rest_.data();
-        }
+        const Form form = leave_out(unit, k, i0, i1, s);
+        candidate_pass(form, s);
+        cross_[k] += s.cross;
+        squares_[k] += s.squares;
+    }
+
+    T level() const { return T(features_.distance() ? p_.level - 1.0 : p_.level); }
+
+    // What the pass reads for one unit's absence, and in which form. The last feature of an RBF kernel's unit is taken
+    // off by the pass itself: off the distances, or as a factor where it is small.
+    Form leave_out(std::int64_t unit, std::size_t k, std::int64_t i0, std::int64_t i1, Strip<T>& s) {
+        const bool fuse = p_.kernel == Kernel::rbf && unit >= 0;
+        const std::int64_t first = unit < 0 ? 0 : p_.offsets[unit], last = unit < 0 ? 0 : p_.offsets[unit + 1] - fuse;
+        s.base = base_.data();
         if (fuse) {
             s.own = p_.z + last * p_.n + i0;
             s.column = p_.z + last * p_.n + tile_.j0;
         }
-        (fuse ? fused : features_.distance() ? scaled : ready)(s);
-        cross_[k] += s.cross;
-        squares_[k] += s.squares;
+        if (fuse && first == last) {
+            T low = s.own[0], high = s.own[0];
+            for (std::int64_t r = 1; r < s.rows; ++r) {
+                low = std::min(low, s.own[r]);
+                high = std::max(high, s.own[r]);
+            }
+            const T away = std::max(high - low_[k], high_[k] - low);
+            s.less = less_.data();
+            if (away <= T(1)) {
+                s.base = power_.data();
+                return away <= T(0.5) ? Form::near : Form::far;
+            }
+            return Form::fused;
+        }
+        if (first < last || p_.kernel != Kernel::rbf) {
+            for (std::int64_t i = i0; i < i1; ++i) {
+                T* rest = rest_.data() + (i - i0) * kTile;
+                std::copy_n(base_.data() + (i - i0) * kTile, tile_.count(i), rest);
+                for (std::int64_t row = first; row < last; ++row)
+                    features_.take(T(-1), row, i, tile_.j0, tile_.count(i), rest);
+                if (p_.kernel == Kernel::laplacian && first < last)
+                    features_.mend(kept_, first, last, i, tile_.j0, tile_.count(i), base_.data() + (i - i0) * kTile,
+                                   rest);
+                features_.shape(rest, tile_.count(i));
+            }
+            s.base = rest_.data();
+        }
+        return fuse ? Form::fused : features_.distance() ? Form::scaled : Form::ready;
+    }
+
+    // The range of each candidate's last feature over the tile's columns.
+    void find_ranges() {
+        for (std::size_t k = 0; k < p_.candidates.size(); ++k) {
+            if (p_.candidates[k] < 0) continue;
+            const T* row = p_.z + (p_.offsets[p_.candidates[k] + 1] - 1) * p_.n;
+            low_[k] = smallest(row + tile_.j0, tile_.j1 - tile_.j0);
+            high_[k] = largest(row + tile_.j0, tile_.j1 - tile_.j0);
+        }
     }
 
     const CandidateProblem<T>& p_;
@@ -378,7 +305,7 @@ class Worker {
     Features<T> features_;
     Centred<T> centred_;
     std::vector<std::int64_t> kept_;
-    std::vector<T> base_, rest_, l_, columns_;
+    std::vector<T> base_, rest_, power_, less_, l_, columns_, low_, high_;
     std::vector<double> row_sums_, cross_, squares_;
     Tile tile_{};
 };
@@ -388,12 +315,17 @@ struct PackWorker {
     const CandidateProblem<T>& problem;
     T* out;
     Centred<T> centred{problem};
+    std::vector<T> rows = std::vector<T>(kRows * kTile);
     void work(std::int64_t t) {
         const Tile tile = tile_at(t, problem.n);
-        for (std::int64_t i = tile.i0; i < tile.i1; ++i)
-            centred.row(i, tile.j0, tile.count(i), out + tile.at + (i - tile.i0) * (tile.j1 - tile.j0));
+        for (std::int64_t i0 = tile.i0; i0 < tile.i1; i0 += kRows) {
+            const std::int64_t i1 = std::min(tile.i1, i0 + kRows);
+            centred.rows(tile, i0, i1, rows.data());
+            for (std::int64_t i = i0; i < i1; ++i)
+                std::copy_n(rows.data() + (i - i0) * kTile, tile.count(i),
+                            out + tile.at + (i - tile.i0) * (tile.j1 - tile.j0));
+        }
     }
-    void commit(std::int64_t) {}
 };
 
 // The diagonal, which only the biased form counts.

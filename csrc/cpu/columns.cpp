@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
+#include <vector>
 
+#include "core/buffer.hpp"
 #include "core/clones.hpp"
 #include "core/micro_kernel.hpp"
 #include "core/pack.hpp"
@@ -14,57 +17,77 @@ namespace {
 constexpr std::int64_t kElements = std::int64_t{1} << 18;  // of x in one piece of work
 constexpr std::int64_t kSegment = 512;
 constexpr std::int64_t kPilot = 64;  // rows
+constexpr std::int64_t kAhead = 8;   // rows that are on their way from memory
 
-// Per column: sums of d = value - origin and of d^2; over all columns, lane by lane: the largest |value| and |d|.
+// Per column: sums of d = value - origin and of d^2, the least and the largest value.
 template <class T>
 [[gnu::always_inline]] inline void add_body(const T* v, const double* origin, double r, double* sum, double* square,
-                                            double* top, double* far, std::int64_t count) {
+                                            double* low, double* high, std::int64_t count) {
     for (std::int64_t k = 0; k < count; ++k) {
-        const double value = v[k] * r, d = value - origin[k], size = std::fabs(value), away = std::fabs(d);
+        const double value = v[k] * r, d = value - origin[k];
         sum[k] += d;
         square[k] += d * d;
-        top[k] = size > top[k] ? size : top[k];
-        far[k] = away > far[k] ? away : far[k];
+        low[k] = value < low[k] ? value : low[k];
+        high[k] = value > high[k] ? value : high[k];
     }
 }
-SIMKIT_CLONES void add_row(const float* v, const double* origin, double r, double* sum, double* square, double* top,
-                           double* far, std::int64_t count) {
-    add_body(v, origin, r, sum, square, top, far, count);
+SIMKIT_CLONES void add_row(const float* v, const double* origin, double r, double* sum, double* square, double* low,
+                           double* high, std::int64_t count) {
+    add_body(v, origin, r, sum, square, low, high, count);
 }
-SIMKIT_CLONES void add_row(const double* v, const double* origin, double r, double* sum, double* square, double* top,
-                           double* far, std::int64_t count) {
-    add_body(v, origin, r, sum, square, top, far, count);
+SIMKIT_CLONES void add_row(const double* v, const double* origin, double r, double* sum, double* square, double* low,
+                           double* high, std::int64_t count) {
+    add_body(v, origin, r, sum, square, low, high, count);
 }
 
 // Four rows at once, so that the sums are fetched and stored a quarter as often.
-SIMKIT_CLONES void add_four_rows(const float* const* v, const double* origin, double* sum, double* square, double* top,
-                                 double* far, std::int64_t count) {
+SIMKIT_CLONES void add_four_rows(const float* const* v, const double* origin, double* sum, double* square, float* low,
+                                 float* high, std::int64_t count) {
     const float *a = v[0], *b = v[1], *c = v[2], *d = v[3];
-    const auto larger = [](auto x, auto y) { return x > y ? x : y; };
+    const auto smaller = [](float x, float y) { return x < y ? x : y; };
+    const auto larger = [](float x, float y) { return x > y ? x : y; };
     for (std::int64_t k = 0; k < count; ++k) {
-        const float size = larger(larger(std::fabs(a[k]), std::fabs(b[k])), larger(std::fabs(c[k]), std::fabs(d[k])));
         const double o = origin[k], da = a[k] - o, db = b[k] - o, dc = c[k] - o, dd = d[k] - o;
-        const double ab = larger(std::fabs(da), std::fabs(db)), cd = larger(std::fabs(dc), std::fabs(dd));
         sum[k] += (da + db) + (dc + dd);
         square[k] += (da * da + db * db) + (dc * dc + dd * dd);
-        top[k] = larger(static_cast<double>(size), top[k]);
-        far[k] = larger(larger(ab, cd), far[k]);
+    }
+    for (std::int64_t k = 0; k < count; ++k) {
+        low[k] = smaller(smaller(smaller(a[k], b[k]), smaller(c[k], d[k])), low[k]);
+        high[k] = larger(larger(larger(a[k], b[k]), larger(c[k], d[k])), high[k]);
     }
 }
+
+template <class T>
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
+// The least and the largest value of every column.
+struct Ranges {
+    std::vector<double> low, high;  // [p]
+    explicit Ranges(std::int64_t p) : low(p, kInfinity<double>), high(p, -kInfinity<double>) {}
+    template <class T>
+    void take(const std::vector<T>& l, const std::vector<T>& h) {
+        for (std::size_t k = 0; k < low.size(); ++k) {
+            low[k] = std::min(low[k], static_cast<double>(l[k]));
+            high[k] = std::max(high[k], static_cast<double>(h[k]));
+        }
+    }
+};
 
 class StatsWorker {
   public:
     StatsWorker(const MatrixView& x, const double* row_scale, const std::vector<double>& origin, std::int64_t rows,
-                ColumnStats& stats)
+                ColumnStats& stats, Ranges& ranges)
         : x_(x),
           row_scale_(row_scale),
           origin_(origin),
           rows_(rows),
           stats_(stats),
+          ranges_(ranges),
           sums_(x.cols),
           squares_(x.cols),
-          tops_(kSegment),
-          far_(kSegment) {}
+          own_(x.cols),
+          low_(x.cols, kInfinity<float>),
+          high_(x.cols, -kInfinity<float>) {}
 
     void work(std::int64_t t) {
         std::fill(sums_.begin(), sums_.end(), 0.0);
@@ -92,8 +115,8 @@ class StatsWorker {
             stats_.mean[k] += sums_[k];
             stats_.sum_sq_dev[k] += squares_[k];
         }
-        stats_.max_abs = std::max(stats_.max_abs, *std::max_element(tops_.begin(), tops_.end()));
-        stats_.max_dev = std::max(stats_.max_dev, *std::max_element(far_.begin(), far_.end()));
+        ranges_.take(own_.low, own_.high);
+        ranges_.take(low_, high_);
         if (bad_ && !stats_.nonfinite) {
             stats_.first_row = bad_row_;
             stats_.first_col = bad_col_;
@@ -106,14 +129,19 @@ class StatsWorker {
         const float* rows[4];
         for (int r = 0; r < 4; ++r)
             rows[r] = float_row(x_, i + r, k, count, reinterpret_cast<float*>(scratch_) + r * kSegment);
-        add_four_rows(rows, origin_.data() + k, sums_.data() + k, squares_.data() + k, tops_.data(), far_.data(),
-                      count);
+        const std::int64_t next = i + kAhead;
+        if (next + 4 <= x_.rows && x_.col_stride == item_size(x_.dtype)) {
+            Ahead lines(x_.data + next * x_.row_stride + k * x_.col_stride, x_.row_stride, 4, count * x_.col_stride);
+            lines.fetch(lines.lines());
+        }
+        add_four_rows(rows, origin_.data() + k, sums_.data() + k, squares_.data() + k, low_.data() + k,
+                      high_.data() + k, count);
     }
 
     template <class T>
     void add(const T* v, std::int64_t i, std::int64_t k, std::int64_t count) {
         add_row(v, origin_.data() + k, row_scale_ ? row_scale_[i] : 1.0, sums_.data() + k, squares_.data() + k,
-                tops_.data(), far_.data(), count);
+                own_.low.data() + k, own_.high.data() + k, count);
     }
 
     void search(std::int64_t i0, std::int64_t i1) {
@@ -136,8 +164,10 @@ class StatsWorker {
     const std::vector<double>& origin_;
     std::int64_t rows_;
     ColumnStats& stats_;
+    Ranges& ranges_;
     std::vector<double> sums_, squares_;        // [p]
-    std::vector<double> tops_, far_;            // [kSegment]; they only grow
+    Ranges own_;                                // of rows taken alone; they only widen
+    std::vector<float> low_, high_;             // [p], of rows taken by four
     alignas(64) double scratch_[2 * kSegment];  // or four rows of float
     std::int64_t bad_ = 0, bad_row_ = 0, bad_col_ = 0;
 };
@@ -172,24 +202,31 @@ ColumnStats column_stats(const MatrixView& x, const double* row_scale, int threa
     stats.sum_sq_dev.assign(x.cols, 0.0);
     const std::int64_t rows = std::max<std::int64_t>(4, kElements / x.cols), pieces = (x.rows + rows - 1) / rows;
     const std::vector<double> origin = pilot_mean(x, row_scale);
-    for_each_tile(pieces, threads, poll, [&] { return StatsWorker(x, row_scale, origin, rows, stats); });
+    Ranges ranges(x.cols);
+    for_each_tile(pieces, threads, poll, [&] { return StatsWorker(x, row_scale, origin, rows, stats, ranges); });
     if (stats.nonfinite) return stats;
-    double moved = 0.0;
     for (std::int64_t k = 0; k < x.cols; ++k) {
         const double step = stats.mean[k] / static_cast<double>(x.rows);
         stats.sum_sq_dev[k] = std::max(0.0, stats.sum_sq_dev[k] - step * stats.mean[k]);  // -1e-17 is rounding
         stats.mean[k] = origin[k] + step;
-        moved = std::max(moved, std::fabs(step));
+        stats.max_abs = std::max({stats.max_abs, -ranges.low[k], ranges.high[k]});
+        stats.max_dev = std::max({stats.max_dev, stats.mean[k] - ranges.low[k], ranges.high[k] - stats.mean[k]});
     }
-    stats.max_dev += moved;
     return stats;
 }
 
 namespace {
 
 constexpr std::int64_t kTile = 528;   // columns: whole slivers
-constexpr std::int64_t kRows = 1024;  // summed in T
+constexpr std::int64_t kRows = 1024;  // summed in T, at most
 constexpr std::int64_t kDepth = 256;  // rows packed at a time
+
+// (x - shift) * scale of a row, cut into slivers that lie `apart`.
+SIMKIT_CLONES void shift_scale_slivers(const float* x, const float* shift, float scale, std::int64_t width,
+                                       std::int64_t apart, std::int64_t count, float* out) {
+    for (std::int64_t s = 0; s + width <= count; s += width, out += apart)
+        for (std::int64_t c = 0; c < width; ++c) out[c] = (x[s + c] - shift[s + c]) * scale;
+}
 
 // Rows [row0, row1) x columns [col0, col1) as slivers of columns: out[s][row][c], zero beyond col1.
 template <class T>
@@ -198,10 +235,50 @@ void pack_columns(const BlockView& block, std::int64_t row0, std::int64_t row1, 
     const std::int64_t w = micro_kernel<T>().width, depth = row1 - row0, cols = col1 - col0;
     alignas(64) T row[kTile];
     std::fill(row + cols, row + round_up(cols, w), T(0));
+    std::int64_t whole = 0;  // columns that need no row in between
+    if constexpr (std::is_same_v<T, float>)
+        if (shifts_in_float(block)) {
+            alignas(64) float shift[kTile];
+            whole = cols / w * w;
+            for (std::int64_t c = 0; c < whole; ++c) shift[c] = static_cast<float>(block.shift[col0 + c]);
+            for (std::int64_t i = 0; i < depth && whole; ++i)
+                shift_scale_slivers(float_row(block.x, row0 + i, col0, whole, row), shift,
+                                    static_cast<float>(block.scale), w, depth * w, whole, out + i * w);
+            if (whole == cols) return;
+            std::fill(row + cols - whole, row + w, 0.0f);
+        }
     for (std::int64_t i = 0; i < depth; ++i) {
-        pack(block, row0 + i, row0 + i + 1, col0, col1, row, cols);
-        for (std::int64_t s = 0; s < cols; s += w) std::copy_n(row + s, w, out + s * depth + i * w);
+        pack(block, row0 + i, row0 + i + 1, col0 + whole, col1, row, cols - whole);
+        for (std::int64_t s = 0; s < cols - whole; s += w) std::copy_n(row + s, w, out + (whole + s) * depth + i * w);
     }
+}
+
+SIMKIT_CLONES void subtract_scaled(double factor, const double* row, double* to, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) to[j] -= factor * row[j];
+}
+
+// The upper triangle onto the lower one, by squares that are copied first: rows may lie in the same cache lines' sets.
+void mirror(double* g, std::int64_t p) {
+    constexpr std::int64_t side = 8;
+    double square[side][side];
+    for (std::int64_t i0 = 0; i0 < p; i0 += side)
+        for (std::int64_t j0 = i0; j0 < p; j0 += side) {
+            const std::int64_t rows = std::min(side, p - i0), cols = std::min(side, p - j0);
+            for (std::int64_t i = 0; i < rows; ++i)
+                for (std::int64_t j = 0; j < cols; ++j) square[i][j] = g[(i0 + i) * p + j0 + j];
+            for (std::int64_t j = 0; j < cols; ++j)
+                for (std::int64_t i = 0; i < rows && i0 + i < j0 + j; ++i) g[(j0 + j) * p + i0 + i] = square[i][j];
+        }
+}
+
+// Groups of rows are equally long, and there is an even number of them, so that two workers end together.
+std::int64_t group_count(std::int64_t n) { return n <= 2 * kDepth ? 1 : 2 * ((n + 2 * kRows - 1) / (2 * kRows)); }
+
+SIMKIT_CLONES void add_to(const float* c, double* to, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
+}
+SIMKIT_CLONES void add_to(const double* c, double* to, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
 }
 
 // Tiles of the upper triangle times groups of rows; groups of one tile commit in order.
@@ -212,6 +289,7 @@ class ProductsWorker {
         : block_(block),
           g_(g),
           tiles_((block.x.cols + kTile - 1) / kTile),
+          rows_((block.x.rows + group_count(block.x.rows) - 1) / group_count(block.x.rows)),
           side_(round_up(std::min(kTile, block.x.cols), micro_kernel<T>().width)),
           depth_(std::min(kDepth, block.x.rows)),
           a_(depth_ * side_),
@@ -221,7 +299,7 @@ class ProductsWorker {
     void work(std::int64_t t) {
         const std::int64_t n = block_.x.rows, p = block_.x.cols;
         const std::int64_t pairs = tiles_ * (tiles_ + 1) / 2;
-        const std::int64_t r0 = t / pairs * kRows, r1 = std::min(n, r0 + kRows);
+        const std::int64_t r0 = std::min(n, t / pairs * rows_), r1 = std::min(n, r0 + rows_);
         std::int64_t row = 0, left = t % pairs;
         while (left >= tiles_ - row) left -= tiles_ - row++;
         i0_ = row * kTile;
@@ -233,9 +311,18 @@ class ProductsWorker {
             const std::int64_t end = std::min(r1, r + kDepth);
             pack_columns(block_, r, end, i0_, i0_ + wi_, a_.data());
             if (!same) pack_columns(block_, r, end, j0_, j0_ + wj_, b_.data());
-            packed_product(wi_, wj_, end - r, a_.data(), same ? a_.data() : b_.data(), same, r > r0, c_.data(), wj_);
+            packed_product(wi_, wj_, end - r, a_.data(), same ? a_.data() : b_.data(), same, r > r0, c_.data(), wj_,
+                           ahead(end, i0_, wi_), same ? Ahead() : ahead(end, j0_, wj_));
         }
         release_rows(block_.x, r0, r1);
+    }
+
+    // The rows that are packed next, if they are this worker's.
+    Ahead ahead(std::int64_t row, std::int64_t col, std::int64_t cols) const {
+        const MatrixView& x = block_.x;
+        if (x.col_stride != item_size(x.dtype) || row % rows_ == 0) return {};
+        return {x.data + row * x.row_stride + col * x.col_stride, x.row_stride, std::min(kDepth, x.rows - row),
+                cols * x.col_stride};
     }
 
     void commit(std::int64_t) {
@@ -244,23 +331,23 @@ class ProductsWorker {
             const std::int64_t from = i0_ == j0_ ? i : 0;
             const T* c = c_.data() + i * wj_;
             double* to = g_ + (i0_ + i) * p + j0_;
-            for (std::int64_t j = from; j < wj_; ++j) to[j] += c[j];
+            add_to(c + from, to + from, wj_ - from);
         }
     }
 
   private:
     const BlockView& block_;
     double* g_;
-    std::int64_t tiles_, side_, depth_;
-    std::vector<T> a_, b_, c_;
+    std::int64_t tiles_, rows_, side_, depth_;
+    Buffer<T> a_, b_, c_;
     std::int64_t i0_ = 0, j0_ = 0, wi_ = 0, wj_ = 0;
 };
 
 template <class T>
 void add_products(const BlockView& block, int threads, const Poll& poll, double* g) {
     const std::int64_t tiles = (block.x.cols + kTile - 1) / kTile;
-    const std::int64_t groups = (block.x.rows + kRows - 1) / kRows;
-    for_each_tile(groups * tiles * (tiles + 1) / 2, threads, poll, [&] { return ProductsWorker<T>(block, g); });
+    for_each_tile(group_count(block.x.rows) * tiles * (tiles + 1) / 2, threads, poll,
+                  [&] { return ProductsWorker<T>(block, g); });
 }
 
 }  // namespace
@@ -285,16 +372,10 @@ void column_products(const BlockView& block, const double* sum_sq_dev, bool exac
         add_products<float>(partly, threads, poll, g);
     }
     for (std::int64_t i = 0; i < p; ++i) {
-        for (std::int64_t j = i + 1; j < p; ++j) g[i * p + j] -= n * rest[i] * rest[j];
+        if (rest[i] != 0.0) subtract_scaled(n * rest[i], rest.data() + i + 1, g + i * p + i + 1, p - i - 1);
         if (!exact) g[i * p + i] = sum_sq_dev[i] * block.scale * block.scale;
     }
-    // Mirror by squares that fit the cache.
-    constexpr std::int64_t square = 64;
-    for (std::int64_t i0 = 0; i0 < p; i0 += square)
-        for (std::int64_t j0 = i0; j0 < p; j0 += square)
-            for (std::int64_t i = i0; i < std::min(p, i0 + square); ++i)
-                for (std::int64_t j = std::max(i + 1, j0); j < std::min(p, j0 + square); ++j)
-                    g[j * p + i] = g[i * p + j];
+    mirror(g, p);
 }
 
 }  // namespace simkit

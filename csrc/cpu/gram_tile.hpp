@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/buffer.hpp"
 #include "core/matrix_view.hpp"
 #include "core/micro_kernel.hpp"
 
@@ -17,8 +18,9 @@ inline constexpr std::int64_t kChunk = 256;  // columns packed at a time
 template <class T>
 struct Strips {
     Strips(std::int64_t tile, std::int64_t cols)
-        : a(round_up(tile, micro_kernel<T>().width) * std::min(cols, kChunk)), b(a.size()) {}
-    std::vector<T> a, b;
+        : a(round_up(tile, micro_kernel<T>().width) * std::min(cols, kChunk)),
+          b(round_up(tile, micro_kernel<T>().width) * std::min(cols, kChunk)) {}
+    Buffer<T> a, b;
 };
 
 // C [ti, tj] (leading dimension tj) = z_i . z_j for rows i0.. of `rows` and j0.. of `cols` (views of one block).

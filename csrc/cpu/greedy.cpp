@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "core/clones.hpp"
 
@@ -11,6 +12,7 @@ namespace simkit {
 namespace {
 
 constexpr double kTie = 1e-12;
+constexpr double kStale = 0.25;  // share of Q that is left when q is formed again
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
 // (linear - r_i) / sqrt(quadratic - 2 q_i + d_i) * factor, -inf where the root is not of a positive number.
@@ -23,6 +25,23 @@ SIMKIT_CLONES void score_all(double linear, double quadratic, double factor, con
     }
 }
 
+// A is symmetric, so its rows may be added up where the sums of rows are wanted.
+SIMKIT_CLONES void add_row(const double* row, double* sums, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) sums[j] += row[j];
+}
+
+// Eight maxima at once.
+SIMKIT_CLONES double largest(const double* values, std::int64_t count) {
+    constexpr std::int64_t lanes = 8;
+    double most[lanes];
+    std::fill_n(most, lanes, kNone);
+    std::int64_t j = 0;
+    for (; j + lanes <= count; j += lanes)
+        for (std::int64_t l = 0; l < lanes; ++l) most[l] = values[j + l] > most[l] ? values[j + l] : most[l];
+    for (; j < count; ++j) most[0] = values[j] > most[0] ? values[j] : most[0];
+    return *std::max_element(most, most + lanes);
+}
+
 // The units still kept, ascending, with their r, q and A_kk side by side.
 class Kept {
   public:
@@ -30,12 +49,13 @@ class Kept {
         std::iota(alive_.begin(), alive_.end(), std::int64_t{0});
         double total = 0.0;
         for (std::int64_t i = 0; i < u; ++i) {
-            for (std::int64_t j = 0; j < u; ++j) r_[i] += a[i * u + j];
+            add_row(a + i * u, r_.data(), u);
             d_[i] = a[i * u + i];
-            total += r_[i];
         }
+        for (double r : r_) total += r;
         factor_ = 1.0 / std::sqrt(total);
-        refresh();
+        q_ = r_;
+        linear_ = quadratic_ = fresh_ = total;
     }
 
     const std::vector<std::int64_t>& alive() const { return alive_; }
@@ -56,18 +76,18 @@ class Kept {
         alive_.erase(alive_.begin() + at);
         for (auto* values : {&r_, &q_, &d_}) values->erase(values->begin() + at);
         for (std::size_t i = 0; i < alive_.size(); ++i) q_[i] -= row[alive_[i]];
-        if (!(quadratic_ > 0.5 * fresh_)) refresh();
+        if (!(quadratic_ > kStale * fresh_)) refresh();
     }
 
   private:
     void refresh() {
         linear_ = quadratic_ = 0.0;
+        std::vector<double> sums(u_, 0.0);
+        for (std::int64_t i : alive_) add_row(a_ + i * u_, sums.data(), u_);
         for (std::size_t i = 0; i < alive_.size(); ++i) {
-            double sum = 0.0;
-            for (std::int64_t j : alive_) sum += a_[alive_[i] * u_ + j];
-            q_[i] = sum;
+            q_[i] = sums[alive_[i]];
             linear_ += r_[i];
-            quadratic_ += sum;
+            quadratic_ += q_[i];
         }
         fresh_ = quadratic_;
     }
@@ -80,7 +100,7 @@ class Kept {
 };
 
 std::size_t pick_best(const std::vector<double>& scores) {
-    const double best = *std::max_element(scores.begin(), scores.end());
+    const double best = largest(scores.data(), static_cast<std::int64_t>(scores.size()));
     return static_cast<std::size_t>(
         std::find_if(scores.begin(), scores.end(), [&](double s) { return s >= best - kTie || s == best; }) -
         scores.begin());
@@ -100,11 +120,11 @@ std::vector<std::int64_t> rank(std::vector<double> scores) {
     return ranking;
 }
 
-double gap(const std::vector<double>& scores, std::size_t pick) {
-    double second = kNone;
-    for (std::size_t i = 0; i < scores.size(); ++i)
-        if (i != pick) second = std::max(second, scores[i]);
-    return scores[pick] - second;
+double gap(std::vector<double>& scores, std::size_t pick) {
+    const double best = std::exchange(scores[pick], kNone);
+    const double second = largest(scores.data(), static_cast<std::int64_t>(scores.size()));
+    scores[pick] = best;
+    return best - second;
 }
 
 }  // namespace

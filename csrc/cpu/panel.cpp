@@ -90,8 +90,8 @@ enum class Pairs { all, upper, diagonal };
 template <class T>
 class Square {
   public:
-    Square(const Dots<T>& dots, const T* panel, std::int64_t m, std::int64_t size, double* gram)
-        : dots_(dots), panel_(panel), m_(m), size_(size), gram_(gram) {}
+    Square(const Dots<T>& dots, const T* panel, std::int64_t m, std::int64_t ld, double* gram)
+        : dots_(dots), panel_(panel), m_(m), ld_(ld), gram_(gram) {}
 
     // Elements [k, k + count) of rows [a0, a1) with rows [b0, b1), at most `side` of each; the last row stands in for
     // those that are missing.
@@ -100,8 +100,8 @@ class Square {
         const T *x[kMost], *y[kMost];
         double out[kMost * kMost] = {};
         for (std::int64_t i = 0; i < dots_.side; ++i) {
-            x[i] = panel_ + std::min(a0 + i, a1 - 1) * size_ + k;
-            y[i] = panel_ + std::min(b0 + i, b1 - 1) * size_ + k;
+            x[i] = panel_ + std::min(a0 + i, a1 - 1) * ld_ + k;
+            y[i] = panel_ + std::min(b0 + i, b1 - 1) * ld_ + k;
         }
         dots_.run(count, x, y, out);
         for (std::int64_t a = a0; a < std::min(a0 + dots_.side, a1); ++a)
@@ -113,7 +113,7 @@ class Square {
   private:
     const Dots<T>& dots_;
     const T* panel_;
-    std::int64_t m_, size_;
+    std::int64_t m_, ld_;
     double* gram_;
 };
 
@@ -121,6 +121,13 @@ class Square {
 constexpr std::int64_t kMany = 64;
 constexpr std::int64_t kDepth = 256;
 constexpr std::int64_t kRun = 64;
+
+SIMKIT_CLONES void add_to(const float* c, double* to, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
+}
+SIMKIT_CLONES void add_to(const double* c, double* to, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
+}
 
 template <class T>
 const Dots<T>& dots() {
@@ -141,23 +148,23 @@ PanelGram<T>::PanelGram(std::int64_t m, std::int64_t left)
 }
 
 template <class T>
-void PanelGram<T>::add(const T* panel, std::int64_t size, double* gram) {
+void PanelGram<T>::add(const T* panel, std::int64_t ld, std::int64_t size, double* gram) {
     if (many_)
-        add_many(panel, size, gram);
+        add_many(panel, ld, size, gram);
     else
-        add_few(panel, size, gram);
+        add_few(panel, ld, size, gram);
 }
 
 template <class T>
-void PanelGram<T>::add_few(const T* panel, std::int64_t size, double* gram) const {
+void PanelGram<T>::add_few(const T* panel, std::int64_t ld, std::int64_t size, double* gram) const {
     const std::int64_t side = dots<T>().side;
-    Square<T> square(dots<T>(), panel, m_, size, gram);
+    Square<T> square(dots<T>(), panel, m_, ld, gram);
     for (std::int64_t k = 0; k < size; k += kStep) {
         const std::int64_t count = std::min(kStep, size - k);
         if (left_) {
             for (std::int64_t a = 0; a < left_; a += side)
                 for (std::int64_t b = left_; b < m_; b += side) square.add(Pairs::all, k, count, a, left_, b, m_);
-            add_diagonal(panel, size, k, count, gram);
+            add_diagonal(panel, ld, k, count, gram);
             continue;
         }
         for (std::int64_t a = 0; a < m_; a += side) {
@@ -168,26 +175,28 @@ void PanelGram<T>::add_few(const T* panel, std::int64_t size, double* gram) cons
 }
 
 template <class T>
-void PanelGram<T>::add_diagonal(const T* panel, std::int64_t size, std::int64_t k, std::int64_t count,
+void PanelGram<T>::add_diagonal(const T* panel, std::int64_t ld, std::int64_t k, std::int64_t count,
                                 double* gram) const {
-    Square<T> square(dots<T>(), panel, m_, size, gram);
+    Square<T> square(dots<T>(), panel, m_, ld, gram);
     for (std::int64_t a = 0; a < m_; a += dots<T>().side) square.add(Pairs::diagonal, k, count, a, m_, a, m_);
 }
 
 template <class T>
-void PanelGram<T>::add_many(const T* panel, std::int64_t size, double* gram) {
+void PanelGram<T>::add_many(const T* panel, std::int64_t ld, std::int64_t size, double* gram) {
     const std::int64_t rows = left_ ? left_ : m_, cols = m_ - left_;
     for (std::int64_t k = 0; k < size; k += kDepth) {
         const std::int64_t end = std::min(size, k + kDepth);
         for (std::int64_t r = k; r < end; r += kRun) {
             const std::int64_t depth = std::min(kRun, end - r);
-            pack_slivers(panel + r, rows, size, depth, a_.data());
-            if (left_) pack_slivers(panel + left_ * size + r, cols, size, depth, b_.data());
+            pack_slivers(panel + r, rows, ld, depth, a_.data());
+            if (left_) pack_slivers(panel + left_ * ld + r, cols, ld, depth, b_.data());
             packed_product(rows, cols, depth, a_.data(), left_ ? b_.data() : a_.data(), !left_, r > k, c_.data(), cols);
         }
-        for (std::int64_t a = 0; a < rows; ++a)
-            for (std::int64_t b = left_ ? 0 : a; b < cols; ++b) gram[a * m_ + left_ + b] += c_[a * cols + b];
-        if (left_) add_diagonal(panel, size, k, end - k, gram);
+        for (std::int64_t a = 0; a < rows; ++a) {
+            const std::int64_t from = left_ ? 0 : a;
+            add_to(c_.data() + a * cols + from, gram + a * m_ + left_ + from, cols - from);
+        }
+        if (left_) add_diagonal(panel, ld, k, end - k, gram);
     }
 }
 

@@ -1,6 +1,7 @@
 #include "core/slivers.hpp"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/clones.hpp"
 #include "core/micro_kernel.hpp"
@@ -112,6 +113,69 @@ __attribute__((target("avx2"))) void shift_transpose_avx2(const double* const* r
     for (int i = 0; i < 4; ++i) rest[i] = rows[i] + k;
     shift_transpose_plain<double, 4>(rest, shift + k, scale, depth - k, out + k * width, width);
 }
+
+// Whole cache lines of the slivers.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // what the compiler's own header leaves undefined on purpose
+__attribute__((target("avx512f"))) inline void store_transposed(const __m512* in, float* out, std::int64_t width) {
+    __m512 t[16], u[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+        t[2 * i] = _mm512_unpacklo_ps(in[2 * i], in[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(in[2 * i], in[2 * i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) {  // u[4 i + c]: columns c, c + 4, ... of rows 4 i ... 4 i + 3
+            u[4 * i + 2 * h] = _mm512_shuffle_ps(t[4 * i + h], t[4 * i + 2 + h], 0x44);
+            u[4 * i + 2 * h + 1] = _mm512_shuffle_ps(t[4 * i + h], t[4 * i + 2 + h], 0xee);
+        }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+        const __m512 even = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x88),
+                     odd = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xdd);
+        const __m512 even_ = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0x88),
+                     odd_ = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0xdd);
+        _mm512_storeu_ps(out + c * width, _mm512_shuffle_f32x4(even, even_, 0x88));
+        _mm512_storeu_ps(out + (4 + c) * width, _mm512_shuffle_f32x4(odd, odd_, 0x88));
+        _mm512_storeu_ps(out + (8 + c) * width, _mm512_shuffle_f32x4(even, even_, 0xdd));
+        _mm512_storeu_ps(out + (12 + c) * width, _mm512_shuffle_f32x4(odd, odd_, 0xdd));
+    }
+}
+
+#pragma GCC diagnostic pop
+
+__attribute__((target("avx512f"))) void transpose_avx512(const float* in, std::int64_t ld, std::int64_t depth,
+                                                         float* out, std::int64_t width) {
+    std::int64_t k = 0;
+    for (; k + 16 <= depth; k += 16) {
+        __m512 r[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_ps(in + i * ld + k);
+        store_transposed(r, out + k * width, width);
+    }
+    transpose_plain<float, 16>(in + k, ld, depth - k, out + k * width, width);
+}
+
+// Columns k, k + 16, ... from where rows that lie whole cache lines apart begin a line, so that each is fetched once:
+// the processor has few places for lines that lie a power of two apart. The first and the last sixteen may overlap
+// others.
+__attribute__((target("avx512f"))) void shift_transpose_avx512(const float* const* rows, const float* shift,
+                                                               float scale, std::int64_t depth, float* out,
+                                                               std::int64_t width) {
+    if (depth < 16) return shift_transpose_plain<float, 16>(rows, shift, scale, depth, out, width);
+    const __m512 factor = _mm512_set1_ps(scale);
+    const auto off = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(rows[0]) / sizeof(float) % 16);
+    for (std::int64_t k = 0, next = 16 - off; k < depth; k = next, next += 16) {
+        const std::int64_t at = std::min(k, depth - 16);
+        const __m512 middle = _mm512_loadu_ps(shift + at);
+        __m512 r[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) r[i] = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(rows[i] + at), middle), factor);
+        store_transposed(r, out + at * width, width);
+    }
+}
 #endif
 
 template <class T>
@@ -125,6 +189,9 @@ template <class T>
 Transpose<T> choose_transpose() {
 #ifdef SIMKIT_X86
     constexpr int wide = 32 / sizeof(T);
+    if constexpr (std::is_same_v<T, float>)
+        if (__builtin_cpu_supports("avx512f") && micro_kernel<T>().width % 16 == 0)
+            return {16, transpose_avx512, shift_transpose_avx512};
     if (__builtin_cpu_supports("avx2") && micro_kernel<T>().width % wide == 0)
         return {wide, transpose_avx2, shift_transpose_avx2};
 #endif
@@ -139,7 +206,7 @@ const Transpose<T>& transpose() {
 }
 
 template <class T>
-constexpr std::int64_t kTallestGroup = 32 / sizeof(T);
+constexpr std::int64_t kTallestGroup = 64 / sizeof(T);
 
 // Rows that need nothing but (x - shift) * scale in T: straight from where they lie into the slivers.
 bool packs_straight(const BlockView& block, const float*) { return shifts_in_float(block); }

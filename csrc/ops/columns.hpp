@@ -10,7 +10,7 @@
 
 namespace simkit {
 
-// One pass: mean [p], sum_sq_dev [p] = sum (x - mean)^2, the largest |x|, and one to four times the largest |x - mean|;
+// One pass: mean [p], sum_sq_dev [p] = sum (x - mean)^2, the largest |x| and the largest |x - mean|;
 // all float64. A constant column has exactly its value as mean and 0 as deviation. With non-finite entries only their
 // number and first place are filled.
 struct ColumnStats {
@@ -25,7 +25,7 @@ ColumnStats column_stats(const MatrixView& x, const double* row_scale, int threa
 // Float32 products (exact = false) round a column that holds one value many times (ReLU zeros, minus their mean) the
 // same way every time. Two remedies: a column is centred only when mean^2 > 9 var, otherwise n mu mu^T is subtracted
 // in float64 afterwards and zeros stay zeros; and the diagonal comes from sum_sq_dev [p].
-// Accumulators: float32 over 1024 rows, float64 across.
+// Accumulators: float32 over 1024 rows at most, float64 across.
 void column_products(const BlockView& block, const double* sum_sq_dev, bool exact, int threads, const Poll& poll,
                      double* g);
 

@@ -114,6 +114,7 @@ def pair_sums(
         double_products=route.products == "float64",
         tile=route.tile,
         threads=route.threads,
+        shared=route.shared,
     )
     if bad is not None:
         number, *pair = bad

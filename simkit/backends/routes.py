@@ -14,13 +14,14 @@ from ..errors import TooLittleMemory
 from ..kernels import Cosine, CustomKernel, Linear, as_integer
 from .base import Block, Precision, Route, RouteName
 
-TILES = (336, 288, 240, 192, 144, 96, 48, 24, 16, 8)  # multiples of a sliver, where they can be
+TILES = (336, 288, 240, 208, 192, 144, 96, 48, 24, 16, 8)  # multiples of a sliver, or nearly
+SHARED = 64  # from so many layers on all workers share one tile: panels are large, and layers enough to deal out
 CHUNK = 256  # columns (sample space) packed at a time
 ROWS = 512  # rows (feature space) packed at a time
 WIDEST = 48  # rows of a packed sliver, at most
 PACKING = 32  # what packing one strip of a tile costs, in multiply-adds per element
 WORKERS = 2  # the tile is chosen for so many, whatever the threads: it moves the last bits of the answer
-PANELS = 2**25  # bytes of workspace per worker, and
+PANELS = 28 * 10**6  # bytes of panels and strips for each of so many workers, and
 ROOM = 2**30  # of all workers, where no memory is given
 SMALL_N = 64  # below this float64 products cost nothing and float32 ones lose digits to cancellation
 FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
@@ -108,8 +109,17 @@ def sample_workspace(
     """
     item = 8 if products == "float64" else 4
     strips = 2 * (-(-tile // WIDEST) * WIDEST) * min(CHUNK, p) * item
-    each = (m + 2 * custom) * tile * tile * item + strips + 12 * m * m + 16 * m * tile + 2 * tile * mapped_row_bytes
-    return Workspace(8 * m * n + 24 * m * m, each)
+    once = _sums_bytes(m, n)
+    each = 2 * custom * tile * tile * item + strips + 12 * m * m + 2 * tile * mapped_row_bytes
+    panel = m * tile * tile * item
+    if m >= SHARED:
+        return Workspace(once + panel, each + 16 * tile)
+    return Workspace(once, each + panel + 16 * m * tile)
+
+
+def _sums_bytes(m: int, n: int) -> int:
+    """Sums of all rows and of all pairs."""
+    return 8 * m * n + 24 * m * m
 
 
 def plan_pair_sums(
@@ -158,9 +168,10 @@ def plan_pair_sums(
     space = sample_workspace(m, n, max(widths), size, products, mapped_row_bytes, custom=custom)
     if memory is not None and tile is None and space.total(1) > memory:
         raise TooLittleMemory(f"{memory} bytes", f"comparing {m} layers of {n} samples", space.total(1))
-    workers = space.workers(min(threads, _square(n, size)), ROOM if memory is None else memory)
+    shared = m >= SHARED
+    workers = space.workers(min(threads, m if shared else _square(n, size)), ROOM if memory is None else memory)
     reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
-    return Route("sample", products, size, workers, sample_cost, space.total(workers), reason)
+    return Route("sample", products, size, workers, sample_cost, space.total(workers), reason, shared)
 
 
 def _sample_time(n: int, widths: Sequence[int], multiply_adds: int, products: Precision) -> float:
@@ -180,21 +191,21 @@ def sample_tile(
 
     def fits(tile: int, workers: int) -> bool:
         space = sample_workspace(m, n, p, tile, products, mapped_row_bytes, custom=custom)
-        return space.each <= PANELS if memory is None else space.total(workers) <= memory
+        return space.total(workers) <= (workers * PANELS + _sums_bytes(m, n) if memory is None else memory)
 
     for workers in (WORKERS, 1):
         fitting = [tile for tile in TILES if fits(tile, workers)]
         if fitting:
-            return min(fitting, key=lambda tile: _tile_time(n, tile))
+            return min(fitting, key=lambda tile: _tile_time(n, tile, shared=m >= SHARED))
     return TILES[-1]
 
 
-def _tile_time(n: int, tile: int) -> float:
+def _tile_time(n: int, tile: int, *, shared: bool) -> float:
     """Multiply-adds per feature that the slower of two workers does, packing counted as such."""
     full, rest = divmod(n, tile)
     diagonal = full * tile**2 + rest**2
     work = (n * n - diagonal) / 2 + diagonal * (1 + WIDEST / min(n, tile)) / 2
-    last = min(n, tile) ** 2 / 2  # one of them waits for the other's last tile
+    last = 0.0 if shared else min(n, tile) ** 2 / 2  # one of them waits for the other's last tile
     return (work / WORKERS + last) * (1 + PACKING / tile)
 
 

@@ -1,0 +1,57 @@
+// The pass of one candidate over a few rows of a tile: kernel values and the sums that CKA needs of them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace simkit {
+
+constexpr std::int64_t kCandidateTile = 256;  // samples
+constexpr std::int64_t kCandidateRows = 8;    // rows of a tile that stay in the level-1 cache while candidates pass
+
+template <class T>
+struct Strip {
+    std::int64_t rows, count;  // row r has count + r * longer columns: longer = 1 on the diagonal
+    std::int64_t longer;
+    const T* base;     // [rows], leading dimension kCandidateTile: what the form says
+    const T* less;     // the same, for `near` and `far`
+    const T* own;      // [rows] the candidate's last feature at the rows' samples
+    const T* column;   // and at the columns'
+    const T* centred;  // [rows], leading dimension ld: L
+    std::int64_t ld;
+    T level;
+    T* columns;        // += K
+    double* row_sums;  // [rows] += K
+    double cross, squares;
+};
+
+// d = own - column.
+enum class Form {
+    near,    // K = base 2^(d^2) - level, less being base - level; d^2 <= 1/4
+    far,     // the same, d^2 <= 1
+    fused,   // K = 2^(d^2 - base) - 1 - level
+    scaled,  // K = 2^-base - 1 - level
+    ready    // K = base - level
+};
+
+template <class T>
+void candidate_pass(Form form, Strip<T>& strip);
+
+// base [count], q -> 2^-q; less -> 2^-q - 1 - level.
+template <class T>
+void powers(T level, T* base, T* less, std::int64_t count);
+
+// Features of z [p, n] between `rows` samples from i0 on and samples from j0 on.
+template <class T>
+struct PairFeatures {
+    const T* z;
+    std::int64_t n;
+    const std::vector<std::int64_t>& features;
+    std::int64_t i0, rows, j0;
+};
+
+// q [rows, count], leading dimension kCandidateTile: sum over the features of (own - column)^2, or of own column.
+template <class T>
+void feature_sums(bool distance, const PairFeatures<T>& pairs, std::int64_t count, T* q);
+
+}  // namespace simkit
