@@ -1,4 +1,4 @@
-"""All workers on one tile: sums of many layers are those of a tile for each worker, bit by bit where they may be."""
+"""All workers on one tile: sums of many layers are those of a tile for each worker, up to the order of additions."""
 
 from __future__ import annotations
 
@@ -55,12 +55,13 @@ def test_sums_are_those_of_a_tile_each(kernel: Kernel, estimator: Estimator, spl
         plan = plan_pair_sums(rows, columns, route="sample", tile=tile)
         assert plan.shared
         own = native_cpu.pair_sums(rows, columns, estimator=estimator, route=replace(plan, shared=False))
+        first = native_cpu.pair_sums(rows, columns, estimator=estimator, route=replace(plan, threads=1))
         for threads in (1, 2, 3, 100):
             found = native_cpu.pair_sums(rows, columns, estimator=estimator, route=replace(plan, threads=threads))
-            if tile * tile <= 8192:  # one piece: the very same additions
-                assert np.array_equal(found.values, own.values)
-                assert np.array_equal(found.self_rows, own.self_rows)
-                assert np.array_equal(found.raw_columns, own.raw_columns)
+            assert np.array_equal(found.values, first.values)  # threads change no bit
+            for name in ("values", "self_rows", "self_columns", "raw_rows", "raw_columns"):
+                a, b = getattr(found, name), getattr(own, name)
+                assert np.abs(a - b).max() <= 1e-13 * np.abs(own.raw_rows).max(), name
 
 
 def test_pieces_of_a_large_tile_add_in_order() -> None:

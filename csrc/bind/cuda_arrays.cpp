@@ -19,6 +19,7 @@ std::shared_ptr<DeviceArray> there_already(std::uintptr_t pointer, Pair shape, P
     if (pointer % item_size(type) || strides.first % item_size(type) || strides.second % item_size(type))
         throw std::invalid_argument("the array's items are not aligned");
     const auto* data = reinterpret_cast<const std::byte*>(pointer);
+    if (stream == 1) stream = 0;  // two names of the legacy default stream
     cuda::check_address(data, device);
     return std::make_shared<DeviceArray>(
         DeviceArray{{data, shape.first, shape.second, strides.first, strides.second, type, false},

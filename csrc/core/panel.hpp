@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "micro_kernel.hpp"
+
 namespace simkit {
 
 // gram [m, m] += x_a . x_b for a < left, left <= b, and for a = b; left = 0: for all a <= b. Products of T are summed
@@ -16,6 +18,7 @@ class PanelGram {
     void add(const T* panel, std::int64_t ld, std::int64_t size, double* gram);
 
   private:
+    Ahead ahead(const T* panel, std::int64_t ld, std::int64_t k, std::int64_t end) const;
     void add_few(const T* panel, std::int64_t ld, std::int64_t size, double* gram) const;
     void add_many(const T* panel, std::int64_t ld, std::int64_t size, double* gram);
     void add_diagonal(const T* panel, std::int64_t ld, std::int64_t k, std::int64_t count, double* gram) const;

@@ -132,7 +132,7 @@ class StatsWorker {
         const std::int64_t next = i + kAhead;
         if (next + 4 <= x_.rows && x_.col_stride == item_size(x_.dtype)) {
             Ahead lines(x_.data + next * x_.row_stride + k * x_.col_stride, x_.row_stride, 4, count * x_.col_stride);
-            lines.fetch(lines.lines());
+            for (std::int64_t l = lines.lines(); l > 0; --l) lines.step();
         }
         add_four_rows(rows, origin_.data() + k, sums_.data() + k, squares_.data() + k, low_.data() + k,
                       high_.data() + k, count);

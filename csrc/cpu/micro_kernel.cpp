@@ -9,14 +9,16 @@ namespace {
 // Rows x (Last - First) accumulators: they must all stay in registers, so every loop over them is unrolled.
 template <class T, int Bytes, int Rows, int First, int Last>
 [[gnu::always_inline]] inline void run_body(std::int64_t depth, const T* a, const T* b, bool add, T* c,
-                                            std::int64_t ldc) {
+                                            std::int64_t ldc, Ahead& ahead, std::int64_t lines) {
     constexpr int lanes = Bytes / static_cast<int>(sizeof(T)), width = lanes * kVectors, vectors = Last - First;
     typedef T Vector __attribute__((vector_size(Bytes)));
     typedef T Loose __attribute__((vector_size(Bytes), aligned(sizeof(T)), may_alias));
     b += First * lanes;
     c += First * lanes;
     Vector sum[Rows][vectors] = {};
+    Ahead next = ahead;
     for (std::int64_t k = 0; k < depth; ++k) {
+        if (k < lines) next.step();
         Vector right[vectors];
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) right[v] = *reinterpret_cast<const Loose*>(b + k * width + v * lanes);
@@ -27,6 +29,7 @@ template <class T, int Bytes, int Rows, int First, int Last>
             for (int v = 0; v < vectors; ++v) sum[r][v] += left * right[v];
         }
     }
+    ahead = next;
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
@@ -38,21 +41,22 @@ template <class T, int Bytes, int Rows, int First, int Last>
 
 // Accumulators, right operands and one left operand fit sixteen registers of 16 or 32 bytes, or thirty-two of 64.
 template <class T, int First, int Last>
-void run_baseline(std::int64_t depth, const T* a, const T* b, bool add, T* c, std::int64_t ldc) {
-    run_body<T, 16, 16 / sizeof(T), First, Last>(depth, a, b, add, c, ldc);
+void run_baseline(std::int64_t depth, const T* a, const T* b, bool add, T* c, std::int64_t ldc, Ahead& ahead,
+                  std::int64_t lines) {
+    run_body<T, 16, 16 / sizeof(T), First, Last>(depth, a, b, add, c, ldc, ahead, lines);
 }
 
 #ifdef SIMKIT_X86
 template <class T, int First, int Last>
 __attribute__((target("avx2,fma"))) void run_avx2(std::int64_t depth, const T* a, const T* b, bool add, T* c,
-                                                  std::int64_t ldc) {
-    run_body<T, 32, 4, First, Last>(depth, a, b, add, c, ldc);
+                                                  std::int64_t ldc, Ahead& ahead, std::int64_t lines) {
+    run_body<T, 32, 4, First, Last>(depth, a, b, add, c, ldc, ahead, lines);
 }
 
 template <class T, int First, int Last>
 __attribute__((target("avx512f,fma"))) void run_avx512(std::int64_t depth, const T* a, const T* b, bool add, T* c,
-                                                       std::int64_t ldc) {
-    run_body<T, 64, 8, First, Last>(depth, a, b, add, c, ldc);
+                                                       std::int64_t ldc, Ahead& ahead, std::int64_t lines) {
+    run_body<T, 64, 8, First, Last>(depth, a, b, add, c, ldc, ahead, lines);
 }
 #endif
 
@@ -100,12 +104,12 @@ void packed_product(std::int64_t m, std::int64_t n, std::int64_t depth, const T*
             const auto run = kernel.run[first][(cols - 1) / kernel.lanes];
             const T* right = b + j * depth;
             T* to = c + i * ldc + j;
-            (left_ahead.lines() ? left_ahead : right_ahead).fetch(each);
+            Ahead& ahead = left_ahead.lines() ? left_ahead : right_ahead;
             if (rows == kernel.rows && cols % kernel.lanes == 0) {
-                run(depth, left, right, add, to, ldc);
+                run(depth, left, right, add, to, ldc, ahead, each);
                 continue;
             }
-            run(depth, left, right, false, edge, w);
+            run(depth, left, right, false, edge, w, ahead, each);
             for (std::int64_t r = 0; r < rows; ++r)
                 for (std::int64_t s = first * kernel.lanes; s < cols; ++s)
                     to[r * ldc + s] = edge[r * w + s] + (add ? to[r * ldc + s] : T(0));

@@ -181,6 +181,13 @@ void PanelGram<T>::add_diagonal(const T* panel, std::int64_t ld, std::int64_t k,
     for (std::int64_t a = 0; a < m_; a += dots<T>().side) square.add(Pairs::diagonal, k, count, a, m_, a, m_);
 }
 
+// Elements [k, end) of all rows, which are packed next.
+template <class T>
+Ahead PanelGram<T>::ahead(const T* panel, std::int64_t ld, std::int64_t k, std::int64_t end) const {
+    constexpr std::int64_t item = sizeof(T);
+    return {reinterpret_cast<const std::byte*>(panel + k), ld * item, end > k ? m_ : 0, (end - k) * item};
+}
+
 template <class T>
 void PanelGram<T>::add_many(const T* panel, std::int64_t ld, std::int64_t size, double* gram) {
     const std::int64_t rows = left_ ? left_ : m_, cols = m_ - left_;
@@ -190,7 +197,8 @@ void PanelGram<T>::add_many(const T* panel, std::int64_t ld, std::int64_t size, 
             const std::int64_t depth = std::min(kRun, end - r);
             pack_slivers(panel + r, rows, ld, depth, a_.data());
             if (left_) pack_slivers(panel + left_ * ld + r, cols, ld, depth, b_.data());
-            packed_product(rows, cols, depth, a_.data(), left_ ? b_.data() : a_.data(), !left_, r > k, c_.data(), cols);
+            packed_product(rows, cols, depth, a_.data(), left_ ? b_.data() : a_.data(), !left_, r > k, c_.data(), cols,
+                           ahead(panel, ld, r + kRun, std::min(size, r + 2 * kRun)));
         }
         for (std::int64_t a = 0; a < rows; ++a) {
             const std::int64_t from = left_ ? 0 : a;

@@ -48,8 +48,23 @@ struct Tile {
     std::int64_t i0, ti, j0, tj;
     bool diagonal() const { return i0 == j0; }
     std::int64_t size() const { return ti * tj; }
-    double weight() const { return diagonal() ? 1.0 : 2.0; }
+    // Elements that stand for two, and those of the diagonal behind them, which stand for themselves.
+    std::int64_t twice() const { return diagonal() ? ti * (ti - 1) / 2 : size(); }
+    std::int64_t once() const { return diagonal() ? ti : 0; }
 };
+
+// A symmetric tile [n, n] -> what lies above its diagonal, row by row, and then the diagonal.
+template <class T>
+void keep_half(T* c, std::int64_t n, std::vector<T>& diagonal) {
+    diagonal.resize(n);
+    T* to = c;
+    for (std::int64_t i = 0; i < n; ++i) {
+        diagonal[i] = c[i * n + i];
+        std::copy(c + i * n + i + 1, c + (i + 1) * n, to);
+        to += n - i - 1;
+    }
+    std::copy(diagonal.begin(), diagonal.end(), to);
+}
 
 // Tile number -> (I, J) with I < J, row by row, and then the diagonal: tiles that cost alike stand together, so that
 // workers do not wait for one another when they commit in order.
@@ -84,7 +99,7 @@ class Blocks {
     Blocks(const PairProblem& problem, const std::vector<Centre>& centres)
         : problem_(problem), centres_(centres), strips_(problem.tile, widest(problem)) {}
 
-    // c [ti, tj] = K less its centre; rows [ti] and columns [tj] its sums. next: the block that comes afterwards.
+    // c [twice + once] = K less its centre; rows [ti] and columns [tj] its sums. next: the block that comes afterwards.
     BlockSums fill(const Tile& tile, std::int64_t b, std::int64_t next, T* c, double* rows, double* columns,
                    const std::function<void()>& pause) {
         const BlockView& block = problem_.blocks[b];
@@ -98,6 +113,7 @@ class Blocks {
         }
         std::fill_n(columns, tile.tj, 0.0);
         for (std::int64_t i = 0; i < tile.ti; ++i) rows[i] = sum_row(c + i * tile.tj, tile.tj, columns);
+        if (tile.diagonal()) keep_half(c, tile.ti, diagonal_);
         return sums;
     }
 
@@ -123,19 +139,20 @@ class Blocks {
         const std::int64_t k = apply_custom(block, centre.norms.data(), centre.no_shift(), tile.i0, tile.ti, block,
                                             tile.j0, tile.tj, 1, tile.diagonal(), strips_, arguments_, c);
         sums.bad = out_of_range(b, arguments_, c, k);
-        for (std::int64_t l = 0; l < tile.size(); ++l) sums.squares += c[l] * c[l];
+        for (std::int64_t l = 0; l < tile.size(); ++l) sums.squares += (tile.diagonal() ? 1.0 : 2.0) * c[l] * c[l];
     }
 
     const PairProblem& problem_;
     const std::vector<Centre>& centres_;
     Strips<T> strips_;
     Arguments arguments_;
+    std::vector<T> diagonal_;
 };
 
 void add_sums(const PairProblem& problem, const Tile& tile, std::int64_t b, const BlockSums& own, const double* rows,
               const double* columns, Sums& sums) {
     sums.traces[b] += own.trace;
-    sums.squares[b] += tile.weight() * own.squares;
+    sums.squares[b] += own.squares;
     double* r = sums.r.data() + b * problem.n();
     for (std::int64_t i = 0; i < tile.ti; ++i) r[tile.i0 + i] += rows[i];
     if (!tile.diagonal())
@@ -165,13 +182,15 @@ class TileWorker {
             own_[b] = blocks_.fill(tile_, b, b + 1, panel_.data() + b * tile_.size(), rows_.data() + b * problem_.tile,
                                    columns_.data() + b * problem_.tile, std::ref(pause));
         std::fill(gram_.begin(), gram_.end(), 0.0);
-        panel_gram_.add(panel_.data(), tile_.size(), tile_.size(), gram_.data());
+        panel_gram_.add(panel_.data(), tile_.size(), tile_.twice(), gram_.data());
+        for (double& sum : gram_) sum *= 2.0;
+        panel_gram_.add(panel_.data() + tile_.twice(), tile_.size(), tile_.once(), gram_.data());
     }
 
     void commit(std::int64_t) {
         for (const BlockSums& own : own_)
             if (own.bad) throw *own.bad;
-        for (std::size_t k = 0; k < gram_.size(); ++k) sums_.p[k] += tile_.weight() * gram_[k];
+        for (std::size_t k = 0; k < gram_.size(); ++k) sums_.p[k] += gram_[k];
         for (std::int64_t b = 0; b < m_; ++b)
             add_sums(problem_, tile_, b, own_[b], rows_.data() + b * problem_.tile, columns_.data() + b * problem_.tile,
                      sums_);
@@ -206,11 +225,13 @@ class SharedTile {
         for_each_tile(m_, problem_.threads, poll, [&] { return BlockWorker(*this); });
         for (const auto& bad : bad_)
             if (bad) throw *bad;
-        for_each_tile((tile_.size() + kPiece - 1) / kPiece, problem_.threads, poll, [&] { return PieceWorker(*this); });
+        for_each_tile(pieces() + tile_.diagonal(), problem_.threads, poll, [&] { return PieceWorker(*this); });
     }
 
   private:
     static constexpr std::int64_t kPiece = 8192;  // elements
+
+    std::int64_t pieces() const { return (tile_.twice() + kPiece - 1) / kPiece; }
 
     struct BlockWorker {
         explicit BlockWorker(SharedTile& shared)
@@ -231,14 +252,18 @@ class SharedTile {
         explicit PieceWorker(SharedTile& shared)
             : s(shared), panel_gram(s.m_, s.problem_.symmetric() ? 0 : s.problem_.left), gram(s.m_ * s.m_) {}
         void work(std::int64_t piece) {
-            const std::int64_t from = piece * kPiece, count = std::min(kPiece, s.tile_.size() - from);
+            const bool twice = piece < s.pieces();
+            const std::int64_t from = twice ? piece * kPiece : s.tile_.twice();
+            const std::int64_t count = twice ? std::min(kPiece, s.tile_.twice() - from) : s.tile_.once();
+            weight = twice ? 2.0 : 1.0;
             std::fill(gram.begin(), gram.end(), 0.0);
             panel_gram.add(s.panel_.data() + from, s.tile_.size(), count, gram.data());
         }
         void commit(std::int64_t) {
-            for (std::size_t k = 0; k < gram.size(); ++k) s.sums_.p[k] += s.tile_.weight() * gram[k];
+            for (std::size_t k = 0; k < gram.size(); ++k) s.sums_.p[k] += weight * gram[k];
         }
         SharedTile& s;
+        double weight = 0.0;
         PanelGram<T> panel_gram;
         std::vector<double> gram;
     };

@@ -60,8 +60,9 @@ class Machine {
         check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, place.device), "describe the device");
         ordered_ = pools != 0;
         unsigned flags = 0;
-        if (const cudaError_t error = cudaStreamGetFlags(stream_, &flags); error != cudaSuccess)
-            fail(error, "use the stream that the array came with (was it destroyed?)");
+        const bool made = reinterpret_cast<std::uintptr_t>(place.stream) > 2;  // and not one of the default streams
+        const cudaError_t error = made ? cudaStreamGetFlags(stream_, &flags) : cudaSuccess;
+        if (error != cudaSuccess) fail(error, "use the stream that the array came with (was it destroyed?)");
         for (void* other : place.before) follow(other);
     }
     Machine(const Machine&) = delete;

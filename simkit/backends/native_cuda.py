@@ -33,7 +33,8 @@ from .routes import Workspace, products_precision
 NAME = "native_cuda"
 OPS = ("column_stats", "row_norms", "pair_sums", "column_products", "eliminate")
 
-WORKSPACE = 2**28  # bytes of panels in flight, where no memory is given: enough tiles to keep a device busy
+WORKSPACE = 2**30  # bytes of panels in flight, where no memory is given: many tiles, for the last ones of a round wait
+PARTS = 2**28  # bytes of the parts of cross-products, whatever the memory: they decide the last bits
 TILES = {"float32": 128, "float64": 64}  # samples; see csrc/cuda
 PIECE = 2048  # elements of a panel that one block of threads multiplies
 CHUNK, BUSY = 1024, 528  # samples of a group are whole chunks; squares that keep a device busy
@@ -177,7 +178,7 @@ def _feature_space(n: int, m: int, left: int, right: int) -> tuple[Workspace, in
     squares = a * b if right else a * (a + 1) // 2
     square = 8 * size * size
     chunks = -(-n // CHUNK)
-    groups = min(-(-BUSY // squares), max(1, WORKSPACE // (squares * square)), chunks)
+    groups = min(-(-BUSY // squares), max(1, PARTS // (squares * square)), chunks)
     return Workspace(64 * (left + right) + 16 * m * n + 8 * (4 + -(-n // PIECE)) * m * m, groups * square), squares
 
 
