@@ -126,7 +126,7 @@ class CustomKernel:
     Products and distances are those of the rows as given, neither centred nor scaled; equal rows are at distance 0
     exactly. f is called from several threads at once, without the GIL, and must be finite and below 1e144 in size for
     every pair of samples, each with itself included. An exception in it counts as NaN. A kernel equals another made
-    from the same function.
+    from the same function, even where a global that it reads has another value by then.
 
     Raises:
         TypeError: f is not callable, a cfunc of another signature, or nothing that numba compiles to a number.
@@ -220,7 +220,7 @@ def _compiled(f: object) -> Any:
 
 def _name_of(f: object) -> str:
     name = getattr(f, "__qualname__", None) or getattr(f, "__name__", None)
-    return str(name) if name else repr(f)
+    return str(name) if name else f"a {type(f).__name__}"
 
 
 def _found_by_name(f: Callable[..., Any]) -> object:

@@ -236,6 +236,26 @@ def test_a_unit_that_dwarfs_the_others(name: str, ratio: float, dtype: type) -> 
         assert scores[1] == pytest.approx(want, abs=1e-4 if dtype == np.float32 else 1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("units", [None, 3])
+@pytest.mark.parametrize("size", [1e3, 3e4, 1e5, 1e10, 1e18])
+def test_outliers_of_several_units(size: float, units: int | None, dtype: type) -> None:
+    """Two samples stand out, each by another unit: without that unit, distances are what is left of far larger ones."""
+    x = features(100, 6)
+    x[0, 0] = x[1, 3] = size
+    x = x.astype(dtype)
+    columns = [np.array([c]) for c in range(6)] if units is None else np.split(np.arange(6), units)
+    block = prepare(as_matrix(x, name="x"), sk.RBF())
+    kept = np.arange(len(columns))
+    sums = {}
+    for backend in ("native_cpu", "reference"):
+        made, level = kernel_damage.kernel_damage(
+            block, columns, "biased", exact=backend == "reference", backend=backend, threads=2
+        )
+        sums[backend] = made.scores(kept, kept, level)[0]
+    assert np.abs(sums["native_cpu"] - sums["reference"]).max() <= 1e-6
+
+
 @pytest.mark.parametrize("offset", [1.0, 5.0, 20.0])
 def test_polynomials_of_float32_far_from_zero(offset: float) -> None:
     x = (features(60, 6) + offset).astype(np.float32)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/clones.hpp"
 #include "cpu/candidate_pass.hpp"
@@ -97,13 +98,13 @@ class Features {
         add_row(distance_, sign, p_.z[row * p_.n + i], p_.z + row * p_.n + j0, q, count);
     }
 
-    // Distances that have cancelled are formed again from the rows that are left, [first, last) aside: a root makes
-    // much of what rounding leaves of them.
+    // Distances that have cancelled are formed again from the rows that are left, [first, last) aside: what rounding
+    // leaves of them may be larger than they are, and a root makes much of it.
     void mend(const std::vector<std::int64_t>& rows, std::int64_t first, std::int64_t last, std::int64_t i,
               std::int64_t j0, std::int64_t count, const T* before, T* q) const {
         constexpr T cancelled = sizeof(T) == 4 ? T(0.1) : T(1e-4);
         for (std::int64_t j = 0; j < count; ++j) {
-            if (!(q[j] < cancelled * before[j])) continue;
+            if (q[j] >= cancelled * before[j]) continue;  // neither where both are beyond what T holds
             q[j] = T(0);
             for (std::int64_t row : rows) {
                 const T d = p_.z[row * p_.n + i] - p_.z[row * p_.n + j0 + j];
@@ -204,6 +205,10 @@ class Worker {
             features_.base(kept_, i0, i1, tile_.j0, tile_.count(i1 - 1), base_.data());
             if (!p_.packed) centred_.rows(tile_, i0, i1, l_.data());
             if (p_.kernel == Kernel::rbf) {
+                least_ = kMost;
+                for (std::int64_t i = i0; i < i1; ++i)
+                    if (tile_.count(i) > 0)
+                        least_ = std::min(least_, smallest(base_.data() + (i - i0) * kTile, tile_.count(i)));
                 std::copy(base_.begin(), base_.end(), power_.begin());
                 for (std::int64_t i = i0; i < i1; ++i)
                     powers(level(), power_.data() + (i - i0) * kTile, less_.data() + (i - i0) * kTile, tile_.count(i));
@@ -223,6 +228,8 @@ class Worker {
     }
 
   private:
+    static constexpr T kMost = std::numeric_limits<T>::max();
+
     void add(std::size_t k, std::int64_t i0, std::int64_t i1) {
         const std::int64_t unit = p_.candidates[k], width = tile_.j1 - tile_.j0;
         Strip<T> s{};
@@ -242,17 +249,14 @@ class Worker {
 
     T level() const { return T(features_.distance() ? p_.level - 1.0 : p_.level); }
 
-    // What the pass reads for one unit's absence, and in which form. The last feature of an RBF kernel's unit is taken
-    // off by the pass itself: off the distances, or as a factor where it is small.
+    // What the pass reads for one unit's absence, and in which form. The only feature of an RBF kernel's unit is taken
+    // off by the pass itself, as a factor where it is small, or off the distances where they do not cancel.
     Form leave_out(std::int64_t unit, std::size_t k, std::int64_t i0, std::int64_t i1, Strip<T>& s) {
-        const bool fuse = p_.kernel == Kernel::rbf && unit >= 0;
-        const std::int64_t first = unit < 0 ? 0 : p_.offsets[unit], last = unit < 0 ? 0 : p_.offsets[unit + 1] - fuse;
+        const std::int64_t first = unit < 0 ? 0 : p_.offsets[unit], last = unit < 0 ? 0 : p_.offsets[unit + 1];
         s.base = base_.data();
-        if (fuse) {
-            s.own = p_.z + last * p_.n + i0;
-            s.column = p_.z + last * p_.n + tile_.j0;
-        }
-        if (fuse && first == last) {
+        if (p_.kernel == Kernel::rbf && last == first + 1) {
+            s.own = p_.z + first * p_.n + i0;
+            s.column = p_.z + first * p_.n + tile_.j0;
             T low = s.own[0], high = s.own[0];
             for (std::int64_t r = 1; r < s.rows; ++r) {
                 low = std::min(low, s.own[r]);
@@ -264,7 +268,7 @@ class Worker {
                 s.base = power_.data();
                 return away <= T(0.5) ? Form::near : Form::far;
             }
-            return Form::fused;
+            if (away * away <= T(0.9) * least_) return Form::fused;
         }
         if (first < last || p_.kernel != Kernel::rbf) {
             for (std::int64_t i = i0; i < i1; ++i) {
@@ -272,14 +276,14 @@ class Worker {
                 std::copy_n(base_.data() + (i - i0) * kTile, tile_.count(i), rest);
                 for (std::int64_t row = first; row < last; ++row)
                     features_.take(T(-1), row, i, tile_.j0, tile_.count(i), rest);
-                if (p_.kernel == Kernel::laplacian && first < last)
+                if (features_.distance() && first < last)
                     features_.mend(kept_, first, last, i, tile_.j0, tile_.count(i), base_.data() + (i - i0) * kTile,
                                    rest);
                 features_.shape(rest, tile_.count(i));
             }
             s.base = rest_.data();
         }
-        return fuse ? Form::fused : features_.distance() ? Form::scaled : Form::ready;
+        return features_.distance() ? Form::scaled : Form::ready;
     }
 
     // The range of each candidate's last feature over the tile's columns.
@@ -299,6 +303,7 @@ class Worker {
     std::vector<std::int64_t> kept_;
     std::vector<T> base_, rest_, power_, less_, l_, columns_, low_, high_;
     std::vector<double> row_sums_, cross_, squares_;
+    T least_ = 0;  // of all distances in the rows at hand
     Tile tile_{};
 };
 

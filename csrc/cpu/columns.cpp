@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/accumulate.hpp"
 #include "core/buffer.hpp"
 #include "core/clones.hpp"
 #include "core/micro_kernel.hpp"
@@ -207,7 +208,8 @@ ColumnStats column_stats(const MatrixView& x, const double* row_scale, int threa
     if (stats.nonfinite) return stats;
     for (std::int64_t k = 0; k < x.cols; ++k) {
         const double step = stats.mean[k] / static_cast<double>(x.rows);
-        stats.sum_sq_dev[k] = std::max(0.0, stats.sum_sq_dev[k] - step * stats.mean[k]);  // -1e-17 is rounding
+        const double left = stats.sum_sq_dev[k] - step * stats.mean[k];
+        stats.sum_sq_dev[k] = std::isnan(left) ? kInfinity<double> : std::max(0.0, left);  // -1e-17 is rounding
         stats.mean[k] = origin[k] + step;
         stats.max_abs = std::max({stats.max_abs, -ranges.low[k], ranges.high[k]});
         stats.max_dev = std::max({stats.max_dev, stats.mean[k] - ranges.low[k], ranges.high[k] - stats.mean[k]});
@@ -271,14 +273,11 @@ void mirror(double* g, std::int64_t p) {
         }
 }
 
-// Groups of rows are equally long, and there is an even number of them, so that two workers end together.
-std::int64_t group_count(std::int64_t n) { return n <= 2 * kDepth ? 1 : 2 * ((n + 2 * kRows - 1) / (2 * kRows)); }
-
-SIMKIT_CLONES void add_to(const float* c, double* to, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
-}
-SIMKIT_CLONES void add_to(const double* c, double* to, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
+// Groups of rows are equally long but for the last, and there is an even number of them, where that leaves none empty,
+// so that two workers end together.
+std::int64_t rows_of_group(std::int64_t n) {
+    const std::int64_t wanted = n <= 2 * kDepth ? 1 : 2 * ((n + 2 * kRows - 1) / (2 * kRows));
+    return (n + wanted - 1) / wanted;
 }
 
 // Tiles of the upper triangle times groups of rows; groups of one tile commit in order.
@@ -289,7 +288,7 @@ class ProductsWorker {
         : block_(block),
           g_(g),
           tiles_((block.x.cols + kTile - 1) / kTile),
-          rows_((block.x.rows + group_count(block.x.rows) - 1) / group_count(block.x.rows)),
+          rows_(rows_of_group(block.x.rows)),
           side_(round_up(std::min(kTile, block.x.cols), micro_kernel<T>().width)),
           depth_(std::min(kDepth, block.x.rows)),
           a_(depth_ * side_),
@@ -299,7 +298,7 @@ class ProductsWorker {
     void work(std::int64_t t) {
         const std::int64_t n = block_.x.rows, p = block_.x.cols;
         const std::int64_t pairs = tiles_ * (tiles_ + 1) / 2;
-        const std::int64_t r0 = std::min(n, t / pairs * rows_), r1 = std::min(n, r0 + rows_);
+        const std::int64_t r0 = t / pairs * rows_, r1 = std::min(n, r0 + rows_);
         std::int64_t row = 0, left = t % pairs;
         while (left >= tiles_ - row) left -= tiles_ - row++;
         i0_ = row * kTile;
@@ -346,8 +345,8 @@ class ProductsWorker {
 template <class T>
 void add_products(const BlockView& block, int threads, const Poll& poll, double* g) {
     const std::int64_t tiles = (block.x.cols + kTile - 1) / kTile;
-    for_each_tile(group_count(block.x.rows) * tiles * (tiles + 1) / 2, threads, poll,
-                  [&] { return ProductsWorker<T>(block, g); });
+    const std::int64_t each = rows_of_group(block.x.rows), groups = (block.x.rows + each - 1) / each;
+    for_each_tile(groups * tiles * (tiles + 1) / 2, threads, poll, [&] { return ProductsWorker<T>(block, g); });
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/accumulate.hpp"
 #include "core/clones.hpp"
 #include "core/micro_kernel.hpp"
 #include "core/slivers.hpp"
@@ -121,13 +122,6 @@ class Square {
 constexpr std::int64_t kMany = 64;
 constexpr std::int64_t kDepth = 256;
 constexpr std::int64_t kRun = 64;
-
-SIMKIT_CLONES void add_to(const float* c, double* to, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
-}
-SIMKIT_CLONES void add_to(const double* c, double* to, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) to[j] += c[j];
-}
 
 template <class T>
 const Dots<T>& dots() {

@@ -229,9 +229,11 @@ class SharedTile {
     }
 
   private:
-    static constexpr std::int64_t kPiece = 8192;  // elements
+    static constexpr std::int64_t kPieces = 8, kLeast = 512;  // elements of a piece
 
-    std::int64_t pieces() const { return (tile_.twice() + kPiece - 1) / kPiece; }
+    // So long that the panel of a whole tile makes eight, whatever the workers.
+    std::int64_t piece() const { return std::max(kLeast, round_up(problem_.tile * problem_.tile / kPieces, kLeast)); }
+    std::int64_t pieces() const { return (tile_.twice() + piece() - 1) / piece(); }
 
     struct BlockWorker {
         explicit BlockWorker(SharedTile& shared)
@@ -251,10 +253,10 @@ class SharedTile {
     struct PieceWorker {
         explicit PieceWorker(SharedTile& shared)
             : s(shared), panel_gram(s.m_, s.problem_.symmetric() ? 0 : s.problem_.left), gram(s.m_ * s.m_) {}
-        void work(std::int64_t piece) {
-            const bool twice = piece < s.pieces();
-            const std::int64_t from = twice ? piece * kPiece : s.tile_.twice();
-            const std::int64_t count = twice ? std::min(kPiece, s.tile_.twice() - from) : s.tile_.once();
+        void work(std::int64_t number) {
+            const bool twice = number < s.pieces();
+            const std::int64_t from = twice ? number * s.piece() : s.tile_.twice();
+            const std::int64_t count = twice ? std::min(s.piece(), s.tile_.twice() - from) : s.tile_.once();
             weight = twice ? 2.0 : 1.0;
             std::fill(gram.begin(), gram.end(), 0.0);
             panel_gram.add(s.panel_.data() + from, s.tile_.size(), count, gram.data());

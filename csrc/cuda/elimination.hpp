@@ -33,10 +33,11 @@ struct SumRows {
 
 // A thread's units are thread, thread + kThreads, ... . Sums and maxima over all units: each thread its own, 32 threads
 // join 32 neighbours each, and then every thread joins those, all in a fixed order. One removal is the phases
-// score .. join_seconds; `refresh` and `join_totals` come first and whenever Q has halved. Program blocks: 1.
+// score .. join_seconds; `refresh` and `join_totals` come first and whenever a quarter of Q is left. Program blocks: 1.
 struct Eliminate {
     static constexpr int kThreads = 1024, kResident = 1, kGroup = 32, kGroups = kThreads / kGroup;
     static constexpr double kTie = 1e-12, kNone = -std::numeric_limits<double>::infinity();
+    static constexpr double kStale = 0.25;  // share of Q that is left when q is formed again
 
     enum class Phase { refresh, join_totals, score, join_best, pick, join_picks, strike, join_seconds };
 
@@ -100,7 +101,7 @@ struct Eliminate {
   private:
     SIMKIT_BOTH static Phase after(const Registers& at) {
         if (at.phase != Phase::join_seconds) return static_cast<Phase>(static_cast<int>(at.phase) + 1);
-        return at.quadratic > 0.5 * at.fresh ? Phase::score : Phase::refresh;
+        return at.quadratic > kStale * at.fresh ? Phase::score : Phase::refresh;
     }
 
     // q, and this thread's share of R and Q.

@@ -10,9 +10,9 @@
 // mean: what is left of it once it is centred, so that centring K changes nothing in `cross`. `level` is any number
 // near the mean of K: it changes no centred sum, but keeps them from cancelling.
 //
-// T: distances, kernel values and sums over one row of a tile (256 pairs); float64: everything else. Candidate -1
-// removes nothing. No n x n matrix of candidates is stored; L may be given, packed, or is formed again.
-// Derived from Gretton et al. 2005 and Song et al. 2012 (eq. 5).
+// T: distances, kernel values and sums over eight rows of a tile (128 pairs a lane) and its columns; float64:
+// everything else. Candidate -1 removes nothing. No n x n matrix of candidates is stored; L may be given, packed, or is
+// formed again. Derived from Gretton et al. 2005 and Song et al. 2012 (eq. 5).
 #pragma once
 
 #include <cstdint>

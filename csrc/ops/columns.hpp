@@ -10,7 +10,7 @@
 
 namespace simkit {
 
-// One pass: mean [p], sum_sq_dev [p] = sum (x - mean)^2, the largest |x| and the largest |x - mean|;
+// One pass: mean [p], sum_sq_dev [p] = sum (x - mean)^2, the largest |x|, and one to four times the largest |x - mean|;
 // all float64. A constant column has exactly its value as mean and 0 as deviation. With non-finite entries only their
 // number and first place are filled.
 struct ColumnStats {

@@ -64,7 +64,7 @@ class ColumnStats:
     mean: FloatArray  # [p]
     sum_sq_dev: FloatArray  # [p]  Σ (x - mean)²
     max_abs: float  # max |x|
-    max_dev: float  # max |x - mean|; exactly 0 when every column is constant
+    max_dev: float  # one to four times max |x - mean|; exactly 0 when every column is constant
     nonfinite: int
     first_nonfinite: tuple[int, int] | None
 

@@ -19,8 +19,9 @@ times for 512 single neurons beside 4 layers of 4096 in one table (n = 5000). ``
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ..errors import TooLittleMemory
 from ..kernels import Cosine, CustomKernel, Linear, as_integer
@@ -31,6 +32,7 @@ SHARED = 64  # from so many layers on all workers share one tile: panels are lar
 CHUNK = 256  # columns (sample space) packed at a time
 ROWS = 512  # rows (feature space) packed at a time
 WIDEST = 48  # rows of a packed sliver, at most
+PILOT = 256  # rows that estimate the row means of a non-linear kernel
 PACKING = 32  # what packing one strip of a tile costs, in multiply-adds per element
 WORKERS = 2  # the tile is chosen for so many, whatever the threads: it moves the last bits of the answer
 PANELS = 28 * 10**6  # bytes of panels and strips for each of so many workers, and
@@ -98,40 +100,58 @@ def products_precision(blocks: Sequence[Block]) -> tuple[Precision, str]:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Bytes that a route holds beyond the features: once, and for every worker."""
+    """Bytes that a route holds beyond the features: once, for every worker, and in sums of rows and of pairs."""
 
     shared: int
     each: int
+    sums: int = 0
 
     def workers(self, threads: int, memory: int) -> int:
         """How many workers fit into ``memory``, at least one and at most ``threads``."""
-        return max(1, min(threads, (memory - self.shared) // self.each))
+        return max(1, min(threads, (memory - self.shared - self.sums) // self.each))
 
     def total(self, workers: int) -> int:
         """Bytes with so many workers."""
-        return self.shared + workers * self.each
+        return self.shared + self.sums + workers * self.each
 
 
 def sample_workspace(
-    m: int, n: int, p: int, tile: int, products: Precision, mapped_row_bytes: int, *, custom: bool = False
+    m: int,
+    n: int,
+    p: int,
+    tile: int,
+    products: Precision,
+    mapped_row_bytes: int,
+    *,
+    linear: bool = True,
+    custom: bool = False,
 ) -> Workspace:
     """The sample-space engine's panels, packed strips, sums of rows, pages of mapped files; p of the widest layer.
 
     A custom kernel is given tiles of products and of distances.
     """
     item = 8 if products == "float64" else 4
-    strips = 2 * (-(-tile // WIDEST) * WIDEST) * min(CHUNK, p) * item
-    once = _sums_bytes(m, n)
-    each = 2 * custom * tile * tile * item + strips + 12 * m * m + 2 * tile * mapped_row_bytes
+    sums = _sums_bytes(m, n, products, linear=linear)
+    each = 2 * custom * tile * tile * item + _strips_bytes(tile, p, item) + (8 + item) * m * m
+    each += 2 * tile * mapped_row_bytes
+    if not linear:  # before the walk, the tiles of one layer with the pilot's rows
+        pilot = _strips_bytes(max(tile, PILOT), p, item) + (1 + 2 * custom) * tile * PILOT * item
+        each = max(each, pilot)
     panel = m * tile * tile * item
     if m >= SHARED:
-        return Workspace(once + panel, each + 16 * tile)
-    return Workspace(once, each + panel + 16 * m * tile)
+        return Workspace(panel, each + 16 * tile, sums)
+    return Workspace(0, each + panel + 16 * m * tile, sums)
 
 
-def _sums_bytes(m: int, n: int) -> int:
-    """Sums of all rows and of all pairs."""
-    return 8 * m * n + 24 * m * m
+def _sums_bytes(m: int, n: int, products: Precision, *, linear: bool) -> int:
+    """Sums of all rows and of all pairs; in float64 twice, with the rows' means, for they may be formed again."""
+    again = 2 * m * n + 2 * m * m if products == "float64" else 0
+    return 8 * (m * n + 3 * m * m + again + (0 if linear else m * n))  # what is not linear has norms of rows too
+
+
+def _strips_bytes(tile: int, p: int, item: int) -> int:
+    """Two packed strips of a tile."""
+    return 2 * (-(-tile // WIDEST) * WIDEST) * min(CHUNK, p) * item
 
 
 def plan_pair_sums(
@@ -176,8 +196,18 @@ def plan_pair_sums(
         reason = f"{feature_cost:.3g} float64 multiply-adds against {sample_cost:.3g} {products} ones in sample space"
         return Route("feature", "float64", width, workers, feature_cost, space.total(workers), reason)
     custom = any(isinstance(block.kernel, CustomKernel) for block in blocks)
-    size = tile or sample_tile(n, m, max(widths), products, memory, mapped_row_bytes, custom=custom)
-    space = sample_workspace(m, n, max(widths), size, products, mapped_row_bytes, custom=custom)
+    space_of = partial(
+        sample_workspace,
+        m=m,
+        n=n,
+        p=max(widths),
+        products=products,
+        mapped_row_bytes=mapped_row_bytes,
+        linear=linear,
+        custom=custom,
+    )
+    size = tile or sample_tile(n, space_of, memory, shared=m >= SHARED)
+    space = space_of(tile=size)
     if memory is not None and tile is None and space.total(1) > memory:
         raise TooLittleMemory(f"{memory} bytes", f"comparing {m} layers of {n} samples", space.total(1))
     shared = m >= SHARED
@@ -196,19 +226,17 @@ def _feature_time(n: int, widths: Sequence[int], multiply_adds: int) -> float:
     return multiply_adds + n * (len(widths) * row + sum(widths) * entry) + sum(widths) ** 2 * pair + start
 
 
-def sample_tile(
-    n: int, m: int, p: int, products: Precision, memory: int | None, mapped_row_bytes: int, *, custom: bool = False
-) -> int:
+def sample_tile(n: int, space_of: Callable[..., Workspace], memory: int | None, *, shared: bool) -> int:
     """Rows of a sample-space tile: the cheapest of those whose workspace fits, for two workers or else for one."""
 
     def fits(tile: int, workers: int) -> bool:
-        space = sample_workspace(m, n, p, tile, products, mapped_row_bytes, custom=custom)
-        return space.total(workers) <= (workers * PANELS + _sums_bytes(m, n) if memory is None else memory)
+        space = space_of(tile=tile)
+        return space.total(workers) <= (workers * PANELS + space.sums if memory is None else memory)
 
     for workers in (WORKERS, 1):
         fitting = [tile for tile in TILES if fits(tile, workers)]
         if fitting:
-            return min(fitting, key=lambda tile: _tile_time(n, tile, shared=m >= SHARED))
+            return min(fitting, key=lambda tile: _tile_time(n, tile, shared=shared))
     return TILES[-1]
 
 

@@ -1,0 +1,78 @@
+"""What the engine takes beyond the features stays within what its route says, whatever the kernel: measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SLACK = 1_500_000  # stacks of threads and what the allocator keeps
+
+SCRIPT = """
+import ctypes, gc, json, sys
+import numpy as np
+import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.backends import native_cpu
+from simkit.backends.routes import plan_pair_sums
+from simkit.metrics.prepare import prepare
+
+def resident(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+name, m, n, p, dtype, memory, outlier = json.loads(sys.argv[1])
+kernels = {"linear": sk.Linear, "rbf": sk.RBF, "polynomial": sk.Polynomial,
+           "custom": lambda: sk.CustomKernel(lambda product, d: 1 / (1 + d))}
+kernel = kernels[name]()
+
+def blocks(m, n, p):
+    r = np.random.default_rng(0)
+    x = r.standard_normal((m, n, p)).astype(dtype)
+    x[:, 0] *= outlier
+    return [prepare(as_matrix(layer), kernel, threads=1) for layer in x]
+
+def sums(blocks, memory):
+    plan = plan_pair_sums(blocks, None, memory=memory, threads=2, route="sample")
+    native_cpu.pair_sums(blocks, None, estimator="debiased", route=plan)
+    return plan
+
+sums(blocks(3, 20, 3), None)
+given = blocks(m, n, p)
+gc.collect()
+ctypes.CDLL(None).malloc_trim(0)
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+before = resident("VmRSS")
+plan = sums(given, memory)
+print(json.dumps([plan.bytes, resident("VmHWM") - before]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts the pages of a process")
+@pytest.mark.parametrize(
+    ("kernel", "layers", "n", "p", "dtype", "memory", "outlier"),
+    [
+        ("linear", 64, 1000, 64, "float32", 20_000_000, 1),
+        ("linear", 8, 2000, 512, "float64", 2_000_000, 1),
+        ("linear", 100, 1500, 2, "float64", 8_000_000, 1e9),  # the pass is done again
+        ("rbf", 100, 3000, 8, "float64", 16_000_000, 1),
+        ("rbf", 8, 2000, 512, "float64", 3_000_000, 1),
+        ("polynomial", 30, 2000, 20, "float64", 5_000_000, 1),
+        ("custom", 8, 2000, 512, "float64", 4_000_000, 1),
+    ],
+)
+def test_what_is_taken_is_what_was_said(
+    kernel: str, layers: int, n: int, p: int, dtype: str, memory: int, outlier: float
+) -> None:
+    if kernel == "custom" and not importlib.util.find_spec("numba"):
+        pytest.skip("numba is not installed")
+    case = json.dumps([kernel, layers, n, p, dtype, memory, outlier])
+    done = subprocess.run([sys.executable, "-c", SCRIPT, case], capture_output=True, text=True, check=True)
+    said, taken = json.loads(done.stdout)
+    assert said <= memory
+    assert taken <= said + SLACK
