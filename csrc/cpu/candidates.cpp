@@ -6,6 +6,7 @@
 
 #include "core/clones.hpp"
 #include "cpu/candidate_pass.hpp"
+#include "cpu/power.hpp"
 
 namespace simkit {
 namespace {
@@ -26,15 +27,6 @@ SIMKIT_CLONES void add_row(bool distance, float sign, float own, const float* co
 SIMKIT_CLONES void add_row(bool distance, double sign, double own, const double* column, double* out,
                            std::int64_t count) {
     add_one(distance, sign, own, column, out, count);
-}
-template <class T>
-[[gnu::always_inline]] inline void power_body(T length, T coef0, int degree, T* q, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) {
-        const T base = length * q[j] + coef0;
-        T value = base;
-        for (int d = 1; d < degree; ++d) value *= base;
-        q[j] = value;
-    }
 }
 SIMKIT_CLONES void to_power(float length, float coef0, int degree, float* q, std::int64_t count) {
     power_body(length, coef0, degree, q, count);

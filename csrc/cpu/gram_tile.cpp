@@ -4,8 +4,10 @@
 #include <cmath>
 #include <limits>
 
+#include "core/clones.hpp"
 #include "core/pack.hpp"
 #include "core/slivers.hpp"
+#include "cpu/power.hpp"
 
 namespace simkit {
 
@@ -53,17 +55,43 @@ namespace {
 // Below this share of |z_i|^2 + |z_j|^2 the products have cancelled to fewer than eleven digits.
 constexpr double kCancelled = 1e-5;
 
+// The squared distance of two rows: many are needed where samples are equal or nearly so.
+template <class T>
+[[gnu::always_inline]] inline double squared_distance_body(const T* a, const T* b, std::int64_t count, double scale) {
+    constexpr std::int64_t lanes = 16;
+    double part[lanes] = {};
+    std::int64_t k = 0;
+    for (; k + lanes <= count; k += lanes)
+        for (std::int64_t l = 0; l < lanes; ++l) {
+            const double d = (static_cast<double>(a[k + l]) - static_cast<double>(b[k + l])) * scale;
+            part[l] += d * d;
+        }
+    double sum = 0.0;
+    for (; k < count; ++k) {
+        const double d = (static_cast<double>(a[k]) - static_cast<double>(b[k])) * scale;
+        sum += d * d;
+    }
+    for (double value : part) sum += value;
+    return sum;
+}
+SIMKIT_CLONES double squared_distance(const float* a, const float* b, std::int64_t count, double scale) {
+    return squared_distance_body(a, b, count, scale);
+}
+SIMKIT_CLONES double squared_distance(const double* a, const double* b, std::int64_t count, double scale) {
+    return squared_distance_body(a, b, count, scale);
+}
+
 double distance_from_rows(const BlockView& block, std::int64_t i, std::int64_t j) {
+    const MatrixView& x = block.x;
     double a[kChunk], b[kChunk];
     double sum = 0.0;
-    for (std::int64_t k = 0; k < block.x.cols; k += kChunk) {
-        const std::int64_t end = std::min(block.x.cols, k + kChunk);
-        load_row(block.x, i, k, end, a);
-        load_row(block.x, j, k, end, b);
-        for (std::int64_t l = 0; l < end - k; ++l) {
-            const double d = (a[l] - b[l]) * block.scale;
-            sum += d * d;
-        }
+    for (std::int64_t k = 0; k < x.cols; k += kChunk) {
+        const std::int64_t count = std::min(x.cols - k, kChunk);
+        if (x.dtype == Dtype::f64)
+            sum += squared_distance(double_row(x, i, k, count, a), double_row(x, j, k, count, b), count, block.scale);
+        else
+            sum += squared_distance(float_row(x, i, k, count, reinterpret_cast<float*>(a)),
+                                    float_row(x, j, k, count, reinterpret_cast<float*>(b)), count, block.scale);
     }
     return sum;
 }
@@ -95,12 +123,7 @@ void apply_kernel(const BlockView& block, double* c, std::int64_t count) {
             for (std::int64_t k = 0; k < count; ++k) c[k] = std::exp(-std::sqrt(c[k]) / block.length);
             return;
         case Kernel::polynomial:
-            for (std::int64_t k = 0; k < count; ++k) {
-                const double base = block.length * c[k] + block.coef0;
-                double value = base;
-                for (int d = 1; d < block.degree; ++d) value *= base;
-                c[k] = value;
-            }
+            power_body(block.length, block.coef0, block.degree, c, count);
             return;
     }
 }
