@@ -62,7 +62,8 @@ def choose(
         raise ValueError(f"{op!r} is not an op; ops are {', '.join(OPS)}")
     check_backend(backend)
     places, refusals = _places(inputs, backend)
-    for name in (ON_HOST if refusals or places == {None} else PREFERENCE) if backend is None else (backend,):
+    wanted = ON_HOST if refusals or places == {None} else PREFERENCE
+    for name in wanted if backend is None else (backend,):
         module = importlib.import_module(f"simkit.backends.{name}")
         reasons = module.unsupported_reasons(op, inputs, kernel)
         if not reasons:

@@ -28,7 +28,7 @@ from .base import (
     RouteName,
     matrices_of,
 )
-from .routes import Workspace, products_precision
+from .routes import FLOAT64_COST, Workspace, count_multiply_adds, products_precision
 
 NAME = "native_cuda"
 OPS = ("column_stats", "row_norms", "pair_sums", "column_products", "eliminate")
@@ -38,7 +38,6 @@ PARTS = 2**28  # bytes of the parts of cross-products, whatever the memory: they
 TILES = {"float32": 128, "float64": 64}  # samples; see csrc/cuda
 PIECE = 2048  # elements of a panel that one block of threads multiplies
 CHUNK, BUSY = 1024, 528  # samples of a group are whole chunks; squares that keep a device busy
-FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
 
 
 @cache
@@ -138,10 +137,7 @@ def plan_pair_sums(
     wanted, why = products_precision(blocks)
     products = products or wanted
     left, right = sum(block.p for block in rows), sum(block.p for block in columns or ())
-    pairs = m * m // 2 if columns is None else len(rows) * len(columns)
-    sample_cost = n * n * (left + right + pairs) // 2
-    own = sum(block.p**2 for block in blocks) // 2
-    feature_cost = n * left * left // 2 if columns is None else n * (left * right + own)
+    sample_cost, feature_cost = count_multiply_adds(rows, columns)
     if route is None:
         rate = FLOAT64_COST if products == "float64" else 1.0
         route = "feature" if FLOAT64_COST * feature_cost < rate * sample_cost else "sample"

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..errors import TooLittleMemory
-from ..kernels import Cosine, CustomKernel, Linear, as_integer
+from ..kernels import CustomKernel, as_integer
 from .base import Block, Precision, Route, RouteName
 
 TILES = (336, 288, 240, 208, 192, 144, 96, 48, 24, 16, 8)  # multiples of a sliver, or nearly
@@ -93,7 +93,7 @@ def products_precision(blocks: Sequence[Block]) -> tuple[Precision, str]:
         return "float64", "float64 input"
     if blocks[0].n < SMALL_N:
         return "float64", f"fewer than {SMALL_N} samples"
-    if not all(isinstance(block.kernel, Linear | Cosine) for block in blocks):
+    if not all(block.linear for block in blocks):
         return "float64", "a non-linear kernel"
     return "float32", "float32 input"
 
@@ -143,6 +143,15 @@ def sample_workspace(
     return Workspace(0, each + panel + 16 * m * tile, sums)
 
 
+def count_multiply_adds(rows: Sequence[Block], columns: Sequence[Block] | None) -> tuple[int, int]:
+    """What all-pairs sums of these blocks cost in sample space, panels included, and in feature space."""
+    n, left, right = rows[0].n, sum(block.p for block in rows), sum(block.p for block in columns or ())
+    if columns is None:
+        return n * n * (left + len(rows) ** 2 // 2) // 2, n * left * left // 2
+    own = sum(block.p**2 for block in (*rows, *columns)) // 2
+    return n * n * (left + right + len(rows) * len(columns)) // 2, n * (left * right + own)
+
+
 def _sums_bytes(m: int, n: int, products: Precision, *, linear: bool) -> int:
     """Sums of all rows and of all pairs; in float64 twice, with the rows' means, for they may be formed again."""
     again = 2 * m * n + 2 * m * m if products == "float64" else 0
@@ -176,14 +185,10 @@ def plan_pair_sums(
     n, m = blocks[0].n, len(blocks)
     wanted, why = products_precision(blocks)
     products = products or wanted
-    linear = all(isinstance(block.kernel, Linear | Cosine) for block in blocks)
+    linear = all(block.linear for block in blocks)
     widths = [block.p for block in blocks]
-    left = sum(block.p for block in rows)
-    right = sum(block.p for block in columns or ())
-    sample_cost = n * n * sum(widths) // 2 + n * n * (m * m // 2 if columns is None else len(rows) * len(columns)) // 2
-    own = sum(p * p for p in widths) // 2
-    feature_cost = n * left * left // 2 if columns is None else n * (left * right + own)
-    width = tile or feature_tile(left + right)
+    sample_cost, feature_cost = count_multiply_adds(rows, columns)
+    width = tile or feature_tile(sum(widths))
     space = Workspace(8 * sum(widths) + 40 * m * m, 8 * (2 * ROWS * width + width * width + 512 * m + 2 * m * m))
     cheaper = linear and (memory is None or space.total(1) <= memory)
     if cheaper and route is None:
@@ -192,7 +197,7 @@ def plan_pair_sums(
     if chosen == "feature":
         if not linear:
             raise ValueError("the feature-space route needs a linear kernel")
-        workers = space.workers(min(threads, _square(left + right, width)), ROOM if memory is None else memory)
+        workers = space.workers(min(threads, _square(sum(widths), width)), ROOM if memory is None else memory)
         reason = f"{feature_cost:.3g} float64 multiply-adds against {sample_cost:.3g} {products} ones in sample space"
         return Route("feature", "float64", width, workers, feature_cost, space.total(workers), reason)
     custom = any(isinstance(block.kernel, CustomKernel) for block in blocks)
