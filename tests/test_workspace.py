@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SLACK = 1_500_000  # stacks of threads and what the allocator keeps
+SLACK = 300_000  # stacks of threads, and small blocks that the allocator keeps
+
+# glibc keeps freed memory in an arena per thread, so that what stays resident depends on which thread asked first.
+# Blocks from this size on are mapped alone and given back when freed: what is resident is then what was asked for.
+MAPPED_FROM = "32768"
 
 SCRIPT = """
 import ctypes, gc, json, sys
@@ -72,7 +77,9 @@ def test_what_is_taken_is_what_was_said(
     if kernel == "custom" and not importlib.util.find_spec("numba"):
         pytest.skip("numba is not installed")
     case = json.dumps([kernel, layers, n, p, dtype, memory, outlier])
-    done = subprocess.run([sys.executable, "-c", SCRIPT, case], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": MAPPED_FROM}
+    script = [sys.executable, "-c", SCRIPT, case]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, env=environment)
     said, taken = json.loads(done.stdout)
     assert said <= memory
     assert taken <= said + SLACK
