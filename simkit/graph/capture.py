@@ -93,7 +93,7 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     inputs = as_inputs(example_inputs)
     quiet = quiet_copy(model)
-    with preserved_rng(), _plain_attention():
+    with preserved_rng(), plain_attention(), torch.enable_grad():
         _run_once(quiet, inputs)
         program = _export(quiet, inputs)
     signature = program.graph_signature
@@ -117,13 +117,12 @@ def _constants(
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
+def plain_attention() -> Iterator[None]:
     """Fused inference kernels of attention hide the operations; the user's setting is put back."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.enable_grad():
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -79,8 +80,9 @@ class SizeAttribute:
 
 @dataclass(frozen=True, eq=False)
 class Extent:
-    """A run of the group's units along a dimension of some value that passes through ``module``: a size its code may hold."""
+    """A run of the group's units along a dimension of the value of ``op`` in ``module``: a size its code may hold."""
 
+    op: str
     module: str
     units: Units
 
@@ -89,28 +91,28 @@ class Extent:
 class View:
     """Where to read the representation of a group: the value of one node of the captured graph.
 
-    ``units`` broadcasts to the value's shape and says which unit an element belongs to, -1 for none. ``elements`` is
-    the number of its elements per sample.
+    ``units`` broadcasts to the value's shape and says which unit an element belongs to, -1 for none. Dimension 0 of
+    the value holds ``rows`` rows of every sample (0: it does not hold samples). ``elements`` of them are the group's.
     """
 
     node: str
     units: Units
+    rows: int
     elements: int
 
     def read(self, value: torch.Tensor, count: int, batch: int) -> torch.Tensor:
         """The representation ``[batch, units, positions]`` from a value of ``batch`` samples; always a new tensor.
 
-        Dimension 0 of the value holds the samples, or several rows of each. ValueError if it does not.
+        ValueError if dimension 0 of the value does not hold the samples.
         """
-        if value.dim() < 2 or value.shape[0] % batch or self.units.shape[0] > 1:
+        if not self.rows or value.shape[0] != self.rows * batch or self.units.shape[0] > 1:
             shape = tuple(value.shape)
             raise ValueError(f"node {self.node!r} of shape {shape} does not hold {batch} samples along dimension 0")
-        rows = value.detach().reshape(batch, -1)
-        shape = (value.shape[0] // batch, *value.shape[1:])
-        owners = np.broadcast_to(self.units, shape).ravel()
+        samples = value.detach().reshape(batch, -1)
+        owners = np.broadcast_to(self.units, (self.rows, *value.shape[1:])).ravel()
         order = np.argsort(owners, kind="stable")
         order = order[owners[order] >= 0]
-        return rows[:, torch.from_numpy(order).to(value.device)].reshape(batch, count, -1)
+        return samples[:, torch.from_numpy(order).to(value.device)].reshape(batch, count, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,12 +178,13 @@ class Work:
 class ChannelGraph:
     """The groups of a model in the order in which they run, and the multiply-adds of its linear operations.
 
-    ``batch`` is the number of samples of the example it was traced with.
+    ``batch`` is the number of samples of the example it was traced with, ``nodes`` the names of the operations.
     """
 
     groups: tuple[Group, ...]
     work: tuple[Work, ...]
     batch: int
+    nodes: tuple[str, ...]
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -192,6 +195,23 @@ class ChannelGraph:
     def frozen(self) -> dict[str, str]:
         """Layer name -> the reason why its units stay."""
         return {group.name: group.frozen for group in self.groups if group.frozen is not None}
+
+    def macs(self, removed: Mapping[str, Collection[int]] | None = None) -> int:
+        """Multiply-adds per sample once units (by group name) are removed."""
+        gone = removed or {}
+        kept = [np.ones(group.units + 1, dtype=np.bool_) for group in self.groups]
+        for group, left in zip(self.groups, kept, strict=True):
+            left[list(gone.get(group.name, ()))] = False
+        if not kept:
+            return sum(one.rest for one in self.work) // self.batch
+        starts = np.cumsum([0, *(len(left) for left in kept)])
+        stays = np.concatenate(kept)
+        total = 0
+        for one in self.work:
+            sizes = [int(stays[np.where(groups < 0, starts[1] - 1, starts[groups] + units)].sum())
+                     for groups, units in one.runs]  # fmt: skip
+            total += one.rest * math.prod(sizes)
+        return total // self.batch
 
     def explain(self) -> str:
         """A few lines per group: its layers, its units, the paths to its consumers, why it is frozen if it is."""

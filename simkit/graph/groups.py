@@ -69,7 +69,9 @@ def form(captured: Captured, flow: Flow, solution: Solution) -> ChannelGraph:
     sequence = sorted(range(len(groups)), key=lambda index: moments[index])
     renumbered = {old: new for new, old in enumerate(sequence)}
     work = tuple(builder.work(renumbered))
-    return ChannelGraph(tuple(groups[index] for index in sequence), work, captured.batch)
+    return ChannelGraph(
+        tuple(groups[index] for index in sequence), work, captured.batch, tuple(node.name for node in captured.nodes)
+    )
 
 
 def _places(captured: Captured, flow: Flow) -> list[_Place]:
@@ -304,7 +306,9 @@ class _Builder:
             numbers = self.units.of(index, self.roots[label])
             if (numbers >= 0).any():
                 share = int((numbers >= 0).sum()) / numbers.size
-                return View(node.name, numbers, int(share * math.prod(shape_of(node))) // self.flow.captured.batch)
+                shape, batch = shape_of(node), self.flow.captured.batch
+                rows = 0 if shape[0] % batch else shape[0] // batch
+                return View(node.name, numbers, rows, round(share * math.prod(shape)) // batch)
         return None
 
     def _sizes(self, index: int) -> Iterator[SizeAttribute]:
@@ -325,9 +329,9 @@ class _Builder:
                 for dim in support(label):
                     numbers = self.units.of(index, self.roots[line(label, dim)])
                     key = (where(node), numbers.tobytes())
-                    if (numbers >= 0).any() and len(np.unique(numbers)) > 1 and key not in seen:
+                    if len(np.unique(numbers)) > 1 and key not in seen:
                         seen.add(key)
-                        yield Extent(where(node), numbers)
+                        yield Extent(opname(node), where(node), numbers)
 
     def _params(self, index: int, mine: list[_Place]) -> int:
         """Parameters that go with one unit (buffers are none)."""

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..graph import preserved_rng
-from ..graph.capture import as_inputs
-from .decisions import LayerPlan, PruningPlan
+from ..graph import preserved_rng, quiet_copy
+from ..graph.capture import as_inputs, plain_attention
+from .decisions import LayerPlan
+from .norms import leave_out_of_statistics
 
 RELATIVE = 1e-9  # of the largest value of an output; float64 sums in another order differ by about 1e-14 of it
+Change = Callable[[nn.Module, Sequence[LayerPlan]], nn.Module]
 
 
-def require_equal(silent: nn.Module, small: nn.Module, plan: PruningPlan, example_inputs: Any) -> None:
+def require_equal(
+    model: nn.Module, layers: Sequence[LayerPlan], example_inputs: Any, *, mask: Change, cut: Change
+) -> None:
     """ValueError naming the first module at which the masked and the cut model (both float64) differ on the inputs."""
+    silent, small = mask(quiet_copy(model).double(), layers), cut(quiet_copy(model).double(), layers)
+    if any(layer.approximate is not None for layer in layers):
+        leave_out_of_statistics(silent, layers)
     inputs = tuple(_double(value) for value in as_inputs(example_inputs))
-    names = dict.fromkeys(slot.module for layer in plan.layers for slot in layer.slots)
-    expected = _outputs(silent, list(names), inputs)
-    found = _outputs(small, list(names), inputs)
+    names = list(dict.fromkeys(slot.module for layer in layers for slot in layer.slots))
+    expected, found = _outputs(silent, names, inputs), _outputs(small, names, inputs)
     if expected.error is not None:
         raise ValueError(f"the model does not run on example_inputs: {expected.error}") from expected.error
     for name, value in expected.outputs.items():
-        for layer in plan.layers:
-            value = _kept_part(silent, name, layer, value)  # noqa: PLW2901
         if name in found.outputs:
-            _require_close(value, found.outputs[name], f"module {name!r}")
+            _require_close(_kept_part(name, layers, value, found.outputs[name]), found.outputs[name], f"module {name!r}")
     if found.error is not None:
         last = list(found.outputs)[-1:] or ["the input"]
         raise ValueError(f"the cut model fails after {last[0]!r}: {found.error}; its forward may hard-code a size")
@@ -42,15 +47,17 @@ class _Outputs:
         self.result: Any = None
         self.error: Exception | None = None
 
-    def keep(self, name: str, module: nn.Module, args: object, output: Tensor) -> None:
-        self.outputs[name] = output.detach().clone()
+    def keep(self, name: str, module: nn.Module, args: object, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self.outputs[name] = output.detach().clone()
 
 
-def _outputs(model: nn.Module, names: list[str], inputs: tuple[Any, ...]) -> _Outputs:
+def _outputs(model: nn.Module, names: Sequence[str], inputs: tuple[Any, ...]) -> _Outputs:
     seen = _Outputs()
     for name in names:
-        model.get_submodule(name).register_forward_hook(partial(seen.keep, name))
-    with torch.no_grad(), preserved_rng():
+        if name:  # the model itself is what it returns
+            model.get_submodule(name).register_forward_hook(partial(seen.keep, name))
+    with torch.no_grad(), preserved_rng(), plain_attention():
         try:
             seen.result = model(*inputs)
         except Exception as error:  # a user's forward may raise anything; require_equal reports it
@@ -62,22 +69,31 @@ def _double(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _kept_part(silent: nn.Module, name: str, layer: LayerPlan, value: Tensor) -> Tensor:
-    for slot in layer.slots:
+def _kept_part(name: str, layers: Sequence[LayerPlan], value: Tensor, found: Tensor) -> Tensor:
+    """The kept channels of a module's output, along the dimension in which the cut model's output is smaller."""
+    if value.dim() != found.dim():
+        return value
+    gone: dict[int, set[int]] = {}
+    for slot in (slot for layer in layers for slot in layer.slots):
         if slot.module == name and slot.role != "consumer":
-            axis = value.dim() - 1 if isinstance(silent.get_submodule(name), nn.Linear) else 1
-            return value.index_select(axis, slot.indices(layer.kept, value.device))
+            gone.setdefault(slot.size, set()).update(slot.positions)
+    for dim, (size, left) in enumerate(zip(value.shape, found.shape, strict=True)):
+        if size != left and size in gone:
+            kept = [position for position in range(size) if position not in gone[size]]
+            value = value.index_select(dim, torch.tensor(kept, device=value.device))
     return value
 
 
 def _require_close(expected: Any, found: Any, place: str) -> None:
-    pairs = list(zip(_tensors(expected), _tensors(found), strict=True))
-    for masked, cut in pairs:
-        if masked.shape != cut.shape:
-            raise ValueError(f"{place} has shape {tuple(cut.shape)} in the cut model and not {tuple(masked.shape)}")
-        if masked.numel() == 0:
+    first, second = _tensors(expected), _tensors(found)
+    if len(first) != len(second):
+        raise ValueError(f"{place} has {len(second)} tensors in the cut model and not {len(first)}")
+    for silent, small in zip(first, second, strict=True):
+        if silent.shape != small.shape:
+            raise ValueError(f"{place} has shape {tuple(small.shape)} in the cut model and not {tuple(silent.shape)}")
+        if silent.numel() == 0:
             continue
-        scale, gap = float(masked.abs().amax()), float((masked - cut).abs().amax())
+        scale, gap = float(silent.abs().amax()), float((silent - small).abs().amax())
         if not gap <= RELATIVE * scale:
             raise ValueError(f"{place} differs between the masked and the cut model by {gap:.3g} of {scale:.3g}")
 
