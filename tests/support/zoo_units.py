@@ -1,8 +1,9 @@
 """What must be prunable in the zoo, by hand from the models' code, so that refusing everything is no way out.
 
-Every row names a dimension of a tensor and the units in it. Units that are only whole (conv groups, norm groups,
-heads, both halves of a GLU, the positions behind a flatten) have ``width`` indices each. Rows that are not ``exact``
-pass through statistics over the channels. What the rows leave out may be refused, with a reason.
+Every row names a dimension of a tensor and the units in it. Units that are only whole (norm groups, heads, both halves
+of a GLU, the positions behind a flatten) have ``width`` indices each. Of a grouped convolution either whole groups can
+go or as many channels of each group: ``units`` and ``width`` may change places. Rows that are not ``exact`` pass through
+statistics over the channels. What the rows leave out may be refused, with a reason.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Must:
-    """``units`` of the dimension's indices, ``width`` each, can be removed."""
+    """``units`` of the dimension's indices, ``width`` each, can be removed (or ``width``, ``units`` each)."""
 
     tensor: str
     units: int
     width: int = 1
     dim: int = 0
     exact: bool = True
+    grouped: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ def weights(units: int, *modules: str, width: int = 1, exact: bool = True) -> tu
     return tuple(Must(f"{module}.weight", units, width, exact=exact) for module in modules)
 
 
+def grouped(groups: int, *modules: str, width: int) -> tuple[Must, ...]:
+    return tuple(Must(f"{module}.weight", groups, width, grouped=True) for module in modules)
+
+
 def each(units: Mapping[str, int]) -> tuple[Must, ...]:
     return tuple(Must(f"{module}.weight", count) for module, count in units.items())
 
@@ -61,7 +67,7 @@ def _bottleneck(width: tuple[int, int], groups: tuple[int, int], stream: tuple[i
     for stage in (0, 1):
         for block in (0, 1):
             name, units = f"layer{stage + 1}.{block}", groups[stage]
-            rows += weights(units, f"{name}.conv1", f"{name}.conv2", width=width[stage] // units)
+            rows += grouped(units, f"{name}.conv1", f"{name}.conv2", width=width[stage] // units)
             rows += weights(stream[stage], f"{name}.conv3")
         rows += weights(stream[stage], f"layer{stage + 1}.0.downsample.0")
     return tuple(rows)
@@ -151,8 +157,8 @@ MUST: Mapping[str, tuple[Must, ...]] = {
         }
     ),
     "depth_multiplier": (
-        *(*weights(7, "0"), *weights(7, "2", width=2), *weights(3, "5", width=3)),
-        *(*weights(3, "7", width=6), *weights(3, "8", "10", width=4)),
+        *(*weights(7, "0"), *grouped(7, "2", width=2), *grouped(3, "5", width=3)),
+        *(*grouped(3, "7", width=6), *grouped(3, "8", "10", width=4)),
     ),
     "shufflenet_v1": (),
     "shufflenet_v2": each(
@@ -161,7 +167,7 @@ MUST: Mapping[str, tuple[Must, ...]] = {
             **{"stage3.0.branch2.0": 13, "stage3.1.branch2.0": 12, "conv5.0": 17},
         }
     ),
-    "shuffled_groups": (*weights(4, "stem", width=2), *weights(4, "grouped", width=3), *weights(11, "point")),
+    "shuffled_groups": (*grouped(4, "stem", width=2), *grouped(4, "grouped", width=3), *weights(11, "point")),
     "convnext": (
         *each({"stages.0.0.pwconv1": 30, "stages.0.1.pwconv1": 25, "stages.1.0.pwconv1": 35}),
         *_stream(9, ("downsample_layers.0.0.weight", 0), ("stages.0.0.dwconv.weight", 0), ("stages.0.1.gamma", 0)),
