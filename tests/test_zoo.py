@@ -210,7 +210,7 @@ def check_outputs(case: Case) -> None:
     if case.exact and not has_approximate(result):
         pytest.skip("no group is approximate: the same as without")
     model, _ = build(case.name)
-    found = cuts(result.graph, result.plan)
+    found = cuts(result.plan)
     assert result.plan.exact == all(cut.exact for cut in found)
     assert result.plan.exact or not case.exact
     norms = [] if result.plan.exact else normed(model, found)
@@ -239,7 +239,7 @@ def check_counts(case: Case) -> None:
         assert left == group.units or left % case.round_to == 0
     before, after = sized(build(case.name)[0]), sized(small)
     shapes = {name: list(value.shape) for name, value in before.items()}
-    for removed in dict.fromkeys(cut.removed for cut in cuts(result.graph, plan)):
+    for removed in dict.fromkeys(cut.removed for cut in cuts(plan)):
         shapes[removed.name][removed.dim] -= len(removed.positions)
     assert shapes == {name: list(value.shape) for name, value in after.items()}
     assert plan.params_before == sum(p.numel() for p in build(case.name)[0].parameters())
@@ -279,7 +279,7 @@ def test_every_option(case: Case) -> None:
 @pytest.mark.parametrize("case", FAST, ids=str)
 def test_what_must_be_prunable_is(case: Case) -> None:
     result, small = cut_or_skip(case)
-    before, after, found = sized(build(case.name)[0]), sized(small), cuts(result.graph, result.plan)
+    before, after, found = sized(build(case.name)[0]), sized(small), cuts(result.plan)
     wrong = []
     for row in MUST[case.name]:
         lost = before[row.tensor].shape[row.dim] - after[row.tensor].shape[row.dim]
@@ -378,7 +378,7 @@ def test_a_wrong_plan_is_found_out() -> None:
     case = Case("resnet20_padded", exact=False)
     result, small = cut_or_skip(case)
     model, inputs = build(case.name)
-    found = cuts(result.graph, result.plan)
+    found = cuts(result.plan)
     for wrong in consumed(found):
         size = sized(model)[wrong.name].shape[wrong.dim]
         shifted = Removed(wrong.name, wrong.dim, tuple((p + 1) % size for p in wrong.positions))

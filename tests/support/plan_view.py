@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from masking_oracle import Removed
 
 
@@ -34,20 +33,13 @@ def groups(graph: Any) -> tuple[GroupView, ...]:
     return tuple(GroupView(g.name, g.units, g.frozen, g.approximate) for g in graph.groups)
 
 
-def cuts(graph: Any, plan: Any) -> tuple[Cut, ...]:
+def cuts(plan: Any) -> tuple[Cut, ...]:
     """All that goes, slot by slot."""
-    approximate = {group.name: group.approximate for group in groups(graph)}
     return tuple(
-        Cut(layer.name, slot.role, Removed(slot.tensor, slot.dim, positions), approximate[layer.name] is None)
+        Cut(layer.name, slot.role, Removed(slot.tensor, slot.dim, tuple(slot.positions)), layer.approximate is None)
         for layer in plan.layers
         for slot in layer.slots
-        if (positions := _positions(slot, layer.removed))
     )
-
-
-def _positions(slot: Any, removed: Iterable[int]) -> tuple[int, ...]:
-    units = np.asarray(slot.units)
-    return tuple(np.flatnonzero(np.isin(units, np.asarray(tuple(removed)))).tolist())
 
 
 def frozen_reasons(graph: Any, tensor: str) -> list[str]:

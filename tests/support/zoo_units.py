@@ -2,8 +2,8 @@
 
 Every row names a dimension of a tensor and the units in it. Units that are only whole (norm groups, heads, both halves
 of a GLU, the positions behind a flatten) have ``width`` indices each. Of a grouped convolution either whole groups can
-go or as many channels of each group: ``units`` and ``width`` may change places. Rows that are not ``exact`` pass through
-statistics over the channels. What the rows leave out may be refused, with a reason.
+go or as many channels of each group: ``units`` and ``width`` may change places. Rows that are not ``exact`` pass
+through statistics over the channels. What the rows leave out may be refused, with a reason.
 """
 
 from __future__ import annotations
