@@ -153,7 +153,7 @@ def _resize(small: nn.Module, size: SizeRecipe) -> None:
 def _placed(name: str, old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     if value.dim() != old.dim() or any(new > size for new, size in zip(value.shape, old.shape, strict=True)):
         raise ValueError(f"tensor {name!r} of shape {tuple(value.shape)} does not fit into {tuple(old.shape)}")
-    value = value.to(old.device)
+    value = value.clone().to(old.device)  # memory of its own, aligned as torch does
     return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
 
 
@@ -195,7 +195,9 @@ def _modules(model: nn.Module) -> dict[str, ModuleRecipe]:
                     for (name, dim), positions in kept.items()
                     if name == f"{prefix}{leaf}"
                 ),
-                trained={leaf: tensor.requires_grad for leaf, tensor in own.items() if isinstance(tensor, nn.Parameter)},
+                trained={
+                    leaf: tensor.requires_grad for leaf, tensor in own.items() if isinstance(tensor, nn.Parameter)
+                },
             )
     return recipes
 
