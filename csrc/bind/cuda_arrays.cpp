@@ -87,8 +87,8 @@ void bind_cuda_arrays(py::module_& m) {
              "stream"_a)
         .def_static("copied", &copied, py::kw_only(), "x"_a, "dtype"_a, "device"_a);
     py::class_<DeviceBlock, std::shared_ptr<DeviceBlock>>(m, "Block")
-        .def(py::init(&make_block), py::kw_only(), "x"_a, "shift"_a, "row_scale"_a, "scale"_a,
-             "kernel"_a, "length"_a, "coef0"_a, "degree"_a);
+        .def(py::init(&make_block), py::kw_only(), "x"_a, "shift"_a, "row_scale"_a, "scale"_a, "kernel"_a, "length"_a,
+             "coef0"_a, "degree"_a);
 }
 
 }  // namespace simkit

@@ -134,8 +134,7 @@ class Machine {
     void run(const P& program, Index blocks) {
         check_launch<P>(blocks);
         busy_ = true;
-        run_program<P>
-            <<<static_cast<unsigned>(blocks), P::kThreads, sizeof(typename P::Shared), stream_>>>(program);
+        run_program<P><<<static_cast<unsigned>(blocks), P::kThreads, sizeof(typename P::Shared), stream_>>>(program);
         check(cudaGetLastError(), "start a kernel");
     }
 

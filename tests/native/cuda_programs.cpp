@@ -55,8 +55,8 @@ MatrixView view_of(const Matrix& x) {
 }
 
 BlockView block_of(const Matrix& x) {
-    return {view_of(x), x.shift, x.row_scale, x.scale, static_cast<Kernel>(x.kernel), x.length, x.coef0, x.degree,
-            nullptr};
+    return {view_of(x), x.shift, x.row_scale, x.scale, static_cast<Kernel>(x.kernel),
+            x.length,   x.coef0, x.degree,    nullptr};
 }
 
 bool narrow(const Matrix& x) { return x.dtype != static_cast<int>(Dtype::f64) && !x.row_scale; }
