@@ -91,7 +91,8 @@ class PackedSide {
 
   private:
     void pack(std::int64_t layer, std::int64_t first) {
-        const std::int64_t w = micro_kernel<double>().width, count = std::min(tile_of(cols(layer)), cols(layer) - first);
+        const std::int64_t w = micro_kernel<double>().width,
+                           count = std::min(tile_of(cols(layer)), cols(layer) - first);
         for (std::int64_t r0 = 0; r0 < rows_; r0 += kDepth) {
             const std::int64_t depth = std::min(kDepth, rows_ - r0);
             double* out = const_cast<double*>(at(layer, first, r0));

@@ -8,7 +8,7 @@ whatever the caller's batches are. States add, exactly re-based (Chan, Golub, Le
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,8 @@ class CovarianceStream:
     def __init__(self, p: int) -> None:
         self._stage = np.empty((BLOCK, p))
         self._staged = 0
-        self._sum = Covariance(0, np.zeros(p), np.zeros((p, p)))
+        self._sum = Covariance(0, np.zeros(p), np.zeros((p, p)))  # of the rows less the shift
+        self._shift = np.zeros(p)
 
     @property
     def rows(self) -> int:
@@ -76,14 +77,18 @@ class CovarianceStream:
 
     def result(self) -> Covariance:
         """Of all rows so far."""
-        return self._sum + self._block() if self._staged else self._sum
+        found = self._sum + self._block() if self._staged else self._sum
+        return replace(found, mean=found.mean + self._shift)
 
     def _block(self) -> Covariance:
         rows = self._stage[: self._staged]
-        mean = rows.mean(axis=0)
+        if not self._sum.n:
+            self._shift = rows.mean(axis=0)
+        z = rows - self._shift
+        mean = z.mean(axis=0)
         if not np.isfinite(mean).all():
             raise ValueError(f"column {int(np.argmin(np.isfinite(mean)))} holds a value that is not finite")
-        z = rows - mean
+        z -= mean
         slip = z.mean(axis=0)  # what rounding left of the mean
         scatter = z.T @ z
         scatter -= np.outer(slip, slip * len(rows))
