@@ -27,7 +27,8 @@ def check(seed: int, amount: float) -> None:
     try:
         plan = P.plan(model, inputs, score=P.Random(seed), amount=amount)
     except ValueError as error:
-        assert re.match(r"no layer has units that can be removed: .{10,}|amount .* removes nothing", str(error))
+        if not re.match(r"no layer has units that can be removed: .{10,}|amount .* removes nothing", str(error)):
+            raise
         return
     small = P.apply(model, plan, inputs)
     found = cuts(plan)
