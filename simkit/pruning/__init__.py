@@ -6,20 +6,26 @@ Decisions are data (:class:`PruningPlan`); :func:`apply` carries them out on a c
 from ..graph import ChannelGraph
 from .apply import apply, masked
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
+from .latency import latency
 from .plan import plan
 from .probe import trace
-from .scores import L1, CKADamage, Random
+from .scores import L1, L2, BNScale, CKADamage, GeometricMedian, Random, Redundancy
 from .storage import load, save
 
 __all__ = [
     "L1",
+    "L2",
+    "BNScale",
     "CKADamage",
     "ChannelGraph",
     "FrozenLayer",
+    "GeometricMedian",
     "LayerPlan",
     "PruningPlan",
     "Random",
+    "Redundancy",
     "apply",
+    "latency",
     "load",
     "masked",
     "plan",

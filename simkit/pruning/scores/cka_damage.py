@@ -149,13 +149,16 @@ class CKADamage:
 
         stream(source, groups, views, data, self.samples, collect)
         for group in groups:
-            yield group, greedy_cka_of_covariance(
-                collected[group.name].result(),
-                units=_columns(group, views[group.name]),
-                mode=self.mode,
-                count=counts[group.name],
-                min_cka=self.min_cka,
-                name=group.name,
+            yield (
+                group,
+                greedy_cka_of_covariance(
+                    collected[group.name].result(),
+                    units=_columns(group, views[group.name]),
+                    mode=self.mode,
+                    count=counts[group.name],
+                    min_cka=self.min_cka,
+                    name=group.name,
+                ),
             )
 
     def _held(

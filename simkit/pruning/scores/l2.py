@@ -43,9 +43,7 @@ class L2:
 
     def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
         """All units of the counted groups, smallest norm first; a non-finite weight raises ValueError."""
-        return {
-            group.name: ascending(self._norms(subject, group)) for group in subject.groups if group.name in counts
-        }
+        return {group.name: ascending(self._norms(subject, group)) for group in subject.groups if group.name in counts}
 
     def _norms(self, subject: Subject, group: Group) -> FloatArray:
         total = np.zeros(group.units)

@@ -17,6 +17,7 @@ from ..sizes import named_tensors
 Scope = Literal["layer", "global"]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
+
 @dataclass(frozen=True)
 class Subject:
     """The model under judgement (a copy in eval mode), its graph, the groups to rank, an example, and the data, if any."""
