@@ -146,8 +146,8 @@ class FrozenLayer:
 class PruningPlan:
     """Everything that was decided. ``macs`` are multiply-adds of convolutions and matrix products for one sample.
 
-    ``amount`` is a share of what ``budget`` names. ``exact`` says whether cutting equals masking, ``exact_reason`` why (or
-    why not). Latencies in seconds are those that were measured to meet a budget.
+    ``amount`` is a share of what ``budget`` names. ``exact`` says whether cutting equals masking, ``exact_reason`` why
+    (or why not). Latencies in seconds are those that were measured to meet a budget.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
