@@ -69,7 +69,7 @@ def representations(
 
 
 def take(data: object, samples: int, count: int = 1) -> tuple[Tensor, ...]:
-    """The first ``samples`` samples of a tensor or of batches (tensors, or tuples and dicts that start with the inputs).
+    """The first ``samples`` samples of a tensor or of batches: tensors, or tuples and dicts that start with the inputs.
 
     What a batch holds after its ``count`` inputs (labels) is left out.
 
