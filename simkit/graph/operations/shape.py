@@ -37,9 +37,7 @@ def rectangles(flow: Flow, labels: Labels) -> Labels:
 def _permute(flow: Flow, node: fx.Node) -> None:
     """The operation itself reorders the dimensions of the labels."""
     move: Any = node.target
-    labels = [
-        move(torch.from_numpy(label), *node.args[1:], **node.kwargs).numpy() for label in flow.labels(node.args[0])
-    ]
+    labels = [move(torch.tensor(label), *node.args[1:], **node.kwargs).numpy() for label in flow.labels(node.args[0])]
     flow.pass_on(node, labels, "identity", "shape")
 
 
