@@ -96,11 +96,11 @@ def _pointer(place: Path) -> dict[str, Any]:
         pointer = json.loads((place / POINTER).read_text())
     except ValueError as error:
         raise ValueError(f"{str(place / POINTER)!r} is not JSON: {error}") from error
-    parts = {"format": str, "weights": str, "state": str, "options": dict, "epochs": list}
-    whole = isinstance(pointer, dict) and all(isinstance(pointer.get(part), kind) for part, kind in parts.items())
-    if not whole or pointer["format"] != FORMAT:
+    parts = {"weights": str, "state": str, "options": dict, "epochs": list}
+    given = pointer if isinstance(pointer, dict) else {}
+    if given.get("format") != FORMAT or any(not isinstance(given.get(part), kind) for part, kind in parts.items()):
         raise ValueError(f"{str(place / POINTER)!r} is not a checkpoint of format {FORMAT!r}")
-    return pointer
+    return given
 
 
 def _comparable(options: TrainOptions) -> dict[str, Any]:
