@@ -149,11 +149,18 @@ def test_channels_are_followed_through_permutations_and_means() -> None:
             self.fc = nn.Linear(4, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(x).permute(0, 2, 3, 1)
+            x = self.conv(x).permute(0, 2, 3, 1).movedim(3, 1).transpose(1, 3)
             return self.fc(x.mean((1, 2)).unsqueeze(1).squeeze(1))
 
     first = trace(Moved(), torch.zeros(2, 1, 3, 3)).groups[0]
-    assert [step.op for step in first.consumers[0].steps] == ["permute", "mean", "unsqueeze", "squeeze"]
+    assert [step.op for step in first.consumers[0].steps] == [
+        "permute",
+        "movedim",
+        "transpose",
+        "mean",
+        "unsqueeze",
+        "squeeze",
+    ]
     assert first.consumers[0].units.tolist() == [0, 1, 2, 3]
 
 
@@ -242,6 +249,22 @@ def test_few_large_groups_lose_equally_many() -> None:
     assert units(first, "1.weight", 1) == [0, 1, 2, 3]
     assert units(second, "1.weight", 0) == units(second, "2.weight", 1) == [0, 1, 2, 3, 4] * 2
     assert not first.sizes
+
+
+def test_transposed_groups() -> None:
+    def groups_of(groups: int, width: int, out: int) -> tuple[Group, ...]:
+        layer = nn.ConvTranspose2d(width, out, 3, groups=groups)
+        return trace(
+            nn.Sequential(nn.Conv2d(3, width, 1), layer, nn.Conv2d(out, 2, 1)), torch.zeros(1, 3, 5, 5)
+        ).prunable
+
+    (whole,) = groups_of(4, 8, 4)
+    assert units(whole, "1.weight", 0) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert units(whole, "1.bias", 0) == units(whole, "2.weight", 1) == [0, 1, 2, 3]
+    first, second = groups_of(2, 8, 10)
+    assert units(first, "0.weight", 0) == units(first, "1.weight", 0) == [0, 1, 2, 3] * 2
+    assert units(second, "1.weight", 1) == [0, 1, 2, 3, 4]
+    assert units(second, "1.bias", 0) == units(second, "2.weight", 1) == [0, 1, 2, 3, 4] * 2
 
 
 def test_norms_over_channels() -> None:

@@ -117,7 +117,7 @@ def stream(
 
 
 def take(data: object, samples: int, count: int = 1) -> Inputs:
-    """The first ``samples`` samples of a tensor or of batches (tensors, or tuples and dicts, inputs first).
+    """The first ``samples`` samples of a tensor or of batches: tensors, or tuples and dicts that start with the inputs.
 
     What a batch holds after its ``count`` inputs (labels) is left out.
 
