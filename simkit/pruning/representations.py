@@ -177,12 +177,6 @@ def _padded(values: Tensor, batch: int) -> Tensor:
 
 
 def _run(captured: Captured, wanted: Iterable[str], inputs: tuple[Any, ...]) -> dict[str, Tensor]:
-    given = iter(torch.utils._pytree.tree_leaves(inputs))
-    arguments = [
-        captured.constants[node.name] if node.name in captured.constants else next(given)
-        for node in captured.nodes
-        if node.op == "placeholder"
-    ]
     recorder = _Recorder(captured, wanted)
-    recorder.run(*arguments, enable_io_processing=False)
+    recorder.run(*captured.arguments(inputs), enable_io_processing=False)
     return recorder.found
