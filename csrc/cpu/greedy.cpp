@@ -15,8 +15,8 @@ constexpr double kTie = 1e-12;
 constexpr double kStale = 0.25;  // share of Q that is left when q is formed again
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
-// (linear - r_i) / sqrt(quadratic - 2 q_i + d_i) * factor, -inf where the root is not of a positive number, or where the
-// total, of which the factor holds the root, is none: a pick is always a unit.
+// (linear - r_i) / sqrt(quadratic - 2 q_i + d_i) * factor, -inf where the root is not of a positive number, or where
+// the total, of which the factor holds the root, is none: a pick is always a unit.
 SIMKIT_CLONES void score_all(double linear, double quadratic, double factor, const double* r, const double* q,
                              const double* d, double* scores, std::int64_t count) {
     for (std::int64_t i = 0; i < count; ++i) {
