@@ -230,6 +230,8 @@ def test_the_masked_model_is_the_oracles(case: Case) -> None:
     """P.masked silences the same channels, at full size; norms over the channels still see them, as the oracle's do."""
     result, _ = cut_or_skip(case)
     model, inputs = build(case.name)
+    if not result.plan.exact and ties(model):
+        pytest.skip("columns of a tied output layer are an embedding's too, and a norm sees that")
     found = cuts(result.plan)
     expected = masked_run(model, inputs, consumed(found), silenced=silenced(case.name, found))
     silent = P.masked(model, result.plan)
