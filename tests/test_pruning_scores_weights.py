@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simkit import pruning as P
-from simkit.pruning.scores import Ranking, Score, Subject
+from simkit.pruning.scores import Ranking, Score, Subject, geometric_median
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,8 @@ def test_only_scores_on_one_scale_are_ranked_over_layers(traced: Subject) -> Non
 def test_geometric_median_sums_the_distances_to_all_filters(traced: Subject) -> None:
     # On a line, at 0, 5, 0, 10 and -5.
     found = ranking(filled(traced, [[0, 0], [3, 4], [0, 0], [6, 8], [-3, -4]]), P.GeometricMedian())
-    assert found == Ranking((0, 2, 1, 4, 3), (20.0, 20.0, 25.0, 35.0, 40.0))
+    assert found.order == (0, 2, 1, 4, 3)
+    np.testing.assert_allclose(found.scores, (20.0, 20.0, 25.0, 35.0, 40.0), rtol=1e-14)
 
 
 def test_geometric_median_equals_the_double_loop_wherever_the_filters_lie(traced: Subject) -> None:
@@ -114,6 +115,15 @@ def test_equal_filters_tie_exactly(traced: Subject) -> None:
     found = ranking(filled(traced, rows), P.GeometricMedian())
     assert found.order[:3] == (0, 2, 4)
     assert len(set(found.scores[:3])) == 1
+
+
+def test_distances_keep_their_digits_where_filters_nearly_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(4).standard_normal((40, 30))
+    rows[10:30] = rows[0] + np.logspace(-12, 0, 20)[:, None] * rows[10:30]
+    expected = np.linalg.norm(rows[:, None] - rows[None], axis=2)
+    np.testing.assert_allclose(geometric_median._distances(rows), expected, rtol=1e-11)
+    monkeypatch.setattr(geometric_median, "HELD", 64)
+    np.testing.assert_allclose(geometric_median._distances(rows), expected, rtol=1e-11)
 
 
 def test_layers_that_compute_the_same_units_add_up(residual: Subject) -> None:

@@ -186,8 +186,8 @@ def _require_stops(request: Request, rankings: Mapping[str, Ranking], reached: f
     """ValueError for a budget out of reach, unless it is the criterion that lets no more go, as the plan then says."""
     if not any(_stops(rankings)):
         raise ValueError(
-            f"amount {request.amount} of the {request.budget} is out of reach: "
-            f"with one unit left in every open layer {reached:.3g} is gone"
+            f"amount {request.amount} of the {request.budget} is out of reach: the most that can go is {reached:.3g}, "
+            f"as every layer keeps {request.round_to} of its units"
         )
 
 
