@@ -5,6 +5,8 @@ Decisions are data (:class:`PruningPlan`); :func:`apply` carries them out on a c
 
 from ..graph import ChannelGraph, trace
 from .apply import apply, masked
+from .compensate import compensated, merge
+from .compensation import LeastSquares, Merge
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
 from .plan import plan
 from .scores import L1, CKADamage, Random
@@ -16,11 +18,15 @@ __all__ = [
     "ChannelGraph",
     "FrozenLayer",
     "LayerPlan",
+    "LeastSquares",
+    "Merge",
     "PruningPlan",
     "Random",
     "apply",
+    "compensated",
     "load",
     "masked",
+    "merge",
     "plan",
     "save",
     "trace",

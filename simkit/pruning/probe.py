@@ -117,4 +117,3 @@ def _blame(group: Group) -> str:
     place = f"module {extents[0].module!r}" if extents[0].module else "the model"
     sizes = sorted({len(one.units) for one in extents if one.module == extents[0].module})
     return f"the forward of {place} writes the size {' or '.join(map(str, sizes))} in its code"
-

@@ -68,6 +68,15 @@ def representations(
             yield group, recorded.pop(group.name)
 
 
+def passing(source: Source, views: Sequence[tuple[View, int]], inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Batch by batch the representations ``[b, units, positions]`` of several (view, units); nothing is kept.
+
+    ValueError for a value that does not hold samples along its first dimension.
+    """
+    captured = source.captured(min(BATCH, len(inputs[0])))
+    yield from _values(captured, source.sized(captured.batch)[len(inputs) :], views, inputs)
+
+
 def take(data: object, samples: int, count: int = 1) -> tuple[Tensor, ...]:
     """The first ``samples`` samples of a tensor or of batches (tensors, or tuples and dicts), the first ``count`` inputs.
 
@@ -156,19 +165,26 @@ def _record(
     inputs: Sequence[Tensor],
     fixed: tuple[Any, ...],
 ) -> dict[str, Tensor]:
-    chosen = {group.name: view for group in groups if (view := views[group.name]) is not None}
-    parts: dict[str, list[Tensor]] = {name: [] for name in chosen}
-    device = next(iter(captured.constants.values())).device
-    with torch.no_grad(), preserved_rng(), plain_attention():
-        for start in range(0, len(inputs[0]), captured.batch):
-            chunk = [value[start : start + captured.batch] for value in inputs]
-            full = [_padded(value, captured.batch).to(device) for value in chunk]
-            found = _run(captured, {view.node for view in chosen.values()}, (*full, *fixed))
-            for group in groups:
-                view = chosen[group.name]
-                value = view.read(found[view.node], group.units, captured.batch)
-                parts[group.name].append(value[: len(chunk[0])].cpu())
+    chosen = [(group, view) for group in groups if (view := views[group.name]) is not None]
+    parts: dict[str, list[Tensor]] = {group.name: [] for group, _ in chosen}
+    for values in _values(captured, fixed, [(view, group.units) for group, view in chosen], inputs):
+        for (group, _), value in zip(chosen, values, strict=True):
+            parts[group.name].append(value.cpu())
     return {name: torch.cat(pieces) for name, pieces in parts.items()}
+
+
+def _values(
+    captured: Captured, fixed: tuple[Any, ...], views: Sequence[tuple[View, int]], inputs: Sequence[Tensor]
+) -> Iterator[list[Tensor]]:
+    """Batch by batch what the views read."""
+    device = next(iter(captured.constants.values())).device
+    wanted = {view.node for view, _ in views}
+    for start in range(0, len(inputs[0]), captured.batch):
+        chunk = [value[start : start + captured.batch] for value in inputs]
+        with torch.no_grad(), preserved_rng(), plain_attention():
+            full = [_padded(value, captured.batch).to(device) for value in chunk]
+            found = _run(captured, wanted, (*full, *fixed))
+        yield [view.read(found[view.node], units, captured.batch)[: len(chunk[0])] for view, units in views]
 
 
 def _padded(values: Tensor, batch: int) -> Tensor:

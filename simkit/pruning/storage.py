@@ -195,7 +195,9 @@ def _modules(model: nn.Module) -> dict[str, ModuleRecipe]:
                     for (name, dim), positions in kept.items()
                     if name == f"{prefix}{leaf}"
                 ),
-                trained={leaf: tensor.requires_grad for leaf, tensor in own.items() if isinstance(tensor, nn.Parameter)},
+                trained={
+                    leaf: tensor.requires_grad for leaf, tensor in own.items() if isinstance(tensor, nn.Parameter)
+                },
             )
     return recipes
 

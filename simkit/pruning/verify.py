@@ -32,7 +32,9 @@ def require_equal(
         raise ValueError(f"the model does not run on example_inputs: {expected.error}") from expected.error
     for name, value in expected.outputs.items():
         if name in found.outputs:
-            _require_close(_kept_part(name, layers, value, found.outputs[name]), found.outputs[name], f"module {name!r}")
+            _require_close(
+                _kept_part(name, layers, value, found.outputs[name]), found.outputs[name], f"module {name!r}"
+            )
     if found.error is not None:
         last = list(found.outputs)[-1:] or ["the input"]
         raise ValueError(f"the cut model fails after {last[0]!r}: {found.error}; its forward may hard-code a size")

@@ -199,7 +199,11 @@ def _attention(flow: Flow, node: fx.Node) -> None:
     left = operand(flow, query, f"{batch}le")
     right, last = (_heads_like(left, operand(flow, one, f"{batch}s{end}")) for one, end in ((key, "e"), (value, "v")))
     scores = contract(flow, node, left, right, f"{batch}ls")
-    shape = (*(max(a, b) for a, b in zip(left.shape[:-2], right.shape[:-2], strict=True)), left.shape[-2], right.shape[-2])
+    shape = (
+        *(max(a, b) for a, b in zip(left.shape[:-2], right.shape[:-2], strict=True)),
+        left.shape[-2],
+        right.shape[-2],
+    )
     if isinstance(found["attn_mask"], fx.Node):
         mask = found["attn_mask"]
         scores = flow.combined([(shape, scores), (shape_of(mask), flow.labels(mask))], node)

@@ -62,7 +62,9 @@ def _freeze_kernel(flow: Flow, node: fx.Node, labels: Labels) -> None:
             flow.freeze(label, f"they are kernel positions of {described(node)}")
 
 
-def _plain(flow: Flow, node: fx.Node, inputs: Label | None, *, reads: Label | None, makes: Label | None) -> Label | None:
+def _plain(
+    flow: Flow, node: fx.Node, inputs: Label | None, *, reads: Label | None, makes: Label | None
+) -> Label | None:
     source = bound(node)["input"]
     if inputs is not None and reads is not None:
         flow.unite(inputs, reads)

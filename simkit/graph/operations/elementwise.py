@@ -31,7 +31,19 @@ _PRODUCTS = ("mul", "div", "multiply", "divide", "neg")
 _SAME = ("alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy", "type_as", "float", "double")
 _LIKE = ("zeros_like", "ones_like", "full_like", "empty_like")
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
-_MAKERS = ("arange", "empty", "eye", "full", "linspace", "new_full", "new_ones", "new_zeros", "ones", "scalar_tensor", "zeros")
+_MAKERS = (
+    "arange",
+    "empty",
+    "eye",
+    "full",
+    "linspace",
+    "new_full",
+    "new_ones",
+    "new_zeros",
+    "ones",
+    "scalar_tensor",
+    "zeros",
+)
 
 
 def _elementwise(flow: Flow, node: fx.Node, *, transfer: Transfer, kind: Kind) -> None:

@@ -118,9 +118,7 @@ def _picked(flow: Flow, node: fx.Node, dim: int, index: int) -> Labels:
     labels = flow.labels(node.args[0])
     for label in labels:
         flow.pin(label, dim, f"{described(node)} picks one of them by its number")
-    return tuple(
-        without(label.take([index], axis=dim) if label.shape[dim] > 1 else label, [dim]) for label in labels
-    )
+    return tuple(without(label.take([index], axis=dim) if label.shape[dim] > 1 else label, [dim]) for label in labels)
 
 
 def _pad(flow: Flow, node: fx.Node) -> None:
