@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -59,9 +60,7 @@ def form(captured: Captured, flow: Flow, solution: Solution) -> ChannelGraph:
     ranked = sorted(range(len(members)), key=lambda index: (first[index][0], int(members[index].min())))
     units = _number(solution, places, [members[index] for index in ranked], [first[index][1] for index in ranked])
     builder = _Builder(flow, solution, places, units, order)
-    names = _names(captured, [places[first[index][1]] for index in ranked])
-    live = [builder.group(index, name, places[first[old][1]])
-            for index, (old, name) in enumerate(zip(ranked, names, strict=True))]  # fmt: skip
+    live = [builder.group(index, places[first[old][1]]) for index, old in enumerate(ranked)]
     stays = list(_frozen_layers(captured, places, solution, units, single, order))
     moments = [first[index][0] for index in ranked] + [moment for moment, _ in stays]
     groups = [*live, *(group for _, group in stays)]
@@ -70,7 +69,7 @@ def form(captured: Captured, flow: Flow, solution: Solution) -> ChannelGraph:
     renumbered = {old: new for new, old in enumerate(sequence)}
     work = tuple(builder.work(renumbered))
     return ChannelGraph(
-        tuple(groups[index] for index in sequence), work, captured.batch, tuple(node.name for node in captured.nodes)
+        _numbered([groups[index] for index in sequence]), work, captured.batch, tuple(node.name for node in captured.nodes)
     )
 
 
@@ -164,15 +163,15 @@ def _layer_name(place: _Place) -> str:
     return name.removesuffix("weight").removesuffix(".") if name.rpartition(".")[2] == "weight" else name
 
 
-def _names(captured: Captured, places: list[_Place]) -> list[str]:
-    """The layer's path; numbered where one layer computes units of several groups."""
-    plain = [_layer_name(place) for place in places]
-    seen: dict[str, int] = {}
-    names = []
-    for name in plain:
-        seen[name] = seen.get(name, 0) + 1
-        names.append(f"{name}#{seen[name]}" if plain.count(name) > 1 else name)
-    return names
+def _numbered(groups: list[Group]) -> tuple[Group, ...]:
+    """Names are layers' paths, numbered where one layer computes the units of several groups."""
+    plain = [group.name for group in groups]
+    return tuple(
+        dataclasses.replace(group, name=f"{group.name}#{plain[: index + 1].count(group.name)}")
+        if plain.count(group.name) > 1
+        else group
+        for index, group in enumerate(groups)
+    )
 
 
 def _frozen_layers(
@@ -184,12 +183,10 @@ def _frozen_layers(
     order: dict[fx.Node, int],
 ) -> Iterator[tuple[int, Group]]:
     """Layers none of whose units may go, with the reason."""
-    seen: set[str] = set()
     for place in places:
         roots = solution.roots[place.atoms]
-        if not place.made or place.dims < 2 or (units.group[roots] >= 0).any() or _layer_name(place) in seen:
+        if not place.made or place.dims < 2 or (units.group[roots] >= 0).any():
             continue
-        seen.add(_layer_name(place))
         node = min((use.node for use in place.made), key=lambda one: order[one])
         slot = Slot("producer", place.name(node), place.dim, np.arange(len(roots)))
         yield order[node], Group(
@@ -232,7 +229,7 @@ class _Builder:
     def _groups(self, atoms: Label) -> set[int]:
         return {int(group) for group in np.unique(self.units.group[self.roots[atoms]]) if group >= 0}
 
-    def group(self, index: int, name: str, first: _Place) -> Group:
+    def group(self, index: int, first: _Place) -> Group:
         """One group of units."""
         mine = [place for place in self.places if index in self._groups(place.atoms)]
         slots = tuple(slot for place in mine for slot in self._slots(index, place))
@@ -240,7 +237,7 @@ class _Builder:
         post, pre = self._views(index, reads)
         members = self.units.group[self.roots] == index
         return Group(
-            name=name,
+            name=_layer_name(first),
             kind=opname(min((use.node for use in first.made), key=lambda node: self.order[node])),
             units=int(self.units.number[self.roots[members]].max()) + 1,
             slots=slots,

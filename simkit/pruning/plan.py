@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..graph import ChannelGraph, Group, quiet_copy, trace
+from ..graph import ChannelGraph, Group, quiet_copy
 from ..kernels import as_integer
 from .compensate import with_repairs
 from .compensation import Compensation
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
 from .layers import layer_plan, layers_of
-from .probe import probed
+from .probe import trace
 from .scores import CKADamage, Ranking, Score, Subject
 from .sizes import named_tensors
 
@@ -76,7 +76,7 @@ def plan(
             criterion whose scores do not compare across layers.
     """
     _check_options(score, scope, budget)
-    graph = probed(model, example_inputs, trace(model, example_inputs))
+    graph = trace(model, example_inputs)
     kept = _kept(graph, keep)
     free = _free(model, graph, kept)
     request = _Request(_check_amount(amount, scope, graph, kept), scope, _check_rounding(round_to), free)

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from ..graph import ChannelGraph, Group, SizeAttribute
+from ..graph import trace as captured_graph
 from .apply import cut, mask
 from .layers import layer_plan
 from .sizes import size_attributes
@@ -25,6 +26,17 @@ WRITES_SIZES = (
     "view", "reshape", "_unsafe_view", "unflatten", "split", "split_with_sizes", "expand", "slice", "narrow", "repeat",
     "layer_norm", "group_norm", "rms_norm",
 )  # fmt: skip
+
+
+def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
+    """The channel graph of any model that ``torch.export`` captures, with groups frozen that its code cannot lose.
+
+    Copies of the model run on ``example_inputs`` (a tensor or a tuple) in eval mode: once captured, then with one unit
+    of every group masked and cut. The model itself is not touched. Channels that an unknown operation touches are
+    frozen, and it is named. Raises ValueError if the model does not run on the inputs or has no layer with channels,
+    NotImplementedError with the reason if it cannot be captured.
+    """
+    return probed(model, example_inputs, captured_graph(model, example_inputs))
 
 
 def probed(model: nn.Module, example_inputs: Any, graph: ChannelGraph) -> ChannelGraph:

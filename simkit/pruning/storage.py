@@ -153,7 +153,7 @@ def _resize(small: nn.Module, size: SizeRecipe) -> None:
 def _placed(name: str, old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     if value.dim() != old.dim() or any(new > size for new, size in zip(value.shape, old.shape, strict=True)):
         raise ValueError(f"tensor {name!r} of shape {tuple(value.shape)} does not fit into {tuple(old.shape)}")
-    value = value.to(old.device)
+    value = value.clone().to(old.device)  # memory of its own, aligned as torch does
     return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
 
 

@@ -30,15 +30,18 @@ def require_equal(
     expected, found = _outputs(silent, names, inputs), _outputs(small, names, inputs)
     if expected.error is not None:
         raise ValueError(f"the model does not run on example_inputs: {expected.error}") from expected.error
+    wrong = None if found.error is not None else _difference(expected.result, found.result)
+    if found.error is None and wrong is None:
+        return
     for name, value in expected.outputs.items():
         if name in found.outputs:
-            _require_close(
-                _kept_part(name, layers, value, found.outputs[name]), found.outputs[name], f"module {name!r}"
-            )
+            theirs = _difference(_kept_part(name, layers, value, found.outputs[name]), found.outputs[name])
+            if theirs is not None:
+                raise ValueError(f"module {name!r} {theirs}")
     if found.error is not None:
         last = list(found.outputs)[-1:] or ["the input"]
         raise ValueError(f"the cut model fails after {last[0]!r}: {found.error}; its forward may hard-code a size")
-    _require_close(expected.result, found.result, "the model's result")
+    raise ValueError(f"the model's result {wrong}")
 
 
 class _Outputs:
@@ -86,18 +89,20 @@ def _kept_part(name: str, layers: Sequence[LayerPlan], value: Tensor, found: Ten
     return value
 
 
-def _require_close(expected: Any, found: Any, place: str) -> None:
+def _difference(expected: Any, found: Any) -> str | None:
+    """How the cut model's output differs from the masked one's, None if it does not."""
     first, second = _tensors(expected), _tensors(found)
     if len(first) != len(second):
-        raise ValueError(f"{place} has {len(second)} tensors in the cut model and not {len(first)}")
+        return f"has {len(second)} tensors in the cut model and not {len(first)}"
     for silent, small in zip(first, second, strict=True):
         if silent.shape != small.shape:
-            raise ValueError(f"{place} has shape {tuple(small.shape)} in the cut model and not {tuple(silent.shape)}")
+            return f"has shape {tuple(small.shape)} in the cut model and not {tuple(silent.shape)}"
         if silent.numel() == 0:
             continue
         scale, gap = float(silent.abs().amax()), float((silent - small).abs().amax())
         if not gap <= RELATIVE * scale:
-            raise ValueError(f"{place} differs between the masked and the cut model by {gap:.3g} of {scale:.3g}")
+            return f"differs between the masked and the cut model by {gap:.3g} of {scale:.3g}"
+    return None
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -81,16 +81,21 @@ def _maker(flow: Flow, node: fx.Node) -> None:
 
 
 def _softmax(flow: Flow, node: fx.Node) -> None:
-    labels, dim = flow.labels(node.args[0]), _dim(node)
-    for label in labels:
-        flow.pin(label, dim, f"{described(node)} is not elementwise: what it gives one unit depends on the others")
-    kept = [label.take([0], axis=dim) if label.shape[dim] > 1 else label for label in labels]
+    kept = []
+    for label in flow.labels(node.args[0]):
+        for dim in _dims(node):
+            flow.pin(label, dim, f"{described(node)} is not elementwise: what it gives one unit depends on the others")
+            label = label.take([0], axis=dim)  # noqa: PLW2901
+        kept.append(label)
     flow.pass_on(node, kept, "other", "activation")
 
 
-def _dim(node: fx.Node) -> int:
-    dim: Any = bound(node)["dim"]
-    return int(dim) % max(len(shape_of(node)), 1)
+def _dims(node: fx.Node) -> list[int]:
+    found = bound(node)
+    given: Any = found.get("dim", found.get("dims"))
+    count = len(shape_of(node))
+    listed = [given] if isinstance(given, int) else list(given or range(count))
+    return [int(dim) % max(count, 1) for dim in listed]
 
 
 def _triangle(flow: Flow, node: fx.Node) -> None:
