@@ -33,7 +33,9 @@ def compensated(
 
 
 def with_repairs(plan: PruningPlan, subject: Subject, method: Compensation) -> PruningPlan:
-    """The plan with the repairs of ``method``."""
+    """The plan with the repairs of ``method``; TypeError if that is none."""
+    if isinstance(method, type) or not callable(getattr(method, "answers", None)):
+        raise TypeError(f"compensate must be Merge(), LeastSquares() or None, not {method!r}")
     answers = method.answers(subject, plan.removed)
     layers = tuple(
         replace(layer, repairs=answers[layer.name].repairs, compensation=answers[layer.name].note)
