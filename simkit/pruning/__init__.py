@@ -8,7 +8,9 @@ from .apply import apply, masked
 from .compensate import compensated, merge
 from .compensation import LeastSquares, Merge
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
+from .optimizer import rebind
 from .plan import plan
+from .recalibrate import recalibrated
 from .probe import trace
 from .scores import L1, CKADamage, Random
 from .storage import load, save
@@ -29,6 +31,8 @@ __all__ = [
     "masked",
     "merge",
     "plan",
+    "rebind",
+    "recalibrated",
     "save",
     "trace",
 ]
