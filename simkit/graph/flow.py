@@ -172,8 +172,15 @@ class Flow:
         for source in node.all_input_nodes:
             for label in self._everything(source):
                 self.freeze(label, reason)
+            rows = over(self.labels(source), 0) if self._is_weight(source) else None
+            if rows is not None:
+                self.produced.append(Use(rows.ravel(), node, None))
         self.values[node] = ()
         self.transfer[node], self.kind[node] = "other", "combine"
+
+    def _is_weight(self, node: fx.Node) -> bool:
+        found = self.captured.constants.get(node.name)
+        return isinstance(found, nn.Parameter) and found.dim() > 1
 
     def _everything(self, node: fx.Node) -> Iterator[Label]:
         yield from self.values.get(node, ())

@@ -69,7 +69,10 @@ def form(captured: Captured, flow: Flow, solution: Solution) -> ChannelGraph:
     renumbered = {old: new for new, old in enumerate(sequence)}
     work = tuple(builder.work(renumbered))
     return ChannelGraph(
-        _numbered([groups[index] for index in sequence]), work, captured.batch, tuple(node.name for node in captured.nodes)
+        _numbered([groups[index] for index in sequence]),
+        work,
+        captured.batch,
+        tuple(node.name for node in captured.nodes),
     )
 
 
@@ -200,7 +203,7 @@ def _why(roots: Label, solution: Solution, single: set[int]) -> str:
         if int(root) in solution.reason:
             return solution.reason[int(root)]
     for root in roots:
-        if int(root) in single:
+        if int(root) in single or len(np.unique(roots)) == 1:
             note = solution.notes.get(int(root))
             return COUPLED if note is None else f"{COUPLED}: {note}"
     return UNREAD

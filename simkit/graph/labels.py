@@ -43,8 +43,7 @@ def reduced(label: Label) -> Label:
 
 def line(label: Label, dim: int) -> Label:
     """The label along ``dim``, at index 0 of the other dimensions: ``[size]``."""
-    index = [0] * label.ndim
-    return np.asarray(label[(*index[:dim], slice(None), *index[dim + 1 :])])
+    return np.moveaxis(label, dim, 0).reshape(label.shape[dim], -1)[:, 0]
 
 
 def placed(values: Label, dim: int, dims: int) -> Label:

@@ -58,7 +58,8 @@ def _components(count: int, edges: Edges) -> Label:
     left = np.concatenate([one for one, _ in edges])
     right = np.concatenate([one for _, one in edges])
     graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    roots: Label = connected_components(graph, directed=False)[1].astype(np.int64)
+    return roots
 
 
 def _merge(roots: Label, edges: Edges) -> Label:

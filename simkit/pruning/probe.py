@@ -1,20 +1,21 @@
 """Does the code of the model follow when channels go? Cut one unit of every group of a copy, run it, and see.
 
-Sizes that a forward writes out (views, splits, head counts) are not in the tensors. Where the cut model fails or differs
-from the masked one, integer attributes that hold the old size are changed too; where no change helps, the group is
-frozen and the size is named.
+Sizes that a forward writes out (views, splits, head counts) are not in the tensors. Where the cut model fails or
+differs from the masked one, integer attributes that hold the old size are changed too; where no change helps, the group
+is frozen and the size is named.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import chain, combinations, islice
 from typing import Any
 
+import torch
 from torch import nn
 
-from ..graph import ChannelGraph, Group, SizeAttribute
+from ..graph import ChannelGraph, Group, SizeAttribute, quiet_copy
 from ..graph import trace as captured_graph
 from .apply import cut, mask
 from .layers import layer_plan
@@ -40,7 +41,8 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
 
 
 def probed(model: nn.Module, example_inputs: Any, graph: ChannelGraph) -> ChannelGraph:
-    """The graph with the attributes that the model's code needs changed, and with groups frozen that it does not allow."""
+    """The graph with the attributes that the model's code needs changed; groups that it does not allow are frozen."""
+    model = _unsettled(model)
     if _agrees(model, example_inputs, graph.prunable):
         return graph
     known: dict[str, Group] = {group.name: _settled(model, example_inputs, group) for group in graph.prunable}
@@ -55,6 +57,18 @@ def probed(model: nn.Module, example_inputs: Any, graph: ChannelGraph) -> Channe
             reason = "its channels cannot be cut together with those of the layers before it"
             known[group.name] = dataclasses.replace(group, frozen=reason)
     return dataclasses.replace(graph, groups=tuple(known.get(group.name, group) for group in graph.groups))
+
+
+def _unsettled(model: nn.Module) -> nn.Module:
+    """A float64 copy with a little noise on all parameters: zeros, or values that are no numbers, would hide errors."""
+    copy = quiet_copy(model).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.nan_to_num_(posinf=1.0, neginf=-1.0)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.device)
+            parameter.add_(noise, alpha=0.01 + 0.1 * float(parameter.std()) if parameter.numel() > 1 else 0.01)
+    return copy
 
 
 def _agrees(model: nn.Module, example_inputs: Any, groups: Sequence[Group]) -> bool:
@@ -81,14 +95,10 @@ def _settled(model: nn.Module, example_inputs: Any, group: Group) -> Group:
 
 def _choices(candidates: Sequence[SizeAttribute]) -> Iterator[tuple[SizeAttribute, ...]]:
     """Each alone, all, then pairs and triples of different attributes; at most ``ATTEMPTS``."""
-    count = 0
-    wholes = [tuple(candidates)] if len(candidates) > 1 and _distinct(candidates) else []
-    rest = (pick for size in (2, 3) for pick in combinations(candidates, size) if _distinct(pick))
-    for pick in (*((one,) for one in candidates), *wholes, *rest):
-        if count == ATTEMPTS:
-            return
-        count += 1
-        yield pick
+    ones = ((one,) for one in candidates)
+    wholes = [tuple(candidates)] if len(candidates) > 1 else []
+    rest = (pick for size in (2, 3) for pick in combinations(candidates, size))
+    return islice((pick for pick in chain(ones, wholes, rest) if _distinct(pick)), ATTEMPTS)
 
 
 def _distinct(chosen: Sequence[SizeAttribute]) -> bool:

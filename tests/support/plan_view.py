@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +41,12 @@ def cuts(plan: Any) -> tuple[Cut, ...]:
     )
 
 
-def frozen_reasons(graph: Any, tensor: str) -> list[str]:
-    """Why units of the layer that owns the tensor stay: every reason given under its module's name or a part of it."""
+def stays(plan: Any) -> dict[str, str]:
+    """Name of a group whose units all stay -> the reason."""
+    return {layer.name: layer.reason for layer in plan.frozen}
+
+
+def reasons_for(plan: Any, tensor: str) -> list[str]:
+    """Why units of the layer that owns the tensor stay, or of the tensor itself."""
     module = tensor.rpartition(".")[0]
-    reasons: Mapping[str, str] = graph.frozen
-    return [reason for name, reason in reasons.items() if name.partition("#")[0] in (module, tensor)]
+    return [reason for name, reason in stays(plan).items() if name.partition("#")[0] in (module, tensor)]

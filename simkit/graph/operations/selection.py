@@ -61,22 +61,29 @@ def _split(flow: Flow, node: fx.Node) -> None:
     labels = flow.labels(node.args[0])
     label = over(labels, dim)
     if label is not None and len(set(sizes)) == 1 and len(sizes) > 1:
-        _alike(flow, label, dim, len(sizes))
+        _alike(flow, node, label, dim, len(sizes))
     flow.parts[node] = tuple(
-        tuple(_sliced(one, dim, slice(start, stop)) for one in labels)
+        tuple(_part(flow, node, one, dim, slice(start, stop)) for one in labels)
         for start, stop in zip(edges[:-1], edges[1:], strict=True)
     )
     flow.pass_on(node, labels, "identity", "shape")
 
 
-def _alike(flow: Flow, label: Label, dim: int, parts: int) -> None:
+def _alike(flow: Flow, node: fx.Node, label: Label, dim: int, parts: int) -> None:
     """Equal parts stay equal: what goes from one goes from all, at the same places."""
     stacked = np.stack(np.split(label, parts, axis=dim))
     flow.unite(stacked, stacked[:1])
+    flow.notes.append((label.ravel(), f"{described(node)} takes equal parts of them"))
 
 
-def _sliced(label: Label, dim: int, part: slice) -> Label:
-    return label[(slice(None),) * dim + (part,)] if label.shape[dim] > 1 else label
+def _part(flow: Flow, node: fx.Node, label: Label, dim: int, part: slice) -> Label:
+    """A part of a label; a single channel is no longer followed, so it must stay."""
+    if label.shape[dim] == 1:
+        return label
+    found = label[(slice(None),) * dim + (part,)]
+    if found.shape[dim] == 1:
+        flow.freeze(found, f"{described(node)} takes it alone")
+    return found
 
 
 def _slice(flow: Flow, node: fx.Node) -> None:
@@ -90,14 +97,15 @@ def _slice(flow: Flow, node: fx.Node) -> None:
     if label is not None and step != 1:
         flow.pin(label, dim, f"{described(node)} takes every {step}th of them")
     elif label is not None and 0 < size < shape[dim] and shape[dim] % size == 0 and start % size == 0:
-        _alike(flow, label, dim, shape[dim] // size)
-    flow.pass_on(node, [_sliced(one, dim, slice(start, stop, step)) for one in labels], "identity", "shape")
+        _alike(flow, node, label, dim, shape[dim] // size)
+    flow.pass_on(node, [_part(flow, node, one, dim, slice(start, stop, step)) for one in labels], "identity", "shape")
 
 
 def _narrow(flow: Flow, node: fx.Node) -> None:
     found = bound(node)
     dim, start = int(found["dim"]) % len(shape_of(node)), int(found["start"])
-    labels = [_sliced(one, dim, slice(start, start + int(found["length"]))) for one in flow.labels(node.args[0])]
+    part = slice(start, start + int(found["length"]))
+    labels = [_part(flow, node, one, dim, part) for one in flow.labels(node.args[0])]
     flow.pass_on(node, labels, "identity", "shape")
 
 
@@ -146,7 +154,7 @@ def _padded(flow: Flow, node: fx.Node, label: Label, dim: int, amounts: tuple[in
         flow.freeze(fresh, f"{described(node)} puts as many zeros in their place as its code says")
         others = [1 if d == dim else size for d, size in enumerate(label.shape)]
         pieces.append(np.broadcast_to(placed(fresh, dim, label.ndim), [*others[:dim], len(fresh), *others[dim + 1 :]]))
-    middle = _sliced(label, dim, slice(max(-amounts[0], 0), label.shape[dim] - max(-amounts[1], 0)))
+    middle = _part(flow, node, label, dim, slice(max(-amounts[0], 0), label.shape[dim] - max(-amounts[1], 0)))
     return np.concatenate([pieces[0], middle, pieces[1]], axis=dim)
 
 
