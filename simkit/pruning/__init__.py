@@ -10,8 +10,9 @@ from .compensation import LeastSquares, Merge
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
 from .optimizer import rebind
 from .plan import plan
-from .recalibrate import recalibrated
 from .probe import trace
+from .recalibrate import recalibrated
+from .rounds import Round, shares, structured_rounds
 from .scores import L1, CKADamage, Random
 from .storage import load, save
 
@@ -25,6 +26,7 @@ __all__ = [
     "Merge",
     "PruningPlan",
     "Random",
+    "Round",
     "apply",
     "compensated",
     "load",
@@ -34,5 +36,7 @@ __all__ = [
     "rebind",
     "recalibrated",
     "save",
+    "shares",
+    "structured_rounds",
     "trace",
 ]
