@@ -124,11 +124,6 @@ def test_channels_of_which_one_is_picked_stay() -> None:
             (5, 3, 2),
             "'batch_norm' in module '1' has statistics over them",
         ),
-        (
-            nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 4, 3, groups=2), nn.Conv2d(4, 2, 1)),
-            (1, 2, 5, 5),
-            "'conv_transpose2d' in module '1' is a transposed convolution with 2 groups",
-        ),
     ],
 )
 def test_layers_that_run_over_the_channels(model: nn.Module, shape: tuple[int, ...], reason: str) -> None:

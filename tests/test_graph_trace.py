@@ -244,6 +244,22 @@ def test_few_large_groups_lose_equally_many() -> None:
     assert not first.sizes
 
 
+def test_transposed_groups() -> None:
+    def groups_of(groups: int, width: int, out: int) -> tuple[Group, ...]:
+        layer = nn.ConvTranspose2d(width, out, 3, groups=groups)
+        return trace(
+            nn.Sequential(nn.Conv2d(3, width, 1), layer, nn.Conv2d(out, 2, 1)), torch.zeros(1, 3, 5, 5)
+        ).prunable
+
+    (whole,) = groups_of(4, 8, 4)
+    assert units(whole, "1.weight", 0) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert units(whole, "1.bias", 0) == units(whole, "2.weight", 1) == [0, 1, 2, 3]
+    first, second = groups_of(2, 8, 10)
+    assert units(first, "0.weight", 0) == units(first, "1.weight", 0) == [0, 1, 2, 3] * 2
+    assert units(second, "1.weight", 1) == [0, 1, 2, 3, 4]
+    assert units(second, "1.bias", 0) == units(second, "2.weight", 1) == [0, 1, 2, 3, 4] * 2
+
+
 def test_norms_over_channels() -> None:
     def norm(layer: nn.Module) -> Group:
         return trace(nn.Sequential(nn.Conv2d(3, 6, 1), layer, nn.Conv2d(6, 2, 1)), torch.zeros(1, 3, 4, 4)).groups[0]

@@ -1,4 +1,4 @@
-"""What the walk through a captured model collects: labels of values, ties between atoms, frozen atoms, size attributes."""
+"""What the walk through a captured model collects: labels of values, ties between atoms, frozen atoms, sizes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class GroupedConvolution:
-    """Inputs ``[groups, in/groups]``, outputs ``[groups, out/groups]``, the weight's inputs ``[in/groups]``.
+    """Inputs ``[groups, in/groups]``, outputs ``[groups, out/groups]``, and what all groups share along dimension 1 of
+    the weight: its inputs ``[in/groups]``, or where it is transposed its outputs ``[out/groups]``.
 
     Either whole groups go, or as many channels from every group. ``inputs`` is None where they carry no label.
     """
@@ -35,6 +36,7 @@ class GroupedConvolution:
     outputs: Label
     inner: Label | None
     node: fx.Node
+    transposed: bool
 
 
 @dataclass(frozen=True)

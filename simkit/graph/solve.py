@@ -114,36 +114,41 @@ def _settle_groups(flow: Flow, one: GroupedConvolution, roots: Label, frozen: Ma
     """Whole groups of a convolution, or as many channels of every group: what leaves more units."""
     outputs = roots[one.outputs]
     inputs = None if one.inputs is None else roots[one.inputs]
-    inner = None if one.inner is None else roots[one.inner]
     alike = _alike(outputs) + ([] if inputs is None else _alike(inputs))
-    if inner is not None and inputs is not None:
-        alike.append((inner, inputs[0]))
     if inputs is not None:
         everything = np.concatenate([outputs.ravel(), inputs.ravel()])
         whole = [*_along_all_but(outputs, 0), *_along_all_but(inputs, 0), (outputs[:, 0], inputs[:, 0])]
-        if _left(everything, whole, frozen) >= _left(everything, _known(alike, everything), frozen):
+        if _left(everything, whole, frozen) >= _left(everything, alike, frozen):
             _whole_groups(flow, one)
             return whole
-    source = one.node.all_input_nodes[0]
-    flow.produced.append(Use(one.outputs.ravel(), one.node, source))
-    if one.inner is not None and one.inputs is not None:
-        flow.consumed.append(Use(one.inner, one.node, source))
-    elif one.inner is not None:
-        flow.freeze(one.inner, f"{described(one.node)} reads values that have no channels")
+    shared = outputs[0] if one.transposed else None if inputs is None else inputs[0]
+    if one.inner is not None and shared is not None:
+        alike.append((roots[one.inner], shared))
+    _note_uses(flow, one)
     return alike
+
+
+def _note_uses(flow: Flow, one: GroupedConvolution) -> None:
+    """Who produces and who reads where as many channels of every group go."""
+    source = one.node.all_input_nodes[0]
+    makes, reads = (one.inner, one.inputs) if one.transposed else (one.outputs, one.inner)
+    if makes is None:
+        flow.freeze(one.outputs, f"{described(one.node)} makes one of them for every group")
+    else:
+        flow.produced.append(Use(makes.ravel(), one.node, source))
+    if reads is not None and one.inputs is not None:
+        flow.consumed.append(Use(reads.ravel(), one.node, source))
+    elif reads is not None:
+        flow.freeze(reads, f"{described(one.node)} reads values that have no channels")
 
 
 def _alike(roots: Label) -> list[tuple[Label, Label]]:
     return [(np.tile(roots[0], len(roots)), roots.ravel())]
 
 
-def _known(edges: Edges, roots: Label) -> Edges:
-    return [edge for edge in edges if np.isin(edge[0], roots).all() and np.isin(edge[1], roots).all()]
-
-
 def _whole_groups(flow: Flow, one: GroupedConvolution) -> None:
     assert one.inputs is not None
     if one.inner is not None:
         flow.freeze(one.inner, f"{described(one.node)} loses whole groups")
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    kinds = (nn.modules.conv._ConvNd,)
     flow.attribute(one.node, kinds, "groups", len(one.inputs), one.inputs[:, 0])

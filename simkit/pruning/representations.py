@@ -78,9 +78,9 @@ def passing(source: Source, views: Sequence[tuple[View, int]], inputs: Sequence[
 
 
 def take(data: object, samples: int, count: int = 1) -> tuple[Tensor, ...]:
-    """The first ``samples`` samples of a tensor or of batches (tensors, or tuples and dicts), the first ``count`` inputs.
+    """The first ``samples`` samples of a tensor or of batches (tensors, or tuples and dicts that start with the inputs).
 
-    What a batch holds after its inputs (labels) is left out.
+    What a batch holds after its ``count`` inputs (labels) is left out.
 
     Raises:
         TypeError: data that yields no tensors.

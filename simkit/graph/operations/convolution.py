@@ -10,7 +10,6 @@ from torch import fx, nn
 from ..capture import bound, described
 from ..flow import Flow, GroupedConvolution, Rule, Use, Work, shape_of
 from ..labels import Label, Labels, line, over, placed, support
-from .contraction import add_bias
 
 
 def _convolution(flow: Flow, node: fx.Node, *, transposed: bool) -> None:
@@ -88,21 +87,34 @@ def _grouped(
 ) -> Label | None:
     """Whole groups, or equally many channels of every group, go; a depthwise convolution has one input per group."""
     outer, inner = weight
-    if transposed or outer is None:
-        for label in (inputs, outer, inner):
-            if label is not None:
-                flow.freeze(label, f"{described(node)} is a transposed convolution with {groups} groups")
-        return None
+    assert outer is not None  # at least as many as groups
     size = len(outer) // groups
+    if transposed:
+        return _grouped_transposed(flow, node, groups, inputs, (outer, inner))
     if inner is not None or (inputs is None and size > 1):
         grouped = None if inputs is None else inputs.reshape(groups, -1)
-        flow.constraints.append(GroupedConvolution(grouped, outer.reshape(groups, size), inner, node))
+        flow.constraints.append(GroupedConvolution(grouped, outer.reshape(groups, size), inner, node, False))
     elif inputs is None:
         flow.freeze(outer, f"{described(node)} reads values that have no channels, each its own")
     else:
         flow.unite(inputs[:, None], outer.reshape(groups, size))
         flow.attribute(node, (nn.Conv1d, nn.Conv2d, nn.Conv3d), "groups", groups, inputs)
     return outer
+
+
+def _grouped_transposed(
+    flow: Flow, node: fx.Node, groups: int, inputs: Label | None, weight: tuple[Label, Label | None]
+) -> Label:
+    """The weight lies by input channel; what all groups share are its outputs."""
+    outer, inner = weight
+    outputs = flow.fresh(shape_of(node)[1])
+    if inputs is None:
+        flow.freeze(outer, f"{described(node)} reads values that have no channels")
+    else:
+        flow.unite(inputs, outer)
+    grouped = None if inputs is None else outer.reshape(groups, -1)
+    flow.constraints.append(GroupedConvolution(grouped, outputs.reshape(groups, -1), inner, node, True))
+    return outputs
 
 
 def _note_work(

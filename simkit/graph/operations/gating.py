@@ -7,7 +7,6 @@ from torch import fx
 
 from ..capture import bound
 from ..flow import Flow, Rule, shape_of
-from ..labels import over
 
 
 def _glu(flow: Flow, node: fx.Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,13 @@ def _split(flow: Flow, node: fx.Node) -> None:
     found = bound(node)
     dim = int(found["dim"]) % len(shape_of(node.args[0]))
     sizes = [int(value.shape[dim]) for value in node.meta["val"]]
-    edges = np.cumsum([0, *sizes])
+    edges = [sum(sizes[:index]) for index in range(len(sizes) + 1)]
     labels = flow.labels(node.args[0])
     label = over(labels, dim)
     if label is not None and len(set(sizes)) == 1 and len(sizes) > 1:
         _alike(flow, node, label, dim, len(sizes))
     flow.parts[node] = tuple(
-        tuple(_part(flow, node, one, dim, slice(start, stop)) for one in labels)
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        tuple(_part(flow, node, one, dim, slice(start, stop)) for one in labels) for start, stop in pairwise(edges)
     )
     flow.pass_on(node, labels, "identity", "shape")
 

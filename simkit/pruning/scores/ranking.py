@@ -17,7 +17,7 @@ from ..sizes import named_tensors
 
 @dataclass(frozen=True)
 class Subject:
-    """The model under judgement (a copy in eval mode), its graph, the groups to rank, an example, and the data, if any."""
+    """The model under judgement (a copy in eval mode), its graph, the groups to rank, an example, the data, if any."""
 
     model: nn.Module
     graph: ChannelGraph
