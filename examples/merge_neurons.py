@@ -1,6 +1,9 @@
 """Prune the fully connected layers of a small AlexNet, merge the neurons instead, or repair their readers from data.
 
-No retraining: what is compared is what each way keeps. Run: python prune_or_merge.py [--data fashion_mnist]
+No retraining: what is compared is what each way keeps. Neurons merge where their weights are alike (a cosine of 0.45,
+as published); where none are, merging is pruning.
+
+Run: python merge_neurons.py [--data fashion_mnist] [--out accuracy.png]
 """
 
 import argparse
@@ -10,6 +13,7 @@ from torch import nn
 
 from simkit import pruning as P
 from simkit import train
+from simkit.experiments.outputs import PICTURES, check_output
 
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 WAYS = {"prune": None, "merge": P.Merge(), "least squares": P.LeastSquares(samples=2000)}
@@ -48,7 +52,10 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--data", choices=("digits", "fashion_mnist"), default="digits")
     arguments.add_argument("--epochs", type=int, default=6)
+    arguments.add_argument("--out", type=picture, help="also draw the accuracies to this file (needs matplotlib)")
     chosen = arguments.parse_args()
+    torch.set_num_threads(1)
+
     data = getattr(train, chosen.data)()
     torch.manual_seed(0)
     model = AlexNet(data.shape[-1])
@@ -58,22 +65,49 @@ def main() -> None:
 
     example = data.train_x[:2]
     print("ratio  " + "  ".join(f"{way:>13}" for way in WAYS) + "    units merged  parameters left")
+    accuracies: dict[str, list[float]] = {way: [] for way in WAYS}
     for ratio in RATIOS:
-        cells, merged = [], ""
-        for name, way in WAYS.items():
-            amounts = dict.fromkeys(FULLY_CONNECTED, ratio)
-            plan = P.plan(model, example, data=data.train_x, score=P.L1(), amount=amounts, compensate=way)
-            small = P.apply(model, plan, example)
-            cells.append(f"{train.evaluate(small, data.test).accuracy:>13.1%}")
-            if name == "merge":
-                merged = f"{sum(map(units_merged, plan.layers))} of {sum(len(one.removed) for one in plan.layers)}"
-        left = f"{plan.params_after / plan.params_before:.0%}"
-        print(f"{ratio:>5.0%}  " + "  ".join(cells) + f"    {merged:>12}  {left:>15}")
+        amounts = dict.fromkeys(FULLY_CONNECTED, ratio)
+        plans = {
+            name: P.plan(model, example, data=data.train_x, score=P.L1(), amount=amounts, compensate=way)
+            for name, way in WAYS.items()
+        }
+        for name, plan in plans.items():
+            accuracies[name].append(train.evaluate(P.apply(model, plan, example), data.test).accuracy)
+        cells = "  ".join(f"{found[-1]:>13.1%}" for found in accuracies.values())
+        layers, left = plans["merge"].layers, plans["merge"].params_after / plans["merge"].params_before
+        merged = f"{sum(map(units_merged, layers))} of {sum(len(layer.removed) for layer in layers)}"
+        print(f"{ratio:>5.0%}  {cells}    {merged:>12}  {left:>15.0%}")
+    if chosen.out:
+        draw(accuracies, chosen.out)
+        print(f"\naccuracies: {chosen.out}")
 
 
 def units_merged(layer: P.LayerPlan) -> int:
     """Removed units that a kept one has absorbed; the others have no partner that is like them."""
     return max((int(one.mixing.array().any(axis=1).sum()) for one in layer.repairs), default=0)
+
+
+def draw(accuracies: dict[str, list[float]], out: str) -> None:
+    """The accuracy left at every ratio, a line for each way."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="neurons removed from the fully connected layers", ylabel="test accuracy")
+    for name, values in accuracies.items():
+        axes.plot(RATIOS, values, marker="o", label=name)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(out, dpi=150)
+
+
+def picture(text: str) -> str:
+    """A file that can be drawn to: said before the training, not after it."""
+    try:
+        check_output(text, endings=PICTURES)
+    except (ValueError, OSError, ImportError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 if __name__ == "__main__":
