@@ -69,6 +69,8 @@ py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& co
             problem.blocks.push_back(checked(block).view);
             arrays.push_back(block->x.get());
             if (block->view.x.rows != problem.n()) throw std::invalid_argument("blocks have different numbers of rows");
+            if (block->view.kernel != Kernel::linear && !(sample_space && double_products))
+                throw std::invalid_argument("non-linear kernels need float64 products in sample space");
         }
     const Place place = place_of(arrays);
     PairSums sums;

@@ -1,4 +1,4 @@
-// All-pairs sums in feature space, on any machine that runs programs (cuda/pair_sums.hpp): squares of the
+// All-pairs sums in feature space, on any machine (cuda/machine.hpp): squares of the
 // cross-products of all columns laid side by side, squared and summed by pairs of blocks. No p x p matrix is stored.
 // All float64: the debiased form subtracts sums of the size of the result.
 #pragma once

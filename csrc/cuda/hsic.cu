@@ -12,12 +12,10 @@ class Sent {
   public:
     Sent(Machine& machine, const BlockView& block)
         : shift_(machine.array<double>(block.x.cols)),
-          narrow_shift_(machine.array<float>(block.x.cols)),
+          narrow_shift_(sent(machine, std::vector<float>(block.shift, block.shift + block.x.cols))),
           scale_(machine.array<double>(block.row_scale ? block.x.rows : 1)),
           block_{block, narrow_shift_.data(), shifts_in_float(block), block.shift} {
-        const std::vector<float> narrow(block.shift, block.shift + block.x.cols);
         machine.send(shift_, block.shift, block.x.cols);
-        machine.send(narrow_shift_, narrow.data(), block.x.cols);
         if (block.row_scale) machine.send(scale_, block.row_scale, block.x.rows);
         block_.view.shift = shift_.data();
         block_.view.row_scale = block.row_scale ? scale_.data() : nullptr;

@@ -20,7 +20,18 @@ class Array:
     def copied(*, x: npt.NDArray[Any], dtype: str, device: int) -> Array: ...
 
 class Block:
-    def __init__(self, *, x: Array, shift: _F64, row_scale: _F64 | None, scale: float) -> None: ...
+    def __init__(
+        self,
+        *,
+        x: Array,
+        shift: _F64,
+        row_scale: _F64 | None,
+        scale: float,
+        kernel: str,
+        length: float,
+        coef0: float,
+        degree: int,
+    ) -> None: ...
 
 def device_report() -> tuple[list[str], str]: ...
 def current_device() -> int: ...

@@ -8,27 +8,33 @@ from .apply import apply, masked
 from .compensate import compensated, merge
 from .compensation import LeastSquares, Merge
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
+from .latency import latency
 from .optimizer import rebind
 from .plan import plan
 from .probe import trace
 from .recalibrate import recalibrated
 from .rounds import Round, shares, structured_rounds
-from .scores import L1, CKADamage, Random
+from .scores import L1, L2, BNScale, CKADamage, GeometricMedian, Random, Redundancy
 from .storage import load, save
 
 __all__ = [
     "L1",
+    "L2",
+    "BNScale",
     "CKADamage",
     "ChannelGraph",
     "FrozenLayer",
+    "GeometricMedian",
     "LayerPlan",
     "LeastSquares",
     "Merge",
     "PruningPlan",
     "Random",
+    "Redundancy",
     "Round",
     "apply",
     "compensated",
+    "latency",
     "load",
     "masked",
     "merge",

@@ -223,8 +223,9 @@ class FrozenLayer:
 class PruningPlan:
     """Everything that was decided. ``macs`` are multiply-adds of convolutions and matrix products for one sample.
 
-    ``exact`` says whether cutting equals masking, ``exact_reason`` why (or why not); ``compensate`` what makes up for
-    the removed units.
+    ``amount`` is a share of what ``budget`` names. ``exact`` says whether cutting equals masking, ``exact_reason`` why
+    (or why not). Latencies in seconds are those that were measured to meet a budget. ``compensate`` says what makes up
+    for the removed units.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -241,6 +242,9 @@ class PruningPlan:
     macs_after: int
     exact: bool
     exact_reason: str
+    budget: Literal["units", "params", "macs", "latency"] = "units"
+    latency_before: float | None = None
+    latency_after: float | None = None
     compensate: str | None = None
 
     def __post_init__(self) -> None:
@@ -288,11 +292,18 @@ class PruningPlan:
     def explain(self) -> str:
         """The plan in words: what goes from each layer and at what score, what stays and why, what it saves."""
         share = "per layer" if self.scope == "layer" else "over all layers"
-        lines = [f"{self.score}, amount {self.amount} {share}{f', {self.compensate}' if self.compensate else ''}"]
+        counted = "" if self.budget == "units" else f" of the {self.budget}"
+        made_up = "" if self.compensate is None else f", {self.compensate}"
+        lines = [f"{self.score}, amount {self.amount}{counted} {share}{made_up}"]
         lines += [_line(layer) for layer in self.layers]
         lines += [f"  {layer.name}: all {layer.units} units stay: {layer.reason}" for layer in self.frozen]
         lines.append(f"parameters {_change(self.params_before, self.params_after)}")
         lines.append(f"MACs per sample {_change(self.macs_before, self.macs_after)}")
+        if self.latency_before is not None and self.latency_after is not None:
+            change = self.latency_after / self.latency_before - 1
+            lines.append(
+                f"latency {1e3 * self.latency_before:.3g} -> {1e3 * self.latency_after:.3g} ms ({change:+.1%})"
+            )
         lines.append(f"{'exact' if self.exact else 'approximate'}: {self.exact_reason}")
         return "\n".join(lines)
 

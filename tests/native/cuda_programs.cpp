@@ -38,6 +38,9 @@ struct Matrix {
     const double* shift;
     const double* row_scale;
     double scale;
+    int kernel;  // of Kernel
+    double length, coef0;
+    int degree;
 };
 
 const char* last_error() { return message.c_str(); }
@@ -52,7 +55,8 @@ MatrixView view_of(const Matrix& x) {
 }
 
 BlockView block_of(const Matrix& x) {
-    return {view_of(x), x.shift, x.row_scale, x.scale, Kernel::linear, 0.0, 0.0, 1, nullptr};
+    return {view_of(x), x.shift, x.row_scale, x.scale, static_cast<Kernel>(x.kernel),
+            x.length,   x.coef0, x.degree,    nullptr};
 }
 
 bool narrow(const Matrix& x) { return x.dtype != static_cast<int>(Dtype::f64) && !x.row_scale; }

@@ -20,6 +20,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 NATIVE = Path(__file__).parents[1] / "native"
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+KERNELS = ("linear", "rbf", "laplacian", "polynomial")
 
 
 class Matrix(ctypes.Structure):
@@ -35,19 +36,24 @@ class Matrix(ctypes.Structure):
         ("shift", ctypes.c_void_p),
         ("row_scale", ctypes.c_void_p),
         ("scale", ctypes.c_double),
+        ("kernel", ctypes.c_int),
+        ("length", ctypes.c_double),
+        ("coef0", ctypes.c_double),
+        ("degree", ctypes.c_int),
     )
 
 
 def compile_programs(folder: Path) -> Any:
-    """The CUDA programs and their emulator as a library; None without a compiler."""
+    """The CUDA programs and their emulator as a library, compiled once in ``folder``; None without a compiler."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         return None
     library = folder / "programs.so"
-    # No fused products: the device is told which ones it must not fuse.
-    options = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    includes = ["-I", str(NATIVE.parents[1] / "csrc"), "-I", str(NATIVE)]
-    subprocess.run([compiler, *options, *includes, NATIVE / "cuda_programs.cpp", "-o", library], check=True)
+    if not library.exists():
+        # No fused products: the device is told which ones it must not fuse.
+        options = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+        includes = ["-I", str(NATIVE.parents[1] / "csrc"), "-I", str(NATIVE)]
+        subprocess.run([compiler, *options, *includes, NATIVE / "cuda_programs.cpp", "-o", library], check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.last_error.restype = ctypes.c_char_p
     return loaded
@@ -89,9 +95,22 @@ class Array:
 class Block:
     """As ``_cuda.Block``."""
 
-    def __init__(self, *, x: Array, shift: Floats, row_scale: Floats | None, scale: float) -> None:
+    def __init__(
+        self,
+        *,
+        x: Array,
+        shift: Floats,
+        row_scale: Floats | None,
+        scale: float,
+        kernel: str,
+        length: float,
+        coef0: float,
+        degree: int,
+    ) -> None:
         self.x, self.shift, self.row_scale = x, shift, row_scale
         self.matrix = x.matrix(shift, row_scale, scale)
+        self.matrix.kernel, self.matrix.length = KERNELS.index(kernel), length
+        self.matrix.coef0, self.matrix.degree = coef0, degree
 
 
 def column_stats(programs: Any, order: int, *, x: Array, row_scale: Floats | None) -> tuple[Any, ...]:

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ...graph import Group, Slot, View
+from ...graph.channels import Units
 from ...kernels import as_integer
-from ...metrics.reconstruction import Reconstruction, reconstruction
-from ...streaming.covariance import CovarianceStream
+from ...metrics.reconstruction import reconstruction
 from ..decisions import Repair
-from ..representations import Source, passing, take
+from ..representations import Moments, Source, columns_of, stream
 from ..scores import Subject
 from ..sizes import named_tensors
 from .protocol import Answer
@@ -67,51 +66,45 @@ class LeastSquares:
                     groups.append(group)
                 except CannotRepair as reason:
                     found[group.name] = Answer((), f"not compensated: {reason}")
-        for group, streams in self._streamed(subject, groups):
+        for group, moments in self._streamed(subject, groups):
             repairs = tuple(
-                self._repair(subject, slot, stream, removed[group.name], group.units)
-                for slot, stream in zip(group.consumers, streams, strict=True)
+                self._repair(subject, group, slot, seen, removed[group.name])
+                for slot, seen in zip(group.consumers, moments, strict=True)
             )
             found[group.name] = Answer(repairs, _note(repairs))
         return found
 
-    def _streamed(self, subject: Subject, groups: list[Group]) -> list[tuple[Group, list[CovarianceStream]]]:
+    def _streamed(self, subject: Subject, groups: list[Group]) -> list[tuple[Group, list[Moments]]]:
         """The covariance of what every consumer reads, of all groups in one pass."""
-        source = Source(subject.model, subject.graph, subject.example_inputs)
-        views: list[tuple[View, int]] = []
-        targets: list[CovarianceStream] = []
-        streams: list[tuple[Group, list[CovarianceStream]]] = []
-        for group in groups:
-            own = [CovarianceStream(group.units) for _ in group.consumers]
-            for slot, stream in zip(group.consumers, own, strict=True):
-                views += [(view, group.units) for view in slot.reads]
-                targets += [stream] * len(slot.reads)
-            streams.append((group, own))
-        if views:
-            inputs = take(subject.data, self.samples, source.inputs)
-            for values in passing(source, views, inputs):
-                for value, target in zip(values, targets, strict=True):
-                    target.update(_table(value))
-        return streams
+        made = [(group, [Moments() for _ in group.consumers]) for group in groups]
+        wanted = [
+            (group, view, seen.take)
+            for group, moments in made
+            for slot, seen in zip(group.consumers, moments, strict=True)
+            for view in slot.reads
+        ]
+        if wanted:
+            stream(Source(subject.model, subject.graph, subject.example_inputs), wanted, subject.data, self.samples)
+        return made
 
-    def _repair(
-        self, subject: Subject, slot: Slot, stream: CovarianceStream, removed: tuple[int, ...], units: int
-    ) -> Repair:
-        gone = sorted(removed)
-        kept = np.setdiff1d(np.arange(units), gone)
+    def _repair(self, subject: Subject, group: Group, slot: Slot, seen: Moments, removed: tuple[int, ...]) -> Repair:
+        owners = _owners(group, slot)
+        places = _places(slot, owners)
+        gone, kept = np.flatnonzero(np.isin(owners, removed)), np.flatnonzero(~np.isin(owners, removed))
         constant = constant_of(subject.model, subject.graph, slot)
         tensor = named_tensors(subject.model)[slot.tensor]
         found = reconstruction(
-            stream.result(), kept, constant=constant is not None, precision=_precision(tensor), ridge=self.ridge
+            seen.result(), kept, constant=constant is not None, precision=_precision(tensor), ridge=self.ridge
         )
+        weight: Any = tensor.detach().double().movedim(slot.dim, 0).cpu().numpy()[places]  # [entries, w, ...]
         return made(
             slot,
-            gone,
-            kept.tolist(),
+            places[gone],
+            places[kept],
             found.mixing[gone],
             found.offset[gone],
             constant=constant,
-            errors=_errors(tensor, slot, found, units),
+            errors=found.error(weight.reshape(len(places), -1).T),
             note=f"ridge {found.ridge:.3g}, condition {found.condition:.3g}",
         )
 
@@ -119,28 +112,36 @@ class LeastSquares:
 def _require(subject: Subject, group: Group) -> None:
     for slot in group.consumers:
         require_linear(subject.model, slot, group.producers)
-        positions_of(slot, range(group.units))
+        reader = slot.module or slot.tensor
         if not slot.reads or any(not view.rows for view in slot.reads):
-            raise CannotRepair(
-                f"what {slot.module or slot.tensor} reads does not hold samples along its first dimension"
-            )
+            raise CannotRepair(f"what {reader} reads does not hold samples along its first dimension")
+        owners = [_owners_of(group, view) for view in slot.reads]
+        if any(not np.array_equal(one, owners[0]) for one in owners):
+            raise CannotRepair(f"{reader} reads its units in several forms")
+        _places(slot, owners[0])
 
 
-def _table(value: torch.Tensor) -> npt.NDArray[np.float64]:
-    """``[b, units, positions]`` as rows ``[b * positions, units]``."""
-    rows: npt.NDArray[np.float64] = value.movedim(1, 2).reshape(-1, value.shape[1]).double().cpu().numpy()
-    return rows
+def _owners(group: Group, slot: Slot) -> Units:
+    """The unit of every entry that is mixed: the units themselves, or the channels of units that have several."""
+    return _owners_of(group, slot.reads[0])
+
+
+def _owners_of(group: Group, view: View) -> Units:
+    found = columns_of(group, view)
+    return np.arange(group.units) if found is None else found
+
+
+def _places(slot: Slot, owners: Units) -> Units:
+    """Positions ``[entries, w]`` along the slot; CannotRepair where an entry is not as many as every other."""
+    units, counts = np.unique(owners, return_counts=True)
+    places = positions_of(slot, units.tolist())
+    if (counts != counts[0]).any() or places.shape[1] % counts[0]:
+        raise CannotRepair(f"{slot.module or slot.tensor} reads its units at different numbers of positions")
+    return places.reshape(len(owners), -1)
 
 
 def _precision(tensor: torch.Tensor) -> str:
     return "float64" if tensor.dtype == torch.float64 else "float32"
-
-
-def _errors(tensor: torch.Tensor, slot: Slot, found: Reconstruction, units: int) -> tuple[float, float]:
-    """Mean squared error of the consumer's output; of several taps or positions, each alone and then summed."""
-    places = positions_of(slot, range(units))
-    weight: Any = tensor.detach().double().movedim(slot.dim, 0).cpu().numpy()[places]  # [units, w, ...]
-    return found.error(weight.reshape(units, -1).T)
 
 
 def _note(repairs: tuple[Repair, ...]) -> str:

@@ -22,7 +22,7 @@ from ..decisions import Repair
 from ..scores import Subject
 from ..sizes import named_tensors
 from .protocol import Answer
-from .repair import CannotRepair, constant_of, made, require_linear
+from .repair import CannotRepair, constant_of, made, positions_of, require_linear
 
 Floats = npt.NDArray[np.float64]
 _PARTS = ("weight", "bias", "running_mean", "running_var")
@@ -101,8 +101,8 @@ class Merge:
         dropped = constant is None and bool(offset.any())
         return made(
             slot,
-            pruned,
-            np.flatnonzero(kept).tolist(),
+            positions_of(slot, pruned),
+            positions_of(slot, np.flatnonzero(kept).tolist()),
             mixing,
             np.zeros_like(offset) if dropped else offset,
             constant=constant,

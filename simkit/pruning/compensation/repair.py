@@ -103,8 +103,8 @@ def constant_of(model: nn.Module, graph: ChannelGraph, slot: Slot) -> str | None
 
 def made(
     slot: Slot,
-    removed: Sequence[int],
-    kept: Sequence[int],
+    removed: npt.NDArray[np.int64],
+    kept: npt.NDArray[np.int64],
     mixing: npt.NDArray[np.float64],
     offset: npt.NDArray[np.float64],
     *,
@@ -112,12 +112,12 @@ def made(
     errors: tuple[float, float] | None = None,
     note: str = "",
 ) -> Repair:
-    """The repair of one consumer; ``mixing [removed, kept]``, ``offset [removed]``."""
+    """The repair of one consumer: positions ``removed [r, w]``, ``kept [m, w]``, ``mixing [r, m]``, ``offset [r]``."""
     return Repair(
         tensor=slot.tensor,
         dim=slot.dim,
-        removed=Packed.of(positions_of(slot, removed)),
-        kept=Packed.of(positions_of(slot, kept)),
+        removed=Packed.of(removed),
+        kept=Packed.of(kept),
         mixing=Packed.of(mixing),
         offset=Packed.of(offset),
         constant=constant,
