@@ -162,5 +162,12 @@ def test_bench_says_what_it_lacks(run_simkit: Run, tmp_path: Path) -> None:
     code, _, err = run_simkit("bench", "--benchmarks", str(tmp_path))
     assert code == 2
     assert f"the folder '{tmp_path}' holds no benchmarks" in err
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = run_simkit("bench", "--benchmarks", str(BENCHMARKS), "--out", str(tmp_path / "file"))
+    assert (code, err) == (2, f"simkit: error: '{tmp_path}/file': File exists\n")
+    (tmp_path / "table.py").touch()
+    (tmp_path / "conftest.py").write_text('def pytest_addoption(parser): parser.addoption("--record")')
+    code, _, err = run_simkit("bench", "--benchmarks", str(tmp_path))
+    assert (code, err) == (2, f"simkit: error: the folder '{tmp_path}' holds no benchmarks\n")
     code, _, err = run_simkit("bench", "--benchmarks", str(BENCHMARKS), "--select", "no_such_thing")
     assert (code, err) == (2, "simkit: error: no benchmark has 'no_such_thing' in its name\n")

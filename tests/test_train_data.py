@@ -121,6 +121,7 @@ def test_half_a_data_set_is_missing(tmp_path: Path) -> None:
         ({STEMS[2]: np.zeros((20, 4, 4))}, r"has training images \(30, 5, 4\) and test images \(20, 4, 4\)"),
         ({STEMS[3]: np.full(20, 11)}, r"has 10 classes, but its files hold the label 11"),
         ({STEMS[0]: np.zeros((0, 5, 4)), STEMS[1]: np.zeros(0)}, r"they do not belong together"),
+        ({STEMS[0]: np.zeros((30, 0, 4))}, r"they do not belong together"),
         ({STEMS[0]: np.full((30, 5, 4), 7)}, r"every training pixel of fashion-mnist has the value 7.0"),
     ],
 )

@@ -143,9 +143,23 @@ class SampleWalk {
     const Kernels<M>& kernels_;
 };
 
+// centred(a, b) of the pairs that were asked for and of every block with itself, whose products p [m, m] were.
+template <class Centred>
+PairSums asked_for(const PlacedProblem& problem, const std::vector<double>& p, const Centred& centred) {
+    const Index m = problem.m(), left = problem.left, right = left == m ? m : m - left;
+    PairSums out{std::vector<double>(left * right), std::vector<double>(m), std::vector<double>(m)};
+    for (Index a = 0; a < left; ++a)
+        for (Index b = 0; b < right; ++b) out.values[a * right + b] = centred(a, left == m ? b : left + b);
+    for (Index a = 0; a < m; ++a) {
+        out.self[a] = centred(a, a);
+        out.raw[a] = p[a * m + a];
+    }
+    return out;
+}
+
 // P, r -> S: the centring terms, in float64.
 inline PairSums centre_sums(const PlacedProblem& problem, const SampleSums& sums) {
-    const Index m = problem.m(), n = problem.n(), left = problem.left, right = left == m ? m : m - left;
+    const Index m = problem.m(), n = problem.n();
     const double dn = static_cast<double>(n);
     const double cross = problem.debiased ? 2.0 / (dn - 2.0) : 2.0 / dn;
     const double both = problem.debiased ? 1.0 / ((dn - 1.0) * (dn - 2.0)) : 1.0 / (dn * dn);
@@ -156,14 +170,7 @@ inline PairSums centre_sums(const PlacedProblem& problem, const SampleSums& sums
         const Index at = smaller(a, b) * m + larger(a, b);
         return sums.p[at] - cross * sums.rr[at] + both * totals[a] * totals[b];
     };
-    PairSums out{std::vector<double>(left * right), std::vector<double>(m), std::vector<double>(m)};
-    for (Index a = 0; a < left; ++a)
-        for (Index b = 0; b < right; ++b) out.values[a * right + b] = centred(a, left == m ? b : left + b);
-    for (Index a = 0; a < m; ++a) {
-        out.raw[a] = sums.p[a * m + a];
-        out.self[a] = centred(a, a);
-    }
-    return out;
+    return asked_for(problem, sums.p, centred);
 }
 
 // A float64 self-product below this share of <K, K> has lost more digits than it may: K is centred by the row means
