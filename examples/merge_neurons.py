@@ -13,7 +13,7 @@ from torch import nn
 
 from simkit import pruning as P
 from simkit import train
-from simkit.experiments.outputs import PICTURES, check_output
+from simkit.experiments.outputs import PICTURES, output_argument
 
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 WAYS = {"prune": None, "merge": P.Merge(), "least squares": P.LeastSquares(samples=2000)}
@@ -52,7 +52,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--data", choices=("digits", "fashion_mnist"), default="digits")
     arguments.add_argument("--epochs", type=int, default=6)
-    arguments.add_argument("--out", type=picture, help="also draw the accuracies to this file (needs matplotlib)")
+    arguments.add_argument(
+        "--out", type=output_argument(*PICTURES), help="also draw the accuracies to this file (needs matplotlib)"
+    )
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
 
@@ -99,15 +101,6 @@ def draw(accuracies: dict[str, list[float]], out: str) -> None:
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(out, dpi=150)
-
-
-def picture(text: str) -> str:
-    """A file that can be drawn to: said before the training, not after it."""
-    try:
-        check_output(text, endings=PICTURES)
-    except (ValueError, OSError, ImportError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 if __name__ == "__main__":

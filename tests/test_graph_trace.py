@@ -149,11 +149,18 @@ def test_channels_are_followed_through_permutations_and_means() -> None:
             self.fc = nn.Linear(4, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(x).permute(0, 2, 3, 1)
+            x = self.conv(x).permute(0, 2, 3, 1).movedim(3, 1).transpose(1, 3)
             return self.fc(x.mean((1, 2)).unsqueeze(1).squeeze(1))
 
     first = trace(Moved(), torch.zeros(2, 1, 3, 3)).groups[0]
-    assert [step.op for step in first.consumers[0].steps] == ["permute", "mean", "unsqueeze", "squeeze"]
+    assert [step.op for step in first.consumers[0].steps] == [
+        "permute",
+        "movedim",
+        "transpose",
+        "mean",
+        "unsqueeze",
+        "squeeze",
+    ]
     assert first.consumers[0].units.tolist() == [0, 1, 2, 3]
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from masking_oracle import Removed, masked_run, relative_gap, tensors
 from plan_view import Cut, cuts, groups, reasons_for, stays
 from torch import Tensor, nn
+from watch import Watch, sized, ties
 from zoo import ZOO, build, cast, fresh
 from zoo_units import MUST, SILENT, STAY
 
@@ -52,63 +51,6 @@ class Pruned:
     plan: Any
     small: nn.Module | None
     changed: list[str]
-
-
-class Watch:
-    """What may not change: bits, gradients, modes, hooks and requires_grad of a model, and the global RNGs."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.calls = model, 0
-        for number, (module, parameter) in enumerate(zip(model.modules(), model.parameters(), strict=False)):
-            module.training = number % 3 == 0
-            parameter.grad = torch.full_like(parameter, 0.5) if parameter.requires_grad and number % 2 else None
-        self.hook = next(model.children()).register_forward_hook(self._call)
-        self.before = self._state()
-
-    def _call(self, *args: object) -> None:
-        self.calls += 1
-
-    def _state(self) -> dict[str, Any]:
-        model = self.model
-        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-        return {
-            "tensors": [(name, id(value), value.detach().clone()) for name, value in tensors],
-            "versions": [value._version for _, value in tensors],
-            "gradients": [None if p.grad is None else (id(p.grad), p.grad.clone()) for p in model.parameters()],
-            "requires_grad": [p.requires_grad for p in model.parameters()],
-            "modes": [module.training for module in model.modules()],
-            "hooks": [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in model.modules()],
-            "attributes": [_plain(module) for module in model.modules()],
-            "calls": self.calls,
-            "torch": torch.get_rng_state(),
-            "numpy": str(np.random.get_state()),  # noqa: NPY002
-            "python": random.getstate(),
-            "threads": torch.get_num_threads(),
-            "grad mode": torch.is_grad_enabled(),
-            "fast path": torch.backends.mha.get_fastpath_enabled(),
-        }
-
-    def changes(self) -> list[str]:
-        """The names of what is no longer as it was."""
-        after = self._state()
-        self.hook.remove()
-        return [name for name, value in self.before.items() if not _same(value, after[name])]
-
-
-def _plain(module: nn.Module) -> dict[str, Any]:
-    plain = int | float | str | None
-    each = {name: value if isinstance(value, list | tuple) else [value] for name, value in vars(module).items()}
-    return {name: value for name, value in each.items() if all(isinstance(one, plain) for one in value)}
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(value, b[key]) for key, value in a.items())
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 @pytest.fixture(autouse=True)
@@ -151,11 +93,6 @@ def removal(case: Case, units: int) -> int:
     return units - min(math.ceil(left / case.round_to) * case.round_to, units)
 
 
-def sized(model: nn.Module) -> dict[str, Tensor]:
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
-
-
 def cut_or_skip(case: Case) -> tuple[Pruned, nn.Module]:
     result = pruned(case)
     if result.small is None:
@@ -164,8 +101,26 @@ def cut_or_skip(case: Case) -> tuple[Pruned, nn.Module]:
     return result, result.small
 
 
-FAST = [Case(name) for name in ZOO]
-BOTH = [Case(name, exact=exact) for name in ZOO for exact in (False, True)]
+def marked(cases: list[Case]) -> list[Any]:
+    """Cases as parameters; those of models that take a second, and have smaller relatives here, are slow."""
+    return [pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.name in HEAVY else []) for case in cases]
+
+
+HEAVY = {
+    "inception",
+    "mobilenet_v3",
+    "resnet18",
+    "resnet20_projected",
+    "resnet56_padded",
+    "resnet56_projected",
+    "resnet_bottleneck",
+    "transformer_decoder",
+    "transformer_encoder_post_norm",
+    "vgg16_bn",
+    "vit_native",
+}
+FAST = marked([Case(name) for name in ZOO])
+BOTH = marked([Case(name, exact=exact) for name in ZOO for exact in (False, True)])
 SWEEP = [
     Case(name, score, amount, scope, round_to, exact)
     for name in ZOO
@@ -265,12 +220,12 @@ def test_every_architecture_has_its_demands() -> None:
             assert stay.tensor in shapes
 
 
-@pytest.mark.parametrize("case", BOTH, ids=str)
+@pytest.mark.parametrize("case", BOTH)
 def test_cut_equals_masked(case: Case) -> None:
     check_outputs(case)
 
 
-@pytest.mark.parametrize("case", FAST, ids=str)
+@pytest.mark.parametrize("case", FAST)
 def test_counts_are_exact(case: Case) -> None:
     check_counts(case)
 
@@ -283,7 +238,7 @@ def test_every_option(case: Case) -> None:
     assert not pruned(case).changed
 
 
-@pytest.mark.parametrize("case", FAST, ids=str)
+@pytest.mark.parametrize("case", FAST)
 def test_what_must_be_prunable_is(case: Case) -> None:
     result, small = cut_or_skip(case)
     before, after, found = sized(build(case.name)[0]), sized(small), cuts(result.plan)
@@ -300,9 +255,9 @@ def test_what_must_be_prunable_is(case: Case) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_what_stays_has_a_reason(name: str) -> None:
-    result = pruned(Case(name))
+@pytest.mark.parametrize("case", FAST)
+def test_what_stays_has_a_reason(case: Case) -> None:
+    result, name = pruned(case), case.name
     if result.plan is None:
         assert re.search(r"[:,] .{10,}", result.refusal), result.refusal
         return
@@ -317,12 +272,12 @@ def test_what_stays_has_a_reason(name: str) -> None:
         assert any(re.search(stay.because, reason) for reason in reasons), (stay, reasons)
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_the_model_is_untouched(name: str) -> None:
-    assert pruned(Case(name)).changed == []
+@pytest.mark.parametrize("case", FAST)
+def test_the_model_is_untouched(case: Case) -> None:
+    assert pruned(case).changed == []
 
 
-@pytest.mark.parametrize("case", FAST, ids=str)
+@pytest.mark.parametrize("case", FAST)
 def test_the_cut_model_is_a_model_like_the_first(case: Case) -> None:
     """Same class, modes, requires_grad, dtypes and ties; no hooks of its own, nothing shared with the first."""
     _, small = cut_or_skip(case)
@@ -338,15 +293,7 @@ def test_the_cut_model_is_a_model_like_the_first(case: Case) -> None:
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in small.named_parameters()]
 
 
-def ties(model: nn.Module) -> list[list[str]]:
-    """Names of one tensor, together."""
-    names: dict[int, list[str]] = {}
-    for name, tensor in sized(model).items():
-        names.setdefault(id(tensor), []).append(name)
-    return sorted(group for group in names.values() if len(group) > 1)
-
-
-@pytest.mark.parametrize("case", FAST, ids=str)
+@pytest.mark.parametrize("case", FAST)
 def test_plans_and_models_survive_storage(case: Case, tmp_path: Path) -> None:
     result, small = cut_or_skip(case)
     assert P.PruningPlan.from_json(result.plan.to_json()) == result.plan
@@ -361,7 +308,7 @@ def test_plans_and_models_survive_storage(case: Case, tmp_path: Path) -> None:
         assert relative_gap(small(*result.inputs), again(*result.inputs)) < 1e-14
 
 
-@pytest.mark.parametrize("case", FAST, ids=str)
+@pytest.mark.parametrize("case", FAST)
 def test_the_cut_model_trains_a_step(case: Case) -> None:
     result, small = cut_or_skip(case)
     small = copy.deepcopy(small).train().requires_grad_(True)

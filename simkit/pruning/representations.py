@@ -134,9 +134,9 @@ class Moments:
 
 
 def take(data: object, samples: int, count: int = 1) -> Inputs:
-    """The first ``samples`` samples of a tensor or of batches (tensors, or tuples and dicts), the first ``count`` inputs.
+    """The first ``samples`` samples of a tensor or of batches: tensors, or tuples and dicts that start with the inputs.
 
-    What a batch holds after its inputs (labels) is left out.
+    What a batch holds after its ``count`` inputs (labels) is left out.
 
     Raises:
         TypeError: data that yields no tensors.
@@ -148,7 +148,7 @@ def take(data: object, samples: int, count: int = 1) -> Inputs:
 
 
 def _pieces(data: object, samples: int | None, count: int) -> Iterator[Inputs]:
-    """The batches of the data up to ``samples`` samples, inputs only; no empty ones, but an error if there is nothing."""
+    """The batches of the data up to ``samples`` samples, inputs only; none is empty, and ValueError if there is none."""
     whole = isinstance(data, Tensor) or (isinstance(data, (tuple, list)) and 0 < count == len(data) and count > 1)
     if not whole and not isinstance(data, Iterable):
         raise TypeError(f"data must be a tensor or an iterable of batches, not {type(data).__name__}")

@@ -14,11 +14,11 @@ from ..flow import Flow, Kind, Rule, shape_of
 # fmt: off
 _HOMOGENEOUS = ("relu", "leaky_relu")
 _OTHER = (
-    "abs", "acos", "asin", "atan", "bernoulli", "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "cos",
-    "cosh", "elu", "erf", "exp", "exp2", "expm1", "floor", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
-    "isnan", "log", "log10", "log1p", "log2", "log_sigmoid", "logit", "logical_not", "mish", "nan_to_num", "reciprocal",
-    "relu6",     "round", "rsqrt", "rrelu", "selu", "sgn", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink",
-    "softsign", "sqrt", "square", "tan", "tanh", "tanhshrink", "threshold", "trunc",
+    "abs", "acos", "asin", "atan", "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "cos",
+    "cosh", "elu", "erf", "exp", "exp2", "expm1", "floor", "gelu", "hardshrink", "hardsigmoid", "hardswish",
+    "hardtanh", "isnan", "log", "log10", "log1p", "log2", "log_sigmoid", "logit", "logical_not", "mish", "nan_to_num",
+    "reciprocal", "relu6", "round", "rsqrt", "rrelu", "selu", "sgn", "sigmoid", "sign", "silu", "sin", "sinh",
+    "softplus", "softshrink", "softsign", "sqrt", "square", "tan", "tanh", "tanhshrink", "threshold", "trunc",
 )
 _COMBINING = (
     "addcdiv", "addcmul", "atan2", "bitwise_and", "bitwise_not", "bitwise_or", "eq", "floor_divide", "fmod", "ge", "gt",

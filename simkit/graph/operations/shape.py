@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
 from ..capture import bound, described
@@ -34,14 +35,10 @@ def rectangles(flow: Flow, labels: Labels) -> Labels:
 
 
 def _permute(flow: Flow, node: fx.Node) -> None:
-    arguments = bound(node)
-    order = list(range(len(shape_of(node))))
-    if "dims" in arguments:
-        order = [int(dim) % len(order) for dim in arguments["dims"]]
-    elif order[1:]:
-        a, b = (int(arguments.get(key, default)) % len(order) for key, default in (("dim0", 0), ("dim1", 1)))
-        order[a], order[b] = order[b], order[a]
-    flow.pass_on(node, [label.transpose(order) for label in flow.labels(node.args[0])], "identity", "shape")
+    """The operation itself reorders the dimensions of the labels."""
+    move: Any = node.target
+    labels = [move(torch.tensor(label), *node.args[1:], **node.kwargs).numpy() for label in flow.labels(node.args[0])]
+    flow.pass_on(node, labels, "identity", "shape")
 
 
 def _expand(flow: Flow, node: fx.Node) -> None:
@@ -111,7 +108,9 @@ def _each(labels: Iterable[Label], change: Callable[[Label], Label]) -> Iterable
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_RESHAPES, _reshape),
-    **dict.fromkeys(("permute", "transpose", "t", "swapaxes", "movedim"), _permute),
+    **dict.fromkeys(
+        ("permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims", "numpy_T", "mT"), _permute
+    ),
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _expand),
     **dict.fromkeys(("repeat", "tile"), _repeat),
     "repeat_interleave": _repeat_interleave,
