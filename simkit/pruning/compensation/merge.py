@@ -65,7 +65,7 @@ class Merge:
         return found
 
     def _merged(self, subject: Subject, group: Group, removed: tuple[int, ...]) -> Answer:
-        layer = _Layer.of(subject.model, group)
+        layer = LayerWeights.of(subject.model, group)
         for slot in group.consumers:
             _require_homogeneous(slot, layer.norm_module)
             require_linear(subject.model, slot, group.producers)
@@ -89,7 +89,13 @@ class Merge:
         return Answer(repairs, f"{note}; {', '.join(dropped)} has no bias for what stays constant" if dropped else note)
 
     def _repair(
-        self, subject: Subject, group: Group, layer: _Layer, slot: Slot, found: Merging, kept: npt.NDArray[np.bool_]
+        self,
+        subject: Subject,
+        group: Group,
+        layer: LayerWeights,
+        slot: Slot,
+        found: Merging,
+        kept: npt.NDArray[np.bool_],
     ) -> Repair:
         pruned = found.pruned.tolist()
         # matrix: [kept, units], 1 where a unit is itself
@@ -97,7 +103,7 @@ class Merge:
         offset = np.zeros(len(pruned))
         constant = constant_of(subject.model, subject.graph, slot)
         if layer.norm is not None and self.compensate_bias:
-            offset = _constants(layer.norm, found, _slope(subject.model, slot))
+            offset = _constants(layer.norm, found, slope(subject.model, slot))
         dropped = constant is None and bool(offset.any())
         return made(
             slot,
@@ -111,7 +117,7 @@ class Merge:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class LayerWeights:
     """The one layer that computes the units: a row of weights each, and the BatchNorm that follows."""
 
     weight: Floats
@@ -120,7 +126,7 @@ class _Layer:
     norm_module: str | None
 
     @classmethod
-    def of(cls, model: nn.Module, group: Group) -> _Layer:
+    def of(cls, model: nn.Module, group: Group) -> LayerWeights:
         """CannotRepair where there is no such layer."""
         makers = list(dict.fromkeys(slot.module for slot in group.producers))
         if len(makers) != 1:
@@ -200,7 +206,7 @@ def _is_norm(step: Step, norm_module: str | None) -> bool:
     return norm_module is not None and step.op == "batch_norm" and step.module == norm_module
 
 
-def _slope(model: nn.Module, slot: Slot) -> float | None:
+def slope(model: nn.Module, slot: Slot) -> float | None:
     """The activation's slope below 0; 1 for none, None for one whose mean is not worked out here."""
     slopes = []
     for step in slot.steps:
