@@ -130,7 +130,9 @@ def greedy_cka_of_covariance(
     Args:
         covariance: of the columns ``[p]``.
         units: None (each column is a unit), or ``[p]`` integer ids of the unit each column belongs to.
-        mode, count, min_cka: as in :func:`greedy_cka`.
+        mode: as in :func:`greedy_cka`.
+        count: stop after so many removals.
+        min_cka: stop before CKA(original, kept) would fall below it.
         name: of the layer, for errors.
 
     Raises:

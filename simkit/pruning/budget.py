@@ -120,7 +120,7 @@ def _uniform(request: Request, ledger: Ledger, rankings: Mapping[str, Ranking]) 
     target = request.share() * ledger.total
 
     def met(share: Fraction) -> bool:
-        return ledger.saved_by(_at(request, rankings, share)) >= target
+        return target <= ledger.saved_by(_at(request, rankings, share))
 
     if target == 0:
         return dict.fromkeys(rankings, 0)

@@ -24,7 +24,9 @@ class Ledger:
     def __init__(
         self, products: Iterable[Product], parts: Mapping[str, Sequence[Part]], orders: Mapping[str, Sequence[int]]
     ) -> None:
-        self._rests, self._sizes = (list(column) for column in zip(*products, strict=True))
+        listed = list(products)
+        self._rests = [rest for rest, _ in listed]
+        self._sizes = [sizes for _, sizes in listed]
         self._orders = orders
         self._parts: dict[str, dict[int, list[tuple[int, Counts]]]] = {}
         for name in orders:

@@ -62,8 +62,8 @@ def plan(
 
     Raises:
         ValueError: no layer has units that can go; a layer would lose all its units; nothing would be removed; a budget
-            out of reach; an unknown name in ``amount`` or ``keep`` (the message offers near ones); an impossible option;
-            a criterion in a scope that it cannot decide in; missing data.
+            out of reach; an unknown name in ``amount`` or ``keep`` (the message offers near ones); an impossible
+            option; a criterion in a scope that it cannot decide in; missing data.
         NotImplementedError: a model that cannot be captured.
     """
     _check_options(score, scope, budget)

@@ -1,4 +1,4 @@
-"""The representations of a model's layers on a sample of data, in memory, without touching the model."""
+"""The representations of a model's layers on data, in memory or as a stream, without touching the model."""
 
 from __future__ import annotations
 
@@ -144,11 +144,11 @@ def take(data: object, samples: int, count: int = 1) -> Inputs:
     """
     with preserved_rng():
         parts = list(_pieces(data, samples, count))
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    return _joined(parts)
 
 
 def _pieces(data: object, samples: int | None, count: int) -> Iterator[Inputs]:
-    """The batches of the data up to ``samples`` samples, inputs only; none is empty, and ValueError if there is none."""
+    """The batches of the data up to ``samples`` samples, inputs only; an error where there is nothing."""
     whole = isinstance(data, Tensor) or (isinstance(data, (tuple, list)) and 0 < count == len(data) and count > 1)
     if not whole and not isinstance(data, Iterable):
         raise TypeError(f"data must be a tensor or an iterable of batches, not {type(data).__name__}")
@@ -256,12 +256,16 @@ def _batches(pieces: Iterable[Inputs], size: int) -> Iterator[Inputs]:
         held += len(piece[0])
         if held < size:
             continue
-        joined = tuple(torch.cat(parts) for parts in zip(*waiting, strict=True))
+        joined = _joined(waiting)
         for start in range(0, held - held % size, size):
             yield tuple(value[start : start + size] for value in joined)
         waiting, held = [tuple(value[held - held % size :] for value in joined)], held % size
     if held:
-        yield tuple(torch.cat(parts) for parts in zip(*waiting, strict=True))
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[Inputs]) -> Inputs:
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
 
 
 def _padded(values: Tensor, batch: int) -> Tensor:

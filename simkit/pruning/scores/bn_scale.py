@@ -52,5 +52,5 @@ class BNScale:
         return "layer", "global"
 
     def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
-        """All units of the counted groups; ValueError for a layer without a BatchNorm, or a scale that is not finite."""
+        """All units of the counted groups; ValueError for a layer without a BatchNorm, or a scale that is infinite."""
         return {group.name: ascending(_scales(subject, group)) for group in subject.groups if group.name in counts}
