@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import emulated_cuda
 import numpy as np
 import numpy.typing as npt
-import oracles
 import pytest
-from cuda_cases import agrees, block_of, every_order, half, layouts, pair_sums, relu
+from cuda_cases import agrees, block_of, bound, every_order, half, layouts, pair_sums, relu
 from emulated_cuda import compile_programs
 from tolerance import assert_close
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import native_cuda
+from simkit.backends import native_cuda, reference
 from simkit.backends.base import Block
 from simkit.metrics.cka import ForcedRoute, normalised
 from simkit.metrics.prepare import prepare
@@ -108,6 +107,63 @@ def test_kernels_that_cancel_are_centred_by_their_row_means(programs: Any, debia
     assert (values[2][0] < 10 * values[1][0]).all()  # what is left of K when the sums are formed is small
 
 
+# The median of distances, which gives RBF and Laplacian kernels their length.
+
+
+def medians(programs: Any, x: Array, most: int) -> Callable[[int], Sequence[Array]]:
+    block = block_of(x)[0]
+
+    def compute(order: int) -> Sequence[Array]:
+        return (np.array(emulated_cuda.distance_median(programs, order, bound(block), most)),)
+
+    return compute
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 63, 64, 65, 129, 300])
+def test_median_of_distances(programs: Any, n: int) -> None:
+    """Collected at once, or found between edges that close in on it: the same bits."""
+    for p in (1, 17, 40):
+        x = relu(n, p)
+        want = reference.distance_median(block_of(x)[0])
+        (got,) = every_order(medians(programs, x, 2**20))
+        assert_close(got, want, "median", "float64", n, p, scale=max(want, 1e-300))
+        for most in (1, 7, n * n // 40):
+            assert medians(programs, x, most)(0)[0] == got
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 30])
+def test_median_of_distances_that_are_equal(programs: Any, levels: int) -> None:
+    """Values on a grid: many distances are the same number, and more of them than are collected at once."""
+    r = np.random.default_rng(levels)
+    for n, p in ((90, 1), (90, 3), (91, 2)):
+        x = r.integers(0, levels + 1, (n, p)).astype(np.float64)
+        want = reference.distance_median(block_of(x)[0])
+        for most in (1, 50, 2**20):
+            (got,) = every_order(medians(programs, x, most)) if most == 50 else medians(programs, x, most)(0)
+            assert_close(got, want, "median", "float64", n, p, scale=max(want, 1e-300))
+
+
+def test_median_of_distances_between_two_numbers(programs: Any) -> None:
+    """The middle lies between two distances: one may be the last of its part, the other the first of the next."""
+    for n, p in itertools.product((4, 6, 8, 70), (1, 2)):
+        x = np.repeat(np.arange(n // 2), 2)[:, None] * np.ones(p) * 10.0**-8 + np.arange(n)[:, None]
+        want = reference.distance_median(block_of(x)[0])
+        for most in (1, 2, 2**20):
+            (got,) = medians(programs, x, most)(1)
+            assert_close(got, want, "median", "float64", n, p, scale=want)
+
+
+def test_median_of_a_sample_unlike_the_rest(programs: Any) -> None:
+    """The rows that place the first edges lie far closer together, or apart, than the others."""
+    for size in (1e-6, 1e6):
+        x = relu(600, 4)
+        x[::2] *= size
+        want = reference.distance_median(block_of(x)[0])
+        for most in (40, 5000):
+            (got,) = medians(programs, x, most)(0)
+            assert_close(got, want, "median", "float64", 600, 4, scale=want)
+
+
 @pytest.fixture
 def device(programs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_cuda, "_load", lambda: (emulated_cuda.module(programs), ""))
@@ -119,7 +175,7 @@ def device(programs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_scores_of_kernels(kernel: Any) -> None:
     """From the arrays on, by the planner's own route."""
     layers = {str(p): relu(150, p, p).astype(np.float32) for p in (30, 4)}
-    blocks = [prepare(as_matrix(x, name=name), kernel) for name, x in layers.items()]
+    blocks = [prepare(as_matrix(x, name=name), kernel, backend="native_cuda") for name, x in layers.items()]
     forced = ForcedRoute(backend="native_cuda")
     found = normalised(blocks, None, "debiased", forced)
     want = sk.similarity_matrix(layers, measure=sk.CKA(kernel=kernel), backend="reference").values
@@ -147,8 +203,10 @@ def test_memory_bounds_the_workspace_of_kernels() -> None:
 
 
 @pytest.mark.usefixtures("device")
-def test_polynomials_run_on_a_named_device_from_end_to_end() -> None:
+@pytest.mark.parametrize("kernel", KERNELS, ids=NAMES)
+def test_kernels_run_on_a_named_device_from_end_to_end(kernel: Any) -> None:
     x, y = relu(120, 20), relu(120, 9, 1)
-    got = sk.cka(x, y, kernel=sk.Polynomial(), backend="native_cuda")
-    want = oracles.cka(x, y, estimator="debiased", gram=lambda x: (x @ x.T / x.shape[1] + 1) ** 3)
-    assert_close(got, want, "cka", "float64", 120, 20)
+    m = sk.similarity_matrix({"x": x, "y": y}, measure=sk.CKA(kernel=kernel), backend="native_cuda")
+    assert m.backend == "native_cuda"
+    want = sk.cka(x, y, kernel=kernel, backend="reference")
+    assert_close(m["x", "y"], want, "cka", "float64", 120, 20)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -113,6 +112,18 @@ def test_row_norms_agree(n: int, p: int) -> None:
         want = reference.row_norms(prepare(as_matrix(x), sk.Linear()))
         got = native_cuda.row_norms(prepare(as_matrix(on_gpu(x)), sk.Linear()))
         assert_close(got, want, "norms", dtype, n, p, scale=want)
+
+
+@pytest.mark.parametrize("n", [2, 64, 65, 1000, 3000])
+def test_medians_of_distances_agree(n: int) -> None:
+    """3000 samples have more distances than are collected at once; on a grid most of them are equal."""
+    for dtype, x in itertools.product(("float32", "float64"), (features(n, 20), np.rint(features(n, 2)))):
+        want = reference.distance_median(prepare(as_matrix(x.astype(dtype)), sk.Linear()))
+        block = prepare(as_matrix(on_gpu(x.astype(dtype))), sk.Linear())
+        got = native_cuda.distance_median(block)
+        assert_close(got, want, "median", dtype, n, 20, scale=max(want, 1e-300))
+        for _ in range(REPEATS if n < 3000 else 3):
+            assert native_cuda.distance_median(block) == got
 
 
 @pytest.mark.parametrize(("n", "p"), [(2, 1), (63, 65), (130, 129), (1023, 3), (1025, 64), (10_000, 512)])
@@ -219,11 +230,6 @@ def test_cosine_agrees() -> None:
 KERNELS = (sk.RBF(0.5), sk.Laplacian(0.7), sk.Polynomial(), sk.Polynomial(degree=6, gamma=0.1, coef0=-0.5))
 
 
-def kernel_blocks(layers: list[Array], kernel: Any) -> list[Block]:
-    """Prepared on the host, which finds the median distance, for the device."""
-    return [replace(prepare(as_matrix(x), kernel), matrix=as_matrix(on_gpu(x))) for x in layers]
-
-
 @pytest.mark.parametrize("kernel", KERNELS, ids=["rbf", "laplacian", "cubic", "sextic"])
 @pytest.mark.parametrize("n", [4, 63, 64, 65, 257, 520, 1500])
 def test_kernels_agree(n: int, kernel: Any) -> None:
@@ -232,7 +238,7 @@ def test_kernels_agree(n: int, kernel: Any) -> None:
         measure = sk.CKA(kernel=kernel, estimator=estimator)
         named = {str(k): x for k, x in enumerate(layers)}
         want = sk.similarity_matrix(named, measure=measure, backend="native_cpu").values
-        there = kernel_blocks(layers, kernel)
+        there = blocks(layers, kernel)
         found = normalised(there, None, estimator, ForcedRoute())
         assert found.plan.backend == "native_cuda"
         assert_close(found.values, want, "cka", "float64", n, 300)
@@ -246,7 +252,7 @@ def test_small_distances_of_kernels_agree(kernel: Any) -> None:
     x[1::4] += 1e-7 * features(x[1::4].shape[0], 40)
     y = features(300, 7)
     want = sk.cka(x, y, kernel=kernel, backend="reference")
-    found = normalised(kernel_blocks([x], kernel), kernel_blocks([y], kernel), "debiased", ForcedRoute())
+    found = normalised(blocks([x], kernel), blocks([y], kernel), "debiased", ForcedRoute())
     assert_close(found.values[0, 0], want, "cka", "float64", 300, 40)
 
 

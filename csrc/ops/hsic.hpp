@@ -72,6 +72,7 @@ namespace cuda {
 PairSums pair_sums_sample(const Place& place, const PairProblem& problem, std::int64_t bytes);
 PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::int64_t bytes);
 std::vector<double> row_norms(const Place& place, const BlockView& block);
+double distance_median(const Place& place, const BlockView& block);
 }  // namespace cuda
 
 }  // namespace simkit

@@ -32,7 +32,7 @@ from .base import (
 from .routes import FLOAT64_COST, Workspace, count_multiply_adds, products_precision
 
 NAME = "native_cuda"
-OPS = ("column_stats", "row_norms", "pair_sums", "column_products", "eliminate")
+OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate")
 
 WORKSPACE = 2**30  # bytes of panels in flight, where no memory is given: many tiles, for the last ones of a round wait
 PARTS = 2**28  # bytes of the parts of cross-products, whatever the memory: they decide the last bits
@@ -119,6 +119,11 @@ def row_norms(block: Block, *, threads: int = 1) -> FloatArray:
     """See :func:`simkit.backends.reference.row_norms`."""
     norms: FloatArray = _cuda().row_norms(_bound(block, _place([block])))
     return norms
+
+
+def distance_median(block: Block, *, threads: int = 1) -> float:
+    """See :func:`simkit.backends.reference.distance_median`."""
+    return float(_cuda().distance_median(_bound(block, _place([block]))))
 
 
 def plan_pair_sums(

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "cuda/columns.hpp"
+#include "cuda/distances.hpp"
 #include "cuda/elimination.hpp"
 #include "cuda/feature.hpp"
 #include "cuda/pair_sums.hpp"
@@ -84,6 +85,14 @@ int row_norms(const Matrix* x, int order, double* norms) {
         Machine machine(static_cast<emulator::Order>(order));
         const auto found = cuda::row_norms(machine, cuda::samples_of({block_of(*x), nullptr, false, x->shift}, false));
         std::copy(found.begin(), found.end(), norms);
+    });
+}
+
+int distance_median(const Matrix* x, Index most, int order, double* median) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        const cuda::Operand rows = cuda::samples_of({block_of(*x), nullptr, false, x->shift}, false);
+        *median = cuda::distance_median(machine, rows, most);
     });
 }
 

@@ -127,6 +127,12 @@ def row_norms(programs: Any, order: int, block: Block) -> Floats:
     return norms
 
 
+def distance_median(programs: Any, order: int, block: Block, most: int = 2**20) -> float:
+    median = np.empty(1)
+    run(programs, "distance_median", ctypes.byref(block.matrix), ctypes.c_int64(most), order, median)
+    return float(median[0])
+
+
 def column_products(programs: Any, order: int, block: Block, sum_sq_dev: Floats, *, exact: bool) -> Floats:
     g = np.full((block.x.shape[1],) * 2, np.nan)
     run(programs, "column_products", ctypes.byref(block.matrix), sum_sq_dev, int(exact), order, g)
@@ -178,7 +184,7 @@ def eliminate(
 
 def module(programs: Any, order: int = 0) -> Any:
     """As ``_cuda``, with the threads of a block in this order: 0 upwards, 1 downwards, 2 shuffled at every step."""
-    functions = (column_stats, row_norms, column_products, pair_sums, eliminate)
+    functions = (column_stats, row_norms, distance_median, column_products, pair_sums, eliminate)
     bound = {function.__name__: partial(function, programs, order) for function in functions}
     return SimpleNamespace(
         Array=Array,
