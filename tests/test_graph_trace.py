@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simkit import pruning as P
 from simkit.graph import ChannelGraph, Group, trace, weakest
 from simkit.graph.capture import capture
 from simkit.pruning.representations import Source, representations
@@ -162,6 +163,33 @@ def test_channels_are_followed_through_permutations_and_means() -> None:
         "squeeze",
     ]
     assert first.consumers[0].units.tolist() == [0, 1, 2, 3]
+
+
+def test_sums_over_channels_read_them_without_a_weight() -> None:
+    class Energy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.softplus(self.b(torch.cos(self.a(x)))).sum(-1, keepdim=True)
+
+    torch.manual_seed(0)
+    model, x = Energy().double(), torch.randn(4, 3, dtype=torch.float64)
+    (first, last) = trace(model, x).prunable
+    assert not first.totals
+    assert [(total.node, total.dim, total.units.tolist()) for total in last.totals] == [("sum_1", 1, [0, 1, 2, 3, 4])]
+    assert not last.consumers
+    assert last.post is not None
+    plan = P.plan(model, x, score=P.L1(), amount={"b": 0.4})
+    assert P.PruningPlan.from_json(plan.to_json()) == plan
+    kept = list(plan["b"].kept)
+    expected = functional.softplus(model.b(torch.cos(model.a(x))))[:, kept].sum(-1, keepdim=True)
+    torch.testing.assert_close(P.apply(model, plan, x)(x), expected, rtol=1e-12, atol=0)
+    with pytest.raises(
+        NotImplementedError, match="layer 'b' is added up by 'sum_1', which has no weight that could be"
+    ):
+        P.masked(model, plan)
 
 
 def test_what_one_unit_costs() -> None:

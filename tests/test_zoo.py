@@ -226,6 +226,21 @@ def test_cut_equals_masked(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", FAST)
+def test_the_masked_model_is_the_oracles(case: Case) -> None:
+    """P.masked silences the same channels, at full size; norms over the channels still see them, as the oracle's do."""
+    result, _ = cut_or_skip(case)
+    model, inputs = build(case.name)
+    if not result.plan.exact and ties(model):
+        pytest.skip("columns of a tied output layer are an embedding's too, and a norm sees that")
+    found = cuts(result.plan)
+    expected = masked_run(model, inputs, consumed(found), silenced=silenced(case.name, found))
+    silent = P.masked(model, result.plan)
+    assert {n: t.shape for n, t in sized(silent).items()} == {n: t.shape for n, t in sized(model).items()}
+    with torch.no_grad():
+        assert relative_gap(expected, silent.eval()(*inputs)) < EXACT
+
+
+@pytest.mark.parametrize("case", FAST)
 def test_counts_are_exact(case: Case) -> None:
     check_counts(case)
 

@@ -34,6 +34,15 @@ class Captured:
         """All nodes, placeholders first, the output last."""
         return tuple(self.module.graph.nodes)
 
+    def arguments(self, inputs: tuple[Any, ...]) -> list[Any]:
+        """What the graph is called with: parameters, buffers and constants, and the user's inputs in their places."""
+        given = iter(torch.utils._pytree.tree_leaves(inputs))
+        return [
+            self.constants[node.name] if node.name in self.constants else next(given)
+            for node in self.nodes
+            if node.op == "placeholder"
+        ]
+
 
 def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
     """The positional inputs of the model: a tensor stands for a tuple of one."""

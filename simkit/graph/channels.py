@@ -130,6 +130,19 @@ class SizeAttribute:
 
 
 @dataclass(frozen=True, eq=False)
+class Total:
+    """An operation that adds up the units without a weight: ``node`` of the captured graph, over ``dim`` of its input.
+
+    ``units [size]`` holds the unit at every position, -1 where there is none of the group.
+    """
+
+    node: str
+    module: str
+    dim: int
+    units: Units
+
+
+@dataclass(frozen=True, eq=False)
 class Extent:
     """A run of the group's units along a dimension of the value of ``op`` in ``module``: a size its code may hold."""
 
@@ -153,6 +166,7 @@ class Group:
     units: int
     slots: tuple[Slot, ...]
     sizes: tuple[SizeAttribute, ...]
+    totals: tuple[Total, ...]
     extents: tuple[Extent, ...]
     post: View | None
     pre: View | None
@@ -253,6 +267,7 @@ def _lines(group: Group) -> str:
         ops = [step.op for step in slot.steps]
         path = " > ".join(ops if len(ops) <= 8 else [*ops[:4], f"{len(ops) - 7} more", *ops[-3:]]) or "directly"
         lines.append(f"  -> {path} -> {slot.module or slot.tensor}; transfer {slot.transfer}")
+    lines += [f"  -> added up by {total.node!r} in {total.module or 'the model'}" for total in group.totals]
     return "\n".join(lines)
 
 

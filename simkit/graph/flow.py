@@ -51,7 +51,8 @@ class Sized:
 
 @dataclass(frozen=True)
 class Use:
-    """An operation that computes atoms (a layer's outputs) or reads them up; ``source`` is the activation it reads."""
+    """An operation that computes atoms (a layer's outputs), reads them by a weight or adds them up without one;
+    ``source`` is the activation it reads."""
 
     atoms: Label
     node: fx.Node
@@ -87,6 +88,7 @@ class Flow:
     sized: list[Sized] = field(default_factory=list)
     produced: list[Use] = field(default_factory=list)
     consumed: list[Use] = field(default_factory=list)
+    summed: list[Use] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
 
     def fresh(self, size: int) -> Label:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import fx
 
 from .capture import Captured, opname, where
-from .channels import ChannelGraph, Extent, Group, SizeAttribute, Slot, Step, Units, View, Work
+from .channels import ChannelGraph, Extent, Group, SizeAttribute, Slot, Step, Total, Units, View, Work
 from .flow import Flow, Use, shape_of
 from .labels import Label, line, support
 from .solve import Solution
@@ -116,7 +116,7 @@ def _signatures(places: list[_Place], flow: Flow, solution: Solution) -> list[La
     roots = solution.roots
     count = int(roots.max()) + 1 if len(roots) else 0
     made, read, free = (np.zeros(count, dtype=np.bool_) for _ in range(3))
-    for flags, uses in ((made, flow.produced), (read, flow.consumed)):
+    for flags, uses in ((made, flow.produced), (read, [*flow.consumed, *flow.summed])):
         for use in uses:
             flags[roots[use.atoms]] = True
     free[:] = made & read
@@ -193,8 +193,8 @@ def _frozen_layers(
         node = min((use.node for use in place.made), key=lambda one: order[one])
         slot = Slot("producer", place.name(node), place.dim, np.arange(len(roots)))
         yield order[node], Group(
-            name=_layer_name(place), kind=opname(node), units=len(roots), slots=(slot,), sizes=(), extents=(),
-            post=None, pre=None, params=0, macs=0, approximate=None, frozen=_why(roots, solution, single),
+            name=_layer_name(place), kind=opname(node), units=len(roots), slots=(slot,), sizes=(), totals=(),
+            extents=(), post=None, pre=None, params=0, macs=0, approximate=None, frozen=_why(roots, solution, single),
         )  # fmt: skip
 
 
@@ -236,7 +236,9 @@ class _Builder:
         """One group of units."""
         mine = [place for place in self.places if index in self._groups(place.atoms)]
         slots = tuple(slot for place in mine for slot in self._slots(index, place))
-        reads = sorted((use for place in mine for use in place.read), key=lambda use: self.order[use.node])
+        totals = [use for use in self.flow.summed if index in self._groups(use.atoms)]
+        uses = [*(use for place in mine for use in place.read), *totals]
+        reads = sorted(uses, key=lambda use: self.order[use.node])
         post, pre = self._views(index, reads)
         members = self.units.group[self.roots] == index
         return Group(
@@ -245,6 +247,7 @@ class _Builder:
             units=int(self.units.number[self.roots[members]].max()) + 1,
             slots=slots,
             sizes=tuple(self._sizes(index)),
+            totals=tuple(total for use in totals for total in self._totals(index, use)),
             extents=tuple(self._extents(index)),
             post=post,
             pre=pre,
@@ -321,6 +324,13 @@ class _Builder:
             if (numbers >= 0).any() and key not in seen:  # a module that is called twice
                 seen.add(key)
                 yield SizeAttribute(*key, numbers)
+
+    def _totals(self, index: int, use: Use) -> Iterator[Total]:
+        for label in self.flow.values[use.source] if use.source is not None else ():
+            numbers = self.units.of(index, self.roots[label])
+            if (numbers >= 0).any():
+                (dim,) = support(label)
+                yield Total(use.node.name, where(use.node), dim, numbers.ravel())
 
     def _extents(self, index: int) -> Iterator[Extent]:
         seen: set[tuple[str, bytes]] = set()

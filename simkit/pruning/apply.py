@@ -22,9 +22,15 @@ def masked(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """A copy of the model, all sizes unchanged, to whose consumers the removed units are zero.
 
     The columns of every consumer's weight that read a removed unit are zero, whatever the unit emits; repairs are made
-    before. Raises ValueError if the plan does not fit the model.
+    before. Raises ValueError if the plan does not fit the model, NotImplementedError if units are added up without a
+    weight that could be zero.
     """
     _check_fits(model, plan)
+    bare = next((layer for layer in plan.layers if layer.totals), None)
+    if bare is not None:
+        raise NotImplementedError(
+            f"layer {bare.name!r} is added up by {bare.totals[0].node!r}, which has no weight that could be zero"
+        )
     return mask(repair(own_copy(model), plan.layers), plan.layers)
 
 

@@ -99,6 +99,22 @@ class SizePlan:
 
 
 @dataclass(frozen=True)
+class TotalPlan:
+    """Terms that go from a sum without a weight: over ``dim`` of the input of ``node``, as capturing names it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    node: str
+    dim: int
+    size: int
+    removed: Ranges
+
+    def __post_init__(self) -> None:
+        if self.dim < 0 or not self.node or not _proper(self.removed, self.size):
+            raise ValueError(f"a plan has the impossible sum {self!r}")
+
+
+@dataclass(frozen=True)
 class Packed:
     """An array as text: its type, its shape, and its bytes (little-endian, row-major), compressed, in base 64."""
 
@@ -171,9 +187,9 @@ class LayerPlan:
     """The decision for one layer and all that is coupled with it.
 
     ``removed`` lists the units in the order of removal, ``scores`` what the criterion gave each (for CKA damage, the
-    accumulated damage). ``slots`` and ``sizes`` say what that takes from which tensors and attributes. ``approximate``
-    is the reason why cutting is not exactly masking, or None. ``repairs`` are changes of the consumers that make up for
-    the removed units, ``compensation`` what was done in that way, or why nothing.
+    accumulated damage). ``slots`` and ``sizes`` say what that takes from which tensors and attributes, ``totals`` from
+    which sums. ``approximate`` is the reason why cutting is not exactly masking, or None. ``repairs`` are changes of the
+    consumers that make up for the removed units, ``compensation`` what was done in that way, or why nothing.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -184,6 +200,7 @@ class LayerPlan:
     scores: tuple[float, ...]
     slots: tuple[SlotPlan, ...]
     sizes: tuple[SizePlan, ...]
+    totals: tuple[TotalPlan, ...]
     approximate: str | None
     reason: str
     repairs: tuple[Repair, ...] = ()

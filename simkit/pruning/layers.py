@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..graph import Group
-from .decisions import LayerPlan, SizePlan, SlotPlan, as_ranges
+from .decisions import LayerPlan, SizePlan, SlotPlan, TotalPlan, as_ranges
 
 
 def layers_of(group: Group) -> tuple[str, ...]:
@@ -25,6 +25,9 @@ def layer_plan(group: Group, removed: Sequence[int], scores: Sequence[float], re
         SizePlan(one.module, one.attribute, one.index, len(one.units), as_ranges(_places(one.units, removed)))
         for one in group.sizes
     ]
+    totals = [
+        TotalPlan(one.node, one.dim, len(one.units), as_ranges(_places(one.units, removed))) for one in group.totals
+    ]
     return LayerPlan(
         name=group.name,
         units=group.units,
@@ -32,6 +35,7 @@ def layer_plan(group: Group, removed: Sequence[int], scores: Sequence[float], re
         scores=tuple(scores),
         slots=tuple(slots),
         sizes=tuple(sizes),
+        totals=tuple(totals),
         approximate=group.approximate,
         reason=reason,
     )

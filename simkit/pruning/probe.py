@@ -24,9 +24,21 @@ from .verify import require_equal
 
 ATTEMPTS = 64  # combinations of attributes tried for one group
 WRITES_SIZES = (
-    "view", "reshape", "_unsafe_view", "unflatten", "split", "split_with_sizes", "expand", "slice", "narrow", "repeat",
-    "layer_norm", "group_norm", "rms_norm",
-)  # fmt: skip
+    (
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "unflatten",
+        "split",
+        "split_with_sizes",
+        "expand",
+        "slice",
+        "narrow",
+        "repeat",
+    ),
+    ("layer_norm", "group_norm", "rms_norm"),
+)
+"""Operations whose sizes a forward writes out, those first that are to blame more often."""
 
 
 def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
@@ -135,7 +147,8 @@ def _holding(module: nn.Module, size: int) -> Iterator[tuple[str, int | None]]:
 
 
 def _blame(group: Group) -> str:
-    extents = [one for one in group.extents if one.op in WRITES_SIZES] or list(group.extents)
+    found = ([one for one in group.extents if one.op in names] for names in WRITES_SIZES)
+    extents = next(filter(None, found), list(group.extents))
     place = f"module {extents[0].module!r}" if extents[0].module else "the model"
     sizes = sorted({len(one.units) for one in extents if one.module == extents[0].module})
     return f"the forward of {place} writes the size {' or '.join(map(str, sizes))} in its code"

@@ -277,10 +277,5 @@ def _interpret(
     captured: Captured, inputs: Sequence[Tensor], fixed: tuple[Any, ...], keep: Callable[[str, Tensor], None]
 ) -> None:
     device = next(iter(captured.constants.values())).device
-    given = iter(torch.utils._pytree.tree_leaves((*(value.to(device) for value in inputs), *fixed)))
-    arguments = [
-        captured.constants[node.name] if node.name in captured.constants else next(given)
-        for node in captured.nodes
-        if node.op == "placeholder"
-    ]
+    arguments = captured.arguments((*(value.to(device) for value in inputs), *fixed))
     _Recorder(captured, keep).run(*arguments, enable_io_processing=False)

@@ -9,8 +9,8 @@ from torch import fx
 
 from ..capture import bound, described, opname
 from ..channels import Transfer
-from ..flow import Flow, Kind, Rule, shape_of
-from ..labels import Labels, without
+from ..flow import Flow, Kind, Rule, Use, shape_of
+from ..labels import Labels, support, without
 
 _MAX_POOLS = {f"{prefix}max_pool{n}d": n for n in (1, 2, 3) for prefix in ("", "adaptive_")}
 _MAX_POOLS |= {f"max_pool{n}d_with_indices": n for n in (1, 2, 3)}
@@ -29,12 +29,15 @@ def _over_positions(flow: Flow, node: fx.Node, *, spatial: int, transfer: Transf
     flow.pass_on(node, labels, transfer, "pool")
 
 
-def _pinned(flow: Flow, node: fx.Node, dims: Sequence[int]) -> Labels:
-    """The labels that are left once nothing can be removed along ``dims``."""
+def _pinned(flow: Flow, node: fx.Node, dims: Sequence[int], adds: bool = False) -> Labels:
+    """The labels that are left once nothing can be removed along ``dims``; sums just lose a term."""
     labels = []
     for label in flow.labels(node.args[0]):
         for dim in dims:
-            if label.shape[dim] > 1:
+            if adds and support(label) == (dim,):
+                flow.summed.append(Use(label.ravel(), node, node.all_input_nodes[0]))
+                label = label.take([0], axis=dim)  # noqa: PLW2901
+            elif label.shape[dim] > 1:
                 flow.pin(label, dim, f"{described(node)} runs over them")
                 label = label.take([0], axis=dim)  # noqa: PLW2901
         labels.append(label)
@@ -47,7 +50,8 @@ def _reduction(flow: Flow, node: fx.Node, *, transfer: Transfer, kind: Kind) -> 
     given = found.get("dim")
     listed = [given] if isinstance(given, int) else list(given or range(count))
     dims = [int(dim) % max(count, 1) for dim in listed]
-    labels = tuple(without(label, dims, bool(found.get("keepdim"))) for label in _pinned(flow, node, dims))
+    kept = _pinned(flow, node, dims, adds=opname(node) == "sum")
+    labels = tuple(without(label, dims, bool(found.get("keepdim"))) for label in kept)
     if isinstance(node.meta["val"], (tuple, list)):
         flow.parts[node] = tuple(labels for _ in node.meta["val"])
     flow.pass_on(node, labels, transfer, kind)

@@ -110,8 +110,8 @@ class LeastSquares:
 
 
 def _require(subject: Subject, group: Group) -> None:
+    require_linear(subject.model, group)
     for slot in group.consumers:
-        require_linear(subject.model, slot, group.producers)
         reader = slot.module or slot.tensor
         if not slot.reads or any(not view.rows for view in slot.reads):
             raise CannotRepair(f"what {reader} reads does not hold samples along its first dimension")

@@ -48,8 +48,8 @@ class LiveBias:
             raise CannotRepair(f"{layer.norm_module} follows the layer")
         kept = np.setdiff1d(np.arange(group.units), removed).tolist()
         repairs = []
+        require_linear(subject.model, group)
         for slot in group.consumers:
-            require_linear(subject.model, slot, group.producers)
             constant = constant_of(subject.model, subject.graph, slot)
             if constant is None:
                 raise CannotRepair(f"{slot.module or slot.tensor} has no bias to hold the constants")

@@ -68,7 +68,7 @@ class Merge:
         layer = LayerWeights.of(subject.model, group)
         for slot in group.consumers:
             _require_homogeneous(slot, layer.norm_module)
-            require_linear(subject.model, slot, group.producers)
+        require_linear(subject.model, group)
         kept = np.ones(group.units, dtype=np.bool_)
         kept[list(removed)] = False
         found = merging(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...graph import ChannelGraph, Slot
+from ...graph import ChannelGraph, Group, Slot
 from ..decisions import LayerPlan, Packed, Repair
 from ..sizes import named_tensors
 
@@ -76,13 +76,16 @@ def positions_of(slot: Slot, units: Sequence[int]) -> npt.NDArray[np.int64]:
     return np.stack(found).astype(np.int64)
 
 
-def require_linear(model: nn.Module, slot: Slot, producers: Iterable[Slot]) -> None:
-    """CannotRepair unless any unit's weights in the consumer may be added to any other's."""
-    if any(slot.tensor == other.tensor for other in producers):
-        raise CannotRepair(f"{slot.tensor} both computes and reads its units")
-    groups = getattr(model.get_submodule(slot.module), "groups", 1) if slot.module else 1
-    if isinstance(groups, int) and groups > 1:
-        raise CannotRepair(f"{slot.module} reads its units in {groups} groups that do not mix")
+def require_linear(model: nn.Module, group: Group) -> None:
+    """CannotRepair unless every consumer has weights, and any unit's may be added to any other's."""
+    if group.totals:
+        raise CannotRepair(f"{group.totals[0].node!r} adds its units up without weights")
+    for slot in group.consumers:
+        if any(slot.tensor == other.tensor for other in group.producers):
+            raise CannotRepair(f"{slot.tensor} both computes and reads its units")
+        groups = getattr(model.get_submodule(slot.module), "groups", 1) if slot.module else 1
+        if isinstance(groups, int) and groups > 1:
+            raise CannotRepair(f"{slot.module} reads its units in {groups} groups that do not mix")
 
 
 def constant_of(model: nn.Module, graph: ChannelGraph, slot: Slot) -> str | None:
