@@ -235,9 +235,20 @@ class Two(nn.Module):
         return self.c(torch.relu(self.a(x) + self.b(x)))
 
 
+class Summed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.a(x))
+        return self.b(hidden) + hidden.sum(dim=-1, keepdim=True)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (Summed, "'sum_1' adds its units up without weights"),
         (Gated, "sigmoid on the way to b is not positively homogeneous"),
         (Two, "several layers compute its units: a, b"),
         (lambda: nn.Sequential(nn.Linear(6, 8), nn.PReLU(8), nn.Linear(8, 2)), "1 treats each of its units in its own"),

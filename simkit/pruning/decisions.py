@@ -188,8 +188,8 @@ class LayerPlan:
 
     ``removed`` lists the units in the order of removal, ``scores`` what the criterion gave each (for CKA damage, the
     accumulated damage). ``slots`` and ``sizes`` say what that takes from which tensors and attributes, ``totals`` from
-    which sums. ``approximate`` is the reason why cutting is not exactly masking, or None. ``repairs`` are changes of the
-    consumers that make up for the removed units, ``compensation`` what was done in that way, or why nothing.
+    which sums. ``approximate`` is the reason why cutting is not exactly masking, or None. ``repairs`` are changes of
+    the consumers that make up for the removed units, ``compensation`` what was done in that way, or why nothing.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
