@@ -114,6 +114,29 @@ def test_a_size_in_an_attribute_is_changed_with_the_channels() -> None:
     assert (small.conv.out_channels, small.fc1.in_features) == (2, 72)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_forwards_that_insist_on_a_precision_are_checked_in_it(dtype: torch.dtype) -> None:
+    class Insisting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 6, dtype=dtype), nn.Linear(6, 2, dtype=dtype)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.tanh(self.a(x.to(dtype))))
+
+    torch.manual_seed(0)
+    model, x = Insisting(), torch.randn(4, 3)
+    plan = P.plan(model, x, score=P.L1())
+    small = P.apply(model, plan, x)
+    torch.testing.assert_close(small(x), P.masked(model, plan)(x))
+    wrong = edit_slots(
+        plan, "a", lambda slot: dataclasses.replace(slot, removed=((0, 3),)) if slot.role == "consumer" else slot
+    )
+    assert wrong != plan
+    with pytest.raises(ValueError, match="module 'b' differs between the masked and the cut model"):
+        P.apply(model, wrong, x)
+
+
 def test_a_forward_that_scrambles_silently_is_found_out() -> None:
     class Reshaped(nn.Module):
         """Twice as many channels are read two by two: any even number of them runs, but means something else."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +16,38 @@ from .norms import leave_out_of_statistics
 from .totals import without_terms
 
 RELATIVE = 1e-9  # of the largest value of an output; float64 sums in another order differ by about 1e-14 of it
+COARSE = 2000  # the same for other precisions, in units of their rounding, but at most 0.05
 Change = Callable[[nn.Module, Sequence[LayerPlan]], nn.Module]
 
 
 def require_equal(
     model: nn.Module, layers: Sequence[LayerPlan], example_inputs: Any, *, mask: Change, cut: Change
 ) -> None:
-    """ValueError naming the first module at which the masked and the cut model (both float64) differ on the inputs."""
-    silent, small = mask(quiet_copy(model).double(), layers), cut(quiet_copy(model).double(), layers)
-    if any(layer.approximate is not None for layer in layers):
-        leave_out_of_statistics(silent, layers)
-    inputs = tuple(_double(value) for value in as_inputs(example_inputs))
+    """ValueError naming the first module at which the masked and the cut model differ on the inputs.
+
+    Both run in float64, or, where the model's code insists on another precision, in the model's own.
+    """
     names = list(dict.fromkeys(slot.module for layer in layers for slot in layer.slots))
-    expected, found = _outputs(silent, names, inputs), _outputs(small, names, inputs)
+    for double in (True, False):
+        silent, small = mask(_copy(model, double), layers), cut(_copy(model, double), layers)
+        if any(layer.approximate is not None for layer in layers):
+            leave_out_of_statistics(silent, layers)
+        inputs = tuple(_double(value) if double else value for value in as_inputs(example_inputs))
+        expected = _outputs(silent, names, inputs)
+        if expected.error is None:
+            break
+    found = _outputs(small, names, inputs)
     if expected.error is None and any(layer.totals for layer in layers):
         expected.result, expected.outputs = without_terms(silent, layers, inputs), {}
     if expected.error is not None:
         raise ValueError(f"the model does not run on example_inputs: {expected.error}") from expected.error
     wrong = None if found.error is not None else _difference(expected.result, found.result)
-    if found.error is None and wrong is None:
-        return
+    if found.error is not None or wrong is not None:
+        _raise(expected, found, layers, wrong)
+
+
+def _raise(expected: _Outputs, found: _Outputs, layers: Sequence[LayerPlan], wrong: str | None) -> NoReturn:
+    """Name the first module at which the models differ, or where the cut one failed."""
     for name, value in expected.outputs.items():
         if name in found.outputs:
             theirs = _difference(_kept_part(name, layers, value, found.outputs[name]), found.outputs[name])
@@ -45,6 +57,10 @@ def require_equal(
         last = list(found.outputs)[-1:] or ["the input"]
         raise ValueError(f"the cut model fails after {last[0]!r}: {found.error}; its forward may hard-code a size")
     raise ValueError(f"the model's result {wrong}")
+
+
+def _copy(model: nn.Module, double: bool) -> nn.Module:
+    return quiet_copy(model).double() if double else quiet_copy(model)
 
 
 class _Outputs:
@@ -102,11 +118,18 @@ def _difference(expected: Any, found: Any) -> str | None:
             return f"has shape {tuple(small.shape)} in the cut model and not {tuple(silent.shape)}"
         if silent.numel() == 0:
             continue
-        scale, gap = float(silent.abs().amax()), float((silent - small).abs().amax())
-        if not gap <= RELATIVE * scale:
+        exact, other = silent.to(torch.float64), small.to(torch.float64)
+        scale, gap = float(exact.abs().amax()), float((exact - other).abs().amax())
+        if not gap <= _tolerance(silent.dtype) * scale:
             return f"differs between the masked and the cut model by {gap:.3g} of {scale:.3g}"
     return None
 
 
+def _tolerance(dtype: torch.dtype) -> float:
+    if not dtype.is_floating_point or dtype == torch.float64:
+        return RELATIVE
+    return min(COARSE * torch.finfo(dtype).eps, 0.05)
+
+
 def _tensors(value: Any) -> list[Tensor]:
-    return [leaf.to(torch.float64) for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
