@@ -143,7 +143,13 @@ def test_plans_are_deterministic_and_frozen() -> None:
         ({"keep": "0"}, TypeError, r"keep must be a collection of names, not the string '0'"),
         ({"scope": "model"}, ValueError, r"scope must be 'layer' or 'global', not 'model'"),
         ({"scope": "global", "amount": {"0": 0.5}}, ValueError, r"amount by layer needs scope='layer'"),
+        (
+            {"scope": "global", "score": P.L2(normalize=False)},
+            ValueError,
+            r"^scope='global' does not go with L2\(normalize=False\): its scores do not compare across layers$",
+        ),
         ({"budget": "hours"}, ValueError, r"budget must be one of units, params, macs, latency, not 'hours'"),
+        ({"budget": "macs", "amount": {"0": 0.5}}, ValueError, r"amount by layer needs budget='units', not 'macs'"),
         ({"round_to": 0}, ValueError, r"round_to must be an integer of at least 1, not 0"),
         ({"score": "l1"}, TypeError, r"score must be a criterion such as CKADamage\(\) or L1\(\), not 'l1'"),
         ({"score": P.L1}, TypeError, r"score must be a criterion"),
