@@ -13,6 +13,8 @@ from torch import nn
 from ..graph import ChannelGraph, Group, quiet_copy
 from ..kernels import as_integer
 from .budget import Budget, Decision, Request, decide
+from .compensate import with_repairs
+from .compensation import Compensation
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
 from .layers import layer_plan, layers_of
 from .probe import trace
@@ -34,6 +36,7 @@ def plan(
     budget: Budget = "units",
     keep: Collection[str] = (),
     round_to: int = 1,
+    compensate: Compensation | None = None,
 ) -> PruningPlan:
     """Decide which units of the model's hidden layers to remove.
 
@@ -54,6 +57,8 @@ def plan(
             timing the cut model on ``example_inputs`` for a few candidates (the plan then depends on the machine).
         keep: names of layers whose units all stay; a container's name stands for the layers in it.
         round_to: the number of units left is rounded up to a multiple of this (and at most to the layer's size).
+        compensate: what makes up for the removed units in the layers that read them: :class:`Merge` (from weights
+            alone) or :class:`LeastSquares` (from ``data``). Layers where it is not possible say why in the plan.
 
     Raises:
         ValueError: no layer has units that can go; a layer would lose all its units; nothing would be removed; a budget
@@ -67,7 +72,8 @@ def plan(
     free = _free(model, graph, kept)
     request = Request(_check_amount(amount, scope, budget, graph, kept), scope, budget, _check_rounding(round_to), free)
     subject = Subject(quiet_copy(model), graph, free, example_inputs, data)
-    return _assemble(model, graph, request, score, decide(request, subject, score))
+    made = _assemble(model, graph, request, score, decide(request, subject, score))
+    return made if compensate is None else with_repairs(made, subject, compensate)
 
 
 def _check_options(score: Score, scope: str, budget: str) -> None:

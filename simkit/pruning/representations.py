@@ -12,11 +12,13 @@ from torch import Tensor, fx, nn
 from ..graph import ChannelGraph, Group, View, preserved_rng
 from ..graph.capture import Captured, as_inputs, capture, plain_attention
 from ..graph.channels import Units
+from ..streaming.covariance import Covariance, CovarianceStream
 
 BATCH = 256
 HELD_BYTES = 2**30  # representations kept at once; more layers mean more passes over the inputs
 Inputs: TypeAlias = tuple[Tensor, ...]
 Reader: TypeAlias = Callable[[Group, View, Tensor, int], Tensor]
+Keeper: TypeAlias = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -84,36 +86,51 @@ def representations(
     The captured operations are run, not the model. Layers are recorded together as long as they fit in memory.
     ValueError for a group whose value does not hold samples along its first dimension.
     """
-    chosen = _required(groups, views)
+    chosen = {group.name: _required(group, views[group.name]) for group in groups}
     first = inputs[0]
     captured = source.captured(min(BATCH, len(first)))
     for batch in _passes(groups, chosen, len(first), first.element_size() if first.is_floating_point() else 4):
         parts: dict[str, list[Tensor]] = {group.name: [] for group in batch}
-
-        def keep(group: Group, rows: Tensor, parts: dict[str, list[Tensor]] = parts) -> None:
-            parts[group.name].append(rows.cpu())
-
+        wanted = [(group, chosen[group.name], _appender(parts[group.name])) for group in batch]
         with preserved_rng():
-            _run(source, batch, chosen, [tuple(inputs)], read, keep, captured)
+            _run(source, wanted, [tuple(inputs)], read, captured)
         for group in batch:
             yield group, torch.cat(parts.pop(group.name))
 
 
 def stream(
     source: Source,
-    groups: Sequence[Group],
-    views: Mapping[str, View | None],
+    wanted: Sequence[tuple[Group, View | None, Keeper]],
     data: object,
     samples: int | None,
-    keep: Callable[[Group, Tensor], None],
 ) -> None:
-    """Run all data, or its first ``samples`` samples, in one pass, and hand on every layer's rows :func:`by_position`.
+    """Run all data, or its first ``samples`` samples, in one pass, and hand on the rows :func:`by_position` of values.
 
-    Raises as :func:`take` and :func:`representations`.
+    ``wanted`` says of which group, where they are read, and what takes them. Raises as :func:`take` and
+    :func:`representations`.
     """
-    chosen = _required(groups, views)
+    listed = [(group, _required(group, view), keep) for group, view, keep in wanted]
     with preserved_rng():  # a DataLoader draws from the global generator
-        _run(source, groups, chosen, _pieces(data, samples, source.inputs), by_position, keep)
+        _run(source, listed, _pieces(data, samples, source.inputs), by_position)
+
+
+class Moments:
+    """Takes rows of any width, which the first tell, into a :class:`CovarianceStream`."""
+
+    def __init__(self) -> None:
+        self._stream: CovarianceStream | None = None
+
+    def take(self, rows: Tensor) -> None:
+        """Add rows ``[k, columns]``."""
+        if self._stream is None:
+            self._stream = CovarianceStream(rows.shape[1])
+        self._stream.update(rows.to(torch.float64).cpu().numpy())
+
+    def result(self) -> Covariance:
+        """Of all rows so far; ValueError if there were none."""
+        if self._stream is None:
+            raise ValueError("no rows have been seen")
+        return self._stream.result()
 
 
 def take(data: object, samples: int, count: int = 1) -> Inputs:
@@ -165,13 +182,15 @@ def _inputs(batch: Any, count: int) -> tuple[Tensor, ...]:
     return tuple(found)
 
 
-def _required(groups: Sequence[Group], views: Mapping[str, View | None]) -> dict[str, View]:
-    """The views of the groups; ValueError for one without."""
-    chosen = {group.name: view for group in groups if (view := views[group.name]) is not None}
-    missing = next((group.name for group in groups if group.name not in chosen), None)
-    if missing is not None:
-        raise ValueError(f"layer {missing!r} has no representation that could be read")
-    return chosen
+def _required(group: Group, view: View | None) -> View:
+    """The view; ValueError where there is none."""
+    if view is None:
+        raise ValueError(f"layer {group.name!r} has no representation that could be read")
+    return view
+
+
+def _appender(parts: list[Tensor]) -> Keeper:
+    return lambda rows: parts.append(rows.cpu())
 
 
 def _passes(groups: Sequence[Group], views: Mapping[str, View], samples: int, itemsize: int) -> Iterator[list[Group]]:
@@ -203,17 +222,15 @@ class _Recorder(fx.Interpreter):
 
 def _run(
     source: Source,
-    groups: Sequence[Group],
-    views: Mapping[str, View],
+    wanted: Sequence[tuple[Group, View, Keeper]],
     pieces: Iterable[Inputs],
     read: Reader,
-    keep: Callable[[Group, Tensor], None],
     captured: Captured | None = None,
 ) -> None:
-    """Run the pieces in batches of one size; ``keep`` gets every group's rows, of nothing but the pieces' samples."""
-    at: dict[str, list[Group]] = {}
-    for group in groups:
-        at.setdefault(views[group.name].node, []).append(group)
+    """Run the pieces in batches of one size; every keeper gets its rows, of nothing but the pieces' samples."""
+    at: dict[str, list[tuple[Group, View, Keeper]]] = {}
+    for one in wanted:
+        at.setdefault(one[1].node, []).append(one)
     with torch.no_grad(), plain_attention():
         for chunk in _batches(pieces, BATCH):
             captured = captured or source.captured(len(chunk[0]))
@@ -223,9 +240,9 @@ def _run(
                 count, batch = len(part[0]), captured.batch
 
                 def hand_on(name: str, value: Tensor, count: int = count, batch: int = batch) -> None:
-                    for group in at.get(name, ()):
-                        rows = read(group, views[group.name], value, batch)
-                        keep(group, rows[: len(rows) // batch * count])
+                    for group, view, keep in at.get(name, ()):
+                        rows = read(group, view, value, batch)
+                        keep(rows[: len(rows) // batch * count])
 
                 _interpret(captured, [_padded(value, batch) for value in part], fixed, hand_on)
 

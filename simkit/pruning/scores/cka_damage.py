@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from torch import Tensor
 
 from ...graph import Group, View
 from ...graph.channels import Units
 from ...kernels import Kernel, Linear, as_integer, as_number, check_kernel
 from ...metrics.greedy import Elimination, greedy_cka, greedy_cka_of_covariance
-from ...streaming.covariance import CovarianceStream
-from ..representations import Source, by_position, by_sample, columns_of, representations, stream, take
+from ..representations import Moments, Source, by_position, by_sample, columns_of, representations, stream, take
 from .ranking import Ranking, Scope, Subject
 
 Reduce = Literal["flatten", "positions"]
@@ -140,14 +138,9 @@ class CKADamage:
         data: object,
         counts: Mapping[str, int],
     ) -> Iterator[tuple[Group, Elimination]]:
-        collected: dict[str, CovarianceStream] = {}
-
-        def collect(group: Group, rows: Tensor) -> None:
-            if group.name not in collected:
-                collected[group.name] = CovarianceStream(rows.shape[1])
-            collected[group.name].update(rows.cpu().numpy())
-
-        stream(source, groups, views, data, self.samples, collect)
+        collected = {group.name: Moments() for group in groups}
+        wanted = [(group, views[group.name], collected[group.name].take) for group in groups]
+        stream(source, wanted, data, self.samples)
         for group in groups:
             yield (
                 group,
