@@ -9,13 +9,15 @@ import torch
 
 from simkit import train
 from simkit.compare.models import compare
-from simkit.experiments.outputs import PICTURES, check_output
+from simkit.experiments.outputs import PICTURES, output_argument
 
 
 def main() -> None:
     """Train two networks, compare all of their layers over the test images, name the best match of each."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--out", type=picture, help="also draw the heatmap to this file (needs matplotlib)")
+    arguments.add_argument(
+        "--out", type=output_argument(*PICTURES), help="also draw the heatmap to this file (needs matplotlib)"
+    )
     out = arguments.parse_args().out
     torch.set_num_threads(1)  # networks this small are slower on more
 
@@ -39,15 +41,6 @@ def main() -> None:
     if out:
         m.plot(out)
         print(f"\nheatmap: {out}")
-
-
-def picture(text: str) -> str:
-    """A file that can be drawn to: said before the training, not after it."""
-    try:
-        check_output(text, endings=PICTURES)
-    except (ValueError, OSError, ImportError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 if __name__ == "__main__":

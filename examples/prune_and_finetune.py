@@ -9,13 +9,15 @@ import torch
 
 from simkit import pruning as P
 from simkit import train
-from simkit.files import check_safetensors_name, writable
+from simkit.experiments.outputs import output_argument
 
 
 def main() -> None:
     """Score, plan, apply: three separate steps; then fine-tune the network that is left, and save it."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--out", type=output, help="also save the pruned network to this safetensors file")
+    arguments.add_argument(
+        "--out", type=output_argument(".safetensors"), help="also save the pruned network to this safetensors file"
+    )
     out = arguments.parse_args().out
     torch.set_num_threads(1)  # networks this small are slower on more
 
@@ -35,16 +37,6 @@ def main() -> None:
     if out:
         P.save(small, out)
         print(f"\nsaved: {out}; load it with P.load({out!r}, train.small_cnn)")
-
-
-def output(text: str) -> str:
-    """A file that can be written: said before the training, not after it."""
-    try:
-        check_safetensors_name(text)
-        writable(text)
-    except (ValueError, OSError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 if __name__ == "__main__":

@@ -10,13 +10,15 @@ import torch
 
 import simkit as sk
 from simkit import train
-from simkit.experiments.outputs import PICTURES, check_output
+from simkit.experiments.outputs import PICTURES, output_argument
 
 
 def main() -> None:
     """Train a network on digits, rank the neurons of its hidden layer, and set the order against a random one."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--out", type=picture, help="also draw the damage curve to this file (needs matplotlib)")
+    arguments.add_argument(
+        "--out", type=output_argument(*PICTURES), help="also draw the damage curve to this file (needs matplotlib)"
+    )
     out = arguments.parse_args().out
     torch.set_num_threads(1)  # networks this small are slower on more
 
@@ -49,15 +51,6 @@ def draw(damage: np.ndarray, out: str) -> None:
     axes.set_title("Greedy CKA damage of a hidden layer, digits", fontsize=10)
     axes.grid(alpha=0.3)
     figure.savefig(out, dpi=150)
-
-
-def picture(text: str) -> str:
-    """A file that can be drawn to: said before the training, not after it."""
-    try:
-        check_output(text, endings=PICTURES)
-    except (ValueError, OSError, ImportError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 if __name__ == "__main__":

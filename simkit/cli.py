@@ -12,7 +12,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -114,14 +114,32 @@ def _parser() -> _Parser:
     return parser
 
 
+def _command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    help: str,
+    description: str,
+    examples: Sequence[str],
+) -> argparse.ArgumentParser:
+    """The parser of a command that ``run`` carries out; its help ends with the examples."""
+    epilog = "\n  ".join(("examples:", *examples))
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=description, epilog=epilog)
+    command.set_defaults(run=run)
+    return command
+
+
 def _add_demo(commands: Any) -> None:
-    demo = commands.add_parser(
+    demo = _command(
+        commands,
         "demo",
+        _demo,
         help="train, compare, prune and fine-tune small networks, and show what came out",
         description="Train small CNNs on scikit-learn's digits from several seeds, compare the layers of two, prune "
         "half of the\nchannels by CKA damage, L1 norm and at random, fine-tune, and report with confidence intervals.\n"
         "Takes about a minute.",
-        epilog="examples:\n  simkit demo\n  simkit demo --seeds 5 --out five-seeds",
+        examples=("simkit demo", "simkit demo --seeds 5 --out five-seeds"),
     )
     demo.add_argument(
         "--out",
@@ -138,7 +156,6 @@ def _add_demo(commands: Any) -> None:
         metavar="N",
         help="torch's threads; more do not help networks this small (default: %(default)s)",
     )
-    demo.set_defaults(run=_demo)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -162,17 +179,20 @@ def _need(command: str, **modules: str) -> None:
 
 
 def _add_compare(commands: Any) -> None:
-    compare = commands.add_parser(
+    compare = _command(
+        commands,
         "compare",
+        _compare,
         help="the similarity of all pairs of representations in files",
         description="Compare representations [n, p] of the same n samples, kept in files of named arrays: safetensors, "
         "npz, or npy.\nOne file: its arrays with one another. Two: those of the first (rows) with those of the second "
         "(columns). More: all\narrays of all files with one another.",
-        epilog="examples:\n"
-        "  simkit compare model-a.safetensors\n"
-        "  simkit compare model-a.safetensors model-b.safetensors --out heatmap.png --out scores.csv\n"
-        "  simkit compare a.npy b.npy --kernel rbf:0.5 --estimator biased\n"
-        '  simkit compare a.safetensors b.safetensors --measure nbs --memory "2 GB" --explain',
+        examples=(
+            "simkit compare model-a.safetensors",
+            "simkit compare model-a.safetensors model-b.safetensors --out heatmap.png --out scores.csv",
+            "simkit compare a.npy b.npy --kernel rbf:0.5 --estimator biased",
+            'simkit compare a.safetensors b.safetensors --measure nbs --memory "2 GB" --explain',
+        ),
     )
     compare.add_argument("files", nargs="+", metavar="FILE", help=".safetensors, .npz or .npy")
     compare.add_argument("--measure", choices=MEASURES, default="cka", help="default: %(default)s")
@@ -192,7 +212,6 @@ def _add_compare(commands: Any) -> None:
         help="also write .png, .pdf, .svg (heatmap), .csv, .json or .safetensors; may be repeated",
     )
     compare.add_argument("--explain", action="store_true", help="say what ran, and why")
-    compare.set_defaults(run=_compare)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -286,18 +305,19 @@ def _number(text: str, kind: type[float]) -> float:
 
 
 def _add_bench(commands: Any) -> None:
-    bench = commands.add_parser(
+    bench = _command(
+        commands,
         "bench",
+        _bench,
         help="this machine's benchmark table, with the rivals that are installed",
         description="Run the benchmarks of the source tree: every answer is checked against a float64 reference, then "
         "timed\nbeside the machine's limit and every rival that is installed. Prints the tables as Markdown.",
-        epilog="examples:\n  simkit bench\n  simkit bench --full --select w1 --out results",
+        examples=("simkit bench", "simkit bench --full --select w1 --out results"),
     )
     bench.add_argument("--benchmarks", default="benchmarks", metavar="DIR", help="their folder (default: %(default)s)")
     bench.add_argument("--full", action="store_true", help="the sizes of the README's tables: minutes, gigabytes")
     bench.add_argument("--select", metavar="WORD", help="only benchmarks with this in their name, such as w2 or routes")
     bench.add_argument("--out", metavar="DIR", help="keep the record (JSON) here")
-    bench.set_defaults(run=_bench)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -309,15 +329,16 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _add_doctor(commands: Any) -> None:
-    doctor = commands.add_parser(
+    doctor = _command(
+        commands,
         "doctor",
+        _doctor,
         help="what was built, what is seen, and whether it computes the right numbers",
         description="Report the build, devices, libraries, threads and memory, and check known numbers on every "
         "backend.\nExit code 1 when something is broken; a library that is not installed is not.",
-        epilog="examples:\n  simkit doctor\n  simkit doctor --json",
+        examples=("simkit doctor", "simkit doctor --json"),
     )
     doctor.add_argument("--json", action="store_true", help="the same as JSON")
-    doctor.set_defaults(run=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

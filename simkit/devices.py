@@ -1,7 +1,8 @@
 """CUDA arrays where they lie: pointer, strides, device and stream, read from the objects that own them.
 
-torch tensors say it themselves; CuPy, JAX and Numba arrays through ``__cuda_array_interface__`` (version 2 or 3),
-others through DLPack. No framework is imported, nothing is copied, and nobody is made to wait.
+torch tensors say it themselves; CuPy and JAX arrays through ``__cuda_array_interface__`` (version 2 or 3), others
+through DLPack. No framework is imported, nothing is copied, and nobody is made to wait. An array that does not say by
+``__dlpack_device__`` where it lies, such as Numba's, is none of these: its own ``__array__`` copies it to the host.
 """
 
 from __future__ import annotations

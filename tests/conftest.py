@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import Run
 
 import simkit
+from simkit import cli
 from simkit.backends import native_cpu, native_cuda
 from simkit.backends.base import OPS
 
@@ -39,6 +41,30 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"{REQUIRE_GPU}=1, but no CUDA device is seen: {reason}")
     if not devices:
         pytest.skip(f"no CUDA device is seen: {reason}")
+
+
+@pytest.fixture
+def run_simkit(capsys: pytest.CaptureFixture[str]) -> Run:
+    """``run_simkit(*arguments)`` -> (exit code, stdout, stderr) of the command line, in this process."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def seeded_torch() -> Iterator[None]:
+    """Torch with seed 0 and on one thread: networks drawn in a test do not depend on what ran before."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", autouse=True)

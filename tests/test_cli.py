@@ -1,97 +1,44 @@
-"""The command line: what it prints, what it writes, and one sentence for every mistake."""
+"""The command line: its help, its speed, and what it says of what is raised below it."""
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import re
 import resource
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from command_line import Run, assert_one_sentence, python
 
 import simkit as sk
 from simkit import cli
-from simkit.errors import SimkitWarning
-from simkit.experiments.features import compare_files
-from simkit.metrics.cca import cca
-from simkit.metrics.nbs import nbs
-from simkit.metrics.procrustes import procrustes
-
-PNG = b"\x89PNG\r\n\x1a\n"
-Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """``run(*arguments)`` -> (exit code, stdout, stderr), in this process."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+def test_version(run_simkit: Run) -> None:
+    assert run_simkit("--version") == (0, f"simkit {sk.__version__}\n", "")
 
 
-@pytest.fixture
-def features(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    x = rng.standard_normal((60, 7))
-    return {"x": x, "y": x @ rng.standard_normal((7, 5)) + rng.standard_normal((60, 5))}
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(8)
-
-
-def python(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *(str(argument) for argument in arguments)]
-    environment = {**os.environ, **variables}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
-
-
-def assert_one_sentence(code: int, out: str, err: str) -> None:
-    assert code == 2
-    assert out == ""
-    assert err.startswith("simkit: error: ")
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-
-
-# --- the program
-
-
-def test_version(run: Run) -> None:
-    assert run("--version") == (0, f"simkit {sk.__version__}\n", "")
-
-
-def test_no_command_shows_the_help(run: Run) -> None:
-    code, out, err = run()
+def test_no_command_shows_the_help(run_simkit: Run) -> None:
+    code, out, err = run_simkit()
     assert (code, err) == (0, "")
-    assert out == run("--help")[1]
+    assert out == run_simkit("--help")[1]
     for command in ("demo", "compare", "doctor"):
         assert f"    {command} " in out
 
 
 @pytest.mark.parametrize("command", ["demo", "compare", "bench", "doctor"])
-def test_help_of_a_command_has_examples(run: Run, command: str) -> None:
-    code, out, err = run(command, "--help")
+def test_help_of_a_command_has_examples(run_simkit: Run, command: str) -> None:
+    code, out, err = run_simkit(command, "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: simkit {command}")
     assert f"examples:\n  simkit {command}" in out
 
 
-def test_commands_to_come_are_no_commands(run: Run) -> None:
+def test_commands_to_come_are_no_commands(run_simkit: Run) -> None:
     for command in ("train", "prune", "report", "nonsense"):
-        result = run(command)
+        result = run_simkit(command)
         assert_one_sentence(*result)
         assert f"invalid choice: '{command}'" in result[2]
         assert "simkit --help" in result[2]
@@ -116,283 +63,17 @@ def test_help_is_fast_and_loads_nothing_heavy(tmp_path: Path) -> None:
     assert min(seconds() for _ in range(5)) <= 0.3
 
 
-# --- compare: good runs
-
-
-def test_one_file_with_itself(run: Run, tmp_path: Path, features: dict[str, np.ndarray]) -> None:
-    save_file(features, tmp_path / "a.safetensors")
-    code, out, err = run("compare", tmp_path / "a.safetensors")
-    assert (code, err) == (0, "")
-    score = sk.cka(features["x"], features["y"])
-    assert out.splitlines() == [
-        "CKA(kernel=Linear(), estimator='debiased'), n = 60",
-        "",
-        "        x       y",
-        f"x  1.0000  {score:.4f}",
-        f"y  {score:.4f}  1.0000",
-    ]
-
-
-def test_two_files_rows_against_columns(run: Run, tmp_path: Path, features: dict[str, np.ndarray]) -> None:
-    save_file(features, tmp_path / "a.safetensors")
-    np.savez(tmp_path / "b.npz", only=features["y"])
-    code, out, _ = run("compare", tmp_path / "a.safetensors", tmp_path / "b.npz", "--measure", "nbs")
-    assert code == 0
-    assert out.startswith(f"NBS(), n = 60; rows: {tmp_path / 'a.safetensors'}, columns: {tmp_path / 'b.npz'}\n")
-    assert f"\nx  {nbs(features['x'], features['y']):.4f}\n" in out
-
-
-def test_more_files_all_with_one_another(tmp_path: Path, features: dict[str, np.ndarray]) -> None:
-    np.save(tmp_path / "one.npy", features["x"])
-    np.savez(tmp_path / "two.npz", **features)
-    np.save(tmp_path / "three.npy", features["y"])
-    files = [tmp_path / name for name in ("one.npy", "two.npz", "three.npy")]
-    matrix = compare_files(files, measure=sk.CKA())
-    assert matrix.rows == matrix.columns == ("one", "two:x", "two:y", "three")
-    assert matrix["one", "two:y"] == pytest.approx(sk.cka(features["x"], features["y"]), abs=1e-12)
-    (tmp_path / "deeper").mkdir()
-    np.save(tmp_path / "deeper" / "one.npy", features["y"])
-    files.append(tmp_path / "deeper" / "one.npy")
-    assert compare_files(files, measure=sk.CKA()).rows[-1] == str(files[-1])  # two stems alike: whole paths
-
-
-@pytest.mark.parametrize(
-    ("options", "truth"),
-    [
-        (["--estimator", "biased"], lambda x, y: sk.cka(x, y, estimator="biased")),
-        (["--kernel", "rbf"], lambda x, y: sk.cka(x, y, kernel=sk.RBF(0.5))),
-        (["--kernel", "rbf:0.3"], lambda x, y: sk.cka(x, y, kernel=sk.RBF(0.3))),
-        (["--kernel", "laplacian:1"], lambda x, y: sk.cka(x, y, kernel=sk.Laplacian(1.0))),
-        (["--kernel", "polynomial:2"], lambda x, y: sk.cka(x, y, kernel=sk.Polynomial(2))),
-        (["--kernel", "cosine"], lambda x, y: sk.cka(x, y, kernel=sk.Cosine())),
-        (["--memory", "1 MB"], sk.cka),
-        (["--measure", "procrustes"], procrustes),
-        (["--measure", "cca"], lambda x, y: cca(x, y).mean),
-        (["--measure", "r2-cca"], lambda x, y: cca(x, y).r2),
-    ],
-)
-def test_options_reach_the_measure(
-    run: Run,
-    tmp_path: Path,
-    features: dict[str, np.ndarray],
-    options: list[str],
-    truth: Callable[[np.ndarray, np.ndarray], float],
-) -> None:
-    for name, values in features.items():
-        np.save(tmp_path / f"{name}.npy", values)
-    out = tmp_path / "m.json"
-    code, _, err = run("compare", tmp_path / "x.npy", tmp_path / "y.npy", *options, "--out", out)
-    assert (code, err) == (0, "")
-    assert json.loads(out.read_text())["values"][0][0] == pytest.approx(truth(features["x"], features["y"]), abs=1e-12)
-
-
-@pytest.mark.parametrize("measure", cli.MEASURES)
-def test_every_measure_knows_itself(
-    run: Run, tmp_path: Path, features: dict[str, np.ndarray], measure: str, rng: np.random.Generator
-) -> None:
-    """A rotated and scaled copy: similarity 1, distance 0."""
-    rotation, _ = np.linalg.qr(rng.standard_normal((7, 7)))
-    np.save(tmp_path / "x.npy", features["x"])
-    np.save(tmp_path / "y.npy", 3.0 * features["x"] @ rotation)
-    out = tmp_path / "m.json"
-    assert run("compare", tmp_path / "x.npy", tmp_path / "y.npy", "--measure", measure, "--out", out)[0] == 0
-    expected = 0.0 if measure == "procrustes" else 1.0
-    assert json.loads(out.read_text())["values"][0][0] == pytest.approx(expected, abs=1e-7)
-
-
-def test_outputs(run: Run, tmp_path: Path, features: dict[str, np.ndarray]) -> None:
-    np.savez(tmp_path / "a.npz", **features, flat=np.ones((60, 2)))
-    names = ("m.png", "m.csv", "m.json", "m.safetensors")
-    options = [part for name in names for part in ("--out", tmp_path / name)]
-    code, out, _ = run("compare", tmp_path / "a.npz", "--explain", *options)
-    assert code == 0
-    assert out.count("flat: every feature is constant over the samples") == 1
-    assert "\npair_sums: native_cpu, " in out
-    saved = sk.SimilarityMatrix.load(tmp_path / "m.safetensors")
-    assert (tmp_path / "m.png").read_bytes().startswith(PNG)
-    rows = list(csv.reader((tmp_path / "m.csv").read_text().splitlines()))
-    assert rows[0] == ["layer", "x", "y", "flat"]
-    assert float(rows[1][2]) == saved["x", "y"]
-    data = json.loads((tmp_path / "m.json").read_text())
-    assert (data["rows"], data["samples"]) == (["x", "y", "flat"], 60)
-    assert data["values"][0][1] == saved["x", "y"]
-    assert data["values"][2] == [None] * 3
-    assert {"side": "row", "name": "flat", "reason": "every feature is constant over the samples"} in data["degenerate"]
-    assert data["plan"]["steps"][0]["backend"] == "native_cpu"
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "a.npz"])  # no temporary files
-
-
-def test_warnings_are_one_line_each(run: Run, tmp_path: Path, rng: np.random.Generator) -> None:
-    np.save(tmp_path / "wide.npy", rng.standard_normal((10, 30)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", SimkitWarning)  # the command line shows them all the same
-        code, out, err = run("compare", tmp_path / "wide.npy", "--measure", "cca")
-    assert code == 0
-    assert "1.0000" in out
-    assert err.startswith("simkit: warning: wide has rank 9 on 10 samples")
-    assert err.count("\n") == 1
-
-
-def test_names_that_would_write_to_the_terminal_are_shown_escaped(
-    run: Run, tmp_path: Path, features: dict[str, np.ndarray]
-) -> None:
-    x = features["x"]
-    np.savez(tmp_path / "a.npz", **{"two\nlines": x, "\x1b[31mred": np.ones_like(x), "größe": x})
-    code, out, err = run("compare", tmp_path / "a.npz", "--measure", "nbs")
-    assert (code, err) == (0, "")
-    assert [line.split(" ")[0] for line in out.splitlines()[3:]] == [
-        "two\\nlines",
-        "\\x1b[31mred",
-        "größe",
-        "\\x1b[31mred:",
-    ]
-    np.savez(tmp_path / "bad.npz", **{"\x1b[31mred": np.full_like(x, np.nan)})
-    result = run("compare", tmp_path / "bad.npz")
-    assert_one_sentence(*result)
-    assert "\\x1b[31mred in '" in result[2]
-
-
-def test_a_terminal_that_lacks_a_character(tmp_path: Path, features: dict[str, np.ndarray]) -> None:
-    np.savez(tmp_path / "a.npz", größe=features["x"])
-    done = python("-m", "simkit", "compare", "a.npz", cwd=tmp_path, PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "gr\\xf6\\xdfe" in done.stdout
-
-
-# --- compare: mistakes
-
-BAD_FILES = {
-    "absent.npy": (None, r"there is no file '.*absent\.npy'"),
-    "a.txt": (b"1 2\n", r"'.*a\.txt' must end in \.safetensors, \.npz, \.npy"),
-    "bad.safetensors": (b"\xff" * 64, r"'.*' is not a safetensors file: .*header"),
-    "empty.safetensors": (b"", r"'.*' is not a safetensors file"),
-    "empty.npy": (b"", r"'.*empty\.npy' is damaged"),
-    "bad.npy": (b"\x93NUMPY\x01\x00", r"'.*bad\.npy' is damaged"),
-    "bad.npz": (b"PK\x03\x04nonsense", r"'.*bad\.npz' is damaged"),
-    "none.safetensors": (b"\x02" + bytes(7) + b"{}", r"'.*none\.safetensors' holds no arrays"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_files(run: Run, tmp_path: Path, name: str) -> None:
-    content, sentence = BAD_FILES[name]
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    result = run("compare", tmp_path / name)
-    assert_one_sentence(*result)
-    assert re.search(sentence, result[2]), result[2]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ([], r"required: FILE \(see simkit compare --help\)"),
-        (["x.npy", "short.npy"], r"x in 'x\.npy' has 60 samples and short in 'short\.npy' has 59"),
-        (["x.npy", "y.npy", "short.npy"], r"x in 'x\.npy' has 60 samples and short in 'short\.npy' has 59"),
-        (["x.npy", "nan.npz"], r"x in 'nan\.npz' has 2 non-finite entries, the first at row 3, column 4"),
-        (["x.npy", "nan.npz", "--measure", "svcca"], r"x in 'nan\.npz' has 2 non-finite entries"),
-        (["flat.npy"], r"flat in 'flat\.npy' has shape \(60,\): a representation is \[n, p\]"),
-        (["text.npy"], r"text in 'text\.npy' holds text: numbers are needed$"),
-        (["complex.npy"], r"complex in 'complex\.npy' has dtype complex128"),
-        (["few.npy"], r"the debiased estimator needs at least 4 samples, not 3"),
-        (["x.npy", "y.npy", "x.npy"], r"'x\.npy' is given twice"),
-        (["x.npy", "--measure", "cks"], r"--measure: invalid choice: 'cks'"),
-        (["x.npy", "--estimator", "unbiased"], r"--estimator: invalid choice: 'unbiased'"),
-        (["x.npy", "--measure", "nbs", "--estimator", "biased"], r"--estimator biased belongs to --measure cka"),
-        (["x.npy", "--measure", "nbs", "--kernel", "rbf"], r"--kernel rbf belongs to --measure cka, not to nbs"),
-        (["x.npy", "--kernel", "gauss"], r"--kernel gauss is none of linear, cosine, rbf\[:BANDWIDTH\]"),
-        (["x.npy", "--kernel", ""], r"--kernel '' is none of linear, "),
-        (["x.npy", "--kernel", "rbf:"], r"--kernel rbf:: '' is not a number$"),
-        (["x.npy", "--kernel", "linear:2"], r"--kernel linear:2 is none of"),
-        (["x.npy", "--kernel", "rbf:wide"], r"--kernel rbf:wide: 'wide' is not a number$"),
-        (["x.npy", "--kernel", "rbf:-1"], r"--kernel rbf:-1: .*must be a positive number, not -1\.0"),
-        (["x.npy", "--kernel", "polynomial:0.5"], r"--kernel polynomial:0\.5: '0\.5' is not a whole number$"),
-        (["x.npy", "--memory", "much"], r"memory must be a number of bytes .* not 'much'"),
-        (["x.npy", "--memory", "10"], r"memory=10 bytes is too little"),
-        (["x.npy", "--out", "m.doc"], r"the output 'm\.doc' must end in \.png, "),
-        (["x.npy", "--out", "m"], r"the output 'm' must end in \.png, "),
-        (["x.npy", "--out", "nowhere/m.png"], r"no folder 'nowhere' to write 'm\.png' into"),
-        (["x.npy", "--out", "x.npy/m.png"], r"no folder 'x\.npy' to write 'm\.png' into"),
-        (["x.npy", "--out", "folder.csv"], r"the output 'folder\.csv' is a folder"),
-        (["x.npy", "--mem", "10"], r"unrecognized arguments: --mem 10 \(see simkit compare --help\)"),
-        ([""], r"'\.' is a folder, not a file of named arrays"),
-        (["x.npy", "--out", ""], r"the output '' must end in \.png, "),
-        (["folder.csv"], r"'folder\.csv' is a folder, not a file of named arrays"),
-        (["records.npy"], r"records in 'records\.npy' holds records: numbers are needed$"),
-        (["x.npy", "--measure", "nbs", "--memory", "9"], r"memory=9 bytes is too little: .* by NBS\(\) needs \d+$"),
-        (["in.safetensors", "--out", "./in.safetensors"], r"the output 'in\.safetensors' is one of the files to"),
-    ],
-)
-def test_mistakes(
-    run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    features: dict[str, np.ndarray],
-    arguments: list[str],
-    sentence: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    holes = features["x"].copy()
-    holes[3, 4] = holes[5, 0] = np.nan
-    np.savez("nan.npz", x=holes)
-    arrays = {
-        **features,
-        "short": features["x"][:-1],
-        "few": features["x"][:3],
-        "flat": features["x"][:, 0],
-        "text": np.array([["a"], ["b"]]),
-        "complex": features["x"] * 1j,
-        "records": np.zeros(5, dtype=[("a", "f4"), ("b", "f8")]),
-    }
-    for name, values in arrays.items():
-        np.save(f"{name}.npy", values)
-    Path("folder.csv").mkdir()
-    save_file(features, "in.safetensors")
-    before = sorted(tmp_path.rglob("*"))
-    result = run("compare", *arguments)
-    assert_one_sentence(*result)
-    assert re.search(sentence, result[2]), result[2]
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_folder_that_may_not_be_written_to(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: dict[str, np.ndarray]
-) -> None:
-    np.save(tmp_path / "x.npy", features["x"])
-    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
-    result = run("compare", tmp_path / "x.npy", "--out", tmp_path / "m.csv")
-    assert_one_sentence(*result)
-    assert "may not be written to" in result[2]
-
-
-@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.safetensors"])
-def test_file_that_may_not_be_read(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: dict[str, np.ndarray], name: str
-) -> None:
-    """Not called damaged."""
-    (tmp_path / name).write_bytes(b"content")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    for reader in ("numpy.load", "safetensors.safe_open"):
-        monkeypatch.setattr(reader, refuse)  # root may read anything
-    result = run("compare", tmp_path / name)
-    assert_one_sentence(*result)
-    assert result[2] == f"simkit: error: the file {str(tmp_path / name)!r} may not be read\n"
-
-
 def test_missing_libraries_are_named_with_their_remedy(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: dict[str, np.ndarray]
+    run_simkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    np.save(tmp_path / "x.npy", features["x"])
+    np.save(tmp_path / "x.npy", np.random.default_rng(8).standard_normal((60, 7)))
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    result = run("compare", tmp_path / "x.npy", "--out", tmp_path / "m.png")
+    result = run_simkit("compare", tmp_path / "x.npy", "--out", tmp_path / "m.png")
     assert_one_sentence(*result)
     assert result[2] == "simkit: error: plots need matplotlib: pip install 'simkit[plot]'\n"
-    assert run("compare", tmp_path / "x.npy", "--out", tmp_path / "m.csv")[0] == 0
-    result = run("demo", "--out", tmp_path / "demo")
+    assert run_simkit("compare", tmp_path / "x.npy", "--out", tmp_path / "m.csv")[0] == 0
+    result = run_simkit("demo", "--out", tmp_path / "demo")
     assert_one_sentence(*result)
     sentence = "simkit demo needs matplotlib, scikit-learn: pip install 'simkit[demo]'"
     assert result[2] == f"simkit: error: {sentence}\n"
@@ -410,13 +91,17 @@ def test_missing_libraries_are_named_with_their_remedy(
     ],
 )
 def test_what_is_raised_below_is_one_sentence(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, sentence: str
+    run_simkit: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    sentence: str,
 ) -> None:
     def fail() -> None:
         raise error
 
     monkeypatch.setattr("simkit.experiments.doctor.diagnose", fail)
-    assert run("doctor") == (2, "", f"simkit: error: {sentence}\n")
+    assert run_simkit("doctor") == (2, "", f"simkit: error: {sentence}\n")
     assert cli.main(["--debug", "doctor"]) == 2
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
@@ -430,15 +115,16 @@ def test_a_bug_is_not_taken_for_a_mistake(monkeypatch: pytest.MonkeyPatch) -> No
         cli.main(["doctor"])
 
 
-def test_ctrl_c_is_quiet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_quiet(run_simkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("simkit.experiments.doctor.diagnose", interrupt)
-    assert run("doctor") == (130, "", "")
+    assert run_simkit("doctor") == (130, "", "")
 
 
-def test_reader_that_goes_away_is_quiet(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_reader_that_goes_away_is_quiet(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
     np.savez(tmp_path / "a.npz", **{f"layer{i}": rng.standard_normal((8, 2)) for i in range(60)})
     with subprocess.Popen(
         [sys.executable, "-m", "simkit", "compare", "a.npz"],
@@ -462,8 +148,8 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def test_bench_prints_tables_and_keeps_the_record(run: Run, tmp_path: Path) -> None:
-    code, out, err = run(
+def test_bench_prints_tables_and_keeps_the_record(run_simkit: Run, tmp_path: Path) -> None:
+    code, out, err = run_simkit(
         "bench", "--benchmarks", str(BENCHMARKS), "--select", "routes", "--out", str(tmp_path / "kept")
     )
     assert (code, err) == (0, "")
@@ -472,9 +158,16 @@ def test_bench_prints_tables_and_keeps_the_record(run: Run, tmp_path: Path) -> N
     assert json.loads(record.read_text())["results"][0]["key"] == "routes"
 
 
-def test_bench_says_what_it_lacks(run: Run, tmp_path: Path) -> None:
-    code, _, err = run("bench", "--benchmarks", str(tmp_path))
+def test_bench_says_what_it_lacks(run_simkit: Run, tmp_path: Path) -> None:
+    code, _, err = run_simkit("bench", "--benchmarks", str(tmp_path))
     assert code == 2
     assert f"the folder '{tmp_path}' holds no benchmarks" in err
-    code, _, err = run("bench", "--benchmarks", str(BENCHMARKS), "--select", "no_such_thing")
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = run_simkit("bench", "--benchmarks", str(BENCHMARKS), "--out", str(tmp_path / "file"))
+    assert (code, err) == (2, f"simkit: error: '{tmp_path}/file': File exists\n")
+    (tmp_path / "table.py").touch()
+    (tmp_path / "conftest.py").write_text('def pytest_addoption(parser): parser.addoption("--record")')
+    code, _, err = run_simkit("bench", "--benchmarks", str(tmp_path))
+    assert (code, err) == (2, f"simkit: error: the folder '{tmp_path}' holds no benchmarks\n")
+    code, _, err = run_simkit("bench", "--benchmarks", str(BENCHMARKS), "--select", "no_such_thing")
     assert (code, err) == (2, "simkit: error: no benchmark has 'no_such_thing' in its name\n")

@@ -17,12 +17,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from simkit.compare.batches import expected_samples, open_data, sample_ids  # noqa: E402
 from simkit.compare.models import compare  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 X = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
 
 
 def tensors(size: int = 10) -> list[Tensor]:

@@ -24,16 +24,8 @@ from simkit.kernels import RBF  # noqa: E402
 from simkit.metrics.cka import CKA  # noqa: E402
 from simkit.metrics.nbs import NBS  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 X = torch.from_numpy(np.random.default_rng(0).standard_normal((1200, 6)).astype(np.float32))
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def mlp(*widths: int) -> nn.Sequential:

@@ -16,69 +16,24 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
+from cuda_cases import agrees, array_of, block_of, bound, every_order, half, layouts, pair_sums, relu
 from emulated_cuda import compile_programs
 from tolerance import assert_close, worst_error
 
 import simkit as sk
-from simkit.arrays import Matrix, as_matrix
+from simkit.arrays import as_matrix
 from simkit.backends import native_cuda, reference
 from simkit.backends.base import Block
-from simkit.backends.routes import plan_pair_sums
 from simkit.metrics.cka import ForcedRoute, normalised
-from simkit.metrics.prepare import prepare, prepare_with_stats
+from simkit.metrics.prepare import prepare
 
 Array = npt.NDArray[Any]
-ORDERS = (0, 1, 2)  # of the threads: upwards, downwards, shuffled at every step
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    found = compile_programs(tmp_path_factory.mktemp("programs"))
+    found = compile_programs(tmp_path_factory.getbasetemp())
     return found or pytest.skip("there is no C++ compiler")
-
-
-def array_of(matrix: Matrix) -> Any:
-    x = matrix.values
-    return emulated_cuda.Array(
-        pointer=x.ctypes.data, shape=x.shape, strides=x.strides, dtype=matrix.dtype, device=0, stream=0
-    )
-
-
-def bound(block: Block) -> Any:
-    scale = math.ldexp(1.0, -block.exponent)
-    return emulated_cuda.Block(x=array_of(block.matrix), shift=block.shift, row_scale=block.row_scale, scale=scale)
-
-
-def every_order(compute: Callable[[int], Sequence[Array]]) -> Sequence[Array]:
-    first, *others = (compute(order) for order in ORDERS)
-    for other in others:
-        for a, b in zip(first, other, strict=True):
-            assert a.tobytes() == b.tobytes()
-    return first
-
-
-def relu(n: int, p: int, seed: int = 0) -> Array:
-    r = np.random.default_rng([seed, n, p])
-    x = np.maximum(r.standard_normal((n, 4)) @ r.standard_normal((4, p)) + r.standard_normal((n, p)), -0.25)
-    x[0] += 0.01 * np.arange(p) + 0.5  # no column is constant
-    return x
-
-
-def layouts(x: Array) -> list[Array]:
-    padded = np.zeros((2 * x.shape[0], 3 * x.shape[1]), dtype=x.dtype)
-    padded[::2, ::3] = x
-    return [x, np.asfortranarray(x), padded[::2, ::3], x[::-1, ::-1].copy()[::-1, ::-1]]
-
-
-def block_of(x: Array, kernel: Any = None, name: str = "x") -> tuple[Block, Any]:
-    return prepare_with_stats(as_matrix(x, name=name), kernel or sk.Linear(), backend="reference")
-
-
-def half(x: Array, kind: str) -> Any:
-    if kind == "bfloat16":
-        torch = pytest.importorskip("torch")
-        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).bfloat16()
-    return x.astype(kind)
 
 
 # Columns.
@@ -188,44 +143,6 @@ def test_column_products(programs: Any, n: int, p: int) -> None:
 
 
 # All pairs.
-
-
-def pair_sums(
-    programs: Any,
-    rows: Sequence[Block],
-    columns: Sequence[Block],
-    debiased: bool,
-    wide: bool,
-    room: int,
-    *,
-    sample: bool = True,
-) -> Callable[[int], Sequence[Array]]:
-    def compute(order: int) -> Sequence[Array]:
-        return emulated_cuda.pair_sums(
-            programs,
-            order,
-            rows=[bound(block) for block in rows],
-            columns=[bound(block) for block in columns],
-            debiased=debiased,
-            sample_space=sample,
-            double_products=wide,
-            bytes=room,
-        )
-
-    return compute
-
-
-def agrees(got: Sequence[Array], rows: Sequence[Block], columns: Sequence[Block], debiased: bool, wide: bool) -> None:
-    route = plan_pair_sums(rows, columns or None, route="sample")
-    estimator: Any = "debiased" if debiased else "biased"
-    want = reference.pair_sums(rows, columns or None, estimator=estimator, route=route)
-    values, own, _ = got
-    left, n, p = len(rows), rows[0].n, max(block.p for block in [*rows, *columns])
-    dtype = "float64" if wide else "float32"
-    others = own[left:] if columns else own
-    assert_close(own[:left], want.self_rows, "hsic", dtype, n, p, scale=want.self_rows)
-    assert_close(others, want.self_columns, "hsic", dtype, n, p, scale=want.self_columns)
-    assert_close(values, want.values, "hsic", dtype, n, p, scale=np.sqrt(np.outer(want.self_rows, want.self_columns)))
 
 
 @pytest.mark.parametrize("n", [4, 63, 64, 65, 127, 128, 129, 194, 300])
@@ -347,6 +264,15 @@ def test_elimination_of_more_units_than_threads(programs: Any) -> None:
     units, cka, _ = eliminate(programs, g * g, True, 60, math.nan)(2)
     assert units.tolist() == want.order.tolist()
     assert_close(cka, want.cka, "greedy", "float64", 1100, 1100)
+
+
+def test_elimination_without_a_score_picks_units_all_the_same(programs: Any) -> None:
+    """A total that is not positive leaves no score: every removal is of a unit, and nobody knows its CKA."""
+    for a in (-np.eye(40), np.zeros((3, 3)), np.full((5, 5), np.nan)):
+        for greedy in (True, False):
+            units, cka, _ = every_order(eliminate(programs, a, greedy, len(a), math.nan))
+            assert units.tolist() == list(range(len(a)))
+            assert np.isnan(cka).all()
 
 
 # Everything above the module, end to end.

@@ -1,11 +1,12 @@
 """Arrays on CUDA devices, without a device: what their owners say is read, nothing is copied before it must be.
 
-The fakes below stand for CuPy, JAX, Numba and torch: they say where they lie, and hand over a copy when asked.
+The fakes below stand for CuPy, JAX and torch: they say where they lie, and hand over a copy when asked.
 """
 
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -250,9 +251,9 @@ def test_device_arrays_stay_on_their_device(x: Array, monkeypatch: pytest.Monkey
         choice = choose(op, inputs=[a, b])
         assert (choice.backend, choice.reason) == ("native_cuda", "first choice")
         assert choice.function is getattr(native_cuda, op)
-    choice = choose("distance_median", inputs=[a])
+    choice = choose("adjacency", inputs=[a])
     assert choice.backend == "native_cpu"
-    assert choice.reason == "native_cuda: there is no CUDA distance_median; copied from the device to the host"
+    assert choice.reason == "native_cuda: there is no CUDA adjacency; copied from the device to the host"
     choice = choose("pair_sums", inputs=[a, h])
     assert choice.backend == "native_cpu"
     assert choice.reason == "native_cuda: h lies on the host; copied from the device to the host"
@@ -263,20 +264,24 @@ def test_device_arrays_stay_on_their_device(x: Array, monkeypatch: pytest.Monkey
     assert choose("pair_sums", inputs=[a, c], backend="native_cpu").backend == "native_cpu"
 
 
-def test_kernels_and_sizes_that_no_device_takes(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_that_no_device_takes(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     from simkit.backends.base import Block
 
+    pytest.importorskip("numba")
     seen(monkeypatch)
     m = as_matrix(OnDevice(x))
-    rbf = Block(m, sk.RBF(0.5), np.zeros(6), 0)
-    assert choose("pair_sums", inputs=[Block(m, sk.Cosine(), np.zeros(6), 0)]).backend == "native_cuda"
-    choice = choose("pair_sums", inputs=[rbf])
-    assert choice.reason.startswith("native_cuda: there is no CUDA pair_sums for RBF(bandwidth=0.5); copied")
-    with pytest.raises(
-        NotImplementedError,
-        match=r"^no backend runs pair_sums: native_cuda: there is no CUDA pair_sums for RBF\(bandwidth=0.5\)$",
-    ):
-        choose("pair_sums", backend="native_cuda", inputs=[rbf])
+    for kernel in (sk.Cosine(), sk.RBF(0.5), sk.Laplacian(), sk.Polynomial()):
+        assert choose("pair_sums", inputs=[Block(m, kernel, np.zeros(6), 0)]).backend == "native_cuda"
+
+    def own(product: float, squared_distance: float) -> float:
+        return product - squared_distance
+
+    custom = Block(m, sk.CustomKernel(own), np.zeros(6), 0)
+    assert choose("column_products", inputs=[custom]).backend == "native_cuda"  # no kernel comes into it
+    why = f"native_cuda: there is no CUDA pair_sums for {custom.kernel!r}"
+    assert choose("pair_sums", inputs=[custom]).reason == f"{why}; copied from the device to the host"
+    with pytest.raises(NotImplementedError, match=f"^no backend runs pair_sums: {re.escape(why)}$"):
+        choose("pair_sums", backend="native_cuda", inputs=[custom])
 
 
 CALLS: dict[str, Callable[..., Any]] = {

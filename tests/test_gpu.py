@@ -31,6 +31,7 @@ Array = npt.NDArray[Any]
 Estimator = Literal["debiased", "biased"]
 ESTIMATORS: tuple[Estimator, ...] = ("debiased", "biased")
 REPEATS = 20
+NOT_READY = 600  # CUDA_ERROR_NOT_READY
 
 
 def features(n: int, p: int, seed: int = 0) -> Array:
@@ -111,6 +112,18 @@ def test_row_norms_agree(n: int, p: int) -> None:
         want = reference.row_norms(prepare(as_matrix(x), sk.Linear()))
         got = native_cuda.row_norms(prepare(as_matrix(on_gpu(x)), sk.Linear()))
         assert_close(got, want, "norms", dtype, n, p, scale=want)
+
+
+@pytest.mark.parametrize("n", [2, 64, 65, 1000, 3000])
+def test_medians_of_distances_agree(n: int) -> None:
+    """3000 samples have more distances than are collected at once; on a grid most of them are equal."""
+    for dtype, x in itertools.product(("float32", "float64"), (features(n, 20), np.rint(features(n, 2)))):
+        want = reference.distance_median(prepare(as_matrix(x.astype(dtype)), sk.Linear()))
+        block = prepare(as_matrix(on_gpu(x.astype(dtype))), sk.Linear())
+        got = native_cuda.distance_median(block)
+        assert_close(got, want, "median", dtype, n, 20, scale=max(want, 1e-300))
+        for _ in range(REPEATS if n < 3000 else 3):
+            assert native_cuda.distance_median(block) == got
 
 
 @pytest.mark.parametrize(("n", "p"), [(2, 1), (63, 65), (130, 129), (1023, 3), (1025, 64), (10_000, 512)])
@@ -214,6 +227,35 @@ def test_cosine_agrees() -> None:
     assert_close(sk.cka(on_gpu(x), on_gpu(y), kernel=sk.Cosine()), want, "cka", np.float32, 300, 30)
 
 
+KERNELS = (sk.RBF(0.5), sk.Laplacian(0.7), sk.Polynomial(), sk.Polynomial(degree=6, gamma=0.1, coef0=-0.5))
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=["rbf", "laplacian", "cubic", "sextic"])
+@pytest.mark.parametrize("n", [4, 63, 64, 65, 257, 520, 1500])
+def test_kernels_agree(n: int, kernel: Any) -> None:
+    layers = [features(n, p, p).astype(np.float32) for p in (300, 5)]
+    for estimator in ESTIMATORS:
+        measure = sk.CKA(kernel=kernel, estimator=estimator)
+        named = {str(k): x for k, x in enumerate(layers)}
+        want = sk.similarity_matrix(named, measure=measure, backend="native_cpu").values
+        there = blocks(layers, kernel)
+        found = normalised(there, None, estimator, ForcedRoute())
+        assert found.plan.backend == "native_cuda"
+        assert_close(found.values, want, "cka", "float64", n, 300)
+        for _ in range(REPEATS if n < 1500 else 2):
+            assert same_bits([found.values], [normalised(there, None, estimator, ForcedRoute()).values])
+
+
+@pytest.mark.parametrize("kernel", KERNELS[:2], ids=["rbf", "laplacian"])
+def test_small_distances_of_kernels_agree(kernel: Any) -> None:
+    x = np.repeat(features(150, 40), 2, axis=0) + 1e6
+    x[1::4] += 1e-7 * features(x[1::4].shape[0], 40)
+    y = features(300, 7)
+    want = sk.cka(x, y, kernel=kernel, backend="reference")
+    found = normalised(blocks([x], kernel), blocks([y], kernel), "debiased", ForcedRoute())
+    assert_close(found.values[0, 0], want, "cka", "float64", 300, 40)
+
+
 # Greedy elimination.
 
 
@@ -259,12 +301,13 @@ def test_work_waits_for_the_stream_that_an_array_comes_with() -> None:
     want = sk.cka(on_gpu(x), on_gpu(x[:, :50].copy()))
     cuda, stream = driver(), new_stream()
     source = OnGpu(x)
-    late = OnGpu(np.zeros_like(x), stream=stream.value)
+    late, other = OnGpu(np.zeros_like(x), stream=stream.value), on_gpu(x[:, :50].copy())
     slow = OnGpu(np.zeros(2**28, dtype=np.uint8))
     for value in range(200):
         call(cuda.cuMemsetD8Async, slow.pointer, ctypes.c_ubyte(value), ctypes.c_size_t(2**28), stream)
     call(cuda.cuMemcpyDtoDAsync_v2, late.pointer, source.pointer, ctypes.c_size_t(x.nbytes), stream)
-    assert sk.cka(late, on_gpu(x[:, :50].copy())) == want
+    assert cuda.cuStreamQuery(stream) == NOT_READY
+    assert sk.cka(late, other) == want
     call(cuda.cuStreamDestroy_v2, stream)
 
 

@@ -298,6 +298,13 @@ def test_bad_input() -> None:
         merging(broken, kept)
     with pytest.raises(TypeError, match="kept must be a boolean mask of the units, not an array of int64"):
         merging(w, np.array([0, 2]))
+    found = merging(w, kept)
+    with pytest.raises(TypeError, match="kept must be a boolean mask of the units, not an array of int64"):
+        found.matrix(np.flatnonzero(kept))
+    with pytest.raises(
+        ValueError, match=rf"^kept \(6,\) is not the mask of which these {(~kept).sum()} units were pruned$"
+    ):
+        found.matrix(~kept)
     with pytest.raises(ValueError, match=r"kept has shape \(5,\) and weight has 6 units"):
         merging(w, kept[:5])
     with pytest.raises(ValueError, match=r"threshold must lie in \[-1, 1\], not 2"):

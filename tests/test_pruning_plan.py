@@ -24,6 +24,7 @@ def _one_thread() -> Iterator[None]:
 
 
 X = torch.zeros(2, 6)
+SIZE = {"module": "", "attribute": "heads", "index": None, "size": 8, "removed": [[0, 2]]}
 Edit = Callable[[str], str]
 
 
@@ -135,10 +136,10 @@ def test_plans_are_deterministic_and_frozen() -> None:
         ({"amount": True}, ValueError, r"amount must be a share from 0 to 1, not True"),
         ({"amount": "half"}, ValueError, r"amount must be a share from 0 to 1, not 'half'"),
         ({"amount": {"0": 2}}, ValueError, r"amount\['0'\] must be a share from 0 to 1, not 2"),
-        ({"amount": {"1": 0.5}}, ValueError, r"amount names '1', which is no layer of the chain; near names are '"),
+        ({"amount": {"1": 0.5}}, ValueError, r"amount names '1', which is no layer of the model; near names are '"),
         ({"amount": {"4": 0.5}}, ValueError, r"amount names '4', whose units stay: its units are the model's output"),
         ({"amount": {"0": 0.5}, "keep": ["0"]}, ValueError, r"amount names '0', whose units stay: keep names '0'"),
-        ({"keep": ["9"]}, ValueError, r"keep names '9', which holds no layer of the chain; near names are"),
+        ({"keep": ["9"]}, ValueError, r"keep names '9', which holds no layer of the model; near names are"),
         ({"keep": "0"}, TypeError, r"keep must be a collection of names, not the string '0'"),
         ({"scope": "model"}, ValueError, r"scope must be 'layer' or 'global', not 'model'"),
         ({"scope": "global", "amount": {"0": 0.5}}, ValueError, r"amount by layer needs scope='layer'"),
@@ -185,12 +186,15 @@ def test_unknown_names_get_near_ones() -> None:
         P.plan(Blocks(), X, score=P.L1(), keep=["haed.0"])
 
 
-def sigmoid_plan() -> P.PruningPlan:
+def sigmoid_model() -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 5), nn.Sigmoid(), nn.Linear(5, 2)
     )
-    return P.plan(model, torch.zeros(1, 1, 4, 4), data=torch.randn(30, 1, 4, 4), amount={"0": 0.5, "4": 0.4})
+
+
+def sigmoid_plan() -> P.PruningPlan:
+    return P.plan(sigmoid_model(), torch.zeros(1, 1, 4, 4), data=torch.randn(30, 1, 4, 4), amount={"0": 0.5, "4": 0.4})
 
 
 def test_json_round_trip_is_the_same_plan() -> None:
@@ -204,14 +208,59 @@ def test_json_round_trip_is_the_same_plan() -> None:
 def test_explain_says_what_goes_what_stays_and_what_it_saves() -> None:
     text = sigmoid_plan().explain()
     for part in (
-        "CKADamage(reduce='flatten', samples=2000, mode='greedy', estimator='biased')",
+        "CKADamage(reduce='flatten', samples=2000, mode='greedy', estimator='biased', activation='post')",
         "0: 3 of 6 units removed, scores",
         "6: all 2 units stay: its units are the model's output",
         "parameters 209 -> ",
         "MACs per sample 346 -> ",
-        "exact: masked units of 4 feed a constant",
+        "exact: a masked unit feeds 0 to the layers that read it",
     ):
         assert part in text
+
+
+def test_a_plan_says_what_it_takes_from_which_tensor() -> None:
+    plan = P.plan(sigmoid_model(), torch.zeros(1, 1, 4, 4), score=P.L1(), amount={"0": 0.5})
+    reader = next(slot for slot in plan["0"].slots if slot.role == "consumer")
+    assert (reader.module, reader.tensor, reader.dim, reader.size) == ("4", "4.weight", 1, 24)
+    assert reader.positions == tuple(4 * unit + place for unit in sorted(plan["0"].removed) for place in range(4))
+    assert sorted(reader.positions + reader.kept) == list(range(24))
+    assert all(start % 4 == stop % 4 == 0 for start, stop in reader.removed)
+
+
+class Coupled(nn.Module):
+    """A residual stream of eight channels, normalised before it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.norm, self.head = (
+            nn.Linear(6, 8),
+            nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 8)),
+            nn.LayerNorm(8),
+            nn.Linear(8, 3),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.head(self.norm(x + self.block(x)))
+
+
+def test_coupled_layers_are_named_by_their_first() -> None:
+    torch.manual_seed(0)
+    model = Coupled()
+    assert gone(P.plan(model, X, score=P.L1())) == {"stem": 4, "block.0": 2}
+    assert gone(P.plan(model, X, score=P.L1(), keep=["block.2"])) == {"block.0": 2}
+    with pytest.raises(ValueError, match=r"amount names 'block\.2', which is coupled with 'stem': name that"):
+        P.plan(model, X, score=P.L1(), amount={"block.2": 0.5})
+
+
+def test_approximate_removal_is_labelled_with_its_reason() -> None:
+    torch.manual_seed(0)
+    plan = P.plan(Coupled(), X, score=P.L1())
+    reason = "the statistics of 'layer_norm' in module 'norm' run over the channels"
+    assert (plan.exact, plan.exact_reason) == (False, reason)
+    assert {layer.name: layer.approximate for layer in plan.layers} == {"stem": reason, "block.0": None}
+    assert plan.explain().endswith(f"approximate: {reason}")
+    assert P.plan(Coupled(), X, score=P.L1(), keep=["stem"]).exact
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +282,7 @@ def edited(change: dict[str, Any] | None = None, layer: dict[str, Any] | None = 
     ("edit", "sentence"),
     [
         (lambda text: text[:-1], "must be JSON"),
-        (lambda text: "[]", "must be a JSON object with format 'simkit pruning plan 1'"),
+        (lambda text: "[]", "must be a JSON object with format 'simkit pruning plan 2'"),
         (edited({"format": "other"}), "must be a JSON object with format"),
         (edited({"colour": 1}), "invalid at colour"),
         (edited({"exact": "yes"}), "invalid at exact"),
@@ -249,9 +298,22 @@ def edited(change: dict[str, Any] | None = None, layer: dict[str, Any] | None = 
         (edited(layer={"scores": [0.1, 0.2, float("nan")]}), "invalid at layers.0.scores.2"),
         (edited(layer={"name": "6"}), "layer '6' is decided twice"),
         (edited(layer={"note": ""}), "invalid at layers.0.note"),
-        (edited(positions=0), "impossible slot"),
-        (edited(dim=2), "impossible slot"),
-        (edited(tensor="weight"), "impossible slot"),
+        (edited({"exact": False}), "exact=False contradicts what the layers say"),
+        (edited(layer={"approximate": "norm"}), "exact=True contradicts what the layers say"),
+        (edited(removed=[]), "impossible slot"),
+        (edited(removed=[[0, 6]]), "impossible slot"),
+        (edited(removed=[[0, 2], [2, 3]]), "impossible slot"),
+        (edited(removed=[[3, 5], [0, 1]]), "impossible slot"),
+        (edited(removed=[[2, 2]]), "impossible slot"),
+        (edited(removed=[[4, 7]]), "impossible slot"),
+        (edited(removed=[0, 1]), r"invalid at layers.0.slots.0.removed.0"),
+        (edited(dim=-1), "impossible slot"),
+        (edited(size=0), "impossible slot"),
+        (edited(tensor=""), "impossible slot"),
+        (edited(layer={"sizes": [{**SIZE, "attribute": "__class__"}]}), "impossible size attribute"),
+        (edited(layer={"sizes": [{**SIZE, "index": -1}]}), "impossible size attribute"),
+        (edited(layer={"sizes": [{**SIZE, "removed": [[0, 9]]}]}), "impossible size attribute"),
+        (edited(layer={"sizes": [{**SIZE, "size": "8"}]}), "invalid at layers.0.sizes.0.size"),
         (edited(role="friend"), "invalid at layers.0.slots.0.role"),
         (edited(extra=1), "invalid at layers.0.slots.0.extra"),
     ],

@@ -196,6 +196,7 @@ def test_a_constant_layer_is_named(data: Tensor) -> None:
         ({"reduce": "mean"}, "reduce must be one of flatten, positions, not 'mean'"),
         ({"mode": "lazy"}, "mode must be one of greedy, oneshot, not 'lazy'"),
         ({"estimator": "best"}, "estimator must be one of biased, debiased, not 'best'"),
+        ({"activation": "both"}, "activation must be one of post, pre, not 'both'"),
         ({"samples": 3}, "samples must be an integer of at least 4, not 3"),
         ({"samples": 2.5}, "samples must be an integer of at least 4, not 2.5"),
     ],

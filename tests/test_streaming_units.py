@@ -87,6 +87,28 @@ def test_streams_of_any_two_scales_merge(layers: dict[str, Array], first: float 
     assert one.compute()["x", "y"] == pytest.approx(truth(data), abs=1e-9)
 
 
+@pytest.mark.parametrize("factor", [1e-300, 1e-100, 1e-40])
+@pytest.mark.parametrize("dead", [0, 700])
+def test_tiny_streams_of_one_shift_merge_in_their_units(layers: dict[str, Array], factor: float, dead: int) -> None:
+    """ReLU features, mostly zero: the median of every block is zero, and both shifts are."""
+    data = {"x": np.maximum(layers["x"] - 4, 0) * factor, "y": layers["y"]}
+    data["x"][:dead] = 0
+    assert not np.median(data["x"], axis=0).any()
+    merged = sk.StreamingCKA()
+    for rows in (slice(0, 700), slice(700, N)):
+        part = sk.StreamingCKA()
+        part.update({name: x[rows] for name, x in data.items()})
+        merged.merge(part)
+    assert merged.compute()["x", "y"] == pytest.approx(truth(data), abs=1e-9)
+
+
+def test_more_rows_apart_than_are_kept_in_a_layer_that_is_dead_otherwise(layers: dict[str, Array]) -> None:
+    data = {"x": np.zeros((N, 60)), "y": layers["y"]}
+    data["x"][5::45] = np.tile(layers["x"][5::45], 10)
+    for sizes in ([N], [100] * 15):
+        assert run(data, sizes).compute()["x", "y"] == pytest.approx(truth(data), abs=1e-9)
+
+
 @pytest.mark.parametrize("rows", [3, 300, 511, 512, 700, 1100])
 @pytest.mark.parametrize("mode", ["exact", "minibatch"])
 def test_a_stream_merged_into_itself_has_seen_everything_twice(layers: dict[str, Array], rows: int, mode: Any) -> None:

@@ -149,6 +149,14 @@ def test_only_the_last_state_and_no_pickle_that_runs_code_is_kept(folder: Path) 
     assert set(torch.load(folder / "epoch-00006.pt", weights_only=True)) == {"optimizer", "random"}
 
 
+def test_what_others_keep_in_the_folder_stays(tmp_path: Path) -> None:
+    for name in ("epoch-accuracy.png", "epoch-00002.txt", "notes"):
+        (tmp_path / name).write_text("mine")
+    train.fit(network(), problem(), train.TrainOptions(epochs=2), checkpoint=tmp_path)
+    kept = {"epoch-accuracy.png", "epoch-00002.txt", "notes", POINTER, "epoch-00002.pt", "epoch-00002.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
 def test_a_state_written_without_its_pointer_is_ignored(folder: Path) -> None:
     """A kill between the files and the pointer: the older state, named by the pointer, still counts."""
     (folder / "epoch-00007.safetensors").write_bytes(b"half a file")
@@ -162,6 +170,10 @@ def test_a_state_written_without_its_pointer_is_ignored(folder: Path) -> None:
     [
         (lambda f: (f / POINTER).write_text("{"), "is not JSON"),
         (lambda f: (f / POINTER).write_text('{"format": "x"}'), "is not a checkpoint of format"),
+        (
+            lambda f: (f / POINTER).write_text(json.dumps({**json.loads((f / POINTER).read_text()), "options": None})),
+            "is not a checkpoint of format",
+        ),
         (lambda f: (f / "epoch-00006.safetensors").unlink(), "does not fit or is damaged"),
         (lambda f: (f / "epoch-00006.safetensors").write_bytes(b"junk"), "does not fit or is damaged"),
         (lambda f: (f / "epoch-00006.pt").write_bytes(b"junk"), "does not fit or is damaged"),

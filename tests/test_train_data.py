@@ -121,6 +121,7 @@ def test_half_a_data_set_is_missing(tmp_path: Path) -> None:
         ({STEMS[2]: np.zeros((20, 4, 4))}, r"has training images \(30, 5, 4\) and test images \(20, 4, 4\)"),
         ({STEMS[3]: np.full(20, 11)}, r"has 10 classes, but its files hold the label 11"),
         ({STEMS[0]: np.zeros((0, 5, 4)), STEMS[1]: np.zeros(0)}, r"they do not belong together"),
+        ({STEMS[0]: np.zeros((30, 0, 4))}, r"they do not belong together"),
         ({STEMS[0]: np.full((30, 5, 4), 7)}, r"every training pixel of fashion-mnist has the value 7.0"),
     ],
 )
@@ -153,10 +154,10 @@ GOOD = idx(np.arange(24).reshape(2, 3, 4))
         (GOOD[:-1], r"promises 24 bytes for \(2, 3, 4\) and holds only 23"),
         (GOOD + b"\x00", r"promises 24 bytes for \(2, 3, 4\) and holds more"),
         (b"\x00\x00\x08\x02" + b"\xff" * 8, r"promises \(4294967295, 4294967295\), more than"),
-        (gzip.compress(GOOD)[:-9], "is a damaged gzip file"),
-        (gzip.compress(GOOD)[:10] + b"\xff" * 20, "is a damaged gzip file"),
-        (gzip.compress(GOOD[:-1]), "holds only 23"),
-        (gzip.compress(GOOD)[:-8] + bytes(8), "is a damaged gzip file"),
+        (gzip.compress(GOOD, mtime=0)[:-9], "is a damaged gzip file"),
+        (gzip.compress(GOOD, mtime=0)[:10] + b"\xff" * 20, "is a damaged gzip file"),
+        (gzip.compress(GOOD[:-1], mtime=0), "holds only 23"),
+        (gzip.compress(GOOD, mtime=0)[:-8] + bytes(8), "is a damaged gzip file"),
     ],
 )
 def test_bad_idx_files(data: bytes, sentence: str, tmp_path: Path) -> None:

@@ -139,6 +139,16 @@ def test_batches_hold_every_sample_once_and_none_is_left_alone(n: int, size: int
         assert all(torch.equal(a, b) for a, b in parts)
         if size > 1 and n > 1:
             assert min(len(part) for part, _ in parts) > 1
+        if size == 1:
+            assert len(parts) == n
+
+
+def test_accuracy_is_of_every_position() -> None:
+    """Labels for every position of a sample, as in segmentation: a share of positions, not of samples."""
+    x, y = torch.randn(11, 3, 6, generator=torch.Generator().manual_seed(0)), torch.arange(66).reshape(11, 6) % 3
+    found = train.evaluate(nn.Identity(), (x, y), batch_size=4)
+    assert found.samples == 11
+    assert found.accuracy == pytest.approx(float((x.argmax(1) == y).double().mean()))
 
 
 def test_schedules() -> None:
@@ -196,6 +206,21 @@ def test_zero_epochs_change_nothing() -> None:
         (lambda: train.fit(network(), []), ValueError, "there are no samples to train on"),
         (lambda: train.evaluate(network(), problem(0)), ValueError, "there are no samples to evaluate"),
         (lambda: train.fit(network(), [torch.zeros(2, 6)]), TypeError, r"must yield \(inputs, labels\).* not Tensor"),
+        (
+            lambda: train.evaluate(network(), problem(), batch_size=0),
+            ValueError,
+            "batch_size must be at least 1, not 0",
+        ),
+        (
+            lambda: train.evaluate(network(), (torch.zeros(2, 6), torch.eye(2))),
+            ValueError,
+            r"labels \(2, 2\) are no class numbers for outputs \(2, 2\)",
+        ),
+        (
+            lambda: train.evaluate(nn.Flatten(0), (torch.ones(3, 1), torch.ones(3)), loss=functional.mse_loss),
+            ValueError,
+            r"labels \(3,\) are no class numbers for outputs \(3,\)",
+        ),
         (
             lambda: train.fit(network(), (problem()[0] * torch.inf, problem()[1])),
             ValueError,

@@ -12,6 +12,15 @@ Dtype dtype_of(const std::string& name) {
     throw std::invalid_argument("no kernel reads dtype " + name);
 }
 
+Kernel kernel_of(const std::string& name) {
+    if (name == "linear") return Kernel::linear;
+    if (name == "rbf") return Kernel::rbf;
+    if (name == "laplacian") return Kernel::laplacian;
+    if (name == "polynomial") return Kernel::polynomial;
+    if (name == "custom") return Kernel::custom;
+    throw std::invalid_argument("no kernel is called " + name);
+}
+
 MatrixView matrix_view(const py::array& x, const std::string& dtype, bool mapped) {
     if (x.ndim() != 2 || x.shape(0) < 1 || x.shape(1) < 1)
         throw std::invalid_argument("a non-empty matrix [n, p] is needed");

@@ -31,6 +31,7 @@ struct BoundBlock {
 };
 
 Dtype dtype_of(const std::string& name);
+Kernel kernel_of(const std::string& name);
 MatrixView matrix_view(const py::array& x, const std::string& dtype, bool mapped);
 BlockView checked_view(const std::shared_ptr<BoundBlock>& block);
 

@@ -8,15 +8,6 @@
 namespace simkit {
 namespace {
 
-Kernel kernel_of(const std::string& name) {
-    if (name == "linear") return Kernel::linear;
-    if (name == "rbf") return Kernel::rbf;
-    if (name == "laplacian") return Kernel::laplacian;
-    if (name == "polynomial") return Kernel::polynomial;
-    if (name == "custom") return Kernel::custom;
-    throw std::invalid_argument("no kernel is called " + name);
-}
-
 std::shared_ptr<BoundBlock> make_block(py::array x, const std::string& dtype, bool mapped, DoubleArray shift,
                                        std::optional<DoubleArray> row_scale, double scale, const std::string& kernel,
                                        double length, double coef0, int degree, std::uintptr_t function,

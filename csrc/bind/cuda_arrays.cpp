@@ -44,14 +44,18 @@ std::shared_ptr<DeviceArray> copied(const py::array& x, const std::string& dtype
 }
 
 std::shared_ptr<DeviceBlock> make_block(const std::shared_ptr<DeviceArray>& x, DoubleArray shift,
-                                        std::optional<DoubleArray> row_scale, double scale) {
+                                        std::optional<DoubleArray> row_scale, double scale, const std::string& kernel,
+                                        double length, double coef0, int degree) {
     if (!x) throw std::invalid_argument("the block has no array");
     if (shift.ndim() != 1 || shift.shape(0) != x->view.cols) throw std::invalid_argument("shift must be [p]");
     if (row_scale && (row_scale->ndim() != 1 || row_scale->shape(0) != x->view.rows))
         throw std::invalid_argument("row_scale must be [n]");
+    const Kernel kind = kernel_of(kernel);
+    if (kind == Kernel::custom) throw std::invalid_argument("a device runs no custom kernel");
+    if (kind == Kernel::polynomial && degree < 1) throw std::invalid_argument("degree must be positive");
     auto block = std::make_shared<DeviceBlock>();
-    block->view = {x->view, shift.data(), row_scale ? row_scale->data() : nullptr, scale, Kernel::linear, 0.0, 0.0,
-                   1,       nullptr};
+    block->view = {x->view, shift.data(), row_scale ? row_scale->data() : nullptr, scale, kind, length, coef0,
+                   degree,  nullptr};
     block->x = x;
     block->shift = std::move(shift);
     block->row_scale = std::move(row_scale);
@@ -83,7 +87,8 @@ void bind_cuda_arrays(py::module_& m) {
              "stream"_a)
         .def_static("copied", &copied, py::kw_only(), "x"_a, "dtype"_a, "device"_a);
     py::class_<DeviceBlock, std::shared_ptr<DeviceBlock>>(m, "Block")
-        .def(py::init(&make_block), py::kw_only(), "x"_a, "shift"_a, "row_scale"_a, "scale"_a);
+        .def(py::init(&make_block), py::kw_only(), "x"_a, "shift"_a, "row_scale"_a, "scale"_a, "kernel"_a, "length"_a,
+             "coef0"_a, "degree"_a);
 }
 
 }  // namespace simkit

@@ -45,6 +45,12 @@ py::array_t<double> row_norms(const Block& block) {
     return to_array(std::move(norms), {static_cast<py::ssize_t>(of.view.x.rows)});
 }
 
+double distance_median(const Block& block) {
+    const DeviceBlock& of = checked(block);
+    py::gil_scoped_release release;
+    return cuda::distance_median(place_of({of.x.get()}), of.view);
+}
+
 py::array_t<double> column_products(const Block& block, const DoubleArray& sum_sq_dev, bool exact) {
     const DeviceBlock& of = checked(block);
     const auto p = static_cast<py::ssize_t>(of.view.x.cols);
@@ -69,6 +75,8 @@ py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& co
             problem.blocks.push_back(checked(block).view);
             arrays.push_back(block->x.get());
             if (block->view.x.rows != problem.n()) throw std::invalid_argument("blocks have different numbers of rows");
+            if (block->view.kernel != Kernel::linear && !(sample_space && double_products))
+                throw std::invalid_argument("non-linear kernels need float64 products in sample space");
         }
     const Place place = place_of(arrays);
     PairSums sums;
@@ -108,6 +116,7 @@ void bind_cuda_ops(py::module_& m) {
     using namespace py::literals;
     m.def("column_stats", &bound::column_stats, py::kw_only(), "x"_a, "row_scale"_a);
     m.def("row_norms", &bound::row_norms, "block"_a);
+    m.def("distance_median", &bound::distance_median, "block"_a);
     m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a);
     m.def("pair_sums", &bound::pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
           "double_products"_a, "bytes"_a);

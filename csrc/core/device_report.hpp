@@ -8,7 +8,7 @@ namespace simkit {
 
 struct DeviceReport {
     std::vector<std::string> devices;  // "name, capability 9.0, 139 GiB"
-    std::string reason;                // why `devices` is empty
+    std::string reason;                // why `devices` is empty: none is seen, or this build has code for none
 };
 
 DeviceReport device_report();

@@ -72,7 +72,6 @@ class Worker {
         for (std::int64_t i = 0; i < ti; ++i)
             for (std::int64_t j = i0 == j0 ? i + 1 : 0; j < tj; ++j) look(key_of(c_[i * tj + j]));
     }
-    void commit(std::int64_t) {}
 
   private:
     void look(std::uint64_t key) {
@@ -134,7 +133,6 @@ class NormsWorker {
         pass_rows(block_, t * tile_, std::min(block_.x.rows, (t + 1) * tile_),
                   [&](std::int64_t i, std::int64_t, int count, const double* z) { norms_[i] += dot(count, z, z); });
     }
-    void commit(std::int64_t) {}
 
   private:
     const BlockView& block_;

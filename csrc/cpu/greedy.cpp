@@ -15,13 +15,14 @@ constexpr double kTie = 1e-12;
 constexpr double kStale = 0.25;  // share of Q that is left when q is formed again
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
-// (linear - r_i) / sqrt(quadratic - 2 q_i + d_i) * factor, -inf where the root is not of a positive number.
+// (linear - r_i) / sqrt(quadratic - 2 q_i + d_i) * factor, -inf where the root is not of a positive number, or where
+// the total, of which the factor holds the root, is none: a pick is always a unit.
 SIMKIT_CLONES void score_all(double linear, double quadratic, double factor, const double* r, const double* q,
                              const double* d, double* scores, std::int64_t count) {
     for (std::int64_t i = 0; i < count; ++i) {
         const double left = quadratic - 2.0 * q[i] + d[i];
         const double value = (linear - r[i]) / std::sqrt(left) * factor;
-        scores[i] = left > 0.0 ? value : kNone;
+        scores[i] = left > 0.0 && value == value ? value : kNone;
     }
 }
 

@@ -2,17 +2,17 @@
 
 #include <algorithm>
 #include <functional>
-#include <memory>
 #include <optional>
 
 #include "core/blas.hpp"
+#include "core/buffer.hpp"
 #include "core/clones.hpp"
 #include "core/micro_kernel.hpp"
 
 namespace simkit {
 namespace {
 
-constexpr std::int64_t kTile = 240;   // columns: whole slivers of any processor
+constexpr std::int64_t kTile = 240;   // columns, at most
 constexpr std::int64_t kDepth = 256;  // rows multiplied at a time
 constexpr std::int64_t kRows = 64;    // rows of one piece of work
 
@@ -34,24 +34,45 @@ using Item = std::function<void()>;
 struct Runner {
     const std::vector<Item>& items;
     void work(std::int64_t t) { items[t](); }
-    void commit(std::int64_t) {}
 };
 
 void run(const std::vector<Item>& items, int threads, const Poll& poll) {
     for_each_tile(static_cast<std::int64_t>(items.size()), threads, poll, [&] { return Runner{items}; });
 }
 
+// Rows of both sides in slivers, kept by the calling thread: a stream adds a block every few milliseconds, and fresh
+// pages for each would cost a tenth of that.
+struct Workspace {
+    std::int64_t size = 0;
+    Buffer<double> data{0};
+    double* of(std::int64_t wanted) {
+        if (size < wanted) {
+            data = Buffer<double>(0);
+            data = Buffer<double>(wanted);
+            size = wanted;
+        }
+        return data.data();
+    }
+};
+thread_local Workspace left_rows, right_rows;
+
+// Columns of one tile of a layer: whole slivers, and no narrow rest.
+std::int64_t tile_of(std::int64_t cols) {
+    const std::int64_t tiles = (cols + kTile - 1) / kTile;
+    return round_up((cols + tiles - 1) / tiles, micro_kernel<double>().width);
+}
+
 // One side's rows in slivers of columns, layer by layer, so that every product finds whole slivers: every column is
 // packed once, however many products it enters.
 class PackedSide {
   public:
-    PackedSide(std::int64_t rows, const MomentSide& side) : rows_(rows), side_(side) {
+    PackedSide(std::int64_t rows, const MomentSide& side, Workspace& space) : rows_(rows), side_(side) {
         const std::int64_t w = micro_kernel<double>().width;
         for (std::int64_t l = 0; l < side.layers(); ++l) {
             first_.push_back(width_);
             width_ += round_up(side.offsets[l + 1] - side.offsets[l], w);
         }
-        data_ = std::make_unique_for_overwrite<double[]>(rows * width_);
+        data_ = space.of(rows * width_);
     }
 
     std::int64_t layers() const { return side_.layers(); }
@@ -60,17 +81,18 @@ class PackedSide {
 
     void pack_items(std::vector<Item>& items) {
         for (std::int64_t l = 0; l < layers(); ++l)
-            for (std::int64_t k = 0; k < cols(l); k += kTile) items.emplace_back([=, this] { pack(l, k); });
+            for (std::int64_t k = 0; k < cols(l); k += tile_of(cols(l))) items.emplace_back([=, this] { pack(l, k); });
     }
 
     // Columns k.. of a layer, rows r..; whole slivers.
     const double* at(std::int64_t layer, std::int64_t k, std::int64_t r) const {
-        return data_.get() + r * width_ + (first_[layer] + k) * std::min(kDepth, rows_ - r);
+        return data_ + r * width_ + (first_[layer] + k) * std::min(kDepth, rows_ - r);
     }
 
   private:
     void pack(std::int64_t layer, std::int64_t first) {
-        const std::int64_t w = micro_kernel<double>().width, count = std::min(kTile, cols(layer) - first);
+        const std::int64_t w = micro_kernel<double>().width,
+                           count = std::min(tile_of(cols(layer)), cols(layer) - first);
         for (std::int64_t r0 = 0; r0 < rows_; r0 += kDepth) {
             const std::int64_t depth = std::min(kDepth, rows_ - r0);
             double* out = const_cast<double*>(at(layer, first, r0));
@@ -87,18 +109,19 @@ class PackedSide {
     std::int64_t rows_, width_ = 0;
     const MomentSide& side_;
     std::vector<std::int64_t> first_;  // the layer's first column among the packed ones
-    std::unique_ptr<double[]> data_;   // by kDepth rows, sliver by sliver
+    double* data_;                     // by kDepth rows, sliver by sliver
 };
 
 // c [., ldc] += x^T y for columns of layer i of x and of layer j of y; only the upper triangle of a layer with itself.
 void product_items(std::int64_t rows, const PackedSide& x, std::int64_t i, const PackedSide& y, std::int64_t j,
                    double* c, std::int64_t ldc, std::vector<Item>& items) {
     const bool own = &x == &y && i == j;
-    for (std::int64_t a = 0; a < x.cols(i); a += kTile)
-        for (std::int64_t b = own ? a : 0; b < y.cols(j); b += kTile)
+    const std::int64_t tall = tile_of(x.cols(i)), wide = tile_of(y.cols(j));
+    for (std::int64_t a = 0; a < x.cols(i); a += tall)
+        for (std::int64_t b = own ? a : 0; b < y.cols(j); b += wide)
             items.emplace_back([=, &x, &y] {
                 const bool triangle = own && a == b;
-                const std::int64_t wa = std::min(kTile, x.cols(i) - a), wb = std::min(kTile, y.cols(j) - b);
+                const std::int64_t wa = std::min(tall, x.cols(i) - a), wb = std::min(wide, y.cols(j) - b);
                 double* to = c + a * ldc + b;
                 for (std::int64_t r = 0; r < rows; r += kDepth)
                     packed_product(wa, wb, std::min(kDepth, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, true, to,
@@ -157,10 +180,10 @@ void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* ri
                  int threads, const Poll& poll) {
     const MomentSide& y = right ? *right : left;
     std::vector<Item> packing, items;
-    PackedSide x_packed(rows, left);
+    PackedSide x_packed(rows, left, left_rows);
     x_packed.pack_items(packing);
     std::optional<PackedSide> y_packed;
-    if (right) y_packed.emplace(rows, *right).pack_items(packing);
+    if (right) y_packed.emplace(rows, *right, right_rows).pack_items(packing);
     const PackedSide& packed = right ? *y_packed : x_packed;
     for (std::int64_t i = 0; i < left.layers(); ++i)
         for (std::int64_t j = right ? 0 : i; j < y.layers(); ++j)

@@ -1,10 +1,11 @@
-// Statistics and cross-products of the columns of one matrix, on any machine that runs programs (cuda/pair_sums.hpp).
+// Statistics and cross-products of the columns of one matrix, on any machine (cuda/machine.hpp).
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "cuda/machine.hpp"
 #include "cuda/product.hpp"
 #include "ops/columns.hpp"
 
@@ -305,8 +306,7 @@ void cross_squares(M& machine, const Operand& columns, const double* rest, const
         for (Index j = i; j < strips; ++j) places.push_back({i * Squares::kWidth, j * Squares::kWidth});
     const Index count = static_cast<Index>(places.size()), group = group_rows(columns.depth, count, size * 8);
     const Index groups = pieces(columns.depth, group);
-    auto held = machine.template array<SquarePlace>(count);
-    machine.send(held, places.data(), count);
+    const auto held = sent(machine, std::move(places));
     auto parts = machine.template array<double>(groups * count * size);
     auto g = machine.template array<double>(p * p);
     machine.run(Squares{columns, held.data(), count, group, parts.data()}, count * groups);
@@ -322,22 +322,18 @@ template <class M>
 void column_products(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
                      const std::vector<double>& sum_sq_dev, bool exact, double* g) {
     const MatrixView& x = block.x;
-    const auto held = [&](const auto& values) {
-        auto array = machine.template array<std::decay_t<decltype(values[0])>>(x.cols);
-        machine.send(array, values.data(), x.cols);
-        return array;
-    };
     Operand columns{x.data, x.cols, x.rows,  x.col_stride,    x.row_stride, x.dtype,
                     false,  true,   nullptr, block.row_scale, nullptr,      block.scale};
     if (exact) {
-        const auto wide = held(shift);
+        const auto wide = sent(machine, shift);
         columns.shift = wide.data();
         cross_squares<double, 4, false>(machine, columns, nullptr, nullptr, g);
         return;
     }
     const PartlyCentred partly = partly_centred(shift, sum_sq_dev, static_cast<double>(x.rows), block.scale);
-    const auto wide = held(partly.shift), rest = held(partly.rest), squares = held(sum_sq_dev);
-    const auto single = held(std::vector<float>(partly.shift.begin(), partly.shift.end()));
+    const auto wide = sent(machine, partly.shift), rest = sent(machine, partly.rest);
+    const auto squares = sent(machine, sum_sq_dev);
+    const auto single = sent(machine, std::vector<float>(partly.shift.begin(), partly.shift.end()));
     columns.shift = wide.data();
     columns.narrow = narrow;
     columns.narrow_shift = narrow ? single.data() : nullptr;

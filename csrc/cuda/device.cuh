@@ -8,7 +8,7 @@
 #include <string>
 
 #include "core/place.hpp"
-#include "cuda/program.hpp"
+#include "cuda/machine.hpp"
 
 namespace simkit::cuda {
 
@@ -52,7 +52,8 @@ __global__ void __launch_bounds__(P::kThreads, P::kResident) run_program(const _
     for (int k = 0; program.step(blockIdx.x, static_cast<int>(threadIdx.x), k, shared, registers); ++k) __syncthreads();
 }
 
-// Runs programs in the order of the caller's stream; its arrays come and go in that order too. Only `fetch` waits.
+// Runs programs in the order of the caller's stream; its arrays come and go in that order too. Only `fetch` waits, and
+// the end of a machine whose work was not fetched: an error must not leave kernels that read the caller's arrays.
 class Machine {
   public:
     explicit Machine(const Place& place) : visit_(place.device), stream_(static_cast<cudaStream_t>(place.stream)) {
@@ -65,8 +66,13 @@ class Machine {
         if (error != cudaSuccess) fail(error, "use the stream that the array came with (was it destroyed?)");
         for (void* other : place.before) follow(other);
     }
+    ~Machine() {
+        if (busy_) cudaStreamSynchronize(stream_);
+    }
     Machine(const Machine&) = delete;
     Machine& operator=(const Machine&) = delete;
+
+    Kept kept;
 
     template <class T>
     class Array {
@@ -107,6 +113,7 @@ class Machine {
     template <class T>
     void send(Array<T>& array, const T* values, Index count) {
         const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
+        busy_ = true;
         check(cudaMemcpyAsync(array.data(), values, bytes, cudaMemcpyHostToDevice, stream_), "copy to the device");
     }
     template <class T>
@@ -114,19 +121,20 @@ class Machine {
         const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
         check(cudaMemcpyAsync(values, array.data(), bytes, cudaMemcpyDeviceToHost, stream_), "copy from the device");
         check(cudaStreamSynchronize(stream_), "finish");
+        busy_ = false;
+        kept.release();
     }
     template <class T>
     void zero(Array<T>& array, Index count) {
+        busy_ = true;
         check(cudaMemsetAsync(array.data(), 0, static_cast<std::size_t>(count) * sizeof(T), stream_), "clear memory");
     }
 
     template <class P>
     void run(const P& program, Index blocks) {
-        constexpr std::size_t bytes = sizeof(typename P::Shared);
-        static_assert(bytes <= 48 * 1024, "more shared memory must be asked for");
-        static_assert(sizeof(P) <= 4096, "a kernel takes 4 KiB of arguments");
-        if (blocks > 2147483647) throw std::invalid_argument("the problem has more tiles than one launch holds");
-        run_program<P><<<static_cast<unsigned>(blocks), P::kThreads, bytes, stream_>>>(program);
+        check_launch<P>(blocks);
+        busy_ = true;
+        run_program<P><<<static_cast<unsigned>(blocks), P::kThreads, sizeof(typename P::Shared), stream_>>>(program);
         check(cudaGetLastError(), "start a kernel");
     }
 
@@ -145,6 +153,7 @@ class Machine {
     Visit visit_;
     cudaStream_t stream_;
     bool ordered_ = false;
+    bool busy_ = false;  // work was begun that no `fetch` has waited for
 };
 
 }  // namespace simkit::cuda

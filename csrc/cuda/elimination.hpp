@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "cuda/program.hpp"
+#include "cuda/machine.hpp"
 #include "ops/greedy.hpp"
 
 namespace simkit::cuda {
@@ -169,8 +169,9 @@ struct Eliminate {
         for (Index i = thread; i < u; i += kThreads) {
             if (gone[i]) continue;
             const double left = at.quadratic - 2.0 * q[i] + a[i * u + i];
-            const bool defined = left > 0.0 && u - at.removed > 1;
-            scores[i] = defined ? (at.linear - r[i]) / sqrt(left) * at.factor : kNone;
+            const double value = (at.linear - r[i]) / sqrt(left) * at.factor;
+            const bool defined = left > 0.0 && u - at.removed > 1 && value == value;  // a pick is a unit
+            scores[i] = defined ? value : kNone;
             if (greedy || at.removed == 0) ranks[i] = scores[i];
             most = larger(most, ranks[i]);
         }

@@ -1,4 +1,4 @@
-// All-pairs sums in feature space, on any machine that runs programs (cuda/pair_sums.hpp): squares of the
+// All-pairs sums in feature space, on any machine (cuda/machine.hpp): squares of the
 // cross-products of all columns laid side by side, squared and summed by pairs of blocks. No p x p matrix is stored.
 // All float64: the debiased form subtracts sums of the size of the result.
 #pragma once
@@ -40,12 +40,22 @@ struct Share {
     double weight;
 };
 
+// What every thread of a block has of one sum.
+template <int Threads>
+struct SharesOfSum {
+    double of[Threads];
+
+    SIMKIT_BOTH double sum() const {
+        double sum = 0.0;
+        for (int thread = 0; thread < Threads; ++thread) sum += of[thread];
+        return sum;
+    }
+};
+
 // sums [shares] = the sum of the squares of a rectangle's entries, each joined from its groups. One program block each.
 struct SumSquares {
     static constexpr int kThreads = 128, kResident = 4;
-    struct Shared {
-        double sums[kThreads];
-    };
+    using Shared = SharesOfSum<kThreads>;
     struct Registers {};
 
     const Share* shares;
@@ -65,13 +75,10 @@ struct SumSquares {
                     value += parts[(group * count + share.square) * width * width + cell];
                 sum += value * value;
             }
-            shared.sums[thread] = sum;
+            shared.of[thread] = sum;
             return true;
         }
-        if (thread) return false;
-        double sum = 0.0;
-        for (int other = 0; other < kThreads; ++other) sum += shared.sums[other];
-        sums[number] = sum;
+        if (thread == 0) sums[number] = shared.sum();
         return false;
     }
 };
@@ -79,9 +86,7 @@ struct SumSquares {
 // sums [cols]: of the columns of a table, kLanes threads each; float64. Program blocks: rows of the table.
 struct SumColumns {
     static constexpr int kThreads = 128, kResident = 4;
-    struct Shared {
-        double sums[kThreads];
-    };
+    using Shared = SharesOfSum<kThreads>;
     struct Registers {};
 
     ColumnTable table;
@@ -91,13 +96,10 @@ struct SumColumns {
         if (k == 0) {
             double sum = 0.0;
             for (Index i = thread; i < table.depth; i += kThreads) sum += table.element<double>(number, i);
-            shared.sums[thread] = sum;
+            shared.of[thread] = sum;
             return true;
         }
-        if (thread) return false;
-        double sum = 0.0;
-        for (int other = 0; other < kThreads; ++other) sum += shared.sums[other];
-        sums[number] = sum;
+        if (thread == 0) sums[number] = shared.sum();
         return false;
     }
 };
@@ -143,7 +145,7 @@ class FeatureSums {
 
     PairSums sums() {
         list_squares();
-        const Index m = problem_.m(), n = problem_.n(), left = problem_.left, right = left == m ? m : m - left;
+        const Index m = problem_.m(), n = problem_.n();
         const std::vector<double> p = products();
         std::vector<double> norms, rows, totals(m);
         if (problem_.debiased) debias(norms, rows, totals);
@@ -153,14 +155,7 @@ class FeatureSums {
             if (!problem_.debiased) return p[at];
             return p[at] - norms[at] - 2.0 / (dn - 2.0) * rows[at] + totals[a] * totals[b] / ((dn - 1.0) * (dn - 2.0));
         };
-        PairSums out{std::vector<double>(left * right), std::vector<double>(m), std::vector<double>(m)};
-        for (Index a = 0; a < left; ++a)
-            for (Index b = 0; b < right; ++b) out.values[a * right + b] = centred(a, left == m ? b : left + b);
-        for (Index a = 0; a < m; ++a) {
-            out.self[a] = centred(a, a);
-            out.raw[a] = p[a * m + a];
-        }
-        return out;
+        return asked_for(problem_, p, centred);
     }
 
   private:

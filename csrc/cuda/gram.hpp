@@ -2,25 +2,36 @@
 // over tiles. See ops/hsic.hpp for what they are for.
 #pragma once
 
+#include "cuda/kernel_value.hpp"
 #include "cuda/product.hpp"
 
 namespace simkit::cuda {
 
-// What becomes of a product of two rows before it is summed: the linear kernel's value, less what centring leaves of it
-// where the row means are known, mean(i) + mean(j) - mean. Another kernel would be another functor.
+// What becomes of the product of rows i and j of z before it is summed: a kernel, less its centre. A costly one is not
+// repeated for every element of a thread: its code would be.
 struct LinearValue {
-    const double* means;  // [n] or null
-    double mean;
+    static constexpr bool kCostly = false;
+    Centre centre;
 
     template <class T>
-    SIMKIT_BOTH T operator()(T product, Index i, Index j) const {
-        return means ? static_cast<T>(static_cast<double>(product) - (means[i] - mean + means[j])) : product;
+    SIMKIT_BOTH T operator()(T product, const Operand&, Index i, Index j) const {
+        return centre.means ? static_cast<T>(static_cast<double>(product) - centre.of(i, j)) : product;
+    }
+};
+struct KernelValue {
+    static constexpr bool kCostly = true;
+    KernelOfRows kernel;
+    Centre centre;
+
+    SIMKIT_BOTH double operator()(double product, const Operand& z, Index i, Index j) const {
+        return kernel(product, z, i, j) - centre.of(i, j);
     }
 };
 
+template <class Value>
 struct GramBlock {
     Operand rows;
-    LinearValue value;
+    Value value;
     Index place;  // among the panel's rows
 };
 
@@ -37,7 +48,7 @@ struct TilePlace {
 //   sums [count, m, 2, W], float64: of its rows and of its columns
 //   diagonal [m, n], float64: |K_ii|
 // Sums: T over kChunk columns, the chunks' sums in T; float64 from there on.
-template <class T, int R, bool Plain>
+template <class T, int R, bool Plain, class Value = LinearValue>
 struct GramTiles {
     using Tile = Product<T, R, Plain>;
     static constexpr int kThreads = Tile::kThreads, kResident = 2, kWidth = Tile::kWidth;
@@ -50,9 +61,10 @@ struct GramTiles {
         Parts parts;
     };
     using Registers = typename Tile::Registers;
+    using Block = GramBlock<Value>;
 
-    const GramBlock* blocks;  // [m]
-    const TilePlace* tiles;   // [count]
+    const Block* blocks;     // [m]
+    const TilePlace* tiles;  // [count]
     Index m, n, count;
     bool debiased;
     T* panel;
@@ -61,7 +73,7 @@ struct GramTiles {
     SIMKIT_BOTH bool step(Index number, int thread, int k, Shared& shared, Registers& registers) const {
         const auto order = static_cast<std::uint32_t>(number) / static_cast<std::uint32_t>(count);
         const Index t = number - order * count;
-        const GramBlock& block = blocks[order];
+        const Block& block = blocks[order];
         const Tile tile{block.rows, block.rows, tiles[t].row * kWidth, tiles[t].column * kWidth, 0, block.rows.depth};
         const Index at = t * m + block.place;
         const int slices = tile.slices();
@@ -96,8 +108,24 @@ struct GramTiles {
         Tile::clear(registers);
     }
 
-    SIMKIT_BOTH void finish(const GramBlock& block, Index at, const TilePlace& place, bool waiting, int thread,
-                            Parts& parts, const Registers& registers) const {
+    // The values of a costly kernel, one by one, in the panel.
+    SIMKIT_BOTH void evaluate(const Block& block, Index at, const TilePlace& place, int thread) const {
+        SIMKIT_NO_UNROLL
+        for (int q = 0; q < R * R; ++q) {
+            const int r = q / R, s = q % R;
+            const Index i = place.row * kWidth + Tile::row(thread, r);
+            const Index j = place.column * kWidth + Tile::column(thread, s);
+            T& to = cell(at, thread, r, s);
+            if (i < n && j < n) to = block.value(to, block.rows, i, j);
+        }
+    }
+
+    SIMKIT_BOTH void finish(const Block& block, Index at, const TilePlace& place, bool waiting, int thread,
+                            Parts& parts, Registers& registers) const {
+        if constexpr (Value::kCostly) {
+            put_away(at, waiting, thread, registers);
+            evaluate(block, at, place, thread);
+        }
         double columns[R];
         SIMKIT_UNROLL
         for (int s = 0; s < R; ++s) columns[s] = 0.0;
@@ -109,8 +137,13 @@ struct GramTiles {
             for (int s = 0; s < R; ++s) {
                 const Index j = place.column * kWidth + Tile::column(thread, s);
                 T& to = cell(at, thread, r, s);
-                T value = waiting ? to + registers.c[r][s] : registers.c[r][s];
-                value = i < n && j < n ? block.value(value, i, j) : T(0);
+                T value = T(0);
+                if (i < n && j < n) {
+                    if constexpr (Value::kCostly)
+                        value = to;
+                    else
+                        value = block.value(waiting ? to + registers.c[r][s] : registers.c[r][s], block.rows, i, j);
+                }
                 if (i == j && i < n) {
                     const double own = static_cast<double>(value);
                     diagonal[block.place * n + i] = own < 0.0 ? -own : own;

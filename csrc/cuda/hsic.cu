@@ -1,36 +1,11 @@
-#include "core/pack.hpp"
 #include "cuda/columns.hpp"
 #include "cuda/device.cuh"
 #include "cuda/feature.hpp"
 #include "cuda/pair_sums.hpp"
+#include "cuda/sent_block.cuh"
 
 namespace simkit::cuda {
 namespace {
-
-// A block's shift and row scale on the device, beside its matrix.
-class Sent {
-  public:
-    Sent(Machine& machine, const BlockView& block)
-        : shift_(machine.array<double>(block.x.cols)),
-          narrow_shift_(machine.array<float>(block.x.cols)),
-          scale_(machine.array<double>(block.row_scale ? block.x.rows : 1)),
-          block_{block, narrow_shift_.data(), shifts_in_float(block), block.shift} {
-        const std::vector<float> narrow(block.shift, block.shift + block.x.cols);
-        machine.send(shift_, block.shift, block.x.cols);
-        machine.send(narrow_shift_, narrow.data(), block.x.cols);
-        if (block.row_scale) machine.send(scale_, block.row_scale, block.x.rows);
-        block_.view.shift = shift_.data();
-        block_.view.row_scale = block.row_scale ? scale_.data() : nullptr;
-    }
-
-    const PlacedBlock& block() const { return block_; }
-
-  private:
-    Machine::Array<double> shift_;
-    Machine::Array<float> narrow_shift_;
-    Machine::Array<double> scale_;
-    PlacedBlock block_;
-};
 
 // Calls `compute` with the problem on the device; where the device's memory is full, again with one tile in flight.
 template <class Compute>

@@ -20,8 +20,10 @@
 #endif
 #ifdef __CUDA_ARCH__
 #define SIMKIT_UNROLL _Pragma("unroll")
+#define SIMKIT_NO_UNROLL _Pragma("unroll 1")
 #else
 #define SIMKIT_UNROLL
+#define SIMKIT_NO_UNROLL
 #endif
 
 namespace simkit::cuda {

@@ -66,12 +66,13 @@ RowGrams row_grams(const std::vector<BlockView>& blocks, int threads, const Poll
 // Median of the full n x n matrix of |z_i - z_j|^2, zero diagonal included, found by passes over tiles.
 double distance_median(const BlockView& block, int threads, const Poll& poll);
 
-// On a device (core/place.hpp), linear kernels only. The problem's tile and threads are not used; `bytes` of workspace,
+// On a device (core/place.hpp), no custom kernels. The problem's tile and threads are not used; `bytes` of workspace,
 // about, which change no bit; where the device has less, one tile is in flight at a time.
 namespace cuda {
 PairSums pair_sums_sample(const Place& place, const PairProblem& problem, std::int64_t bytes);
 PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::int64_t bytes);
 std::vector<double> row_norms(const Place& place, const BlockView& block);
+double distance_median(const Place& place, const BlockView& block);
 }  // namespace cuda
 
 }  // namespace simkit

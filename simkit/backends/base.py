@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from ..kernels import Cosine, Kernel, Linear
+from ..kernels import RBF, Cosine, CustomKernel, Kernel, Laplacian, Linear, Polynomial
 from .bits import BitArray
 
 OPS = (
@@ -112,6 +112,18 @@ class Block:
     def columns(self, start: int, stop: int) -> Block:
         """Columns ``start:stop`` as a block that shares shift, scale and memory."""
         return replace(self, matrix=self.matrix.column_slice(start, stop), shift=self.shift[start:stop])
+
+
+_NAMES: dict[type, str] = {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial", CustomKernel: "custom"}
+
+
+def kernel_options(kernel: Kernel) -> dict[str, Any]:
+    """A kernel as the compiled modules take it; the length stands in :class:`Block`."""
+    return {
+        "kernel": _NAMES.get(type(kernel), "linear"),
+        "coef0": kernel.coef0 if isinstance(kernel, Polynomial) else 0.0,
+        "degree": kernel.degree if isinstance(kernel, Polynomial) else 1,
+    }
 
 
 def matrices_of(inputs: Sequence[Matrix | Block]) -> list[Matrix]:

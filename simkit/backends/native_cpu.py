@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from ..kernels import RBF, CustomKernel, Kernel, Laplacian, Polynomial
+from ..kernels import CustomKernel, Kernel
 from . import bits as packed
 from .base import (
     OPS,
@@ -29,6 +29,7 @@ from .base import (
     PairSums,
     Route,
     SideSums,
+    kernel_options,
 )
 
 NAME = "native_cpu"
@@ -57,17 +58,6 @@ def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: 
     return [] if op in OPS else [f"there is no native {op}"]
 
 
-_NAMES: dict[type, str] = {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial", CustomKernel: "custom"}
-
-
-def _kernel_options(kernel: Kernel) -> dict[str, Any]:
-    return {
-        "kernel": _NAMES.get(type(kernel), "linear"),
-        "coef0": kernel.coef0 if isinstance(kernel, Polynomial) else 0.0,
-        "degree": kernel.degree if isinstance(kernel, Polynomial) else 1,
-    }
-
-
 def _bound(block: Block) -> Any:
     return _core().Block(
         x=block.matrix.values,
@@ -79,7 +69,7 @@ def _bound(block: Block) -> Any:
         length=block.length,
         function=block.kernel.address if isinstance(block.kernel, CustomKernel) else 0,
         owner=block.kernel,
-        **_kernel_options(block.kernel),
+        **kernel_options(block.kernel),
     )
 
 
@@ -166,7 +156,7 @@ def _candidate_options(problem: CandidateProblem) -> dict[str, Any]:
         "length": problem.length,
         "centre": problem.centre,
         "mean": problem.mean,
-        **_kernel_options(problem.kernel),
+        **kernel_options(problem.kernel),
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..arrays import DeviceMatrix, FloatArray, Matrix
 from ..errors import TooLittleMemory
-from ..kernels import Kernel
+from ..kernels import CustomKernel, Kernel
 from .base import (
     Block,
     ColumnStats,
@@ -26,12 +26,13 @@ from .base import (
     Precision,
     Route,
     RouteName,
+    kernel_options,
     matrices_of,
 )
 from .routes import FLOAT64_COST, Workspace, count_multiply_adds, products_precision
 
 NAME = "native_cuda"
-OPS = ("column_stats", "row_norms", "pair_sums", "column_products", "eliminate")
+OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate")
 
 WORKSPACE = 2**30  # bytes of panels in flight, where no memory is given: many tiles, for the last ones of a round wait
 PARTS = 2**28  # bytes of the parts of cross-products, whatever the memory: they decide the last bits
@@ -69,7 +70,9 @@ def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: 
     _, devices, why = device_report()
     if not devices:
         return [why]
-    kernels = dict.fromkeys(repr(x.kernel) for x in inputs if isinstance(x, Block) and not x.linear)
+    kernels = dict.fromkeys(
+        repr(x.kernel) for x in inputs if isinstance(x, Block) and isinstance(x.kernel, CustomKernel)
+    )
     return [f"there is no CUDA {op} for {name}" for name in kernels] if op == "pair_sums" else []
 
 
@@ -99,6 +102,8 @@ def _bound(block: Block, device: int) -> Any:
         shift=np.ascontiguousarray(block.shift, dtype=np.float64),
         row_scale=block.row_scale,
         scale=math.ldexp(1.0, -block.exponent),
+        length=block.length,
+        **kernel_options(block.kernel),
     )
 
 
@@ -116,6 +121,11 @@ def row_norms(block: Block, *, threads: int = 1) -> FloatArray:
     return norms
 
 
+def distance_median(block: Block, *, threads: int = 1) -> float:
+    """See :func:`simkit.backends.reference.distance_median`."""
+    return float(_cuda().distance_median(_bound(block, _place([block]))))
+
+
 def plan_pair_sums(
     rows: Sequence[Block],
     columns: Sequence[Block] | None,
@@ -131,6 +141,7 @@ def plan_pair_sums(
 
     Raises:
         TooLittleMemory: the smallest workspace is larger than ``memory``. NotImplementedError: a tile of another size.
+        ValueError: feature space is forced on a non-linear kernel.
     """
     blocks = [*rows, *(columns or ())]
     n, m = blocks[0].n, len(blocks)
@@ -138,17 +149,20 @@ def plan_pair_sums(
     products = products or wanted
     left, right = sum(block.p for block in rows), sum(block.p for block in columns or ())
     sample_cost, feature_cost = count_multiply_adds(rows, columns)
+    linear = all(block.linear for block in blocks)
     if route is None:
         rate = FLOAT64_COST if products == "float64" else 1.0
-        route = "feature" if FLOAT64_COST * feature_cost < rate * sample_cost else "sample"
+        route = "feature" if linear and FLOAT64_COST * feature_cost < rate * sample_cost else "sample"
     if route == "feature":
+        if not linear:
+            raise ValueError("the feature-space route needs a linear kernel")
         products, cost = "float64", feature_cost
         reason = f"{cost:.3g} float64 multiply-adds against {sample_cost:.3g} {wanted} ones in sample space"
         space, most = _feature_space(n, m, left, right)
     else:
         cost = sample_cost
         reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
-        space, most = _sample_space(n, m, products)
+        space, most = _sample_space(n, m, products, linear=linear)
     size = TILES[products]
     if tile not in (None, size):
         raise NotImplementedError(f"{NAME} multiplies {products} in tiles of {size}, not {tile}")
@@ -159,12 +173,13 @@ def plan_pair_sums(
     return Route(route, products, size, 1, cost, space.total(in_flight), reason)
 
 
-def _sample_space(n: int, m: int, products: Precision) -> tuple[Workspace, int]:
+def _sample_space(n: int, m: int, products: Precision, *, linear: bool) -> tuple[Workspace, int]:
     """Bytes shared and for each tile in flight, and the number of tiles."""
     size, item = TILES[products], 8 if products == "float64" else 4
     each = m * size * (size * item + 16) + -(-size * size // PIECE) * 8 * m * m
     strips = -(-n // size)
-    return Workspace(8 * (2 * m * n + (2 + -(-n // PIECE)) * m * m), each), strips * (strips + 1) // 2
+    of_rows = 2 + (products == "float64") + (not linear)  # sums, diagonals; means; norms
+    return Workspace(8 * (of_rows * m * n + (2 + -(-n // PIECE)) * m * m), each), strips * (strips + 1) // 2
 
 
 def _feature_space(n: int, m: int, left: int, right: int) -> tuple[Workspace, int]:

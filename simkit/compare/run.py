@@ -162,7 +162,7 @@ class Run:
                 check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory - in_memory)
         if self._checkpoint is not None:
             return self._checkpoint.collector(order, options.measure, decision.memory, expected=shape.bytes)
-        spool = self._stack.enter_context(Spool(ram=decision.ram, expected=shape.bytes))
+        spool = self._stack.enter_context(Spool(ram=decision.ram, expected=shape.bytes, rows=shape.rows))
         return ToSpool(spool, order, options.measure, decision.memory)
 
     def _shape(self, order: Mapping[Side, tuple[str, ...]], keep: int) -> Shape:

@@ -33,7 +33,7 @@ class Stored:
     p: int
     path: Path
     n: int = 0
-    held: bytearray | None = None
+    held: npt.NDArray[np.uint8] | None = None  # room for more rows than it has
 
     @property
     def row_bytes(self) -> int:
@@ -47,14 +47,18 @@ class Spool:
     Args:
         ram: bytes that may stay in memory; 0 writes through from the first row.
         expected: bytes in all, if known, to find out early that the disk is too small.
+        rows: of each layer, if known, to take their memory at once.
         directory: where the files go and stay; None makes a temporary directory that :meth:`close` removes.
     """
 
-    def __init__(self, *, ram: int, expected: int | None = None, directory: Path | None = None) -> None:
+    def __init__(
+        self, *, ram: int, expected: int | None = None, rows: int | None = None, directory: Path | None = None
+    ) -> None:
         self.layers: dict[str, Stored] = {}
         self.bytes = 0
         self._ram = ram
         self._expected = expected
+        self._rows = rows if expected is not None and expected <= ram else None
         self._given = directory
         self._directory = directory
         if directory is not None or (expected is not None and expected > ram):
@@ -89,7 +93,9 @@ class Spool:
         if layer.held is None:
             self._write(layer, rows)
         else:
-            layer.held += rows.data.cast("B")
+            layer.held = self._room(layer, features.n)
+            at = layer.n * layer.row_bytes
+            layer.held[at : at + rows.nbytes].view(rows.dtype)[...] = rows.reshape(-1)
         layer.n += features.n
         self.bytes += rows.nbytes
 
@@ -102,7 +108,7 @@ class Spool:
             if layer.held is None:
                 values = np.memmap(layer.path, dtype=dtype, mode="r", shape=(layer.n, layer.p))
             else:
-                values = np.frombuffer(layer.held, dtype=dtype).reshape(layer.n, layer.p)
+                values = layer.held[: layer.n * layer.row_bytes].view(dtype).reshape(layer.n, layer.p)
                 values.flags.writeable = False
             out[name] = Matrix(name, values, layer.dtype)
         return out
@@ -126,7 +132,7 @@ class Spool:
         path = Path(f"{len(self.layers):05d}.rows")  # names of layers are no file names
         if not in_memory:
             path = self._folder() / path
-        layer = Stored(name, features.dtype, features.p, path, held=bytearray() if in_memory else None)
+        layer = Stored(name, features.dtype, features.p, path, held=np.empty(0, dtype=np.uint8) if in_memory else None)
         self.layers[name] = layer
         return layer
 
@@ -135,13 +141,25 @@ class Spool:
             self._directory = Path(tempfile.mkdtemp(prefix="simkit-"))
         return self._directory
 
+    def _room(self, layer: Stored, more: int) -> npt.NDArray[np.uint8]:
+        """The memory of the layer, with room for so many more rows."""
+        assert layer.held is not None
+        needed = layer.n + more
+        if needed * layer.row_bytes <= len(layer.held):
+            return layer.held
+        # Taken in few large pieces, which come in large pages: page by page would take longer than the copying.
+        room = max(needed, self._rows or layer.n * 3 // 2)
+        grown = np.empty(room * layer.row_bytes, dtype=np.uint8)
+        np.copyto(grown[: layer.n * layer.row_bytes], layer.held[: layer.n * layer.row_bytes])
+        return grown
+
     def _spill(self) -> None:
         """Move every layer from memory to its file, freeing one at a time."""
         for layer in self.layers.values():
             if layer.held is not None:
                 layer.path = self._folder() / layer.path
-                rows, layer.held = layer.held, None
-                self._write(layer, np.frombuffer(rows, dtype=np.uint8))
+                rows, layer.held = layer.held[: layer.n * layer.row_bytes], None
+                self._write(layer, rows)
 
     def _write(self, layer: Stored, rows: npt.NDArray[Any]) -> None:
         try:

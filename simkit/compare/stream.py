@@ -17,7 +17,7 @@ from ..backends.routes import check_threads, parse_memory
 from ..kernels import Linear
 from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, sums_of
 from ..metrics.measure import Degenerate
-from ..metrics.prepare import CONSTANT, checked_stats, prepare, preparing_steps
+from ..metrics.prepare import CONSTANT, check_finite, prepare, preparing_steps
 from ..streaming import finish, minibatch, moments, state
 from .matrix import SimilarityMatrix, similarity_matrix
 
@@ -99,7 +99,7 @@ class StreamingCKA:
         names = self._check_layers(rows, columns)
         seen = self.samples
         for matrix in [*rows, *(columns or ())]:
-            checked_stats(matrix, first_row=seen, backend=self._backend, threads=self._threads)
+            check_finite(matrix, first_row=seen, backend=self._backend, threads=self._threads)
         self._torn = True
         self._rows, self._columns = names
         if self._mode == "exact":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -41,6 +42,19 @@ def check_output(
         raise ValueError(f"the output {str(file)!r} is one of the files to compare: name another")
     if file.suffix.lower() in PICTURES and find_spec("matplotlib") is None:
         raise ImportError("plots need matplotlib: pip install 'simkit[plot]'")
+
+
+def output_argument(*endings: str) -> Callable[[str], str]:
+    """The argparse type of a file to write that has one of the ``endings``: refused before any work is done."""
+
+    def output(text: str) -> str:
+        try:
+            check_output(text, endings=endings)
+        except (ValueError, OSError, ImportError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return output
 
 
 def write_matrix(matrix: SimilarityMatrix, path: str | os.PathLike[str]) -> None:

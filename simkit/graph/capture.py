@@ -1,9 +1,10 @@
-"""A model as a chain of ATen operations, by ``torch.export``; whatever is not a chain is refused by name."""
+"""A model as a graph of ATen operations, by ``torch.export``; what cannot be captured is refused with the reason."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +13,35 @@ from torch import fx, nn
 
 from .preserve import preserved_rng, quiet_copy
 
-NOT_YET = "only plain chains of layers are supported, the general channel graph is not there yet"
-
 
 @dataclass(frozen=True)
-class Chain:
-    """The operations from input to output, each fed by the one before.
+class Captured:
+    """The operations in the order in which they run, for one size of inputs.
 
     ``tensors`` maps the graph's names of parameters and buffers to their names in ``model``, a copy in eval mode.
+    ``constants`` are all arguments of the graph but the user's inputs, by placeholder. ``batch`` is the size of
+    dimension 0 of the first input.
     """
 
     model: nn.Module
-    nodes: tuple[fx.Node, ...]
+    module: fx.GraphModule
     tensors: Mapping[str, str]
+    constants: Mapping[str, torch.Tensor]
+    batch: int
+
+    @property
+    def nodes(self) -> tuple[fx.Node, ...]:
+        """All nodes, placeholders first, the output last."""
+        return tuple(self.module.graph.nodes)
+
+    def arguments(self, inputs: tuple[Any, ...]) -> list[Any]:
+        """What the graph is called with: parameters, buffers and constants, and the user's inputs in their places."""
+        given = iter(torch.utils._pytree.tree_leaves(inputs))
+        return [
+            self.constants[node.name] if node.name in self.constants else next(given)
+            for node in self.nodes
+            if node.op == "placeholder"
+        ]
 
 
 def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
@@ -52,7 +69,9 @@ def opname(node: fx.Node) -> str:
 
 
 def described(node: fx.Node) -> str:
-    """The operation as an error message names it."""
+    """The operation as a message names it."""
+    if node.op == "placeholder":
+        return "the model's input"
     place = where(node)
     return f"{opname(node)!r} in module {place!r}" if place else f"{opname(node)!r} in the model's forward"
 
@@ -72,38 +91,49 @@ def bound(node: fx.Node) -> dict[str, Any]:
     return values
 
 
-def capture(model: nn.Module, example_inputs: Any) -> Chain:
-    """Export the model and check that it is a chain; the model itself is not run, its copy is."""
+def capture(model: nn.Module, example_inputs: Any) -> Captured:
+    """Export a copy of the model in eval mode; the model itself is not run.
+
+    Raises:
+        TypeError: no module, or no inputs. ValueError: the model does not run on them.
+        NotImplementedError: the model cannot be copied or exported.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     inputs = as_inputs(example_inputs)
-    _refuse_tied(model)
     quiet = quiet_copy(model)
-    with preserved_rng():
+    with preserved_rng(), plain_attention(), torch.enable_grad():
         _run_once(quiet, inputs)
         program = _export(quiet, inputs)
     signature = program.graph_signature
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    _refuse_reused(program.graph, tensors)
-    sources = [node for node in program.graph.nodes if node.name in signature.user_inputs and node.users]
-    if len(sources) != 1:
-        raise NotImplementedError(f"{type(model).__name__} reads {len(sources)} inputs and not 1; {NOT_YET}")
-    return Chain(quiet, tuple(_follow(sources[0], tensors)), tensors)
+    return Captured(quiet, program.graph_module, tensors, _constants(program, quiet, tensors), _batch(inputs))
 
 
-def _refuse_tied(model: nn.Module) -> None:
-    first: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in first:
-            raise NotImplementedError(f"{first[id(parameter)]!r} and {name!r} are one shared parameter; {NOT_YET}")
-        first[id(parameter)] = name
+def _batch(inputs: tuple[Any, ...]) -> int:
+    sizes = [int(value.shape[0]) for value in inputs if isinstance(value, torch.Tensor) and value.dim()]
+    return max(sizes[0], 1) if sizes else 1
 
 
-def _refuse_reused(graph: fx.Graph, tensors: Mapping[str, str]) -> None:
-    for node in graph.nodes:
-        if node.name in tensors and len(node.users) > 1:
-            module = tensors[node.name].rpartition(".")[0]
-            raise NotImplementedError(f"module {module!r} is used {len(node.users)} times; {NOT_YET}")
+def _constants(
+    program: torch.export.ExportedProgram, quiet: nn.Module, tensors: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    own = {**dict(quiet.named_parameters(remove_duplicate=False)), **dict(quiet.named_buffers(remove_duplicate=False))}
+    constants = {placeholder: own[name] for placeholder, name in tensors.items()}
+    for placeholder, name in program.graph_signature.inputs_to_lifted_tensor_constants.items():
+        constants[placeholder] = program.constants[name]
+    return constants
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Fused inference kernels of attention hide the operations; the user's setting is put back."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _run_once(quiet: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -128,33 +158,3 @@ def _export(quiet: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedP
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _follow(source: fx.Node, tensors: Mapping[str, str]) -> list[fx.Node]:
-    chain: list[fx.Node] = []
-    current = source
-    while True:
-        users = [user for user in current.users if user.op == "output" or user.users]
-        if len(users) != 1:
-            raise NotImplementedError(_fork(current, chain, users))
-        node = users[0]
-        strangers = [n for n in node.all_input_nodes if n is not current and n.name not in tensors]
-        if strangers and node.op == "output":
-            raise NotImplementedError(f"the model has {len(strangers) + 1} outputs; {NOT_YET}")
-        if strangers:
-            raise NotImplementedError(f"{described(node)} also reads {described(strangers[0])}; {NOT_YET}")
-        if node.op == "output":
-            return chain
-        if node.op != "call_function":
-            raise NotImplementedError(f"{described(node)} is no plain operation; {NOT_YET}")
-        chain.append(node)
-        current = node
-
-
-def _fork(current: fx.Node, chain: list[fx.Node], users: list[fx.Node]) -> str:
-    start = f"the output of {described(current)}" if chain else "the model's input"
-    if not users:
-        return f"{start} is not used; {NOT_YET}"
-    readers = ", ".join(described(user) for user in users if user.op != "output")
-    also = " and is an output" if any(user.op == "output" for user in users) else ""
-    return f"{start} is read by {readers}{also}: a branch; {NOT_YET}"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 Role = Literal["producer", "carrier", "consumer"]
 Transfer = Literal["identity", "homogeneous", "affine", "mixing", "other"]
-TensorMap = Callable[[torch.Tensor], torch.Tensor]
+Units: TypeAlias = npt.NDArray[np.int64]
 
 
 def weakest(transfers: Iterable[Transfer]) -> Transfer:
@@ -20,35 +23,12 @@ def weakest(transfers: Iterable[Transfer]) -> Transfer:
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Where the units of a group lie in one tensor: unit u is ``positions`` consecutive indices along ``dim``.
-
-    ``masked`` says whether masking a unit sets these entries to zero (running variances and consumers stay).
-    """
-
-    role: Role
-    tensor: str
-    dim: int
-    positions: int
-    masked: bool
-
-    @property
-    def module(self) -> str:
-        """Path of the module that owns the tensor."""
-        return self.tensor.rpartition(".")[0]
-
-    def indices(self, units: Sequence[int], device: torch.device | None = None) -> torch.Tensor:
-        """The indices [len(units) * positions] along ``dim`` that belong to ``units``, in the order of ``units``."""
-        starts = torch.tensor(units, dtype=torch.int64, device=device) * self.positions
-        return (starts[:, None] + torch.arange(self.positions, device=device)).reshape(-1)
-
-
-@dataclass(frozen=True)
 class Step:
     """One operation between producer and consumer, the module it runs in, and its transfer class.
 
-    identity: passes values on; homogeneous: f(s·v) = s·f(v) for s > 0 (ReLU, max-pool); affine: per channel
-    (BatchNorm); mixing: linear within a channel (average pool, flatten); other: none of these.
+    identity: passes values on, or adds up several channels of the group; homogeneous: f(s·v) = s·f(v) for s > 0 (ReLU,
+    max-pool); affine: per channel (BatchNorm); mixing: linear within a channel (average pool, flatten); other: none of
+    these.
     """
 
     op: str
@@ -56,69 +36,169 @@ class Step:
     transfer: Transfer
 
 
-@dataclass(frozen=True)
-class View:
-    """Where to read the representation of a group: the output of ``module``, followed by the operations ``tail``."""
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """Where the units of a group lie along one dimension of a parameter or buffer.
+
+    ``units [size]`` holds the unit at every position, -1 where the position belongs to no unit of the group.
+    ``steps`` are the operations on the way from the producers to a consumer.
+    """
+
+    role: Role
+    tensor: str
+    dim: int
+    units: Units
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """Path of the module that owns the tensor."""
+        return self.tensor.rpartition(".")[0]
+
+    @property
+    def transfer(self) -> Transfer:
+        """Transfer class of the path from the producers to this slot."""
+        return weakest(step.transfer for step in self.steps)
+
+    def positions(self, units: Iterable[int]) -> Units:
+        """The positions along ``dim``, ascending, that belong to any of ``units``."""
+        return np.flatnonzero(np.isin(self.units, np.asarray(list(units), dtype=np.int64)))
+
+
+@dataclass(frozen=True, eq=False)
+class SizeAttribute:
+    """An integer attribute of a module (entry ``index`` of a tuple) that repeats a number of channels.
+
+    It equals ``len(units)`` and loses one for every position whose unit is removed.
+    """
 
     module: str
-    tail: tuple[TensorMap, ...]
-    axis: int
+    attribute: str
+    index: int | None
+    units: Units
+
+
+@dataclass(frozen=True, eq=False)
+class Total:
+    """An operation that adds up the units without a weight: ``node`` of the captured graph, over ``dim`` of its input.
+
+    ``units [size]`` holds the unit at every position, -1 where there is none of the group.
+    """
+
+    node: str
+    module: str
+    dim: int
+    units: Units
+
+
+@dataclass(frozen=True, eq=False)
+class Extent:
+    """A run of the group's units along a dimension of the value of ``op`` in ``module``: a size its code may hold."""
+
+    op: str
+    module: str
+    units: Units
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Where to read the representation of a group: the value of one node of the captured graph.
+
+    ``units`` broadcasts to the value's shape and says which unit an element belongs to, -1 for none. Dimension 0 of
+    the value holds ``rows`` rows of every sample (0: it does not hold samples). ``elements`` of them are the group's.
+    """
+
+    node: str
+    units: Units
+    rows: int
     elements: int
 
-    def read(self, output: torch.Tensor, units: int) -> torch.Tensor:
-        """The representation ``[n, units, positions]`` from the module's output; always a new tensor."""
-        value = output.detach()
-        for step in self.tail:
-            value = step(value)
-        value = value.movedim(self.axis, 1).reshape(value.shape[0], units, -1)
-        return value.clone() if value.untyped_storage().data_ptr() == output.untyped_storage().data_ptr() else value
+    def read(self, value: torch.Tensor, count: int, batch: int) -> torch.Tensor:
+        """The representation ``[batch, units, positions]`` from a value of ``batch`` samples; always a new tensor.
+
+        ValueError if dimension 0 of the value does not hold the samples.
+        """
+        if not self.rows or value.shape[0] != self.rows * batch or self.units.shape[0] > 1:
+            shape = tuple(value.shape)
+            raise ValueError(f"node {self.node!r} of shape {shape} does not hold {batch} samples along dimension 0")
+        samples = value.detach().reshape(batch, -1)
+        owners = np.broadcast_to(self.units, (self.rows, *value.shape[1:])).ravel()
+        order = np.argsort(owners, kind="stable")
+        order = order[owners[order] >= 0]
+        return samples[:, torch.from_numpy(order).to(value.device)].reshape(batch, count, -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
-    """Channels that are removed together: one producing layer, what carries its channels, the layer that consumes them.
+    """Channels that are removed together: the layers that compute them, what carries them, the layers that read them.
 
-    ``response`` is the constant that a masked unit feeds to the consumer. ``sites`` is the number of output positions
-    of the producing layer per sample (1 for a linear layer on ``[n, p]``). ``frozen`` is the reason why no unit may be
-    removed, or None.
+    ``units`` is their number, ``kind`` the operation of the first producing layer. ``approximate`` says why removal is
+    not exactly masking (None: it is), ``frozen`` why no unit may be removed (None: they may). ``post`` and ``pre`` are
+    where the representation is read: after the last activation before the first consumer, and before that activation.
+    ``params`` and ``macs`` are what removing one unit alone saves; multiply-adds are for one sample.
     """
 
     name: str
     kind: str
     units: int
     slots: tuple[Slot, ...]
-    steps: tuple[Step, ...]
-    response: float
-    sites: int
-    view: View
+    sizes: tuple[SizeAttribute, ...]
+    totals: tuple[Total, ...]
+    extents: tuple[Extent, ...]
+    post: View | None
+    pre: View | None
+    params: int
+    macs: int
+    approximate: str | None
     frozen: str | None
+
+    def having(self, role: Role) -> tuple[Slot, ...]:
+        """The slots of one role."""
+        return tuple(slot for slot in self.slots if slot.role == role)
 
     @property
     def producers(self) -> tuple[Slot, ...]:
-        """Slots of the layer that computes the units (weight, bias)."""
-        return tuple(slot for slot in self.slots if slot.role == "producer")
+        """Slots of the layers that compute the units (weights, biases, embeddings)."""
+        return self.having("producer")
 
     @property
     def carriers(self) -> tuple[Slot, ...]:
-        """Slots of per-channel tensors on the way (BatchNorm, PReLU)."""
-        return tuple(slot for slot in self.slots if slot.role == "carrier")
+        """Slots of per-channel tensors on the way (normalisation, PReLU, depthwise convolutions)."""
+        return self.having("carrier")
 
     @property
     def consumers(self) -> tuple[Slot, ...]:
-        """Slots of the layer that reads the units."""
-        return tuple(slot for slot in self.slots if slot.role == "consumer")
+        """Slots of the layers that read the units."""
+        return self.having("consumer")
 
     @property
     def transfer(self) -> Transfer:
-        """Transfer class of the path from producer to consumer."""
-        return weakest(step.transfer for step in self.steps)
+        """Transfer class of the least structured path from producers to a consumer."""
+        return weakest(slot.transfer for slot in self.consumers)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Multiply-adds of one operation over the whole example: ``rest`` times the size of every run.
+
+    A run says for every place which unit of which group (by its index in the graph) it belongs to, -1 for none.
+    """
+
+    rest: int
+    runs: tuple[tuple[Units, Units], ...]
+
+
+@dataclass(frozen=True, eq=False)
 class ChannelGraph:
-    """The groups of a model in the order in which they run."""
+    """The groups of a model in the order in which they run, and the multiply-adds of its linear operations.
+
+    ``batch`` is the number of samples of the example it was traced with, ``nodes`` the names of the operations.
+    """
 
     groups: tuple[Group, ...]
+    work: tuple[Work, ...]
+    batch: int
+    nodes: tuple[str, ...]
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -130,13 +210,43 @@ class ChannelGraph:
         """Layer name -> the reason why its units stay."""
         return {group.name: group.frozen for group in self.groups if group.frozen is not None}
 
+    def macs(self, removed: Mapping[str, Collection[int]] | None = None) -> int:
+        """Multiply-adds per sample once units (by group name) are removed."""
+        gone = removed or {}
+        kept = [np.ones(group.units + 1, dtype=np.bool_) for group in self.groups]
+        for group, left in zip(self.groups, kept, strict=True):
+            left[list(gone.get(group.name, ()))] = False
+        if not kept:
+            return sum(one.rest for one in self.work) // self.batch
+        starts = np.cumsum([0, *(len(left) for left in kept)])
+        stays = np.concatenate(kept)
+        total = 0
+        for one in self.work:
+            sizes = [int(stays[np.where(groups < 0, starts[1] - 1, starts[groups] + units)].sum())
+                     for groups, units in one.runs]  # fmt: skip
+            total += one.rest * math.prod(sizes)
+        return total // self.batch
+
     def explain(self) -> str:
-        """One line per group: the layer, its units, the path to its consumer, and why it is frozen if it is."""
-        return "\n".join(_line(group) for group in self.groups)
+        """A few lines per group: its layers, its units, the paths to its consumers, why it is frozen if it is."""
+        return "\n".join(_lines(group) for group in self.groups)
 
 
-def _line(group: Group) -> str:
-    path = " > ".join(step.op for step in group.steps) or "directly"
-    target = ", ".join(slot.module for slot in group.consumers) or "the output"
-    state = f"frozen: {group.frozen}" if group.frozen else f"transfer {group.transfer}"
-    return f"{group.name} ({group.kind}, {group.units} units) -> {path} -> {target}; {state}"
+def _lines(group: Group) -> str:
+    head = f"{group.name or 'the model'} ({group.kind}, {group.units} units)"
+    if group.frozen is not None:
+        return f"{head}: frozen: {group.frozen}"
+    makers = _modules(group.producers)
+    if len(makers) > 1:
+        head += f", coupled with {', '.join(makers[1:])}"
+    lines = [f"{head}: {'exact' if group.approximate is None else f'approximate: {group.approximate}'}"]
+    for slot in group.consumers:
+        ops = [step.op for step in slot.steps]
+        path = " > ".join(ops if len(ops) <= 8 else [*ops[:4], f"{len(ops) - 7} more", *ops[-3:]]) or "directly"
+        lines.append(f"  -> {path} -> {slot.module or slot.tensor}; transfer {slot.transfer}")
+    lines += [f"  -> added up by {total.node!r} in {total.module or 'the model'}" for total in group.totals]
+    return "\n".join(lines)
+
+
+def _modules(slots: Iterable[Slot]) -> list[str]:
+    return list(dict.fromkeys(slot.module or slot.tensor for slot in slots))

@@ -255,7 +255,8 @@ def factor_of(x: Matrix) -> Factor:
 def factor_as_it_lies(x: Matrix) -> Factor:
     """:func:`factor_of` without a copy, the mean apart, where ``x`` is large, float64 and not far from centred.
 
-    Products of uncentred features then lose no more than one bit to the mean.
+    Products of uncentred features then lose no more than one bit to the mean. The array must stay as it is as long as
+    the factor is in use.
     """
     block, stats = prepare_with_stats(x, Linear())
     values = x.values
@@ -269,11 +270,11 @@ def factor_as_it_lies(x: Matrix) -> Factor:
 
 def cross_of_factors(x: Factor, y: Factor) -> FloatArray:
     """W_xᵀ W_y."""
-    product = cross(x.values, y.values)
+    sums = cross(x.values, y.values)
     if x.mean is None or y.mean is None:
-        return product  # the columns of one side sum to zero
-    product -= np.outer(len(x.values) * x.mean, y.mean)
-    return product
+        return sums  # the columns of one side sum to zero
+    sums -= np.outer(len(x.values) * x.mean, y.mean)
+    return sums
 
 
 def _triangle(z: FloatArray, overwrite: bool) -> FloatArray:

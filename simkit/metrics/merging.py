@@ -90,8 +90,16 @@ class Merging:
         return self.plan.backend
 
     def matrix(self, kept: npt.ArrayLike) -> FloatArray:
-        """Z ``[kept, units]``: the next layer's weights ``W [out, units]`` become ``W Zᵀ`` (columns of kept units)."""
-        mask = np.asarray(kept, dtype=bool)
+        """Z ``[kept, units]``: the next layer's weights ``W [out, units]`` become ``W Zᵀ`` (columns of kept units).
+
+        ``kept [units]`` is the mask that :func:`merging` was given.
+
+        Raises:
+            TypeError: not boolean. ValueError: another mask.
+        """
+        mask = _boolean(kept)
+        if mask.ndim != 1 or not np.array_equal(np.flatnonzero(~mask), self.pruned):
+            raise ValueError(f"kept {mask.shape} is not the mask of which these {len(self.pruned)} units were pruned")
         place = np.cumsum(mask) - 1
         z = np.zeros((int(mask.sum()), len(mask)))
         z[place[mask], np.flatnonzero(mask)] = 1.0
@@ -203,9 +211,7 @@ def _result(
 def _checked(
     w: Matrix, kept: npt.ArrayLike, threshold: float | None, balance: float, bn_scale: str
 ) -> npt.NDArray[np.bool_]:
-    mask = np.asarray(kept)
-    if mask.dtype != np.bool_:
-        raise TypeError(f"kept must be a boolean mask of the units, not an array of {mask.dtype}")
+    mask = _boolean(kept)
     if mask.shape != (w.n,):
         raise ValueError(f"kept has shape {mask.shape} and weight has {w.n} units")
     if threshold is not None and not -1.0 <= threshold <= 1.0:
@@ -214,6 +220,13 @@ def _checked(
         raise ValueError(f"balance must lie in [0, 1], not {balance!r}")
     if bn_scale not in SCALES:
         raise ValueError(f'bn_scale must be "exact" or "reference", not {bn_scale!r}')
+    return mask
+
+
+def _boolean(kept: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    mask = np.asarray(kept)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"kept must be a boolean mask of the units, not an array of {mask.dtype}")
     return mask
 
 

@@ -24,7 +24,10 @@ class NBS:
     """Normalised Bures similarity as a measure object."""
 
     def prepare(self, x: Matrix) -> Factor:
-        """The centred features of one representation, reduced to n columns where they are wide."""
+        """The centred features of one representation, reduced to n columns where they are wide.
+
+        Large float64 features are not copied: they must stay as they are until the scores are there.
+        """
         enough_samples(x.n, 2, "NBS")
         return factor_as_it_lies(x)
 

@@ -3,10 +3,11 @@
 Decisions are data (:class:`PruningPlan`); :func:`apply` carries them out on a copy of the model.
 """
 
-from ..graph import ChannelGraph, trace
+from ..graph import ChannelGraph
 from .apply import apply, masked
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
 from .plan import plan
+from .probe import trace
 from .scores import L1, CKADamage, Random
 from .storage import load, save
 

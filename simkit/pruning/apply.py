@@ -2,73 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..graph import quiet_copy
 from ..graph.preserve import own_copy
 from .decisions import LayerPlan, PruningPlan
-from .sizes import named_tensors, replace_tensor
+from .sizes import named_tensors, read_size, replace_tensors, write_size
 from .verify import require_equal
 
 KEPT = "simkit_kept"
+SIZES = "simkit_sizes"
 
 
 def masked(model: nn.Module, plan: PruningPlan) -> nn.Module:
-    """A copy of the model, all sizes unchanged, whose removed units are silent.
+    """A copy of the model, all sizes unchanged, to whose consumers the removed units are zero.
 
-    Their incoming weights, biases, BatchNorm scales, shifts and running means are zero, so that a removed unit emits 0
-    into its activation and feeds a constant (``LayerPlan.response``, mostly 0) to the next layer. Raises ValueError if
-    the plan does not fit the model.
+    The columns of every consumer's weight that read a removed unit are zero, whatever the unit emits. Raises ValueError
+    if the plan does not fit the model, NotImplementedError if units are added up without a weight that could be zero.
     """
     _check_fits(model, plan)
-    silent = own_copy(model)
-    tensors = named_tensors(silent)
+    bare = next((layer for layer in plan.layers if layer.totals), None)
+    if bare is not None:
+        raise NotImplementedError(
+            f"layer {bare.name!r} is added up by {bare.totals[0].node!r}, which has no weight that could be zero"
+        )
+    return mask(own_copy(model), plan.layers)
+
+
+def mask(model: nn.Module, layers: Iterable[LayerPlan]) -> nn.Module:
+    """Zero the consumers' columns in place."""
+    tensors = named_tensors(model)
     with torch.no_grad():
-        for layer in plan.layers:
+        for layer in layers:
             for slot in layer.slots:
-                if slot.masked:
+                if slot.role == "consumer":
                     tensor = tensors[slot.tensor]
-                    tensor.index_fill_(slot.dim, slot.indices(layer.removed, tensor.device), 0)
-    return silent
+                    tensor.index_fill_(slot.dim, torch.tensor(slot.positions, device=tensor.device), 0)
+    return model
 
 
 def apply(model: nn.Module, plan: PruningPlan, example_inputs: Any, verify: bool = True) -> nn.Module:
     """A new model without the plan's units: smaller tensors, size attributes to match, the input model untouched.
 
-    Mode, dtype, device and requires_grad are those of the model. A constant that masked units would have fed to the
-    next layer is added to its bias. Kept units are noted, by their number in the first dense model, in the attribute
-    ``simkit_kept`` (layer name -> units), which :func:`save` stores.
+    Mode, dtype, device and requires_grad are those of the model. What is left is noted in two attributes of the new
+    model, which :func:`save` stores: ``simkit_kept``, (tensor, dimension) of every producing layer -> positions kept of
+    the first dense model, and ``simkit_sizes``, (module, attribute, index) -> value.
 
     Args:
         model: the model the plan was made for, or one of the same architecture.
         plan: what to remove.
-        example_inputs: a tensor, or a tuple of one, that the model runs on.
+        example_inputs: a tensor, or a tuple of tensors, that the model runs on.
         verify: run the masked and the cut model on ``example_inputs`` in float64 eval mode, without the model's forward
-            hooks, and require equal outputs of every layer concerned, to rounding.
+            hooks, and require equal outputs of every layer concerned, to rounding. Where removal is approximate, the
+            masked model's layer and group norms leave the removed channels out of their statistics.
 
     Raises:
         ValueError: the plan does not fit the model, or the outputs differ (the message names the first module).
     """
     _check_fits(model, plan)
-    small = _cut_out(own_copy(model), plan)
+    small = cut(own_copy(model), plan.layers)
     setattr(small, KEPT, _kept_overall(model, plan))
+    setattr(small, SIZES, _sizes_overall(model, small, plan))
     if verify:
-        # Cut in float64 too: a folded constant rounds to the bias's precision otherwise.
-        silent, cut = quiet_copy(masked(model, plan)).double(), _cut_out(quiet_copy(model).double(), plan)
-        require_equal(silent, cut, plan, example_inputs)
+        require_equal(model, plan.layers, example_inputs, mask=mask, cut=cut)
     return small
 
 
-def _cut_out(small: nn.Module, plan: PruningPlan) -> nn.Module:
+def cut(small: nn.Module, layers: Iterable[LayerPlan]) -> nn.Module:
+    """Remove the units in place."""
+    listed = list(layers)
+    tensors = named_tensors(small)
+    gone: dict[int, tuple[str, dict[int, set[int]]]] = {}
+    for slot in (slot for layer in listed for slot in layer.slots):
+        _, dims = gone.setdefault(id(tensors[slot.tensor]), (slot.tensor, {}))
+        dims.setdefault(slot.dim, set()).update(slot.positions)
+    for size in (size for layer in listed for size in layer.sizes):
+        place = (size.module, size.attribute, size.index)
+        write_size(small, *place, read_size(small, *place) - size.count)
     with torch.no_grad():
-        for layer in plan.layers:
-            _fold(small, layer)
-        for layer in plan.layers:
-            _cut(small, layer)
+        replace_tensors(small, {name: _without(tensors[name].detach(), dims) for name, dims in gone.values()})
     return small
+
+
+def _without(tensor: torch.Tensor, dims: dict[int, set[int]]) -> torch.Tensor:
+    for dim, positions in dims.items():
+        kept = [position for position in range(tensor.shape[dim]) if position not in positions]
+        tensor = tensor.index_select(dim, torch.tensor(kept, device=tensor.device))
+    return tensor
 
 
 def _check_fits(model: nn.Module, plan: PruningPlan) -> None:
@@ -79,39 +102,34 @@ def _check_fits(model: nn.Module, plan: PruningPlan) -> None:
         for slot in layer.slots:
             if slot.tensor not in tensors:
                 raise ValueError(f"the plan cuts {slot.tensor!r}, which {type(model).__name__} does not have")
-            shape, size = tuple(tensors[slot.tensor].shape), layer.units * slot.positions
-            if slot.dim >= len(shape) or shape[slot.dim] != size:
+            shape = tuple(tensors[slot.tensor].shape)
+            if slot.dim >= len(shape) or shape[slot.dim] != slot.size:
                 raise ValueError(
-                    f"the plan expects size {size} in dimension {slot.dim} of {slot.tensor!r}, not shape {shape}"
+                    f"the plan expects size {slot.size} in dimension {slot.dim} of {slot.tensor!r}, not shape {shape}"
                 )
-            if layer.response != 0.0 and slot.role == "consumer" and f"{slot.module}.bias" not in tensors:
-                raise ValueError(f"the plan needs a bias in {slot.module!r} to take up the constant {layer.response}")
+        for size in layer.sizes:
+            found = read_size(model, size.module, size.attribute, size.index)
+            if found != size.size:
+                raise ValueError(
+                    f"the plan expects {size.attribute!r} of module {size.module!r} to be {size.size}, not {found}"
+                )
 
 
-def _fold(small: nn.Module, layer: LayerPlan) -> None:
-    """Add what the removed units would have fed to the next layer, a constant, to its bias."""
-    if layer.response == 0.0:
-        return
-    for slot in layer.slots:
-        if slot.role == "consumer":
-            reader = small.get_submodule(slot.module)
-            weight, bias = reader.get_parameter("weight"), reader.get_parameter("bias")
-            removed = weight.index_select(slot.dim, slot.indices(layer.removed, weight.device))
-            effect = layer.response * removed.to(torch.float64).reshape(len(bias), -1).sum(dim=1)
-            bias.copy_(bias.to(torch.float64) + effect)
-
-
-def _cut(small: nn.Module, layer: LayerPlan) -> None:
-    for slot in layer.slots:
-        tensor = named_tensors(small)[slot.tensor].detach()
-        kept = slot.indices(layer.kept, tensor.device)
-        replace_tensor(small, slot.tensor, tensor.index_select(slot.dim, kept))
-
-
-def _kept_overall(model: nn.Module, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
-    """Kept units by their number in the first dense model, through all earlier cuts."""
-    earlier: dict[str, tuple[int, ...]] = dict(getattr(model, KEPT, {}))
-    for layer in plan.layers:
-        before = earlier.get(layer.name, tuple(range(layer.units)))
-        earlier[layer.name] = tuple(before[unit] for unit in layer.kept)
+def _kept_overall(model: nn.Module, plan: PruningPlan) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Kept positions of the producing layers by their number in the first dense model, through all earlier cuts."""
+    earlier: dict[tuple[str, int], tuple[int, ...]] = dict(getattr(model, KEPT, {}))
+    gone: dict[tuple[str, int], set[int]] = {}
+    sizes: dict[tuple[str, int], int] = {}
+    for slot in (slot for layer in plan.layers for slot in layer.slots if slot.role == "producer"):
+        gone.setdefault((slot.tensor, slot.dim), set()).update(slot.positions)
+        sizes[slot.tensor, slot.dim] = slot.size
+    for place, positions in gone.items():
+        before = earlier.get(place, tuple(range(sizes[place])))
+        earlier[place] = tuple(number for index, number in enumerate(before) if index not in positions)
     return earlier
+
+
+def _sizes_overall(model: nn.Module, small: nn.Module, plan: PruningPlan) -> dict[tuple[str, str, int | None], int]:
+    places = {(size.module, size.attribute, size.index) for layer in plan.layers for size in layer.sizes}
+    known: dict[tuple[str, str, int | None], int] = dict(getattr(model, SIZES, {}))
+    return {**known, **{place: read_size(small, *place) for place in sorted(places, key=str)}}

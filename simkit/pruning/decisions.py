@@ -3,25 +3,118 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..graph import Slot
-
-FORMAT = "simkit pruning plan 1"
+FORMAT = "simkit pruning plan 2"
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
 _FORBID = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def as_ranges(positions: Iterable[int]) -> Ranges:
+    """Ascending positions as half-open ranges."""
+    found: list[tuple[int, int]] = []
+    for position in positions:
+        if found and found[-1][1] == position:
+            found[-1] = (found[-1][0], int(position) + 1)
+        else:
+            found.append((int(position), int(position) + 1))
+    return tuple(found)
+
+
+def _proper(ranges: Ranges, size: int) -> bool:
+    """Whether the ranges are ascending, apart, not empty, and leave something of ``size``."""
+    inside = all(0 <= start < stop <= size for start, stop in ranges)
+    apart = all(first[1] < second[0] for first, second in pairwise(ranges))
+    return inside and apart and 0 < sum(stop - start for start, stop in ranges) < size
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """What goes from one dimension, of length ``size``, of a parameter or buffer: half-open ranges of positions.
+
+    Masking zeroes these positions of the consumers; cutting removes them from every slot.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    role: Literal["producer", "carrier", "consumer"]
+    tensor: str
+    dim: int
+    size: int
+    removed: Ranges
+
+    def __post_init__(self) -> None:
+        if self.dim < 0 or not self.tensor or not _proper(self.removed, self.size):
+            raise ValueError(f"a plan has the impossible slot {self!r}")
+
+    @property
+    def module(self) -> str:
+        """Path of the module that owns the tensor."""
+        return self.tensor.rpartition(".")[0]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The positions along ``dim`` that go, ascending."""
+        return tuple(position for start, stop in self.removed for position in range(start, stop))
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The positions along ``dim`` that stay, ascending."""
+        gone = set(self.positions)
+        return tuple(position for position in range(self.size) if position not in gone)
+
+
+@dataclass(frozen=True)
+class SizePlan:
+    """An integer attribute of a module (entry ``index`` of a tuple) of value ``size`` that loses one per position."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    module: str
+    attribute: str
+    index: int | None
+    size: int
+    removed: Ranges
+
+    def __post_init__(self) -> None:
+        named = self.attribute.isidentifier() and not self.attribute.startswith("__")
+        if not named or (self.index is not None and self.index < 0) or not _proper(self.removed, self.size):
+            raise ValueError(f"a plan has the impossible size attribute {self!r}")
+
+    @property
+    def count(self) -> int:
+        """By how much the attribute shrinks."""
+        return sum(stop - start for start, stop in self.removed)
+
+
+@dataclass(frozen=True)
+class TotalPlan:
+    """Terms that go from a sum without a weight: over ``dim`` of the input of ``node``, as capturing names it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    node: str
+    dim: int
+    size: int
+    removed: Ranges
+
+    def __post_init__(self) -> None:
+        if self.dim < 0 or not self.node or not _proper(self.removed, self.size):
+            raise ValueError(f"a plan has the impossible sum {self!r}")
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """The decision for one layer.
+    """The decision for one layer and all that is coupled with it.
 
     ``removed`` lists the units in the order of removal, ``scores`` what the criterion gave each (for CKA damage, the
-    accumulated damage). ``slots`` say where the units lie in which tensors; ``response`` is the constant that a masked
-    unit feeds to the next layer, whose bias takes it up in the cut model.
+    accumulated damage). ``slots`` and ``sizes`` say what that takes from which tensors and attributes, ``totals`` from
+    which sums. ``approximate`` is the reason why cutting is not exactly masking, or None.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -30,8 +123,10 @@ class LayerPlan:
     units: int
     removed: tuple[int, ...]
     scores: tuple[float, ...]
-    slots: tuple[Slot, ...]
-    response: float
+    slots: tuple[SlotPlan, ...]
+    sizes: tuple[SizePlan, ...]
+    totals: tuple[TotalPlan, ...]
+    approximate: str | None
     reason: str
 
     def __post_init__(self) -> None:
@@ -45,9 +140,6 @@ class LayerPlan:
             )
         if len(self.scores) != len(self.removed):
             raise ValueError(f"layer {self.name!r} has {len(self.scores)} scores for {len(self.removed)} units")
-        for slot in self.slots:
-            if slot.positions < 1 or slot.dim not in (0, 1) or not slot.tensor.rpartition(".")[0]:
-                raise ValueError(f"layer {self.name!r} has the impossible slot {slot!r}")
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -69,7 +161,7 @@ class FrozenLayer:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """Everything that was decided. ``macs`` are multiply-adds of Linear and convolution layers for one sample.
+    """Everything that was decided. ``macs`` are multiply-adds of convolutions and matrix products for one sample.
 
     ``exact`` says whether cutting equals masking, ``exact_reason`` why (or why not).
     """
@@ -96,6 +188,8 @@ class PruningPlan:
             raise ValueError(f"layer {twice[0]!r} is decided twice")
         if not self.layers:
             raise ValueError("a plan must remove at least one unit")
+        if self.exact != all(layer.approximate is None for layer in self.layers):
+            raise ValueError(f"exact={self.exact} contradicts what the layers say")
 
     def __getitem__(self, name: str) -> LayerPlan:
         """The decision for one layer; KeyError if the plan leaves it whole."""

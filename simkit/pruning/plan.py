@@ -11,10 +11,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..graph import ChannelGraph, Group, quiet_copy, trace
+from ..graph import ChannelGraph, Group, quiet_copy
 from ..kernels import as_integer
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
+from .layers import layer_plan, layers_of
+from .probe import trace
 from .scores import CKADamage, Ranking, Score, Subject
+from .sizes import named_tensors
 
 Amount = float | Mapping[str, float]
 Scope = Literal["layer", "global"]
@@ -50,8 +53,8 @@ def plan(
     """Decide which units of the model's hidden layers to remove.
 
     Args:
-        model: a plain chain (see :func:`trace`); it is neither run nor changed, a copy in eval mode is.
-        example_inputs: a tensor, or a tuple of one, that the model runs on.
+        model: any model that :func:`trace` understands; it is neither run nor changed, a copy in eval mode is.
+        example_inputs: a tensor, or a tuple of tensors, that the model runs on.
         data: what :class:`CKADamage` runs the model on: inputs ``[n, ...]``, or batches (inputs first).
         score: :class:`CKADamage`, :class:`L1` or :class:`Random`.
         amount: the share to remove, ``int(round(amount * n))`` units of a layer of n, or shares by layer name (layers
@@ -64,15 +67,15 @@ def plan(
     Raises:
         ValueError: no layer has units that can go; a layer would lose all its units; nothing would be removed; an
             unknown name in ``amount`` or ``keep`` (the message offers near ones); an impossible option; missing data.
-        NotImplementedError: a model that is no plain chain; a budget other than units; ``scope="global"`` with a
+        NotImplementedError: a model that cannot be captured; a budget other than units; ``scope="global"`` with a
             criterion whose scores do not compare across layers.
     """
     _check_options(score, scope, budget)
     graph = trace(model, example_inputs)
-    kept = _kept(model, graph, keep)
+    kept = _kept(graph, keep)
     free = _free(model, graph, kept)
     request = _Request(_check_amount(amount, scope, graph, kept), scope, _check_rounding(round_to), free)
-    subject = Subject(quiet_copy(model), free, data)
+    subject = Subject(quiet_copy(model), graph, free, example_inputs, data)
     counts, rankings = _decide(request, subject, score)
     return _assemble(model, graph, request, score, counts, rankings)
 
@@ -105,7 +108,10 @@ def _check_amount(amount: Amount, scope: str, graph: ChannelGraph, kept: Mapping
     stay = {**graph.frozen, **kept}
     for name in amount:
         if name not in {group.name for group in graph.groups}:
-            raise ValueError(f"amount names {name!r}, which is no layer of the chain{_nearest(name, graph)}")
+            leader = next((group.name for group in graph.groups if name in layers_of(group)), None)
+            if leader is not None:
+                raise ValueError(f"amount names {name!r}, which is coupled with {leader!r}: name that")
+            raise ValueError(f"amount names {name!r}, which is no layer of the model{_nearest(name, graph)}")
         if name in stay:
             raise ValueError(f"amount names {name!r}, whose units stay: {stay[name]}")
     return {name: _fraction(value, f"amount[{name!r}]") for name, value in amount.items()}
@@ -123,14 +129,18 @@ def _nearest(name: str, graph: ChannelGraph) -> str:
     return f"; near names are {', '.join(repr(known) for known in near)}"
 
 
-def _kept(model: nn.Module, graph: ChannelGraph, keep: Collection[str]) -> dict[str, str]:
+def _kept(graph: ChannelGraph, keep: Collection[str]) -> dict[str, str]:
     if isinstance(keep, str):
         raise TypeError(f"keep must be a collection of names, not the string {keep!r}")
     found: dict[str, str] = {}
     for name in keep:
-        inside = [group.name for group in graph.groups if group.name == name or group.name.startswith(f"{name}.")]
+        inside = [
+            group.name
+            for group in graph.groups
+            if any(layer == name or layer.startswith(f"{name}.") for layer in layers_of(group))
+        ]
         if not inside:
-            raise ValueError(f"keep names {name!r}, which holds no layer of the chain{_nearest(str(name), graph)}")
+            raise ValueError(f"keep names {name!r}, which holds no layer of the model{_nearest(str(name), graph)}")
         found.update(dict.fromkeys(inside, f"keep names {name!r}"))
     return found
 
@@ -211,8 +221,6 @@ def _assemble(
         else:
             default = "amount leaves it whole" if group.name in open_names else "keep names it"
             stays.append(FrozenLayer(group.name, group.units, group.frozen or default))
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-    after = shrunk(shapes, layers)
     return PruningPlan(
         layers=tuple(layers),
         frozen=tuple(stays),
@@ -220,11 +228,11 @@ def _assemble(
         amount=request.amount,
         scope=request.scope,
         round_to=request.round_to,
-        params_before=sum(math.prod(shape) for shape in shapes.values()),
-        params_after=sum(math.prod(shape) for shape in after.values()),
-        macs_before=_macs(graph, shapes),
-        macs_after=_macs(graph, after),
-        exact=True,
+        params_before=sum(parameter.numel() for parameter in model.parameters()),
+        params_after=_params_after(model, layers),
+        macs_before=graph.macs(),
+        macs_after=graph.macs({layer.name: layer.removed for layer in layers}),
+        exact=all(layer.approximate is None for layer in layers),
         exact_reason=_exact_reason(layers),
     )
 
@@ -236,33 +244,23 @@ def _layer(group: Group, request: _Request, count: int, ranking: Ranking) -> Lay
         reason = f"first in the criterion's order, amount {request.share(group.name)}"
     if request.round_to > 1:
         reason += f", a multiple of {request.round_to} left"
-    return LayerPlan(
-        name=group.name,
-        units=group.units,
-        removed=ranking.order[:count],
-        scores=ranking.scores[:count],
-        slots=group.slots,
-        response=group.response,
-        reason=reason,
+    return layer_plan(group, ranking.order[:count], ranking.scores[:count], reason)
+
+
+def _params_after(model: nn.Module, layers: Iterable[LayerPlan]) -> int:
+    """What is left of the parameters; several layers may cut one dimension, and tied parameters count once."""
+    tensors = named_tensors(model)
+    gone: dict[int, dict[int, set[int]]] = {}
+    for slot in (slot for layer in layers for slot in layer.slots):
+        gone.setdefault(id(tensors[slot.tensor]), {}).setdefault(slot.dim, set()).update(slot.positions)
+    return sum(
+        math.prod(size - len(gone.get(id(one), {}).get(dim, ())) for dim, size in enumerate(one.shape))
+        for one in model.parameters()
     )
 
 
-def shrunk(shapes: Mapping[str, tuple[int, ...]], layers: Iterable[LayerPlan]) -> dict[str, tuple[int, ...]]:
-    """The shapes that are left of the named tensors once the plan is carried out."""
-    left = {name: list(shape) for name, shape in shapes.items()}
-    for layer in layers:
-        for slot in layer.slots:
-            if slot.tensor in left:
-                left[slot.tensor][slot.dim] -= len(layer.removed) * slot.positions
-    return {name: tuple(shape) for name, shape in left.items()}
-
-
-def _macs(graph: ChannelGraph, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    return sum(math.prod(shapes[group.producers[0].tensor]) * group.sites for group in graph.groups)
-
-
 def _exact_reason(layers: Iterable[LayerPlan]) -> str:
-    folded = [layer.name for layer in layers if layer.response != 0.0]
-    if not folded:
-        return "a masked unit feeds 0 to the next layer, so cutting it changes nothing"
-    return f"masked units of {', '.join(folded)} feed a constant to the next layer, which its bias takes up exactly"
+    reasons = dict.fromkeys(layer.approximate for layer in layers if layer.approximate is not None)
+    if not reasons:
+        return "a masked unit feeds 0 to the layers that read it, so cutting it changes nothing"
+    return "; ".join(reasons)

@@ -61,9 +61,9 @@ def outlying(rows: Apart, sums: MomentSums, n: int) -> npt.NDArray[np.bool_]:
 
 def largest(rows: Apart, sums: MomentSums, n: int, count: int) -> npt.NDArray[np.bool_]:
     """The ``count`` rows that stand out most in any layer."""
-    size = (rows.left.a / _positive(sums.left.sum_a / max(n, 1))).max(axis=1)
+    size = _beyond_usual(rows.left.a, sums.left.sum_a / max(n, 1))
     if rows.right is not None and sums.right is not None:
-        size = np.maximum(size, (rows.right.a / _positive(sums.right.sum_a / max(n, 1))).max(axis=1))
+        size = np.maximum(size, _beyond_usual(rows.right.a, sums.right.sum_a / max(n, 1)))
     chosen = np.zeros(rows.count, dtype=bool)
     chosen[np.argsort(-size, kind="stable")[:count]] = True
     return chosen
@@ -77,8 +77,10 @@ def _outlying(a: FloatArray, before: FloatArray) -> npt.NDArray[np.bool_]:
     return np.asarray((a > np.maximum(OUTLYING * usual, ordered[-LIMIT - 1])).any(axis=1))
 
 
-def _positive(values: FloatArray) -> FloatArray:
-    return np.where(values > 0, values, np.finfo(np.float64).tiny)
+def _beyond_usual(a: FloatArray, usual: FloatArray) -> FloatArray:
+    """log2 of how often a row's squared norm is the usual one, in its layer of most; no quotient overflows."""
+    with np.errstate(divide="ignore"):
+        return np.asarray((np.log2(a) - np.log2(np.maximum(usual, np.finfo(np.float64).tiny))).max(axis=1))
 
 
 def _stack(first: MomentRows, second: MomentRows) -> MomentRows:

@@ -125,7 +125,7 @@ def _shared(mine: SideSums, my_apart: MomentRows, theirs: SideSums, their_apart:
             shift[s], scale[s], moved = theirs.shift[s], theirs.scale[s], True
         elif not quiet[i] and float(theirs.scale[s.start]) < float(scale[s.start]) / _FAR:
             scale[s], moved = theirs.scale[s], True
-        if math.frexp(gap)[1] + math.frexp(float(scale[s.start]))[1] > math.frexp(_FAR)[1]:
+        if gap > 0 and math.frexp(gap)[1] + math.frexp(float(scale[s.start]))[1] > math.frexp(_FAR)[1]:
             scale[s], moved = _power(gap), True
     return replace(mine, shift=shift, scale=scale) if moved else mine
 

@@ -14,11 +14,12 @@ Data: TypeAlias = tuple[Tensor, Tensor] | Iterable[Any]
 def batches(data: Data, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """(inputs, labels) in batches; a pair of tensors is shuffled by ``generator``, or in order without one.
 
-    Anything else that is iterable (a DataLoader) yields its own batches, whose first two entries are taken.
+    A last batch of one sample joins the one before it, unless all are of one. Anything else that is iterable (a
+    DataLoader) yields its own batches, whose first two entries are taken.
 
     Raises:
         TypeError: data that is neither.
-        ValueError: inputs and labels of different lengths.
+        ValueError: inputs and labels of different lengths; a ``size`` below 1.
     """
     if not _is_pair(data):
         yield from map(_checked, data)
@@ -53,7 +54,9 @@ def _checked(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def _spans(samples: int, size: int) -> list[tuple[int, int]]:
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {size!r}")
     starts = list(range(0, samples, size))
-    if len(starts) > 1 and samples - starts[-1] == 1:
+    if size > 1 and len(starts) > 1 and samples - starts[-1] == 1:
         starts.pop()
     return list(zip(starts, [*starts[1:], samples], strict=True)) if starts else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from .randomness import Randomness
 
 FORMAT = "simkit checkpoint 1"
 POINTER = "checkpoint.json"
+_STATE = re.compile(r"epoch-\d{5,}\.(safetensors|pt)")
 
 
 def save_checkpoint(
@@ -50,8 +52,9 @@ def save_checkpoint(
         "epochs": records,
     }
     write_atomically(place / POINTER, json.dumps(pointer, indent=1, allow_nan=False).encode())
-    for old in (*place.glob("epoch-*"), *filter(is_draft, place.iterdir())):
-        if old.name not in (weights, state):  # older states, and what a killed run left half written
+    for old in place.iterdir():
+        ours = is_draft(old) or _STATE.fullmatch(old.name)
+        if ours and old.name not in (weights, state):  # older states, and what a killed run left half written
             old.unlink(missing_ok=True)
 
 
@@ -93,10 +96,11 @@ def _pointer(place: Path) -> dict[str, Any]:
         pointer = json.loads((place / POINTER).read_text())
     except ValueError as error:
         raise ValueError(f"{str(place / POINTER)!r} is not JSON: {error}") from error
-    parts = {"weights", "state", "options", "epochs"}
-    if not isinstance(pointer, dict) or pointer.get("format") != FORMAT or not parts <= set(pointer):
+    parts = {"weights": str, "state": str, "options": dict, "epochs": list}
+    given = pointer if isinstance(pointer, dict) else {}
+    if given.get("format") != FORMAT or any(not isinstance(given.get(part), kind) for part, kind in parts.items()):
         raise ValueError(f"{str(place / POINTER)!r} is not a checkpoint of format {FORMAT!r}")
-    return pointer
+    return given
 
 
 def _comparable(options: TrainOptions) -> dict[str, Any]:

@@ -16,8 +16,8 @@ class TrainOptions:
 
     Args:
         epochs: passes over the data.
-        batch_size: samples per step, where the data is a pair of tensors; a last batch of one sample joins the one
-            before it, because BatchNorm cannot train on one sample.
+        batch_size: samples per step, where the data is a pair of tensors; above 1 a last batch of one sample joins the
+            one before it, because BatchNorm cannot train on one sample.
         optimizer: ``"sgd"`` (with ``momentum``), ``"adam"`` or ``"adamw"``.
         lr: learning rate at the start.
         momentum: of SGD only.

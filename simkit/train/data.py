@@ -138,7 +138,7 @@ def _from_idx(name: str, path: str | os.PathLike[str] | None) -> Dataset:
     arrays = {part: read_idx(file) for part, file in files.items()}
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_x"], arrays[f"{split}_y"]
-        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or len(labels) == 0:
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or images.size == 0:
             raise ValueError(
                 f"{str(files[f'{split}_x'])!r} holds images {images.shape} and {files[f'{split}_y'].name!r} labels "
                 f"{labels.shape}: they do not belong together"

@@ -25,7 +25,8 @@ DEFAULT_OPTIONS = TrainOptions()
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss, share of correct predictions (0 to 1) and number of samples."""
+    """Mean loss, share of correct predictions (0 to 1; of all positions where samples have several) and number of
+    samples."""
 
     loss: float
     accuracy: float
@@ -84,7 +85,8 @@ def train_epoch(
         Loss and accuracy over the epoch, as they were when each batch was seen.
 
     Raises:
-        ValueError: the loss is not finite, or there is no data.
+        ValueError: the loss is not finite, labels that are no class numbers of the outputs ``[n, classes, ...]``, or
+            there is no data.
     """
     device = _device(model)
     steps = count(data, batch_size)
@@ -111,7 +113,7 @@ def evaluate(
     """Mean loss and accuracy in eval mode without gradients; the model's mode and the random states are put back.
 
     Raises:
-        ValueError: the loss is not finite, or there is no data.
+        ValueError: as :func:`train_epoch`.
     """
     device = _device(model)
     tally = _Tally()
@@ -136,7 +138,7 @@ def fit(
     """Train the model in place; also the way to fine-tune a pruned one.
 
     The same seed, data and options give the same weights, bit for bit on one device with the same number of threads.
-    Sample order and dropout draw from own random states, so the global ones neither matter nor change.
+    Sample order and dropout draw from own random states, so torch's global ones neither matter nor change.
 
     Args:
         model: trained in place, and moved to ``options.device`` if that is set; its mode is put back.
@@ -248,17 +250,24 @@ class _Tally:
     def __init__(self) -> None:
         self.loss = 0.0
         self.hits = 0
+        self.labels = 0
         self.samples = 0
 
     def add(self, outputs: Tensor, labels: Tensor, loss: Tensor) -> None:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ValueError(f"the loss became {value} after {self.samples} samples; a lower learning rate may help")
+        if (outputs.shape[:1] + outputs.shape[2:], outputs.dim() > 1) != (labels.shape, True):
+            raise ValueError(
+                f"labels {tuple(labels.shape)} are no class numbers for outputs {tuple(outputs.shape)}: a label for "
+                "every position of [n, classes, ...] is needed"
+            )
         self.loss += value * len(labels)
         self.hits += int((outputs.detach().argmax(dim=1) == labels).sum())
+        self.labels += labels.numel()
         self.samples += len(labels)
 
     def result(self, purpose: str) -> Evaluation:
         if self.samples == 0:
             raise ValueError(f"there are no samples to {purpose}")
-        return Evaluation(self.loss / self.samples, self.hits / self.samples, self.samples)
+        return Evaluation(self.loss / self.samples, self.hits / self.labels, self.samples)

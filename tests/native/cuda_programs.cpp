@@ -3,6 +3,7 @@
 #include <string>
 
 #include "cuda/columns.hpp"
+#include "cuda/distances.hpp"
 #include "cuda/elimination.hpp"
 #include "cuda/feature.hpp"
 #include "cuda/pair_sums.hpp"
@@ -38,6 +39,9 @@ struct Matrix {
     const double* shift;
     const double* row_scale;
     double scale;
+    int kernel;  // of Kernel
+    double length, coef0;
+    int degree;
 };
 
 const char* last_error() { return message.c_str(); }
@@ -52,7 +56,8 @@ MatrixView view_of(const Matrix& x) {
 }
 
 BlockView block_of(const Matrix& x) {
-    return {view_of(x), x.shift, x.row_scale, x.scale, Kernel::linear, 0.0, 0.0, 1, nullptr};
+    return {view_of(x), x.shift, x.row_scale, x.scale, static_cast<Kernel>(x.kernel),
+            x.length,   x.coef0, x.degree,    nullptr};
 }
 
 bool narrow(const Matrix& x) { return x.dtype != static_cast<int>(Dtype::f64) && !x.row_scale; }
@@ -80,6 +85,14 @@ int row_norms(const Matrix* x, int order, double* norms) {
         Machine machine(static_cast<emulator::Order>(order));
         const auto found = cuda::row_norms(machine, cuda::samples_of({block_of(*x), nullptr, false, x->shift}, false));
         std::copy(found.begin(), found.end(), norms);
+    });
+}
+
+int distance_median(const Matrix* x, Index most, int order, double* median) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        const cuda::Operand rows = cuda::samples_of({block_of(*x), nullptr, false, x->shift}, false);
+        *median = cuda::distance_median(machine, rows, most);
     });
 }
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 NATIVE = Path(__file__).parents[1] / "native"
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+KERNELS = ("linear", "rbf", "laplacian", "polynomial")
 
 
 class Matrix(ctypes.Structure):
@@ -35,19 +36,24 @@ class Matrix(ctypes.Structure):
         ("shift", ctypes.c_void_p),
         ("row_scale", ctypes.c_void_p),
         ("scale", ctypes.c_double),
+        ("kernel", ctypes.c_int),
+        ("length", ctypes.c_double),
+        ("coef0", ctypes.c_double),
+        ("degree", ctypes.c_int),
     )
 
 
 def compile_programs(folder: Path) -> Any:
-    """The CUDA programs and their emulator as a library; None without a compiler."""
+    """The CUDA programs and their emulator as a library, compiled once in ``folder``; None without a compiler."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         return None
     library = folder / "programs.so"
-    # No fused products: the device is told which ones it must not fuse.
-    options = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    includes = ["-I", str(NATIVE.parents[1] / "csrc"), "-I", str(NATIVE)]
-    subprocess.run([compiler, *options, *includes, NATIVE / "cuda_programs.cpp", "-o", library], check=True)
+    if not library.exists():
+        # No fused products: the device is told which ones it must not fuse.
+        options = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+        includes = ["-I", str(NATIVE.parents[1] / "csrc"), "-I", str(NATIVE)]
+        subprocess.run([compiler, *options, *includes, NATIVE / "cuda_programs.cpp", "-o", library], check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.last_error.restype = ctypes.c_char_p
     return loaded
@@ -89,9 +95,22 @@ class Array:
 class Block:
     """As ``_cuda.Block``."""
 
-    def __init__(self, *, x: Array, shift: Floats, row_scale: Floats | None, scale: float) -> None:
+    def __init__(
+        self,
+        *,
+        x: Array,
+        shift: Floats,
+        row_scale: Floats | None,
+        scale: float,
+        kernel: str,
+        length: float,
+        coef0: float,
+        degree: int,
+    ) -> None:
         self.x, self.shift, self.row_scale = x, shift, row_scale
         self.matrix = x.matrix(shift, row_scale, scale)
+        self.matrix.kernel, self.matrix.length = KERNELS.index(kernel), length
+        self.matrix.coef0, self.matrix.degree = coef0, degree
 
 
 def column_stats(programs: Any, order: int, *, x: Array, row_scale: Floats | None) -> tuple[Any, ...]:
@@ -106,6 +125,12 @@ def row_norms(programs: Any, order: int, block: Block) -> Floats:
     norms = np.empty(block.x.shape[0])
     run(programs, "row_norms", ctypes.byref(block.matrix), order, norms)
     return norms
+
+
+def distance_median(programs: Any, order: int, block: Block, most: int = 2**20) -> float:
+    median = np.empty(1)
+    run(programs, "distance_median", ctypes.byref(block.matrix), ctypes.c_int64(most), order, median)
+    return float(median[0])
 
 
 def column_products(programs: Any, order: int, block: Block, sum_sq_dev: Floats, *, exact: bool) -> Floats:
@@ -159,7 +184,7 @@ def eliminate(
 
 def module(programs: Any, order: int = 0) -> Any:
     """As ``_cuda``, with the threads of a block in this order: 0 upwards, 1 downwards, 2 shuffled at every step."""
-    functions = (column_stats, row_norms, column_products, pair_sums, eliminate)
+    functions = (column_stats, row_norms, distance_median, column_products, pair_sums, eliminate)
     bound = {function.__name__: partial(function, programs, order) for function in functions}
     return SimpleNamespace(
         Array=Array,

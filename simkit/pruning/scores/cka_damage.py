@@ -11,12 +11,13 @@ from torch import Tensor
 from ...graph import Group
 from ...kernels import as_integer
 from ...metrics.greedy import Elimination, greedy_cka
-from ..representations import representations
+from ..representations import Source, representations, take
 from .ranking import Ranking, Subject
 
 Reduce = Literal["flatten", "positions"]
 Mode = Literal["greedy", "oneshot"]
 Estimator = Literal["biased", "debiased"]
+Activation = Literal["post", "pre"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class CKADamage:
 
     The score of a removed unit is the damage 1 - CKA(original, kept) that has accumulated once it is gone. The
     representation is the layer's output after the BatchNorm and the activation that follow it, on the first ``samples``
-    samples of the data.
+    samples of the data; where several layers are coupled, the value that their first reader reads, before pooling.
 
     Args:
         reduce: ``"flatten"``: a channel is its h·w columns, a row is a sample. ``"positions"``: a channel is one
@@ -33,6 +34,7 @@ class CKADamage:
         samples: at most so many samples are used.
         mode: ``"greedy"`` scores again after every removal; ``"oneshot"`` ranks once.
         estimator: of HSIC inside CKA; biased, as the procedure was published.
+        activation: ``"post"`` or ``"pre"``: the output after or before the last activation on that way.
 
     Source: "Representation Aware Pruning with Centered Kernel Alignment", in closed form (see ``greedy_cka``).
     """
@@ -41,12 +43,14 @@ class CKADamage:
     samples: int = 2000
     mode: Mode = "greedy"
     estimator: Estimator = "biased"
+    activation: Activation = "post"
 
     def __post_init__(self) -> None:
         for option, value, allowed in (
             ("reduce", self.reduce, get_args(Reduce)),
             ("mode", self.mode, get_args(Mode)),
             ("estimator", self.estimator, get_args(Estimator)),
+            ("activation", self.activation, get_args(Activation)),
         ):
             if value not in allowed:
                 raise ValueError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
@@ -71,7 +75,9 @@ class CKADamage:
             raise ValueError("CKADamage needs data=: a tensor, a DataLoader or an iterable of batches")
         groups = [group for group in subject.groups if group.name in counts]
         found: dict[str, Ranking] = {}
-        for group, values in representations(subject.model, groups, subject.data, self.samples):
+        views = {group.name: group.post if self.activation == "post" else group.pre for group in groups}
+        source = Source(subject.model, subject.graph, subject.example_inputs)
+        for group, values in representations(source, groups, views, take(subject.data, self.samples, source.inputs)):
             found[group.name] = _ranking(self._eliminate(group, values, counts[group.name]))
         return found
 

@@ -13,7 +13,7 @@ from .ranking import Ranking, Subject, ascending
 
 @dataclass(frozen=True)
 class L1:
-    """Sum of the absolute incoming weights of a unit, ``Σ|w|``, biases left out.
+    """Sum of the absolute incoming weights of a unit, ``Σ|w|``, over all layers that compute it, biases left out.
 
     Source: Li et al., "Pruning Filters for Efficient ConvNets" (2017). In ``scope="global"`` the plain sums of all
     layers are compared, so layers with a small fan-in lose more.
@@ -34,7 +34,9 @@ class L1:
         return {group.name: self._norms(subject, group) for group in subject.groups if group.name in counts}
 
     def _norms(self, subject: Subject, group: Group) -> Ranking:
-        norms = np.abs(subject.weight(group)).sum(axis=1)
+        norms = np.zeros(group.units)
+        for rows, units in subject.weights(group):
+            np.add.at(norms, units[units >= 0], np.abs(rows).sum(axis=1)[units >= 0])
         bad = np.flatnonzero(~np.isfinite(norms))
         if bad.size:
             raise ValueError(f"unit {bad[0]} of layer {group.name!r} has a non-finite weight")

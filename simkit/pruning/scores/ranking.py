@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from ...graph import Group
+from ...graph import ChannelGraph, Group
+from ..sizes import named_tensors
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The model under judgement (a copy in eval mode), the groups to rank, and the data in memory, if any was given."""
+    """The model under judgement (a copy in eval mode), its graph, the groups to rank, an example, the data, if any."""
 
     model: nn.Module
+    graph: ChannelGraph
     groups: tuple[Group, ...]
+    example_inputs: Any
     data: object
 
-    def weight(self, group: Group) -> npt.NDArray[np.float64]:
-        """The producing layer's weight, one row per unit: ``[units, fan-in]`` in float64."""
-        weight = self.model.get_parameter(group.producers[0].tensor).detach()
-        flat: npt.NDArray[np.float64] = weight.reshape(group.units, -1).to(torch.float64).cpu().numpy()
-        return flat
+    def weights(self, group: Group) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]:
+        """The weights of all layers that compute the units, one row per channel ``[channels, fan-in]`` in float64, and
+        the unit of every row, -1 for none. Biases are left out."""
+        found: dict[tuple[int, int], tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]] = {}
+        for slot in group.producers:
+            tensor = named_tensors(self.model)[slot.tensor].detach()
+            if tensor.dim() > 1:
+                rows = tensor.movedim(slot.dim, 0).reshape(tensor.shape[slot.dim], -1)
+                found[id(tensor), slot.dim] = rows.to(torch.float64).cpu().numpy(), slot.units
+        return list(found.values())
 
 
 @dataclass(frozen=True)
