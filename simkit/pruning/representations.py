@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..graph import ChannelGraph, Group, View, preserved_rng
 from ..graph.capture import Captured, as_inputs, capture, plain_attention
@@ -27,15 +28,18 @@ class Source:
     @property
     def inputs(self) -> int:
         """How many inputs the model reads."""
-        return len(as_inputs(self.example_inputs))
+        return len(tree_leaves(as_inputs(self.example_inputs)))
 
     def sized(self, batch: int) -> tuple[Any, ...]:
         """The example inputs with ``batch`` samples; inputs without samples as they are."""
         count = self.graph.batch
-        return tuple(
-            value[torch.arange(batch) % count] if isinstance(value, Tensor) and value.shape[:1] == (count,) else value
-            for value in as_inputs(self.example_inputs)
-        )
+
+        def repeated(value: Any) -> Any:
+            samples = isinstance(value, Tensor) and value.shape[:1] == (count,)
+            return value[torch.arange(batch) % count] if samples else value
+
+        sized: tuple[Any, ...] = tree_map(repeated, as_inputs(self.example_inputs))
+        return sized
 
     def captured(self, batch: int) -> Captured:
         """The model captured for batches of that size, or of the example's where the graph would be another one."""
@@ -61,7 +65,7 @@ def representations(
         raise ValueError(f"layer {missing!r} has no representation that could be read")
     first = inputs[0]
     captured = source.captured(min(BATCH, len(first)))
-    fixed = source.sized(captured.batch)[len(inputs) :]
+    fixed = tuple(tree_leaves(source.sized(captured.batch))[len(inputs) :])
     for batch in _passes(groups, views, len(first), first.element_size() if first.is_floating_point() else 4):
         recorded = _record(captured, batch, views, inputs, fixed)
         for group in batch:
