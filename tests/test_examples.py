@@ -42,7 +42,7 @@ def percentages(text: str) -> list[float]:
 
 def test_every_example_is_tested() -> None:
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
-    assert scripts == {"compare_two_models.py", "rank_neurons.py", "prune_and_finetune.py"}
+    assert scripts == {"compare_two_models.py", "rank_neurons.py", "prune_and_finetune.py", "merge_neurons.py"}
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
@@ -79,6 +79,16 @@ def test_rank_neurons(tmp_path: Path) -> None:
     assert damage == sorted(damage)
     assert all(float(mine) < float(chance) for _, mine, chance in rows)
     assert (tmp_path / "damage.png").read_bytes().startswith(PNG)
+
+
+def test_merge_neurons(tmp_path: Path) -> None:
+    out = run("merge_neurons.py", tmp_path, "--out", "accuracy.png", "--epochs", "4")
+    rows = re.findall(r"^ +(\d+)% +(\d+\.\d)% +(\d+\.\d)% +(\d+\.\d)% +(\d+) of (\d+) +(\d+)%$", out, re.MULTILINE)
+    assert [row[0] for row in rows] == ["50", "60", "70", "80", "90", "95"]
+    assert [int(row[5]) for row in rows] == [400, 480, 560, 640, 720, 760]
+    assert all(merged == pruned for _, pruned, merged, _, units, *_ in rows if units == "0")
+    assert float(rows[-1][3]) > float(rows[-1][1]) + 20  # least squares keeps what pruning loses
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(PNG)
 
 
 def test_prune_and_finetune(tmp_path: Path) -> None:

@@ -143,9 +143,13 @@ def test_plans_are_deterministic_and_frozen() -> None:
         ({"keep": "0"}, TypeError, r"keep must be a collection of names, not the string '0'"),
         ({"scope": "model"}, ValueError, r"scope must be 'layer' or 'global', not 'model'"),
         ({"scope": "global", "amount": {"0": 0.5}}, ValueError, r"amount by layer needs scope='layer'"),
-        ({"scope": "global", "score": P.CKADamage()}, NotImplementedError, r"scope='global' cannot rank CKADamage"),
-        ({"budget": "macs"}, NotImplementedError, r"budget='macs' is not there yet; only budget='units' is"),
-        ({"budget": "hours"}, ValueError, r"budget must be 'units', not 'hours'"),
+        (
+            {"scope": "global", "score": P.L2(normalize=False)},
+            ValueError,
+            r"^scope='global' does not go with L2\(normalize=False\): its scores do not compare across layers$",
+        ),
+        ({"budget": "hours"}, ValueError, r"budget must be one of units, params, macs, latency, not 'hours'"),
+        ({"budget": "macs", "amount": {"0": 0.5}}, ValueError, r"amount by layer needs budget='units', not 'macs'"),
         ({"round_to": 0}, ValueError, r"round_to must be an integer of at least 1, not 0"),
         ({"score": "l1"}, TypeError, r"score must be a criterion such as CKADamage\(\) or L1\(\), not 'l1'"),
         ({"score": P.L1}, TypeError, r"score must be a criterion"),
@@ -208,7 +212,7 @@ def test_json_round_trip_is_the_same_plan() -> None:
 def test_explain_says_what_goes_what_stays_and_what_it_saves() -> None:
     text = sigmoid_plan().explain()
     for part in (
-        "CKADamage(reduce='flatten', samples=2000, mode='greedy', estimator='biased', activation='post')",
+        "CKADamage(reduce='flatten', samples=2000, mode='greedy', estimator='biased', activation='post', ",
         "0: 3 of 6 units removed, scores",
         "6: all 2 units stay: its units are the model's output",
         "parameters 209 -> ",

@@ -73,6 +73,18 @@ def test_equals_least_squares_on_the_rows(kept: list[int], offset: float) -> Non
     np.testing.assert_allclose(found.lost, left.T @ left / len(x), atol=1e-10)
 
 
+def test_without_a_constant() -> None:
+    x, kept = values(offset=3.0), [0, 3, 4, 9]
+    found = reconstruction(covariance(x), kept, constant=False, precision="float64")
+    solution = np.linalg.lstsq(x[:, kept], x, rcond=None)[0]
+    np.testing.assert_allclose(found.mixing, solution.T, atol=1e-9)
+    assert not found.offset.any()
+    left = x - x[:, kept] @ solution
+    np.testing.assert_allclose(found.lost, left.T @ left / len(x), atol=1e-8)
+    with_it = reconstruction(covariance(x), kept, precision="float64")
+    np.testing.assert_allclose(found.removed, with_it.removed)
+
+
 def test_errors_are_those_of_the_consumer() -> None:
     x, kept = values(), [1, 2, 5, 7, 8]
     weight = np.random.default_rng(1).standard_normal((4, 12))

@@ -161,7 +161,7 @@ class StreamingCKA:
             step = Step("moments_add", chosen.backend, chosen.reason, "float64 moments, one pass", 0, bytes_held)
             rows = choose("moments_rows", backend=self._backend)
             steps = (step, Step("moments_rows", rows.backend, rows.reason))
-            return self._matrix(sums, Plan((*steps, *preparing_steps(Linear(), backend=self._backend))), self.samples)
+            return self._matrix(sums, Plan(steps), self.samples)
         assert self._estimate is not None
         return self._estimated(self._estimate)
 

@@ -37,11 +37,61 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
+class View:
+    """Where to read the representation of a group: the value of one node of the captured graph.
+
+    ``units`` broadcasts to the value's shape and says which unit an element belongs to, -1 for none. Dimension 0 of
+    the value holds ``rows`` rows of every sample (0: it does not hold samples). ``elements`` of them are the group's.
+    """
+
+    node: str
+    units: Units
+    rows: int
+    elements: int
+
+    def read(self, value: torch.Tensor, count: int, batch: int) -> torch.Tensor:
+        """The representation ``[batch, units, positions]`` from a value of ``batch`` samples; always a new tensor.
+
+        ValueError if dimension 0 of the value does not hold the samples.
+        """
+        self._require_samples(value, batch)
+        samples = value.detach().reshape(batch, -1)
+        owners = np.broadcast_to(self.units, (self.rows, *value.shape[1:])).ravel()
+        order = np.argsort(owners, kind="stable")
+        order = order[owners[order] >= 0]
+        return samples[:, torch.from_numpy(order).to(value.device)].reshape(batch, count, -1)
+
+    @property
+    def owners(self) -> Units:
+        """The unit of every column of :meth:`table`, ascending."""
+        return np.sort(self.units[self.units >= 0])
+
+    def table(self, value: torch.Tensor, batch: int) -> torch.Tensor:
+        """Positions as rows: ``[batch · positions, columns]``, sample by sample; always a new tensor.
+
+        A column is an entry along the dimensions in which the units vary: a channel, of which a unit may have several
+        (a head). ValueError if dimension 0 of the value does not hold the samples.
+        """
+        self._require_samples(value, batch)
+        varying = [dim for dim, size in enumerate(self.units.shape) if size > 1]
+        last = list(range(value.dim() - len(varying), value.dim()))
+        owners = self.units.ravel()
+        order = np.argsort(owners, kind="stable")[(owners < 0).sum() :]
+        rows = value.detach().movedim(varying, last).reshape(-1, len(owners))
+        return rows[:, torch.from_numpy(order).to(value.device)]
+
+    def _require_samples(self, value: torch.Tensor, batch: int) -> None:
+        if not self.rows or value.shape[0] != self.rows * batch or self.units.shape[0] > 1:
+            shape = tuple(value.shape)
+            raise ValueError(f"node {self.node!r} of shape {shape} does not hold {batch} samples along dimension 0")
+
+
+@dataclass(frozen=True, eq=False)
 class Slot:
     """Where the units of a group lie along one dimension of a parameter or buffer.
 
     ``units [size]`` holds the unit at every position, -1 where the position belongs to no unit of the group.
-    ``steps`` are the operations on the way from the producers to a consumer.
+    ``steps`` are the operations on the way from the producers to a consumer, ``reads`` the values that it reads.
     """
 
     role: Role
@@ -49,6 +99,7 @@ class Slot:
     dim: int
     units: Units
     steps: tuple[Step, ...] = ()
+    reads: tuple[View, ...] = ()
 
     @property
     def module(self) -> str:
@@ -98,34 +149,6 @@ class Extent:
     op: str
     module: str
     units: Units
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """Where to read the representation of a group: the value of one node of the captured graph.
-
-    ``units`` broadcasts to the value's shape and says which unit an element belongs to, -1 for none. Dimension 0 of
-    the value holds ``rows`` rows of every sample (0: it does not hold samples). ``elements`` of them are the group's.
-    """
-
-    node: str
-    units: Units
-    rows: int
-    elements: int
-
-    def read(self, value: torch.Tensor, count: int, batch: int) -> torch.Tensor:
-        """The representation ``[batch, units, positions]`` from a value of ``batch`` samples; always a new tensor.
-
-        ValueError if dimension 0 of the value does not hold the samples.
-        """
-        if not self.rows or value.shape[0] != self.rows * batch or self.units.shape[0] > 1:
-            shape = tuple(value.shape)
-            raise ValueError(f"node {self.node!r} of shape {shape} does not hold {batch} samples along dimension 0")
-        samples = value.detach().reshape(batch, -1)
-        owners = np.broadcast_to(self.units, (self.rows, *value.shape[1:])).ravel()
-        order = np.argsort(owners, kind="stable")
-        order = order[owners[order] >= 0]
-        return samples[:, torch.from_numpy(order).to(value.device)].reshape(batch, count, -1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -263,7 +263,9 @@ class _Builder:
             yield Slot("producer", place.name(place.made[0].node), place.dim, numbers)
         for name in dict.fromkeys(place.name(use.node) for use in place.read):
             uses = [use for use in place.read if place.name(use.node) == name]
-            yield Slot("consumer", name, place.dim, numbers, self._steps(index, uses))
+            sources = dict.fromkeys(use.source for use in uses if use.source is not None)
+            reads = tuple(view for source in sources if (view := self._view(index, source)) is not None)
+            yield Slot("consumer", name, place.dim, numbers, self._steps(index, uses), reads)
         if not place.made and not place.read:
             yield Slot("carrier", place.names[0], place.dim, numbers)
 

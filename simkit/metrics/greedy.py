@@ -22,10 +22,11 @@ from ..backends.base import Block, EliminationOrder, Estimator, Plan, Step
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads
 from ..kernels import Cosine, Kernel, Linear, as_number, check_kernel
+from ..streaming.covariance import Covariance
 from .cka import ForcedRoute, check_estimator, sums_of
 from .kernel_damage import damage_steps, eliminate, kernel_damage
 from .measure import Degenerate
-from .prepare import prepare_with_stats, preparing_steps
+from .prepare import CONSTANT, prepare_with_stats, preparing_steps
 
 Mode: TypeAlias = Literal["greedy", "oneshot"]
 
@@ -113,6 +114,48 @@ def greedy_cka(
             raise ValueError("x is empty: give at least one named array")
         return {name: _one_layer(as_matrix(layer, name=str(name)), **options) for name, layer in x.items()}
     return _one_layer(as_matrix(x, name="x"), **options)
+
+
+def greedy_cka_of_covariance(
+    covariance: Covariance,
+    *,
+    units: npt.ArrayLike | None = None,
+    mode: Mode = "greedy",
+    count: int | None = None,
+    min_cka: float | None = None,
+    name: str = "x",
+) -> Elimination:
+    """What :func:`greedy_cka` finds (linear, biased) on the rows that a covariance was collected from.
+
+    Args:
+        covariance: of the columns ``[p]``.
+        units: None (each column is a unit), or ``[p]`` integer ids of the unit each column belongs to.
+        mode: as in :func:`greedy_cka`.
+        count: stop after so many removals.
+        min_cka: stop before CKA(original, kept) would fall below it.
+        name: of the layer, for errors.
+
+    Raises:
+        ValueError: fewer than two rows; constant columns; wrong units, count or threshold.
+    """
+    if covariance.n < 2:
+        raise ValueError(f"{name} has {covariance.n} rows: at least 2 are needed")
+    ids, columns = unit_columns(units, covariance.p)
+    removals = _check_count(count, len(ids))
+    rounding = covariance.n * (8 * np.finfo(np.float64).eps * covariance.mean) ** 2
+    if not (np.diag(covariance.scatter) > rounding).any():
+        raise Degenerate(name, CONSTANT)
+    a = covariance.scatter / np.abs(covariance.scatter).max()  # CKA does not depend on the scale
+    np.multiply(a, a, out=a)
+    if columns is not None:
+        member = np.zeros((covariance.p, len(ids)))
+        for unit, own in enumerate(columns):
+            member[own, unit] = 1.0
+        a = member.T @ a @ member
+    search = choose("eliminate")
+    found = search.function(a, greedy=mode == "greedy", count=removals, min_cka=_check_threshold(min_cka))
+    plan = Plan((Step("eliminate", search.backend, search.reason, mode),))
+    return Elimination(ids[found.order], found.cka, found.smallest_gap, plan)
 
 
 def _one_layer(

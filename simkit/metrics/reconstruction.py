@@ -53,11 +53,17 @@ class Reconstruction:
 
 
 def reconstruction(
-    covariance: Covariance, kept: npt.ArrayLike, *, precision: str = "float32", ridge: float | None = None
+    covariance: Covariance,
+    kept: npt.ArrayLike,
+    *,
+    constant: bool = True,
+    precision: str = "float32",
+    ridge: float | None = None,
 ) -> Reconstruction:
     """Reconstruct all units from the ``kept [k]`` ones, by the covariance of their values.
 
-    ``precision`` is that of the values, ``ridge`` a share of the units' variance instead of the one that is chosen.
+    ``constant=False`` leaves out d, for consumers that have no bias: then G are moments around 0. ``precision`` is that
+    of the values, ``ridge`` a share of the units' variance instead of the one that is chosen.
 
     Raises:
         ValueError: no rows; ``kept`` is empty, repeats a unit or names one that does not exist; a negative ridge.
@@ -71,6 +77,9 @@ def reconstruction(
     if ridge is not None and not 0.0 <= ridge < np.inf:
         raise ValueError(f"ridge must be at least 0 and finite, not {ridge!r}")
     n, mean, g = covariance.n, covariance.mean, covariance.scatter
+    around = mean
+    if not constant:
+        g, mean = g + n * np.outer(mean, mean), np.zeros(units)
     gone = np.setdiff1d(np.arange(units), s)
     spread = np.sqrt(np.maximum(np.diagonal(g), 0.0))
     weights, share, condition = _solve(g, spread, s, gone, np.sqrt(1.0 / np.finfo(precision).eps), ridge)
@@ -83,7 +92,7 @@ def reconstruction(
     block = np.ix_(gone, gone)
     across = weights @ g[np.ix_(s, gone)]
     lost[block] = (g[block] - across - across.T + weights @ g[np.ix_(s, s)] @ weights.T) / n
-    removed[block] = g[block] / n + np.outer(mean[gone], mean[gone])
+    removed[block] = covariance.scatter[block] / n + np.outer(around[gone], around[gone])
     return Reconstruction(s, mixing, offset, lost, removed, share, condition)
 
 

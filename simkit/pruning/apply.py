@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..graph.preserve import own_copy
+from .compensation.repair import check_repair, repair
 from .decisions import LayerPlan, PruningPlan
 from .sizes import named_tensors, read_size, replace_tensors, write_size
 from .verify import require_equal
@@ -20,8 +21,9 @@ SIZES = "simkit_sizes"
 def masked(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """A copy of the model, all sizes unchanged, to whose consumers the removed units are zero.
 
-    The columns of every consumer's weight that read a removed unit are zero, whatever the unit emits. Raises ValueError
-    if the plan does not fit the model, NotImplementedError if units are added up without a weight that could be zero.
+    The columns of every consumer's weight that read a removed unit are zero, whatever the unit emits; repairs are made
+    before. Raises ValueError if the plan does not fit the model, NotImplementedError if units are added up without a
+    weight that could be zero.
     """
     _check_fits(model, plan)
     bare = next((layer for layer in plan.layers if layer.totals), None)
@@ -29,7 +31,7 @@ def masked(model: nn.Module, plan: PruningPlan) -> nn.Module:
         raise NotImplementedError(
             f"layer {bare.name!r} is added up by {bare.totals[0].node!r}, which has no weight that could be zero"
         )
-    return mask(own_copy(model), plan.layers)
+    return mask(repair(own_copy(model), plan.layers), plan.layers)
 
 
 def mask(model: nn.Module, layers: Iterable[LayerPlan]) -> nn.Module:
@@ -63,11 +65,12 @@ def apply(model: nn.Module, plan: PruningPlan, example_inputs: Any, verify: bool
         ValueError: the plan does not fit the model, or the outputs differ (the message names the first module).
     """
     _check_fits(model, plan)
-    small = cut(own_copy(model), plan.layers)
+    whole = repair(own_copy(model), plan.layers) if any(layer.repairs for layer in plan.layers) else model
+    small = cut(own_copy(whole), plan.layers)
     setattr(small, KEPT, _kept_overall(model, plan))
     setattr(small, SIZES, _sizes_overall(model, small, plan))
     if verify:
-        require_equal(model, plan.layers, example_inputs, mask=mask, cut=cut)
+        require_equal(whole, plan.layers, example_inputs, mask=mask, cut=cut)
     return small
 
 
@@ -107,6 +110,8 @@ def _check_fits(model: nn.Module, plan: PruningPlan) -> None:
                 raise ValueError(
                     f"the plan expects size {slot.size} in dimension {slot.dim} of {slot.tensor!r}, not shape {shape}"
                 )
+        for one in layer.repairs:
+            check_repair(tensors, one)
         for size in layer.sizes:
             found = read_size(model, size.module, size.attribute, size.index)
             if found != size.size:

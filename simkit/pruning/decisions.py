@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+import math
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 FORMAT = "simkit pruning plan 2"
@@ -109,12 +115,81 @@ class TotalPlan:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """An array as text: its type, its shape, and its bytes (little-endian, row-major), compressed, in base 64."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    dtype: Literal["int64", "float64"]
+    shape: tuple[int, ...]
+    data: str
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> Packed:
+        """Pack an array."""
+        kind: Literal["int64", "float64"] = "int64" if values.dtype == np.int64 else "float64"
+        raw = np.ascontiguousarray(values, dtype=f"<{kind[0]}8").tobytes()
+        return cls(kind, values.shape, base64.b64encode(zlib.compress(raw)).decode())
+
+    def array(self) -> npt.NDArray[Any]:
+        """The array; ValueError where text, type and shape contradict each other or a number is not finite."""
+        size = 8 * math.prod(self.shape)
+        try:
+            pipe = zlib.decompressobj()
+            raw = pipe.decompress(base64.b64decode(self.data, validate=True), size + 1)
+        except (binascii.Error, zlib.error) as error:
+            raise ValueError(f"a packed array does not unpack: {error}") from None
+        if min(self.shape, default=1) < 0 or len(raw) != size:
+            raise ValueError(f"a packed array of shape {self.shape} does not have {size} bytes")
+        values = np.frombuffer(raw, dtype=f"<{self.dtype[0]}8").reshape(self.shape)
+        if not np.isfinite(values).all():
+            raise ValueError("a packed array holds a number that is not finite")
+        return values
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How one consumer makes up for the removed units, before they are cut.
+
+    Along ``dim`` of ``tensor`` the entries at ``kept [m, w]`` (unit, position within the unit) gain ``mixing [r, m]``
+    times those at ``removed [r, w]``. ``offset [r]`` is what stays constant of a removed unit; what the consumer makes
+    of it is added to ``constant`` (a bias), or subtracted if that is a running mean; None: it is dropped. ``before``
+    and ``after`` are mean squared errors of the consumer's output without and with this, where data told them.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    tensor: str
+    dim: int
+    removed: Packed
+    kept: Packed
+    mixing: Packed
+    offset: Packed
+    constant: str | None
+    before: float | None
+    after: float | None
+    note: str
+
+    def __post_init__(self) -> None:
+        gone, stays, mixing, offset = (part.array() for part in (self.removed, self.kept, self.mixing, self.offset))
+        fits = gone.ndim == stays.ndim == 2 and gone.shape[1] == stays.shape[1] and offset.shape == gone.shape[:1]
+        if self.dim < 0 or not fits or mixing.shape != (len(gone), len(stays)):
+            raise ValueError(
+                f"a repair of {self.tensor!r} mixes {stays.shape} positions into {gone.shape} by {mixing.shape}"
+            )
+        both = np.concatenate([gone.ravel(), stays.ravel()])
+        if both.dtype != np.int64 or len(np.unique(both)) != len(both) or both.min(initial=0) < 0:
+            raise ValueError(f"a repair of {self.tensor!r} names positions that are no distinct numbers")
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """The decision for one layer and all that is coupled with it.
 
     ``removed`` lists the units in the order of removal, ``scores`` what the criterion gave each (for CKA damage, the
     accumulated damage). ``slots`` and ``sizes`` say what that takes from which tensors and attributes, ``totals`` from
-    which sums. ``approximate`` is the reason why cutting is not exactly masking, or None.
+    which sums. ``approximate`` is the reason why cutting is not exactly masking, or None. ``repairs`` are changes of
+    the consumers that make up for the removed units, ``compensation`` what was done in that way, or why nothing.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -128,6 +203,8 @@ class LayerPlan:
     totals: tuple[TotalPlan, ...]
     approximate: str | None
     reason: str
+    repairs: tuple[Repair, ...] = ()
+    compensation: str = ""
 
     def __post_init__(self) -> None:
         if len(set(self.removed)) != len(self.removed) or any(not 0 <= unit < self.units for unit in self.removed):
@@ -163,7 +240,9 @@ class FrozenLayer:
 class PruningPlan:
     """Everything that was decided. ``macs`` are multiply-adds of convolutions and matrix products for one sample.
 
-    ``exact`` says whether cutting equals masking, ``exact_reason`` why (or why not).
+    ``amount`` is a share of what ``budget`` names. ``exact`` says whether cutting equals masking, ``exact_reason`` why
+    (or why not). Latencies in seconds are those that were measured to meet a budget. ``compensate`` says what makes up
+    for the removed units.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -180,6 +259,10 @@ class PruningPlan:
     macs_after: int
     exact: bool
     exact_reason: str
+    budget: Literal["units", "params", "macs", "latency"] = "units"
+    latency_before: float | None = None
+    latency_after: float | None = None
+    compensate: str | None = None
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers] + [layer.name for layer in self.frozen]
@@ -226,11 +309,18 @@ class PruningPlan:
     def explain(self) -> str:
         """The plan in words: what goes from each layer and at what score, what stays and why, what it saves."""
         share = "per layer" if self.scope == "layer" else "over all layers"
-        lines = [f"{self.score}, amount {self.amount} {share}"]
+        counted = "" if self.budget == "units" else f" of the {self.budget}"
+        made_up = "" if self.compensate is None else f", {self.compensate}"
+        lines = [f"{self.score}, amount {self.amount}{counted} {share}{made_up}"]
         lines += [_line(layer) for layer in self.layers]
         lines += [f"  {layer.name}: all {layer.units} units stay: {layer.reason}" for layer in self.frozen]
         lines.append(f"parameters {_change(self.params_before, self.params_after)}")
         lines.append(f"MACs per sample {_change(self.macs_before, self.macs_after)}")
+        if self.latency_before is not None and self.latency_after is not None:
+            change = self.latency_after / self.latency_before - 1
+            lines.append(
+                f"latency {1e3 * self.latency_before:.3g} -> {1e3 * self.latency_after:.3g} ms ({change:+.1%})"
+            )
         lines.append(f"{'exact' if self.exact else 'approximate'}: {self.exact_reason}")
         return "\n".join(lines)
 
@@ -238,7 +328,8 @@ class PruningPlan:
 def _line(layer: LayerPlan) -> str:
     gone = len(layer.removed)
     scores = f"scores {min(layer.scores):.4g} to {max(layer.scores):.4g}"
-    return f"  {layer.name}: {gone} of {layer.units} units removed, {scores}: {layer.reason}"
+    line = f"  {layer.name}: {gone} of {layer.units} units removed, {scores}: {layer.reason}"
+    return f"{line}\n    {layer.compensation}" if layer.compensation else line
 
 
 def _change(before: int, after: int) -> str:

@@ -5,37 +5,24 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, get_args
 
 from torch import nn
 
 from ..graph import ChannelGraph, Group, quiet_copy
 from ..kernels import as_integer
+from .budget import Budget, Decision, Request, decide
+from .compensate import with_repairs
+from .compensation import Compensation
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
 from .layers import layer_plan, layers_of
 from .probe import trace
-from .scores import CKADamage, Ranking, Score, Subject
+from .scores import Allocator, CKADamage, Ranking, Scope, Score, Subject
 from .sizes import named_tensors
 
 Amount = float | Mapping[str, float]
-Scope = Literal["layer", "global"]
 DEFAULT_SCORE = CKADamage()
-BUDGETS_TO_COME = ("params", "macs", "latency")
-
-
-@dataclass(frozen=True)
-class _Request:
-    """How much is to go, from where: the validated options of :func:`plan`."""
-
-    amount: float | dict[str, float]
-    scope: Scope
-    round_to: int
-    free: tuple[Group, ...]
-
-    def share(self, name: str) -> float:
-        return self.amount.get(name, 0.0) if isinstance(self.amount, dict) else self.amount
 
 
 def plan(
@@ -46,9 +33,10 @@ def plan(
     score: Score = DEFAULT_SCORE,
     amount: Amount = 0.5,
     scope: Scope = "layer",
-    budget: str = "units",
+    budget: Budget = "units",
     keep: Collection[str] = (),
     round_to: int = 1,
+    compensate: Compensation | None = None,
 ) -> PruningPlan:
     """Decide which units of the model's hidden layers to remove.
 
@@ -56,28 +44,36 @@ def plan(
         model: any model that :func:`trace` understands; it is neither run nor changed, a copy in eval mode is.
         example_inputs: a tensor, or a tuple of tensors, that the model runs on.
         data: what :class:`CKADamage` runs the model on: inputs ``[n, ...]``, or batches (inputs first).
-        score: :class:`CKADamage`, :class:`L1` or :class:`Random`.
-        amount: the share to remove, ``int(round(amount * n))`` units of a layer of n, or shares by layer name (layers
-            that are not named stay whole). In ``scope="global"`` the share of all units of all layers together.
-        scope: ``"layer"`` ranks within each layer; ``"global"`` ranks all units together and leaves every layer one.
-        budget: what ``amount`` counts; ``"units"``.
+        score: a criterion: :class:`CKADamage`, :class:`Redundancy`, :class:`L1`, :class:`L2`,
+            :class:`GeometricMedian`, :class:`BNScale` or :class:`Random`.
+        amount: the share to remove: ``int(round(amount * n))`` units of a layer of n, or shares by layer name (layers
+            that are not named stay whole). In ``scope="global"`` the share of all open layers' units together. With
+            another budget, the share of all that the model has (or takes), of which the least removal that meets it
+            is planned.
+        scope: ``"layer"`` ranks within each layer, and takes the same share of units from every one; ``"global"`` takes
+            the lowest scores of all layers first, or lets the criterion say which layer is next (:class:`Redundancy`,
+            :class:`CKADamage`). Every layer keeps a unit.
+        budget: what ``amount`` counts: ``"units"``; ``"params"`` or ``"macs"``, exactly, as units go; ``"latency"``, by
+            timing the cut model on ``example_inputs`` for a few candidates (the plan then depends on the machine).
         keep: names of layers whose units all stay; a container's name stands for the layers in it.
         round_to: the number of units left is rounded up to a multiple of this (and at most to the layer's size).
+        compensate: what makes up for the removed units in the layers that read them: :class:`Merge` (from weights
+            alone) or :class:`LeastSquares` (from ``data``). Layers where it is not possible say why in the plan.
 
     Raises:
-        ValueError: no layer has units that can go; a layer would lose all its units; nothing would be removed; an
-            unknown name in ``amount`` or ``keep`` (the message offers near ones); an impossible option; missing data.
-        NotImplementedError: a model that cannot be captured; a budget other than units; ``scope="global"`` with a
-            criterion whose scores do not compare across layers.
+        ValueError: no layer has units that can go; a layer would lose all its units; nothing would be removed; a budget
+            out of reach; an unknown name in ``amount`` or ``keep`` (the message offers near ones); an impossible
+            option; a criterion in a scope that it cannot decide in; missing data.
+        NotImplementedError: a model that cannot be captured.
     """
     _check_options(score, scope, budget)
     graph = trace(model, example_inputs)
     kept = _kept(graph, keep)
     free = _free(model, graph, kept)
-    request = _Request(_check_amount(amount, scope, graph, kept), scope, _check_rounding(round_to), free)
+    request = Request(_check_amount(amount, scope, budget, graph, kept), scope, budget, _check_rounding(round_to), free)
     subject = Subject(quiet_copy(model), graph, free, example_inputs, data)
-    counts, rankings = _decide(request, subject, score)
-    return _assemble(model, graph, request, score, counts, rankings)
+    made = _assemble(model, graph, request, score, decide(request, subject, score))
+    return made if compensate is None else with_repairs(made, subject, compensate)
 
 
 def _check_options(score: Score, scope: str, budget: str) -> None:
@@ -85,12 +81,11 @@ def _check_options(score: Score, scope: str, budget: str) -> None:
         raise TypeError(f"score must be a criterion such as CKADamage() or L1(), not {score!r}")
     if scope not in ("layer", "global"):
         raise ValueError(f"scope must be 'layer' or 'global', not {scope!r}")
-    if scope == "global" and not score.comparable:
-        raise NotImplementedError(f"scope='global' cannot rank {score.name} across layers: its scores do not compare")
-    if budget in BUDGETS_TO_COME:
-        raise NotImplementedError(f"budget={budget!r} is not there yet; only budget='units' is")
-    if budget != "units":
-        raise ValueError(f"budget must be 'units', not {budget!r}")
+    if scope not in score.scopes:
+        why = "its scores do not compare across layers" if scope == "global" else "it decides over all layers"
+        raise ValueError(f"scope={scope!r} does not go with {score.name}: {why}")
+    if budget not in get_args(Budget):
+        raise ValueError(f"budget must be one of {', '.join(get_args(Budget))}, not {budget!r}")
 
 
 def _check_rounding(round_to: int) -> int:
@@ -100,11 +95,15 @@ def _check_rounding(round_to: int) -> int:
     return multiple
 
 
-def _check_amount(amount: Amount, scope: str, graph: ChannelGraph, kept: Mapping[str, str]) -> float | dict[str, float]:
+def _check_amount(
+    amount: Amount, scope: str, budget: str, graph: ChannelGraph, kept: Mapping[str, str]
+) -> float | dict[str, float]:
     if not isinstance(amount, Mapping):
         return _fraction(amount, "amount")
     if scope == "global":
         raise ValueError("amount by layer needs scope='layer', not 'global'")
+    if budget != "units":
+        raise ValueError(f"amount by layer needs budget='units', not {budget!r}")
     stay = {**graph.frozen, **kept}
     for name in amount:
         if name not in {group.name for group in graph.groups}:
@@ -157,70 +156,26 @@ def _free(model: nn.Module, graph: ChannelGraph, kept: Mapping[str, str]) -> tup
     return free
 
 
-def _decide(request: _Request, subject: Subject, score: Score) -> tuple[dict[str, int], dict[str, Ranking]]:
-    if request.scope == "layer":
-        counts = {group.name: round(request.share(group.name) * group.units) for group in request.free}
-        counts = _rounded(request, counts)
-        return counts, score.rank(subject, {name: count for name, count in counts.items() if count})
-    rankings = score.rank(subject, {group.name: group.units for group in request.free})
-    return _rounded(request, _global_counts(request, rankings)), rankings
-
-
-def _rounded(request: _Request, counts: Mapping[str, int]) -> dict[str, int]:
-    """Counts that leave a multiple of ``round_to``; ValueError where a layer would vanish or nothing would go."""
-    rounded: dict[str, int] = {}
-    for group in request.free:
-        left = math.ceil((group.units - counts[group.name]) / request.round_to) * request.round_to
-        if left == 0:
-            raise ValueError(
-                f"amount {request.share(group.name)} removes all {group.units} units of layer {group.name!r}; "
-                "at least one must stay"
-            )
-        rounded[group.name] = group.units - min(left, group.units)
-    if not any(rounded.values()):
-        layers = ", ".join(f"{group.name!r} ({group.units} units)" for group in request.free)
-        raise ValueError(
-            f"amount {request.amount} with round_to={request.round_to} removes nothing; open to removal: {layers}"
-        )
-    return rounded
-
-
-def _global_counts(request: _Request, rankings: Mapping[str, Ranking]) -> dict[str, int]:
-    """How many units go from each layer when the lowest scores of all go first and every layer keeps one."""
-    total = sum(group.units for group in request.free)
-    wanted = round(request.share("") * total)
-    # The last unit of every layer is out of reach, so that exactly `wanted` units go and no layer collapses.
-    queue = sorted(
-        (value, place, rank, group.name)
-        for place, group in enumerate(request.free)
-        for rank, value in enumerate(rankings[group.name].scores[: group.units - 1])
-    )
-    if wanted > len(queue):
-        raise ValueError(f"amount {request.amount} removes {wanted} of {total} units, but every layer must keep one")
-    counts = {group.name: 0 for group in request.free}
-    for _, _, _, name in queue[:wanted]:
-        counts[name] += 1
-    return counts
-
-
 def _assemble(
     model: nn.Module,
     graph: ChannelGraph,
-    request: _Request,
+    request: Request,
     score: Score,
-    counts: Mapping[str, int],
-    rankings: Mapping[str, Ranking],
+    decision: Decision,
 ) -> PruningPlan:
     layers: list[LayerPlan] = []
     stays: list[FrozenLayer] = []
     open_names = {group.name for group in request.free}
     for group in graph.groups:
-        count = counts.get(group.name, 0)
-        if count:
-            layers.append(_layer(group, request, count, rankings[group.name]))
+        count = decision.counts.get(group.name, 0)
+        ranking = decision.rankings.get(group.name)
+        if count and ranking is not None:
+            layers.append(_layer(group, request, score, count, ranking))
         else:
             default = "amount leaves it whole" if group.name in open_names else "keep names it"
-            stays.append(FrozenLayer(group.name, group.units, group.frozen or default))
+            stopped = None if ranking is None else ranking.stopped
+            stays.append(FrozenLayer(group.name, group.units, group.frozen or stopped or default))
+    before, after = decision.latencies or (None, None)
     return PruningPlan(
         layers=tuple(layers),
         frozen=tuple(stays),
@@ -234,16 +189,26 @@ def _assemble(
         macs_after=graph.macs({layer.name: layer.removed for layer in layers}),
         exact=all(layer.approximate is None for layer in layers),
         exact_reason=_exact_reason(layers),
+        budget=request.budget,
+        latency_before=before,
+        latency_after=after,
     )
 
 
-def _layer(group: Group, request: _Request, count: int, ranking: Ranking) -> LayerPlan:
-    if request.scope == "global":
-        reason = f"lowest of all layers' scores together, amount {request.share(group.name)}"
+def _layer(group: Group, request: Request, score: Score, count: int, ranking: Ranking) -> LayerPlan:
+    amount = f"amount {request.share(group.name)}"
+    if request.budget != "units":
+        amount += f" of the {request.budget}"
+    if request.scope == "layer":
+        reason = f"first in the criterion's order, {amount}"
+    elif isinstance(score, Allocator):
+        reason = f"as many as the criterion takes from this layer, {amount} over all"
     else:
-        reason = f"first in the criterion's order, amount {request.share(group.name)}"
+        reason = f"lowest of all layers' scores together, {amount}"
     if request.round_to > 1:
         reason += f", a multiple of {request.round_to} left"
+    if ranking.stopped is not None and count == len(ranking.order):
+        reason += f"; no more, as {ranking.stopped}"
     return layer_plan(group, ranking.order[:count], ranking.scores[:count], reason)
 
 

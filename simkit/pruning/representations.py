@@ -1,10 +1,10 @@
-"""The representations of a model's layers on a sample of data, in memory, without touching the model."""
+"""The representations of a model's layers on data, in memory or as a stream, without touching the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,9 +12,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..graph import ChannelGraph, Group, View, preserved_rng
 from ..graph.capture import Captured, as_inputs, capture, plain_attention
+from ..graph.channels import Units
+from ..streaming.covariance import Covariance, CovarianceStream
 
 BATCH = 256
 HELD_BYTES = 2**30  # representations kept at once; more layers mean more passes over the inputs
+Inputs: TypeAlias = tuple[Tensor, ...]
+Reader: TypeAlias = Callable[[Group, View, Tensor, int], Tensor]
+Keeper: TypeAlias = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -52,27 +57,87 @@ class Source:
         return found
 
 
+def by_sample(group: Group, view: View, value: Tensor, batch: int) -> Tensor:
+    """A row per sample: ``[batch, units, positions]``."""
+    return view.read(value, group.units, batch)
+
+
+def by_position(group: Group, view: View, value: Tensor, batch: int) -> Tensor:
+    """A row per position of every sample: ``[batch · positions, columns]``; :func:`columns_of` says whose they are."""
+    if columns_of(group, view) is None:
+        return view.read(value, group.units, batch).movedim(1, 2).reshape(-1, group.units)
+    return view.table(value, batch)
+
+
+def columns_of(group: Group, view: View) -> Units | None:
+    """The unit of every column of :func:`by_position`; None where unit and column are the same.
+
+    A unit has a column for each of its channels, except where the value mixes these with positions (flattened maps).
+    """
+    wide = int((group.producers[0].units >= 0).sum())
+    return view.owners if wide > group.units and wide == len(view.owners) else None
+
+
 def representations(
-    source: Source, groups: Sequence[Group], views: Mapping[str, View | None], inputs: Sequence[Tensor]
+    source: Source,
+    groups: Sequence[Group],
+    views: Mapping[str, View | None],
+    inputs: Sequence[Tensor],
+    read: Reader = by_sample,
 ) -> Iterator[tuple[Group, Tensor]]:
-    """Yield (group, its representation ``[n, units, positions]``) for all samples of ``inputs``, one tensor per input.
+    """Yield (group, its representation as ``read`` has it) for all samples of ``inputs``, one tensor per input.
 
     The captured operations are run, not the model. Layers are recorded together as long as they fit in memory.
     ValueError for a group whose value does not hold samples along its first dimension.
     """
-    missing = next((group.name for group in groups if views[group.name] is None), None)
-    if missing is not None:
-        raise ValueError(f"layer {missing!r} has no representation that could be read")
+    chosen = {group.name: _required(group, views[group.name]) for group in groups}
     first = inputs[0]
     captured = source.captured(min(BATCH, len(first)))
-    fixed = tuple(tree_leaves(source.sized(captured.batch))[len(inputs) :])
-    for batch in _passes(groups, views, len(first), first.element_size() if first.is_floating_point() else 4):
-        recorded = _record(captured, batch, views, inputs, fixed)
+    for batch in _passes(groups, chosen, len(first), first.element_size() if first.is_floating_point() else 4):
+        parts: dict[str, list[Tensor]] = {group.name: [] for group in batch}
+        wanted = [(group, chosen[group.name], _appender(parts[group.name])) for group in batch]
+        with preserved_rng():
+            _run(source, wanted, [tuple(inputs)], read, captured)
         for group in batch:
-            yield group, recorded.pop(group.name)
+            yield group, torch.cat(parts.pop(group.name))
 
 
-def take(data: object, samples: int, count: int = 1) -> tuple[Tensor, ...]:
+def stream(
+    source: Source,
+    wanted: Sequence[tuple[Group, View | None, Keeper]],
+    data: object,
+    samples: int | None,
+) -> None:
+    """Run all data, or its first ``samples`` samples, in one pass, and hand on the rows :func:`by_position` of values.
+
+    ``wanted`` says of which group, where they are read, and what takes them. Raises as :func:`take` and
+    :func:`representations`.
+    """
+    listed = [(group, _required(group, view), keep) for group, view, keep in wanted]
+    with preserved_rng():  # a DataLoader draws from the global generator
+        _run(source, listed, _pieces(data, samples, source.inputs), by_position)
+
+
+class Moments:
+    """Takes rows of any width, which the first tell, into a :class:`CovarianceStream`."""
+
+    def __init__(self) -> None:
+        self._stream: CovarianceStream | None = None
+
+    def take(self, rows: Tensor) -> None:
+        """Add rows ``[k, columns]``."""
+        if self._stream is None:
+            self._stream = CovarianceStream(rows.shape[1])
+        self._stream.update(rows.to(torch.float64).cpu().numpy())
+
+    def result(self) -> Covariance:
+        """Of all rows so far; ValueError if there were none."""
+        if self._stream is None:
+            raise ValueError("no rows have been seen")
+        return self._stream.result()
+
+
+def take(data: object, samples: int, count: int = 1) -> Inputs:
     """The first ``samples`` samples of a tensor or of batches: tensors, or tuples and dicts that start with the inputs.
 
     What a batch holds after its ``count`` inputs (labels) is left out.
@@ -81,32 +146,32 @@ def take(data: object, samples: int, count: int = 1) -> tuple[Tensor, ...]:
         TypeError: data that yields no tensors.
         ValueError: no samples at all; inputs of different numbers of samples.
     """
-    if isinstance(data, Tensor) or (isinstance(data, (tuple, list)) and 0 < count == len(data) and count > 1):
-        taken = tuple(value[:samples] for value in _inputs(data, count))
-    else:
-        if not isinstance(data, Iterable):
-            raise TypeError(f"data must be a tensor or an iterable of batches, not {type(data).__name__}")
-        with preserved_rng():  # a DataLoader draws from the global generator
-            taken = _gather(data, samples, count)
-    if len(taken[0]) == 0:
-        raise ValueError("data holds no samples")
-    lengths = [len(value) for value in taken]
-    if len(set(lengths)) > 1:
-        raise ValueError(f"data holds inputs of {lengths} samples")
-    return tuple(value.detach() for value in taken)
+    with preserved_rng():
+        parts = list(_pieces(data, samples, count))
+    return _joined(parts)
 
 
-def _gather(batches: Iterable[Any], samples: int, count: int) -> tuple[Tensor, ...]:
-    parts: list[tuple[Tensor, ...]] = []
-    held = 0
+def _pieces(data: object, samples: int | None, count: int) -> Iterator[Inputs]:
+    """The batches of the data up to ``samples`` samples, inputs only; an error where there is nothing."""
+    whole = isinstance(data, Tensor) or (isinstance(data, (tuple, list)) and 0 < count == len(data) and count > 1)
+    if not whole and not isinstance(data, Iterable):
+        raise TypeError(f"data must be a tensor or an iterable of batches, not {type(data).__name__}")
+    batches: Iterable[Any] = [data] if whole else data  # type: ignore[assignment]
+    seen = held = 0
     for batch in batches:
-        parts.append(tuple(value[: samples - held] for value in _inputs(batch, count)))
-        held += len(parts[-1][0])
-        if held >= samples:
+        seen += 1
+        inputs = _inputs(batch, count)
+        lengths = [len(value) for value in inputs]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"data holds inputs of {lengths} samples")
+        left = lengths[0] if samples is None else min(samples - held, lengths[0])
+        held += left
+        if left:
+            yield tuple(value[:left].detach() for value in inputs)
+        if held == samples:
             break
-    if not parts:
-        raise ValueError("data yields no batches")
-    return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    if not held:
+        raise ValueError("data holds no samples" if seen else "data yields no batches")
 
 
 def _inputs(batch: Any, count: int) -> tuple[Tensor, ...]:
@@ -121,14 +186,22 @@ def _inputs(batch: Any, count: int) -> tuple[Tensor, ...]:
     return tuple(found)
 
 
-def _passes(
-    groups: Sequence[Group], views: Mapping[str, View | None], samples: int, itemsize: int
-) -> Iterator[list[Group]]:
+def _required(group: Group, view: View | None) -> View:
+    """The view; ValueError where there is none."""
+    if view is None:
+        raise ValueError(f"layer {group.name!r} has no representation that could be read")
+    return view
+
+
+def _appender(parts: list[Tensor]) -> Keeper:
+    return lambda rows: parts.append(rows.cpu())
+
+
+def _passes(groups: Sequence[Group], views: Mapping[str, View], samples: int, itemsize: int) -> Iterator[list[Group]]:
     current: list[Group] = []
     size = 0
     for group in groups:
-        view = views[group.name]
-        need = (0 if view is None else view.elements) * samples * itemsize
+        need = views[group.name].elements * samples * itemsize
         if current and size + need > HELD_BYTES:
             yield current
             current, size = [], 0
@@ -139,40 +212,64 @@ def _passes(
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a captured model and keeps copies of some values: an operation in place may overwrite them next."""
+    """Runs a captured model and hands on some values at once: an operation in place may overwrite them next."""
 
-    def __init__(self, captured: Captured, wanted: Iterable[str]) -> None:
+    def __init__(self, captured: Captured, keep: Callable[[str, Tensor], None]) -> None:
         super().__init__(captured.module)
-        self.wanted = frozenset(wanted)
-        self.found: dict[str, Tensor] = {}
+        self.keep = keep
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.name in self.wanted:
-            self.found[n.name] = value.detach().clone()
+        self.keep(n.name, value)
         return value
 
 
-def _record(
-    captured: Captured,
-    groups: Sequence[Group],
-    views: Mapping[str, View | None],
-    inputs: Sequence[Tensor],
-    fixed: tuple[Any, ...],
-) -> dict[str, Tensor]:
-    chosen = {group.name: view for group in groups if (view := views[group.name]) is not None}
-    parts: dict[str, list[Tensor]] = {name: [] for name in chosen}
-    device = next(iter(captured.constants.values())).device
-    with torch.no_grad(), preserved_rng(), plain_attention():
-        for start in range(0, len(inputs[0]), captured.batch):
-            chunk = [value[start : start + captured.batch] for value in inputs]
-            full = [_padded(value, captured.batch).to(device) for value in chunk]
-            found = _run(captured, {view.node for view in chosen.values()}, (*full, *fixed))
-            for group in groups:
-                view = chosen[group.name]
-                value = view.read(found[view.node], group.units, captured.batch)
-                parts[group.name].append(value[: len(chunk[0])].cpu())
-    return {name: torch.cat(pieces) for name, pieces in parts.items()}
+def _run(
+    source: Source,
+    wanted: Sequence[tuple[Group, View, Keeper]],
+    pieces: Iterable[Inputs],
+    read: Reader,
+    captured: Captured | None = None,
+) -> None:
+    """Run the pieces in batches of one size; every keeper gets its rows, of nothing but the pieces' samples."""
+    at: dict[str, list[tuple[Group, View, Keeper]]] = {}
+    for one in wanted:
+        at.setdefault(one[1].node, []).append(one)
+    with torch.no_grad(), plain_attention():
+        for chunk in _batches(pieces, BATCH):
+            captured = captured or source.captured(len(chunk[0]))
+            fixed = tuple(tree_leaves(source.sized(captured.batch))[len(chunk) :])
+            for start in range(0, len(chunk[0]), captured.batch):
+                part = [value[start : start + captured.batch] for value in chunk]
+                count, batch = len(part[0]), captured.batch
+
+                def hand_on(name: str, value: Tensor, count: int = count, batch: int = batch) -> None:
+                    for group, view, keep in at.get(name, ()):
+                        rows = read(group, view, value, batch)
+                        keep(rows[: len(rows) // batch * count])
+
+                _interpret(captured, [_padded(value, batch) for value in part], fixed, hand_on)
+
+
+def _batches(pieces: Iterable[Inputs], size: int) -> Iterator[Inputs]:
+    """The same samples, ``size`` at a time; the last batch may be smaller."""
+    waiting: list[Inputs] = []
+    held = 0
+    for piece in pieces:
+        waiting.append(piece)
+        held += len(piece[0])
+        if held < size:
+            continue
+        joined = _joined(waiting)
+        for start in range(0, held - held % size, size):
+            yield tuple(value[start : start + size] for value in joined)
+        waiting, held = [tuple(value[held - held % size :] for value in joined)], held % size
+    if held:
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[Inputs]) -> Inputs:
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
 
 
 def _padded(values: Tensor, batch: int) -> Tensor:
@@ -180,7 +277,9 @@ def _padded(values: Tensor, batch: int) -> Tensor:
     return values[torch.arange(batch).clamp(max=len(values) - 1)]
 
 
-def _run(captured: Captured, wanted: Iterable[str], inputs: tuple[Any, ...]) -> dict[str, Tensor]:
-    recorder = _Recorder(captured, wanted)
-    recorder.run(*captured.arguments(inputs), enable_io_processing=False)
-    return recorder.found
+def _interpret(
+    captured: Captured, inputs: Sequence[Tensor], fixed: tuple[Any, ...], keep: Callable[[str, Tensor], None]
+) -> None:
+    device = next(iter(captured.constants.values())).device
+    arguments = captured.arguments((*(value.to(device) for value in inputs), *fixed))
+    _Recorder(captured, keep).run(*arguments, enable_io_processing=False)

@@ -2,48 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from torch import Tensor
+import numpy as np
 
-from ...graph import Group
-from ...kernels import as_integer
-from ...metrics.greedy import Elimination, greedy_cka
-from ..representations import Source, representations, take
-from .ranking import Ranking, Subject
+from ...graph import Group, View
+from ...graph.channels import Units
+from ...kernels import Kernel, Linear, as_integer, as_number, check_kernel
+from ...metrics.greedy import Elimination, greedy_cka, greedy_cka_of_covariance
+from ..representations import Moments, Source, by_position, by_sample, columns_of, representations, stream, take
+from .ranking import Ranking, Scope, Subject
 
 Reduce = Literal["flatten", "positions"]
 Mode = Literal["greedy", "oneshot"]
 Estimator = Literal["biased", "debiased"]
 Activation = Literal["post", "pre"]
+SAMPLES = 2000
+KERNEL_SAMPLES = 256  # every candidate of a kernel that is not linear costs the square of the samples
+
+
+def _columns(group: Group, view: View | None) -> Units | None:
+    return None if view is None else columns_of(group, view)
 
 
 @dataclass(frozen=True)
 class CKADamage:
-    """Remove units, one at a time, so that linear CKA between the layer's outputs before and after stays highest.
+    """Remove units, one at a time, so that CKA between the layer's outputs before and after stays highest.
 
     The score of a removed unit is the damage 1 - CKA(original, kept) that has accumulated once it is gone. The
-    representation is the layer's output after the BatchNorm and the activation that follow it, on the first ``samples``
-    samples of the data; where several layers are coupled, the value that their first reader reads, before pooling.
+    representation is the layer's output after the BatchNorm and the activation that follow it; where several layers are
+    coupled, the value that their first reader reads, before pooling.
+
+    In ``scope="global"`` layers are compared by the damage that their next unit adds to their own CKA: the unit with
+    the least damage for what it saves goes first, per unit, per parameter or per multiply-add as the plan's ``budget``
+    counts (per multiply-add for latency). That takes the same loss of CKA to be as harmful in every layer.
 
     Args:
         reduce: ``"flatten"``: a channel is its h·w columns, a row is a sample. ``"positions"``: a channel is one
-            column, every position of every sample is a row.
-        samples: at most so many samples are used.
+            column, every position of every sample is a row; linear and biased, it streams: one pass over all the data,
+            of which nothing but a [channels, channels] matrix per layer is kept.
+        samples: at most so many samples are used, the first. None: all of them where they stream; else 2000, or 256 for
+            a kernel that is not linear.
         mode: ``"greedy"`` scores again after every removal; ``"oneshot"`` ranks once.
         estimator: of HSIC inside CKA; biased, as the procedure was published.
         activation: ``"post"`` or ``"pre"``: the output after or before the last activation on that way.
+        kernel: of CKA, as in :func:`simkit.greedy_cka`; kernels that are not linear take ``reduce="flatten"``.
+        min_cka: a layer stops losing units before its CKA(original, kept) falls below this, whatever the plan asks.
 
     Source: "Representation Aware Pruning with Centered Kernel Alignment", in closed form (see ``greedy_cka``).
     """
 
     reduce: Reduce = "flatten"
-    samples: int = 2000
+    samples: int | None = None
     mode: Mode = "greedy"
     estimator: Estimator = "biased"
     activation: Activation = "post"
+    kernel: Kernel = Linear()
+    min_cka: float | None = None
 
     def __post_init__(self) -> None:
         for option, value, allowed in (
@@ -54,10 +71,18 @@ class CKADamage:
         ):
             if value not in allowed:
                 raise ValueError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
-        samples = as_integer(self.samples)
-        if samples is None or samples < 4:
-            raise ValueError(f"samples must be an integer of at least 4, not {self.samples!r}")
-        object.__setattr__(self, "samples", samples)
+        linear = isinstance(check_kernel(self.kernel), Linear)
+        if self.reduce == "positions" and not linear:
+            raise ValueError(f"kernel={self.kernel!r} takes reduce='flatten', not 'positions'")
+        if self.min_cka is not None and not 0.0 <= as_number(self.min_cka) <= 1.0:
+            raise ValueError(f"min_cka must be a number from 0 to 1, not {self.min_cka!r}")
+        if self.samples is not None:
+            samples = as_integer(self.samples)
+            if samples is None or samples < 4:
+                raise ValueError(f"samples must be an integer of at least 4, not {self.samples!r}")
+            object.__setattr__(self, "samples", samples)
+        elif not self._streams:
+            object.__setattr__(self, "samples", SAMPLES if linear else KERNEL_SAMPLES)
 
     @property
     def name(self) -> str:
@@ -65,35 +90,94 @@ class CKADamage:
         return repr(self)
 
     @property
-    def comparable(self) -> bool:
-        """The damage of one layer says nothing about that of another."""
-        return False
+    def scopes(self) -> tuple[Scope, ...]:
+        """Both."""
+        return "layer", "global"
+
+    @property
+    def _streams(self) -> bool:
+        return self.reduce == "positions" and self.estimator == "biased"
 
     def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
         """The first ``counts[name]`` removals of each group; ValueError for missing data or a constant layer."""
         if subject.data is None:
             raise ValueError("CKADamage needs data=: a tensor, a DataLoader or an iterable of batches")
         groups = [group for group in subject.groups if group.name in counts]
-        found: dict[str, Ranking] = {}
+        if not groups:
+            return {}
         views = {group.name: group.post if self.activation == "post" else group.pre for group in groups}
         source = Source(subject.model, subject.graph, subject.example_inputs)
-        for group, values in representations(source, groups, views, take(subject.data, self.samples, source.inputs)):
-            found[group.name] = _ranking(self._eliminate(group, values, counts[group.name]))
-        return found
+        orders = self._streamed if self._streams else self._held
+        return {
+            group.name: self._ranking(found, counts[group.name])
+            for group, found in orders(source, groups, views, subject.data, counts)
+        }
 
-    def _eliminate(self, group: Group, values: Tensor, count: int) -> Elimination:
-        n, units, positions = values.shape
-        if self.reduce == "positions":
-            table, blocks = values.movedim(1, 2).reshape(n * positions, units), None
-        else:
-            table, blocks = values.reshape(n, units * positions), units if positions > 1 else None
-        layer: dict[str, Elimination] = greedy_cka(
-            {group.name: table}, units=blocks, estimator=self.estimator, mode=self.mode, count=count
-        )
-        return layer[group.name]
+    def allocate(
+        self, subject: Subject, rankings: Mapping[str, Ranking], cost: Callable[[str], float]
+    ) -> Iterator[str]:
+        """The layer whose next unit adds the least damage for what it saves; of equals the first."""
+        added = {name: np.diff(ranking.scores, prepend=0.0) for name, ranking in rankings.items()}
+        taken = dict.fromkeys(rankings, 0)
+        while True:
+            best, found = np.inf, None
+            for name, steps in added.items():
+                saves = cost(name) if taken[name] < len(steps) else 0.0
+                if saves > 0.0 and steps[taken[name]] / saves < best:  # what saves nothing stays
+                    best, found = steps[taken[name]] / saves, name
+            if found is None:
+                return
+            taken[found] += 1
+            yield found
 
+    def _streamed(
+        self,
+        source: Source,
+        groups: Sequence[Group],
+        views: Mapping[str, View | None],
+        data: object,
+        counts: Mapping[str, int],
+    ) -> Iterator[tuple[Group, Elimination]]:
+        collected = {group.name: Moments() for group in groups}
+        wanted = [(group, views[group.name], collected[group.name].take) for group in groups]
+        stream(source, wanted, data, self.samples)
+        for group in groups:
+            yield (
+                group,
+                greedy_cka_of_covariance(
+                    collected[group.name].result(),
+                    units=_columns(group, views[group.name]),
+                    mode=self.mode,
+                    count=counts[group.name],
+                    min_cka=self.min_cka,
+                    name=group.name,
+                ),
+            )
 
-def _ranking(elimination: Elimination) -> Ranking:
-    return Ranking(
-        tuple(int(unit) for unit in elimination.order), tuple(float(damage) for damage in elimination.damage)
-    )
+    def _held(
+        self,
+        source: Source,
+        groups: Sequence[Group],
+        views: Mapping[str, View | None],
+        data: object,
+        counts: Mapping[str, int],
+    ) -> Iterator[tuple[Group, Elimination]]:
+        inputs = take(data, self.samples or SAMPLES, source.inputs)
+        flat = self.reduce == "flatten"
+        for group, values in representations(source, groups, views, inputs, by_sample if flat else by_position):
+            units = (group.units if values.shape[2] > 1 else None) if flat else _columns(group, views[group.name])
+            layer: dict[str, Elimination] = greedy_cka(
+                {group.name: values.flatten(1)},
+                units=units,
+                kernel=self.kernel,
+                estimator=self.estimator,
+                mode=self.mode,
+                count=counts[group.name],
+                min_cka=self.min_cka,
+            )
+            yield group, layer[group.name]
+
+    def _ranking(self, found: Elimination, wanted: int) -> Ranking:
+        order = tuple(int(unit) for unit in found.order)
+        stopped = None if len(order) == wanted else f"CKA would fall below {self.min_cka}"
+        return Ranking(order, tuple(float(damage) for damage in found.damage), stopped)

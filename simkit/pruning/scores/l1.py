@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...graph import Group
-from .ranking import Ranking, Subject, ascending
+from .ranking import FloatArray, Ranking, Scope, Subject, ascending
+
+
+def norms(subject: Subject, group: Group) -> FloatArray:
+    """The L1 norm of every unit ``[units]``."""
+    total = np.zeros(group.units)
+    for filters in subject.filters(group):
+        total += np.abs(filters).sum(axis=1)
+    return total
 
 
 @dataclass(frozen=True)
@@ -25,19 +33,10 @@ class L1:
         return "L1()"
 
     @property
-    def comparable(self) -> bool:
-        """Weights of all layers are on one scale."""
-        return True
+    def scopes(self) -> tuple[Scope, ...]:
+        """Both: weights of all layers are on one scale."""
+        return "layer", "global"
 
     def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
         """All units of the counted groups, smallest norm first; a non-finite weight raises ValueError."""
-        return {group.name: self._norms(subject, group) for group in subject.groups if group.name in counts}
-
-    def _norms(self, subject: Subject, group: Group) -> Ranking:
-        norms = np.zeros(group.units)
-        for rows, units in subject.weights(group):
-            np.add.at(norms, units[units >= 0], np.abs(rows).sum(axis=1)[units >= 0])
-        bad = np.flatnonzero(~np.isfinite(norms))
-        if bad.size:
-            raise ValueError(f"unit {bad[0]} of layer {group.name!r} has a non-finite weight")
-        return ascending(norms)
+        return {group.name: ascending(norms(subject, group)) for group in subject.groups if group.name in counts}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...kernels import as_integer
-from .ranking import Ranking, Subject, ascending
+from .ranking import Ranking, Scope, Subject, ascending
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Random:
         return repr(self)
 
     @property
-    def comparable(self) -> bool:
-        """All scores are drawn from one distribution."""
-        return True
+    def scopes(self) -> tuple[Scope, ...]:
+        """Both: all scores are drawn from one distribution."""
+        return "layer", "global"
 
     def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
         """All units of the counted groups in random order."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from torch import nn
 
 from ...graph import ChannelGraph, Group
 from ..sizes import named_tensors
+
+Scope = Literal["layer", "global"]
+FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -25,42 +28,76 @@ class Subject:
     example_inputs: Any
     data: object
 
-    def weights(self, group: Group) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]:
-        """The weights of all layers that compute the units, one row per channel ``[channels, fan-in]`` in float64, and
-        the unit of every row, -1 for none. Biases are left out."""
-        found: dict[tuple[int, int], tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]] = {}
+    def filters(self, group: Group) -> list[FloatArray]:
+        """For every layer that computes the units, their incoming weights ``[units, fan-in]`` in float64, no biases.
+
+        ValueError for a layer without weights, or with one that is not finite.
+        """
+        tensors = named_tensors(self.model)
+        found: dict[tuple[int, int], FloatArray] = {}
         for slot in group.producers:
-            tensor = named_tensors(self.model)[slot.tensor].detach()
-            if tensor.dim() > 1:
-                rows = tensor.movedim(slot.dim, 0).reshape(tensor.shape[slot.dim], -1)
-                found[id(tensor), slot.dim] = rows.to(torch.float64).cpu().numpy(), slot.units
+            tensor = tensors[slot.tensor].detach()
+            if tensor.dim() > 1 and (id(tensors[slot.tensor]), slot.dim) not in found:
+                places = np.argsort(slot.units, kind="stable")[(slot.units < 0).sum() :]  # a unit may be several rows
+                rows = tensor.movedim(slot.dim, 0)[torch.from_numpy(places).to(tensor.device)]
+                flat = rows.reshape(group.units, -1).to(torch.float64).cpu().numpy()
+                require_finite(group, flat.sum(axis=1))
+                found[id(tensors[slot.tensor]), slot.dim] = flat
+        if not found:
+            raise ValueError(f"layer {group.name!r} has no weights to rank its units by")
         return list(found.values())
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Units in the order in which they go, first removed first, and the score of each (what the criterion calls it)."""
+    """Units in the order in which they go, first removed first, and the score of each (what the criterion calls it).
+
+    ``stopped`` says why the criterion lets no more units go, where it ends before the last.
+    """
 
     order: tuple[int, ...]
     scores: tuple[float, ...]
+    stopped: str | None = None
 
 
 class Score(Protocol):
-    """A criterion. ``comparable`` says whether scores of different layers are on one scale."""
+    """A criterion: which units go first."""
 
     @property
     def name(self) -> str:
         """The criterion with its options, as the plan reports it."""
 
     @property
-    def comparable(self) -> bool:
-        """Whether units of different layers may be ranked against one another."""
+    def scopes(self) -> tuple[Scope, ...]:
+        """``"layer"`` where it can rank within a layer that is to lose a given number of units; ``"global"`` where
+        scores of different layers are on one scale, or where it says itself which layer loses how many."""
 
     def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
-        """For every group named in ``counts``, at least the first ``counts[name]`` units to go."""
+        """For every group named in ``counts``, at least the first ``counts[name]`` units to go (fewer if it stops)."""
 
 
-def ascending(scores: npt.NDArray[np.float64]) -> Ranking:
+@runtime_checkable
+class Allocator(Protocol):
+    """A criterion that says itself from which layer units go (``scope="global"``)."""
+
+    def allocate(
+        self, subject: Subject, rankings: Mapping[str, Ranking], cost: Callable[[str], float]
+    ) -> Iterator[str]:
+        """Names of groups in the order in which they lose one unit each; a plan takes names until its budget is met.
+
+        ``cost(name)`` is what the next unit of a group saves, in the plan's budget, once all units named so far are
+        gone. Every group is named at most once for every unit of its ranking.
+        """
+
+
+def ascending(scores: FloatArray) -> Ranking:
     """Units by score, lowest first; ties go to the lowest index."""
     order = np.argsort(scores, kind="stable")
     return Ranking(tuple(int(unit) for unit in order), tuple(float(scores[unit]) for unit in order))
+
+
+def require_finite(group: Group, values: FloatArray) -> None:
+    """ValueError naming the first unit whose value is not finite."""
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise ValueError(f"unit {bad[0]} of layer {group.name!r} has a non-finite weight")

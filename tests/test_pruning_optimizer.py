@@ -1,0 +1,107 @@
+"""The optimiser of a cut model goes on where the dense model's was; BatchNorm statistics are estimated again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from simkit import pruning as P
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)
+    ).double()
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
+    optimizer.zero_grad()
+    model(x).square().sum().backward()
+    optimizer.step()
+
+
+OPTIMIZERS: list[Callable[[Any], torch.optim.Optimizer]] = [
+    lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    lambda p: torch.optim.SGD(p, lr=0.01),
+    lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    lambda p: torch.optim.AdamW(p, lr=0.01),
+    lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
+    lambda p: torch.optim.Adagrad(p, lr=0.01),
+]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_a_step_of_the_cut_model_is_that_of_the_masked_one(make: Callable[[Any], torch.optim.Optimizer]) -> None:
+    """Removed units get no gradient in either model, so kept entries move alike."""
+    model, x = network(), torch.randn(8, 2, 6, 6, dtype=torch.float64)
+    parts = [list(model[0].parameters()), [one for module in model[1:] for one in module.parameters()]]
+    optimizer = make([{"params": parts[0], "lr": 0.003}, {"params": parts[1]}])
+    for _ in range(3):
+        step(model, optimizer, x)
+    model.eval()
+    plan = P.plan(model, x, score=P.L1(), amount=0.5)
+    small = P.apply(model, plan, x)
+    new = P.rebind(optimizer, model, small, plan)
+    assert type(new) is type(optimizer)
+    assert [group["lr"] for group in new.param_groups] == [0.003, 0.01]
+    assert {id(one) for group in new.param_groups for one in group["params"]} == {id(one) for one in small.parameters()}
+    with torch.no_grad():  # the masked model: what the removed units feed on is zero
+        for slot in (slot for layer in plan.layers for slot in layer.slots if slot.role == "consumer"):
+            model.get_parameter(slot.tensor).index_fill_(slot.dim, torch.tensor(slot.positions), 0.0)
+    torch.testing.assert_close(small(x), model(x))
+    step(model, optimizer, x)
+    step(small, new, x)
+    for name, parameter in small.named_parameters():
+        expected = model.get_parameter(name).detach()
+        for slot in (slot for layer in plan.layers for slot in layer.slots if slot.tensor == name):
+            expected = expected.index_select(slot.dim, torch.tensor(slot.kept))
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_dense_optimiser_is_left_alone() -> None:
+    model, x = network(), torch.randn(4, 2, 6, 6, dtype=torch.float64)
+    optimizer = torch.optim.Adam(model.parameters())
+    step(model, optimizer, x)
+    before = optimizer.state_dict()
+    plan = P.plan(model, x, score=P.L1(), amount=0.5)
+    new = P.rebind(optimizer, model, P.apply(model, plan, x), plan)
+    assert torch.equal(before["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+    assert new.state_dict()["state"][0]["exp_avg"].shape[0] == 4
+    assert new.state_dict()["state"][0]["step"] == 1
+
+
+def test_wrong_optimisers_are_refused() -> None:
+    model, x = network(), torch.randn(4, 2, 6, 6, dtype=torch.float64)
+    plan = P.plan(model, x, score=P.L1(), amount=0.5)
+    small = P.apply(model, plan, x)
+    stranger = torch.optim.SGD([nn.Parameter(torch.zeros(3, 7))], lr=0.1)
+    with pytest.raises(ValueError, match=r"holds a parameter of shape \(3, 7\) that is none of the model's"):
+        P.rebind(stranger, model, small, plan)
+    with pytest.raises(ValueError, match=r"'0.weight' has shape \(8, 2, 3, 3\) and not \(4, 2, 3, 3\)"):
+        P.rebind(torch.optim.SGD(model.parameters(), lr=0.1), model, model, plan)
+
+
+@pytest.mark.parametrize("samples", [255, 256, 257, 700])
+def test_recalibrated_statistics_are_those_of_the_data(samples: int) -> None:
+    model, x = network().eval(), torch.randn(700, 2, 6, 6, dtype=torch.float64) + 1.0
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    rng = torch.get_rng_state()
+    small = P.recalibrated(model, x, samples=samples)
+    assert torch.equal(rng, torch.get_rng_state())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(module.training for module in small.modules())
+    used = samples if samples % 256 != 1 else samples - 1
+    values = model[0](x[:used])
+    torch.testing.assert_close(small[1].running_mean, values.mean(dim=(0, 2, 3)).detach())
+    torch.testing.assert_close(small[1].running_var, values.var(dim=(0, 2, 3)).detach(), rtol=0.05, atol=0.0)
+    assert small[1].momentum == model[1].momentum
+
+
+def test_nothing_to_recalibrate() -> None:
+    with pytest.raises(ValueError, match="Sequential has no BatchNorm layer that keeps running statistics"):
+        P.recalibrated(nn.Sequential(nn.Linear(2, 2)), torch.zeros(4, 2))
