@@ -228,7 +228,7 @@ MUST: Mapping[str, tuple[Must, ...]] = {
     "mixture_of_experts": each(
         {"experts.0.0": 13, "experts.1.0": 9, "experts.2.0": 10, "experts.0.2": 11, "experts.2.2": 11}
     ),
-    "energy": each({"fc1": 13}),
+    "energy": each({"fc1": 13, "fc2": 11}),
     "highway": each({"inp": 13, "h.0": 13, "t.1": 13}),
     "channel_statistics": each({"conv1": 9, "point": 7}),
     "odd_operations": each({"layers.5": 9, "hidden": 13}),
