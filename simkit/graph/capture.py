@@ -111,7 +111,8 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
 
 
 def _batch(inputs: tuple[Any, ...]) -> int:
-    sizes = [int(value.shape[0]) for value in inputs if isinstance(value, torch.Tensor) and value.dim()]
+    leaves = torch.utils._pytree.tree_leaves(inputs)
+    sizes = [int(value.shape[0]) for value in leaves if isinstance(value, torch.Tensor) and value.dim()]
     return max(sizes[0], 1) if sizes else 1
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..graph import ChannelGraph, Group, View, preserved_rng
 from ..graph.capture import Captured, as_inputs, capture, plain_attention
@@ -32,15 +33,18 @@ class Source:
     @property
     def inputs(self) -> int:
         """How many inputs the model reads."""
-        return len(as_inputs(self.example_inputs))
+        return len(tree_leaves(as_inputs(self.example_inputs)))
 
     def sized(self, batch: int) -> tuple[Any, ...]:
         """The example inputs with ``batch`` samples; inputs without samples as they are."""
         count = self.graph.batch
-        return tuple(
-            value[torch.arange(batch) % count] if isinstance(value, Tensor) and value.shape[:1] == (count,) else value
-            for value in as_inputs(self.example_inputs)
-        )
+
+        def repeated(value: Any) -> Any:
+            samples = isinstance(value, Tensor) and value.shape[:1] == (count,)
+            return value[torch.arange(batch) % count] if samples else value
+
+        sized: tuple[Any, ...] = tree_map(repeated, as_inputs(self.example_inputs))
+        return sized
 
     def captured(self, batch: int) -> Captured:
         """The model captured for batches of that size, or of the example's where the graph would be another one."""
@@ -234,7 +238,7 @@ def _run(
     with torch.no_grad(), plain_attention():
         for chunk in _batches(pieces, BATCH):
             captured = captured or source.captured(len(chunk[0]))
-            fixed = source.sized(captured.batch)[len(chunk) :]
+            fixed = tuple(tree_leaves(source.sized(captured.batch))[len(chunk) :])
             for start in range(0, len(chunk[0]), captured.batch):
                 part = [value[start : start + captured.batch] for value in chunk]
                 count, batch = len(part[0]), captured.batch
