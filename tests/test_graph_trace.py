@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from traced_models import Attention, Functional, Residual
 
 from simkit import pruning as P
 from simkit.graph import ChannelGraph, Group, trace, weakest
 from simkit.graph.capture import capture
-from simkit.pruning.representations import Source, representations
 
 
 @pytest.fixture(autouse=True)
@@ -21,28 +21,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Functional(nn.Module):
-    """Everything between the layers is a function, and one ReLU module is used twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 4, 3, padding="same", bias=False)
-        self.bn1 = nn.BatchNorm2d(4)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(4, 6, 3, padding=1)
-        self.fc1 = nn.Linear(6 * 4, 10)
-        self.prelu = nn.PReLU(10)
-        self.bn2 = nn.BatchNorm1d(10)
-        self.fc2 = nn.Linear(10, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.max_pool2d(self.relu(self.bn1(self.conv1(x))), 2)
-        x = functional.adaptive_avg_pool2d(self.relu(self.conv2(x)), 2)
-        x = x.view(x.size(0), -1)
-        x = functional.dropout(self.bn2(self.prelu(self.fc1(x))), 0.5, self.training)
-        return functional.log_softmax(self.fc2(torch.sigmoid(x * 2)), 1)
 
 
 def group(graph: ChannelGraph, name: str) -> Group:
@@ -199,24 +177,6 @@ def test_what_one_unit_costs() -> None:
     assert graph.macs({"0": [1, 4]}) == 7 * (9 + 6)
 
 
-class Residual(nn.Module):
-    """Two blocks on one stream, the second normalised before its layers; the stream is read by a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 6, 3, padding=1)
-        self.one = nn.Sequential(nn.Conv2d(6, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 1))
-        self.norm = nn.BatchNorm2d(6)
-        self.two = nn.Conv2d(6, 6, 1)
-        self.head = nn.Linear(6, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        x = torch.relu(x + self.one(x))
-        x = x + self.two(torch.relu(self.norm(x)))
-        return self.head(x.mean((2, 3)))
-
-
 def test_a_residual_stream_is_one_group() -> None:
     graph = trace(Residual(), torch.zeros(2, 3, 6, 6))
     stream = group(graph, "stem")
@@ -309,23 +269,6 @@ def test_norms_over_channels() -> None:
         first = trace(nn.Sequential(nn.Linear(3, 6), layer, nn.Linear(6, 2)), torch.zeros(shape)).groups[0]
         assert first.approximate is not None
         assert [(s.attribute, s.index) for s in first.sizes] == [("normalized_shape", 0)]
-
-
-class Attention(nn.Module):
-    """Queries, keys and values from one layer, three heads of two."""
-
-    def __init__(self, *, plain: bool) -> None:
-        super().__init__()
-        self.qkv, self.out, self.plain = nn.Linear(5, 18), nn.Linear(6, 4), plain
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, t, _ = x.shape
-        q, k, v = self.qkv(x).view(b, t, 3, 3, 2).permute(2, 0, 3, 1, 4).unbind(0)
-        if self.plain:
-            y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            y = ((q @ k.transpose(-2, -1)) / 2).softmax(-1) @ v
-        return self.out(y.transpose(1, 2).flatten(2))
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -421,66 +364,6 @@ def test_frozen_parameters_and_several_inputs_and_outputs() -> None:
     graph = trace(Two().requires_grad_(False), (torch.zeros(2, 3), torch.zeros(2, 4)))
     assert [(g.name, g.units) for g in graph.prunable] == [("a", 5)]
     assert list(graph.frozen) == ["one", "two"]
-
-
-def read(model: nn.Module, x: Tensor, name: str, *, pre: bool = False, example: Tensor | None = None) -> Tensor:
-    shown = x[:2] if example is None else example
-    graph = trace(model, shown)
-    found = group(graph, name)
-    views = {name: found.pre if pre else found.post}
-    ((_, value),) = representations(Source(model, graph, shown), [found], views, [x])
-    return value
-
-
-@pytest.mark.parametrize("samples", [1, 2, 3, 300])  # fewer than, as many as, and more than the example's and a batch
-def test_the_representation_is_read_after_batch_norm_and_activation(samples: int) -> None:
-    torch.manual_seed(0)
-    model = Functional().eval()
-    x = torch.randn(samples, 1, 8, 8)
-    with torch.no_grad():
-        before = model.bn1(model.conv1(x))
-        conv1 = torch.relu(before)
-        linear2 = model.conv2(functional.max_pool2d(conv1, 2))
-        conv2 = torch.relu(linear2)
-        flat = functional.adaptive_avg_pool2d(conv2, 2).flatten(1)
-        fc1 = torch.sigmoid(model.bn2(model.prelu(model.fc1(flat))) * 2)
-    example = torch.zeros(2, 1, 8, 8)
-    for name, pre, expected in (
-        ("conv1", False, conv1),
-        ("conv1", True, before),
-        ("conv2", False, conv2),
-        ("conv2", True, linear2),
-        ("fc1", False, fc1),
-    ):
-        value = read(model, x, name, pre=pre, example=example)
-        torch.testing.assert_close(value, expected.reshape(samples, expected.shape[1], -1))
-
-
-def test_an_activation_after_pooling_belongs_to_the_representation() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.ReLU(), nn.Linear(12, 2)).eval()
-    x = torch.randn(5, 1, 8, 8)
-    torch.testing.assert_close(read(model, x, "0"), model[:4](x).detach().reshape(5, 3, 4))
-
-
-def test_the_representation_of_tokens_and_heads_has_units_second() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
-    x = torch.randn(4, 7, 3)
-    torch.testing.assert_close(read(model, x, "0"), model[:2](x).detach().movedim(2, 1))
-    heads = Attention(plain=True).eval()
-    y = torch.randn(4, 7, 5)
-    with torch.no_grad():
-        q, k, v = heads.qkv(y).view(4, 7, 3, 3, 2).permute(2, 0, 3, 1, 4)
-        expected = functional.scaled_dot_product_attention(q, k, v, is_causal=True).reshape(4, 3, -1)
-    torch.testing.assert_close(read(heads, y, "qkv"), expected)
-
-
-def test_the_representation_of_a_stream_is_what_its_first_reader_reads() -> None:
-    torch.manual_seed(0)
-    model = Residual().eval()
-    x = torch.randn(3, 3, 6, 6)
-    torch.testing.assert_close(read(model, x, "stem"), model.stem(x).detach().flatten(2))
 
 
 def test_capturing_leaves_settings_as_they_are() -> None:

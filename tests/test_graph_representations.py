@@ -1,0 +1,82 @@
+"""Representations are read from the captured graph: where they say they are, unit by unit, for any number of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from traced_models import Attention, Functional, Residual
+
+from simkit.graph import trace
+from simkit.pruning.representations import Source, representations
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def read(model: nn.Module, x: Tensor, name: str, *, pre: bool = False, example: Tensor | None = None) -> Tensor:
+    shown = x[:2] if example is None else example
+    graph = trace(model, shown)
+    found = next(one for one in graph.groups if one.name == name)
+    views = {name: found.pre if pre else found.post}
+    ((_, value),) = representations(Source(model, graph, shown), [found], views, [x])
+    return value
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 300])  # fewer than, as many as, and more than the example's and a batch
+def test_the_representation_is_read_after_batch_norm_and_activation(samples: int) -> None:
+    torch.manual_seed(0)
+    model = Functional().eval()
+    x = torch.randn(samples, 1, 8, 8)
+    with torch.no_grad():
+        before = model.bn1(model.conv1(x))
+        conv1 = torch.relu(before)
+        linear2 = model.conv2(functional.max_pool2d(conv1, 2))
+        conv2 = torch.relu(linear2)
+        flat = functional.adaptive_avg_pool2d(conv2, 2).flatten(1)
+        fc1 = torch.sigmoid(model.bn2(model.prelu(model.fc1(flat))) * 2)
+    example = torch.zeros(2, 1, 8, 8)
+    for name, pre, expected in (
+        ("conv1", False, conv1),
+        ("conv1", True, before),
+        ("conv2", False, conv2),
+        ("conv2", True, linear2),
+        ("fc1", False, fc1),
+    ):
+        value = read(model, x, name, pre=pre, example=example)
+        torch.testing.assert_close(value, expected.reshape(samples, expected.shape[1], -1))
+
+
+def test_an_activation_after_pooling_belongs_to_the_representation() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.ReLU(), nn.Linear(12, 2)).eval()
+    x = torch.randn(5, 1, 8, 8)
+    torch.testing.assert_close(read(model, x, "0"), model[:4](x).detach().reshape(5, 3, 4))
+
+
+def test_the_representation_of_tokens_and_heads_has_units_second() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    x = torch.randn(4, 7, 3)
+    torch.testing.assert_close(read(model, x, "0"), model[:2](x).detach().movedim(2, 1))
+    heads = Attention(plain=True).eval()
+    y = torch.randn(4, 7, 5)
+    with torch.no_grad():
+        q, k, v = heads.qkv(y).view(4, 7, 3, 3, 2).permute(2, 0, 3, 1, 4)
+        expected = functional.scaled_dot_product_attention(q, k, v, is_causal=True).reshape(4, 3, -1)
+    torch.testing.assert_close(read(heads, y, "qkv"), expected)
+
+
+def test_the_representation_of_a_stream_is_what_its_first_reader_reads() -> None:
+    torch.manual_seed(0)
+    model = Residual().eval()
+    x = torch.randn(3, 3, 6, 6)
+    torch.testing.assert_close(read(model, x, "stem"), model.stem(x).detach().flatten(2))
