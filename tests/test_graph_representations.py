@@ -1,4 +1,4 @@
-"""Representations are read from the captured graph: where they say they are, unit by unit, for any number of samples."""
+"""Representations are read from the captured graph: at the said place, unit by unit, for any number of samples."""
 
 from __future__ import annotations
 
