@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import ZOO, build
 
 from simkit import pruning as P
 from simkit.pruning import budget as budgets
@@ -204,3 +205,26 @@ def test_latency_is_measured_without_touching_the_model() -> None:
     for passes in (4, 5.5, True):
         with pytest.raises(ValueError, match=f"^passes must be an integer of at least 5, not {passes}$"):
             P.latency(model, torch.zeros(3, 4), passes=passes)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_ledgers_and_plans_agree_on_every_architecture(name: str) -> None:
+    model, inputs = build(name)
+    graph = P.trace(model, inputs)
+    if not graph.prunable:
+        pytest.skip("nothing may go")
+    plan = P.plan(model, inputs, score=P.Random(1), amount=0.5)
+    order = {layer.name: layer.removed for layer in plan.layers}
+    counts = {name: len(removed) for name, removed in order.items()}
+    groups = [group for group in graph.prunable if group.name in order]
+    parameters, operations = params_ledger(model, groups, order), macs_ledger(graph, order)
+    assert (parameters.total, operations.total // graph.batch) == (plan.params_before, plan.macs_before)
+    assert parameters.total - parameters.saved_by(counts) == plan.params_after
+    assert (operations.total - operations.saved_by(counts)) // graph.batch == plan.macs_after
+    for layer, count in counts.items():
+        for _ in range(count):
+            parameters.take(layer)
+            operations.take(layer)
+    assert parameters.total - parameters.saved == plan.params_after
+    assert (operations.total - operations.saved) // graph.batch == plan.macs_after
