@@ -245,9 +245,63 @@ class Summed(nn.Module):
         return self.b(hidden) + hidden.sum(dim=-1, keepdim=True)
 
 
+class Shifted(nn.Module):
+    """What is added to the hidden units does not scale with them."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.b, self.how = nn.Linear(6, 8), nn.Linear(8, 3), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.a(x))
+        if self.how == "input":
+            return self.b(hidden + 3 * x[:, :1])
+        return self.b(nn.functional.pad(hidden[:, None], (0, 0, 1, 1), value=1.0))
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+        self.c.weight = self.b.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.a(x))
+        return self.b(hidden) + 2 * self.c(hidden)
+
+
+class LateBias(nn.Linear):
+    """Its bias is not what it adds to its product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(nn.functional.linear(x, self.weight)) + self.bias
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 4, 2, stride=2)),
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(), LateBias(8 * 16, 4)),
+    ],
+)
+def test_constants_only_go_where_every_output_meets_them_once(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(9)
+    model, x = make().double().eval(), torch.randn(300, 3, 4, 4, dtype=torch.float64)
+    with torch.no_grad():
+        model[0].bias.fill_(2.0)
+    plan = P.plan(model, x[:2], score=P.L1(), amount=0.5, data=x, compensate=P.LeastSquares())
+    assert [one.constant for one in plan.layers[0].repairs] == [None]
+    bare = P.plan(model, x[:2], score=P.L1(), amount=0.5)
+    errors = [float((P.apply(model, one, x[:2])(x) - model(x)).detach().square().mean()) for one in (plan, bare)]
+    assert errors[0] < errors[1]
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (lambda: Shifted("input"), "add on the way to b is not positively homogeneous"),
+        (lambda: Shifted("pad"), "pad on the way to b is not positively homogeneous"),
+        (Tied, "b.weight and c.weight are one tensor"),
         (Summed, "'sum_1' adds its units up without weights"),
         (Gated, "sigmoid on the way to b is not positively homogeneous"),
         (Two, "several layers compute its units: a, b"),
@@ -311,6 +365,15 @@ def test_bad_options() -> None:
         P.plan(model, x, score=P.L1(), compensate=P.LeastSquares())
     with pytest.raises(TypeError, match=r"compensate must be Merge\(\), LeastSquares\(\) or None, not 'merge'"):
         P.plan(model, x, score=P.L1(), compensate="merge")  # type: ignore[arg-type]
+    for options, said in (
+        ({"threshold": "a"}, r"threshold must lie in \[-1, 1\], not 'a'"),
+        ({"weight": 7}, r"weight must lie in \[0, 1\], not 7"),
+        ({"bn_scale": "x"}, 'bn_scale must be "exact" or "reference", not \'x\''),
+    ):
+        with pytest.raises(ValueError, match=said):
+            P.Merge(**options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"ridge must be at least 0 and finite, not '0\.1'"):
+        P.LeastSquares(ridge="0.1")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="samples must be an integer of at least 1, not 0"):
         P.LeastSquares(samples=0)
     with pytest.raises(ValueError, match=r"ridge must be at least 0 and finite, not -1\.0"):

@@ -98,8 +98,46 @@ def test_recalibrated_statistics_are_those_of_the_data(samples: int) -> None:
     used = samples if samples % 256 != 1 else samples - 1
     values = model[0](x[:used])
     torch.testing.assert_close(small[1].running_mean, values.mean(dim=(0, 2, 3)).detach())
-    torch.testing.assert_close(small[1].running_var, values.var(dim=(0, 2, 3)).detach(), rtol=0.05, atol=0.0)
+    torch.testing.assert_close(small[1].running_var, values.var(dim=(0, 2, 3)).detach())
     assert small[1].momentum == model[1].momentum
+    assert small[1].num_batches_tracked == model[1].num_batches_tracked
+
+
+def test_sorted_data_and_layers_called_twice_pool_all_values() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm1d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.bn(x) + self.bn(10 * x + 5)
+
+    x = torch.cat([torch.randn(1000, 3), 10 + torch.randn(1000, 3)]).double()
+    small = P.recalibrated(Twice().double().eval(), x)
+    seen = torch.cat([x, 10 * x + 5])
+    torch.testing.assert_close(small.bn.running_mean, seen.mean(dim=0))
+    torch.testing.assert_close(small.bn.running_var, seen.var(dim=0))
+    assert not small.bn._forward_pre_hooks
+
+
+@pytest.mark.parametrize("samples", [-3, 0, 1, 2.5])
+def test_bad_samples(samples: object) -> None:
+    with pytest.raises(ValueError, match=f"samples must be an integer of at least 2, not {samples}"):
+        P.recalibrated(network(), torch.zeros(4, 2, 6, 6), samples=samples)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="statistics need at least 2 samples, not 1"):
+        P.recalibrated(nn.Sequential(nn.BatchNorm1d(3, affine=False)), torch.zeros(1, 3))
+
+
+def test_state_that_is_not_entry_by_entry_is_refused() -> None:
+    model, x = network().float(), torch.randn(4, 2, 6, 6)
+    plan = P.plan(model, x, score=P.L1(), amount=0.5)
+    small = P.apply(model, plan, x)
+    optimizer = torch.optim.Adafactor(model.parameters())
+    step(model, optimizer, x)
+    with pytest.raises(NotImplementedError, match="of Adafactor is not entry by entry"):
+        P.rebind(optimizer, model, small, plan)
+    with pytest.raises(TypeError, match=r"optimizer must be a torch\.optim\.Optimizer, not Sequential"):
+        P.rebind(model, optimizer, small, plan)  # type: ignore[arg-type]
 
 
 def test_nothing_to_recalibrate() -> None:

@@ -100,5 +100,9 @@ def test_data_and_compensation_reach_every_round() -> None:
 
 
 def test_options_are_checked_before_the_first_round() -> None:
+    with pytest.raises(ValueError, match="keep names 'layerX', which holds no layer of the model"):
+        P.structured_rounds(network(), X[:2], score=P.L1(), keep=["layerX"])
+    with pytest.raises(TypeError, match="keep must be a collection of names, not the string '3'"):
+        P.structured_rounds(network(), X[:2], score=P.L1(), keep="3")
     with pytest.raises(ValueError, match="rounds must be"):
         P.structured_rounds(network(), X[:2], rounds=0)

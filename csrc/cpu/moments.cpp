@@ -47,6 +47,7 @@ struct Workspace {
     Buffer<double> data{0};
     double* of(std::int64_t wanted) {
         if (size < wanted) {
+            size = 0;  // should the next line throw
             data = Buffer<double>(0);
             data = Buffer<double>(wanted);
             size = wanted;

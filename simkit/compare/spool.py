@@ -148,7 +148,7 @@ class Spool:
         if needed * layer.row_bytes <= len(layer.held):
             return layer.held
         # Taken in few large pieces, which come in large pages: page by page would take longer than the copying.
-        room = max(needed, self._rows or layer.n * 3 // 2)
+        room = max(needed, self._rows or layer.n * 5 // 4)
         grown = np.empty(room * layer.row_bytes, dtype=np.uint8)
         np.copyto(grown[: layer.n * layer.row_bytes], layer.held[: layer.n * layer.row_bytes])
         return grown

@@ -21,9 +21,13 @@ def rebind(
     dense parameters, which ``small`` no longer has: do not step it.
 
     Raises:
+        TypeError: ``optimizer`` is no torch optimiser.
         ValueError: a parameter of the optimiser is none of the model's, or ``small`` does not fit the plan.
-        NotImplementedError: the optimiser's class cannot be made from its parameter groups and defaults.
+        NotImplementedError: the optimiser's class cannot be made from its parameter groups and defaults, or keeps state
+            that is not entry by entry (Adafactor, L-BFGS).
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
     names: dict[int, str] = {id(parameter): name for name, parameter in model.named_parameters()}
     target = dict(small.named_parameters())
     gone = _removed(plan, model)
@@ -49,7 +53,9 @@ def rebind(
     new = _alike(optimizer, groups)
     for old, parameter, dims in pairs:
         if old in optimizer.state:
-            new.state[parameter] = {key: _sliced(value, old, dims) for key, value in optimizer.state[old].items()}
+            new.state[parameter] = {
+                key: _sliced(optimizer, key, value, old, dims) for key, value in optimizer.state[old].items()
+            }
     return new
 
 
@@ -74,7 +80,11 @@ def _removed(plan: PruningPlan, model: nn.Module) -> dict[int, dict[int, set[int
     return found
 
 
-def _sliced(value: Any, old: Tensor, dims: dict[int, set[int]]) -> Any:
+def _sliced(optimizer: torch.optim.Optimizer, key: str, value: Any, old: Tensor, dims: dict[int, set[int]]) -> Any:
+    shaped = isinstance(value, Tensor) and value.dim() > 0 and value.shape != old.shape
+    if shaped or isinstance(value, (list, tuple, dict)):
+        name = type(optimizer).__name__
+        raise NotImplementedError(f"the state {key!r} of {name} is not entry by entry like its parameter")
     if not isinstance(value, Tensor):
         return value
     value = value.detach().clone()

@@ -68,7 +68,7 @@ def plan(
     """
     _check_options(score, scope, budget)
     graph = trace(model, example_inputs)
-    kept = _kept(graph, keep)
+    kept = kept_layers(graph, keep)
     free = _free(model, graph, kept)
     request = Request(_check_amount(amount, scope, budget, graph, kept), scope, budget, _check_rounding(round_to), free)
     subject = Subject(quiet_copy(model), graph, free, example_inputs, data)
@@ -128,7 +128,8 @@ def _nearest(name: str, graph: ChannelGraph) -> str:
     return f"; near names are {', '.join(repr(known) for known in near)}"
 
 
-def _kept(graph: ChannelGraph, keep: Collection[str]) -> dict[str, str]:
+def kept_layers(graph: ChannelGraph, keep: Collection[str]) -> dict[str, str]:
+    """Names of the groups that ``keep`` leaves whole, and why; ValueError for a name that holds no layer."""
     if isinstance(keep, str):
         raise TypeError(f"keep must be a collection of names, not the string {keep!r}")
     found: dict[str, str] = {}

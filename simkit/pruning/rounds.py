@@ -13,7 +13,7 @@ from ..kernels import as_integer, as_number
 from .apply import apply
 from .compensation import Compensation
 from .decisions import PruningPlan
-from .plan import DEFAULT_SCORE, plan
+from .plan import DEFAULT_SCORE, kept_layers, plan
 from .probe import trace
 from .scores import Score
 
@@ -84,7 +84,8 @@ def structured_rounds(
     """Cut every layer down to ``1 - amount`` of its units in several rounds, and retrain after each.
 
     After round r, a layer of n units has lost exactly ``round(share_r · n)`` of them (see :func:`shares`), at most
-    n - 1. Scores, representations and repairs are those of the model as the round before has left it.
+    n - 1. A round whose share takes no whole unit of any layer is left out, and nothing is retrained. Scores,
+    representations and repairs are those of the model as the round before has left it.
 
     Args:
         model: as for :func:`plan`; it is not changed.
@@ -103,9 +104,11 @@ def structured_rounds(
         ValueError: as :func:`plan` and :func:`shares`; the criterion's layers do not compare by share.
     """
     wanted = shares(amount, rounds, schedule)
-    before = {group.name: group.units for group in trace(model, example_inputs).prunable}
+    graph = trace(model, example_inputs)
+    kept = kept_layers(graph, keep)
+    before = {group.name: group.units for group in graph.prunable if group.name not in kept}
     return _rounds(
-        model, example_inputs, wanted, before, retrain=retrain, score=score, data=data, keep=keep,
+        model, example_inputs, wanted, before, retrain=retrain, score=score, data=data,
         compensate=compensate, verify=verify,
     )  # fmt: skip
 
@@ -122,25 +125,20 @@ def _rounds(
 ) -> Iterator[Round]:
     current = model
     for number, share in enumerate(wanted, 1):
-        amounts = _amounts(trace(current, example_inputs), share, before, options["keep"])
+        amounts = _amounts(trace(current, example_inputs), share, before)
         if not amounts:
             continue  # so small a step takes no whole unit of any layer
-        keep = [name for name in options["keep"] if _names_something(current, name)]
-        decided = plan(current, example_inputs, amount=amounts, **{**options, "keep": keep})
+        decided = plan(current, example_inputs, amount=amounts, **options)
         current = apply(current, decided, example_inputs, verify=verify)
         retrained = None if retrain is None else retrain(current, number)
         yield Round(number, share, decided, current, retrained)
 
 
-def _names_something(model: nn.Module, name: str) -> bool:
-    return any(path == name or path.startswith(f"{name}.") for path, _ in model.named_modules())
-
-
-def _amounts(graph: ChannelGraph, share: float, before: dict[str, int], keep: Collection[str]) -> dict[str, float]:
+def _amounts(graph: ChannelGraph, share: float, before: dict[str, int]) -> dict[str, float]:
     """The share of what each layer still has that takes it to its number of this round; layers that stay left out."""
     found: dict[str, float] = {}
     for group in graph.prunable:
-        if group.name not in before or any(group.name == name or group.name.startswith(f"{name}.") for name in keep):
+        if group.name not in before:
             continue
         target = max(1, before[group.name] - round(share * before[group.name]))
         if target < group.units:

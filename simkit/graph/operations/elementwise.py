@@ -62,7 +62,7 @@ def _product(flow: Flow, node: fx.Node) -> None:
 
 def _pairwise(flow: Flow, node: fx.Node, both: Transfer) -> Transfer:
     moving = [one for one in node.args if isinstance(one, fx.Node) and one not in flow.constant]
-    return both if len(moving) > 1 else "affine"
+    return both if len(moving) > 1 and all(flow.labels(one) for one in moving) else "affine"
 
 
 def _same(flow: Flow, node: fx.Node) -> None:

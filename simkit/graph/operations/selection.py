@@ -141,7 +141,8 @@ def _pad(flow: Flow, node: fx.Node) -> None:
             if before or after:
                 label = _padded(flow, node, label, dim, (before, after), constant)  # noqa: PLW2901
         labels.append(label)
-    flow.pass_on(node, labels, "identity", "shape")
+    shifts = constant and bool(found.get("value"))  # None and 0 pad with zeros
+    flow.pass_on(node, labels, "affine" if shifts else "identity", "shape")
 
 
 def _padded(flow: Flow, node: fx.Node, label: Label, dim: int, amounts: tuple[int, int], constant: bool) -> Label:

@@ -15,7 +15,7 @@ import torch
 
 from ...graph import Group, Slot, View
 from ...graph.channels import Units
-from ...kernels import as_integer
+from ...kernels import as_integer, as_number
 from ...metrics.reconstruction import reconstruction
 from ..decisions import Repair
 from ..representations import Moments, Source, columns_of, stream
@@ -23,6 +23,8 @@ from ..scores import Subject
 from ..sizes import named_tensors
 from .protocol import Answer
 from .repair import CannotRepair, constant_of, made, positions_of, require_linear
+
+FEW = 4  # rows for each kept unit, below which the error on the data says little of other data
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class LeastSquares:
         samples = as_integer(self.samples)
         if samples is None or samples < 1:
             raise ValueError(f"samples must be an integer of at least 1, not {self.samples!r}")
-        if self.ridge is not None and not 0.0 <= self.ridge < np.inf:
+        if self.ridge is not None and not 0.0 <= as_number(self.ridge) < np.inf:
             raise ValueError(f"ridge must be at least 0 and finite, not {self.ridge!r}")
 
     @property
@@ -96,6 +98,8 @@ class LeastSquares:
         found = reconstruction(
             seen.result(), kept, constant=constant is not None, precision=_precision(tensor), ridge=self.ridge
         )
+        rows = seen.result().n
+        few = f"; only {rows} rows, of which this is the error" if rows < FEW * len(kept) else ""
         weight: Any = tensor.detach().double().movedim(slot.dim, 0).cpu().numpy()[places]  # [entries, w, ...]
         return made(
             slot,
@@ -105,7 +109,7 @@ class LeastSquares:
             found.offset[gone],
             constant=constant,
             errors=found.error(weight.reshape(len(places), -1).T),
-            note=f"ridge {found.ridge:.3g}, condition {found.condition:.3g}",
+            note=f"ridge {found.ridge:.3g}, condition {found.condition:.3g}{few}",
         )
 
 

@@ -17,7 +17,8 @@ from scipy.special import ndtr
 from torch import Tensor, nn
 
 from ...graph import Group, Slot, Step
-from ...metrics.merging import BatchNorm, Merging, merging
+from ...kernels import as_number
+from ...metrics.merging import SCALES, BatchNorm, Merging, merging
 from ..decisions import Repair
 from ..scores import Subject
 from ..sizes import named_tensors
@@ -47,6 +48,14 @@ class Merge:
     weight: float = 0.85
     bn_scale: Literal["exact", "reference"] = "exact"
     compensate_bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not -1.0 <= as_number(self.threshold) <= 1.0:
+            raise ValueError(f"threshold must lie in [-1, 1], not {self.threshold!r}")
+        if not 0.0 <= as_number(self.weight) <= 1.0:
+            raise ValueError(f"weight must lie in [0, 1], not {self.weight!r}")
+        if self.bn_scale not in SCALES:
+            raise ValueError(f'bn_scale must be "exact" or "reference", not {self.bn_scale!r}')
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from ..decisions import LayerPlan, Packed, Repair
 from ..sizes import named_tensors
 
 RUNNING_MEAN = "running_mean"
+_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # each adds its bias to every output, once
 
 
 class CannotRepair(ValueError):
@@ -80,26 +81,41 @@ def require_linear(model: nn.Module, group: Group) -> None:
     """CannotRepair unless every consumer has weights, and any unit's may be added to any other's."""
     if group.totals:
         raise CannotRepair(f"{group.totals[0].node!r} adds its units up without weights")
+    tensors = named_tensors(model)
+    made = {id(tensors[slot.tensor]) for slot in group.producers}
+    seen: dict[int, str] = {}
     for slot in group.consumers:
-        if any(slot.tensor == other.tensor for other in group.producers):
+        own = id(tensors[slot.tensor])
+        if own in made:
             raise CannotRepair(f"{slot.tensor} both computes and reads its units")
+        if own in seen:
+            raise CannotRepair(f"{seen[own]} and {slot.tensor} are one tensor")
+        seen[own] = slot.tensor
         groups = getattr(model.get_submodule(slot.module), "groups", 1) if slot.module else 1
         if isinstance(groups, int) and groups > 1:
             raise CannotRepair(f"{slot.module} reads its units in {groups} groups that do not mix")
 
 
 def constant_of(model: nn.Module, graph: ChannelGraph, slot: Slot) -> str | None:
-    """Where a constant at the consumer's output goes: its bias, or the running mean of the BatchNorm that follows."""
+    """Where a constant at the consumer's output goes: its bias, or the running mean of the BatchNorm that follows.
+
+    None where there is neither, where the bias serves others too, or where not every output meets every weight of a
+    unit (transposed convolutions).
+    """
     tensors = named_tensors(model)
     outputs = tensors[slot.tensor].movedim(slot.dim, 0).shape[1]
+    module = model.get_submodule(slot.module)
+    if not any(type(module).forward is kind.forward for kind in _PLAIN):
+        return None
     bias = f"{slot.module}.bias" if slot.module else "bias"
     if bias in tensors and tuple(tensors[bias].shape) == (outputs,):
-        return bias
+        shared = sum(one is tensors[bias] for one in tensors.values()) > 1
+        return None if shared else bias
     for group in graph.groups:
         if slot.tensor in {made.tensor for made in group.producers} and len(group.producers) == 1:
             means = [one.tensor for one in group.carriers if one.tensor.endswith(RUNNING_MEAN)]
             follows = all(one.steps and one.steps[0].op == "batch_norm" for one in group.consumers)
-            if len(means) == 1 and follows and tuple(tensors[means[0]].shape) == (outputs,):
+            if len(means) == 1 and group.consumers and follows and tuple(tensors[means[0]].shape) == (outputs,):
                 return means[0]
     return None
 
