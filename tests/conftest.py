@@ -56,6 +56,17 @@ def run_simkit(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: networks as small as those of tests are slower on more, and sums keep their order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def seeded_torch() -> Iterator[None]:
     """Torch with seed 0 and on one thread: networks drawn in a test do not depend on what ran before."""
     import torch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,13 +11,7 @@ from traced_models import Attention, Functional, Residual
 from simkit.graph import trace
 from simkit.pruning.representations import Source, representations
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def read(model: nn.Module, x: Tensor, name: str, *, pre: bool = False, example: Tensor | None = None) -> Tensor:

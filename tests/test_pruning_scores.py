@@ -14,13 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from simkit import pruning as P
 from simkit.pruning import representations
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 FloatArray = npt.NDArray[np.float64]

@@ -19,13 +19,7 @@ from simkit.pruning import representations
 from simkit.pruning.scores import Ranking, Subject
 from simkit.streaming.covariance import CovarianceStream
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def subject_of(model: nn.Module, data: Tensor) -> Subject:
