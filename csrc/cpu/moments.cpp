@@ -112,9 +112,11 @@ void product_items(std::int64_t rows, const PackedSide& x, std::int64_t i, const
                 const bool triangle = own && a == b;
                 const std::int64_t wa = std::min(tall, x.cols(i) - a), wb = std::min(wide, y.cols(j) - b);
                 double* to = c + a * ldc + b;
+                const Ahead sums(reinterpret_cast<const std::byte*>(to + kTallest * ldc), ldc * 8, wa - kTallest,
+                                 wb * 8);
                 for (std::int64_t r = 0; r < rows; r += kDepth)
                     packed_product(wa, wb, std::min(kDepth, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, true, to,
-                                   ldc);
+                                   ldc, wa > kTallest ? sums : Ahead{});
                 for (std::int64_t k = 1; triangle && k < wa; ++k)  // a few more than the triangle were written
                     std::fill_n(to + k * ldc + std::max<std::int64_t>(0, k - kWidest),
                                 std::min<std::int64_t>(k, kWidest), 0.0);
