@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import simkit as sk
 from simkit import pruning as P
 from simkit.pruning import representations
 
