@@ -6,10 +6,10 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import nn
@@ -17,6 +17,7 @@ from torch import nn
 from ..files import check_safetensors_name, writable, write_atomically
 from ..graph.preserve import own_copy, preserved_rng
 from .apply import KEPT, SIZES
+from .recalibrate import RECALIBRATED
 from .sizes import named_tensors, norm_sizes, read_size, renew_attributes, size_attributes, write_size
 
 METADATA = "simkit"  # one key: safetensors writes several in an order that changes from process to process
@@ -59,6 +60,7 @@ class SizeRecipe(BaseModel):
 class Recipe(BaseModel):
     """All modules that own tensors, by path; changed sizes; tied tensors, by the name under which they are stored.
 
+    ``recalibrated`` is the number of samples on which BatchNorm statistics were estimated after the last cut.
     ``checksum`` is of all the rest: whether a size is right that only the model's code reads, nothing else could tell.
     """
 
@@ -68,6 +70,7 @@ class Recipe(BaseModel):
     modules: dict[str, ModuleRecipe]
     sizes: tuple[SizeRecipe, ...]
     tied: dict[str, str]
+    recalibrated: Annotated[int, Field(ge=2)] | None
     checksum: str = ""
 
     def sealed(self) -> Recipe:
@@ -100,6 +103,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
             for (module, attribute, index), value in sizes.items()
         ),
         tied=tied,
+        recalibrated=getattr(small, RECALIBRATED, None),
     )
     try:
         data = serialize(state, metadata={METADATA: recipe.sealed().model_dump_json()})
@@ -219,15 +223,8 @@ def _check_sizes(small: nn.Module, recipe: Recipe, changed: set[str]) -> None:
 
 
 def _finish(small: nn.Module, recipe: Recipe, dense: Mapping[str, tuple[int, ...]]) -> None:
-    """Take over kept channels and requires_grad; ``dense`` are the shapes of the factory's tensors."""
-    kept: dict[tuple[str, int], tuple[int, ...]] = {}
+    """Take over requires_grad and marks; ``dense`` are the shapes of the factory's tensors."""
     for path, module in recipe.modules.items():
-        for one in module.kept:
-            name = f"{path}.{one.tensor}" if path else one.tensor
-            _check_kept(path, one, module.shapes.get(one.tensor, ()), dense.get(name, ()))
-            if (name, one.dim) in kept:
-                raise ValueError(f"the recipe of module {path!r} says twice which channels its {one.tensor} keeps")
-            kept[name, one.dim] = one.positions
         for leaf, trained in module.trained.items():
             parameter = small.get_submodule(path).get_parameter(leaf)
             if trained and not (parameter.is_floating_point() or parameter.is_complex()):
@@ -237,10 +234,27 @@ def _finish(small: nn.Module, recipe: Recipe, dense: Mapping[str, tuple[int, ...
         place, _, leaf = name.rpartition(".")
         if recipe.modules[place].trained.get(leaf) not in (None, named_tensors(small)[first].requires_grad):
             raise ValueError(f"the recipe trains one of {name!r} and {first!r}, which are one tensor")
-    if kept:
-        setattr(small, KEPT, kept)
-    if recipe.sizes:
-        setattr(small, SIZES, {(size.module, size.attribute, size.index): size.value for size in recipe.sizes})
+    marks: dict[str, object] = {
+        KEPT: _kept(recipe, dense),
+        SIZES: {(size.module, size.attribute, size.index): size.value for size in recipe.sizes},
+        RECALIBRATED: recipe.recalibrated,
+    }
+    for name, value in marks.items():
+        if value:
+            setattr(small, name, value)
+
+
+def _kept(recipe: Recipe, dense: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Positions kept of the dense model's layers."""
+    kept: dict[tuple[str, int], tuple[int, ...]] = {}
+    for path, module in recipe.modules.items():
+        for one in module.kept:
+            name = f"{path}.{one.tensor}" if path else one.tensor
+            _check_kept(path, one, module.shapes.get(one.tensor, ()), dense.get(name, ()))
+            if (name, one.dim) in kept:
+                raise ValueError(f"the recipe of module {path!r} says twice which channels its {one.tensor} keeps")
+            kept[name, one.dim] = one.positions
+    return kept
 
 
 def _check_kept(path: str, one: KeptRecipe, shape: tuple[int, ...], dense: tuple[int, ...]) -> None:

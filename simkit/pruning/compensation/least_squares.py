@@ -184,8 +184,8 @@ def _warn_of_few(group: Group, moments: list[_Parts], removed: tuple[int, ...]) 
     kept = int(np.isin(_owners(group, group.consumers[0]), removed, invert=True).sum())
     if rows < FEW * kept:
         warnings.warn(
-            f"layer {group.name!r}: least squares fits {kept} unknowns to {rows} rows, fewer than {FEW} for each: the error "
-            "on other data is larger than on these",
+            f"layer {group.name!r}: least squares fits {kept} unknowns to {rows} rows, fewer than {FEW} for each: the "
+            "error on other data is larger than on these",
             OverfitWarning,
             stacklevel=2,
         )
