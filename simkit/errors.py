@@ -1,6 +1,11 @@
 """Warnings that simkit raises; errors are ``ValueError``, ``TypeError``, ``NotImplementedError`` or kinds of them."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class SimkitWarning(UserWarning):
     """The category of every warning simkit emits."""
 
