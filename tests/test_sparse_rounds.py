@@ -301,7 +301,7 @@ def test_adagrad_makes_its_state_before_it_steps() -> None:
 def test_weights_that_training_revives_are_an_error() -> None:
     def train(model: nn.Module) -> None:
         with torch.no_grad():
-            model[0].weight.add_(1.0)
+            model[0].weight[0].add_(0.01)
 
     with pytest.raises(RevivedWeights, match=r"masked weights of '0\.weight' are not 0"):
         run(train)
