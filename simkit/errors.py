@@ -35,3 +35,39 @@ class TooLittleMemory(ValueError):
 
     def __str__(self) -> str:
         return f"memory={self.memory} is too little: {self.work} needs {self.needed}"
+
+
+class LayerCollapseWarning(SimkitWarning):
+    """A mask leaves a layer without any weight, so that nothing passes through it."""
+
+
+class InvariantError(ValueError):
+    """What a sparse network promises does not hold; each promise has a class of its own."""
+
+
+class RevivedWeights(InvariantError):
+    """A masked weight is not exactly 0."""
+
+
+class MaskGrowth(InvariantError):
+    """A mask keeps a weight that the mask before it had removed."""
+
+
+class InexactSparsity(InvariantError):
+    """A mask does not keep exactly as many weights as were asked for."""
+
+
+class InexactRewind(InvariantError):
+    """A rewound weight is not the one that was stored, bit for bit."""
+
+
+class StaleOptimizer(InvariantError):
+    """An optimiser brings the state of earlier training into a round."""
+
+
+class NothingPruned(InvariantError):
+    """A request to prune would remove nothing."""
+
+
+class ControlEqualsCriterion(InvariantError):
+    """The random control has the very mask of the criterion that it is to control."""
