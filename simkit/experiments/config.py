@@ -11,7 +11,7 @@ from ..train.config import Optimizer, Precision, Schedule
 from ..train.networks import check_call
 from .methods import METHODS, Kind
 
-Retrain = Literal["finetune", "rewind-lr", "rewind-weights", "reinit", "none"]
+Retrain = Literal["finetune", "rewind-lr", "rewind-weights", "rewind-init", "reinit", "none"]
 Compensate = Literal["none", "merge", "least-squares"]
 MeasureName = Literal["cka", "cca", "r2-cca", "svcca", "pwcca", "nbs", "procrustes", "linear-regression"]
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -103,12 +103,15 @@ class PruneConfig(BaseModel):
         schedule: how much of the amount is gone after every round.
         scope: within each layer, or over all; None: as is usual for the kind and possible for the method.
         keep: layers that stay whole.
-        retrain: ``"finetune"`` goes on at the last learning rate of the training; ``"rewind-lr"`` runs its last epochs
-            again; ``"rewind-weights"`` does that from the weights of that time; ``"reinit"`` draws new weights and
-            trains as long as the dense network; ``"none"`` only prunes.
+        start: from the trained network, or from the one before any training (pruning at initialisation, whose training
+            is then ``retrain="rewind-lr"``).
+        retrain: one way or several. ``"finetune"`` goes on at the last learning rate of the training; ``"rewind-lr"``
+            runs its last epochs again; ``"rewind-weights"`` does that from the weights of that time; ``"rewind-init"``
+            trains the first weights as long as the dense network (lottery tickets); ``"reinit"`` does that with new
+            ones; ``"none"`` only prunes.
         epochs: of retraining after every round; None: as many as of the training.
         lr: of fine-tuning; None: that of the training's last epoch.
-        compensate: what the layers that read removed units make up.
+        compensate: how the layers that read removed units make up for them; one way or several.
         samples: training samples that a criterion or a compensation sees.
     """
 
@@ -121,11 +124,17 @@ class PruneConfig(BaseModel):
     schedule: Literal["exponential", "linear", "cubic"] = "exponential"
     scope: Literal["layer", "global"] | None = None
     keep: tuple[str, ...] = ()
-    retrain: Retrain = "finetune"
+    start: Literal["trained", "initial"] = "trained"
+    retrain: tuple[Retrain, ...] = Field(default=("finetune",), min_length=1)
     epochs: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0.0)
-    compensate: Compensate = "none"
+    compensate: tuple[Compensate, ...] = Field(default=("none",), min_length=1)
     samples: int = Field(default=2000, ge=4)
+
+    @field_validator("retrain", "compensate", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
     @field_validator("amounts")
     @classmethod
@@ -137,17 +146,20 @@ class PruneConfig(BaseModel):
 
     @model_validator(mode="after")
     def _goes_together(self) -> PruneConfig:
-        _distinct("methods", self.methods)
+        for name in ("methods", "retrain", "compensate"):
+            _distinct(name, getattr(self, name))
         for method in self.methods:
             if method not in METHODS[self.kind]:
                 known = ", ".join(METHODS[self.kind])
                 raise ValueError(f"methods of kind={self.kind!r} are {known}, and not {method!r}")
-        if self.lr is not None and self.retrain != "finetune":
-            raise ValueError(f"lr={self.lr} is of fine-tuning, and retrain is {self.retrain!r}")
-        if self.compensate != "none" and self.kind == "unstructured":
-            raise ValueError(f"compensate={self.compensate!r} is for units, and kind is 'unstructured'")
-        if self.compensate != "none" and self.retrain in ("rewind-weights", "reinit"):
-            raise ValueError(f"compensate={self.compensate!r} is lost on weights that {self.retrain!r} replaces")
+        if self.lr is not None and "finetune" not in self.retrain:
+            raise ValueError(f"lr={self.lr} is of fine-tuning, and retrain is {self.retrain[0]!r}")
+        repairs = next((way for way in self.compensate if way != "none"), None)
+        lost = next((way for way in self.retrain if way in ("rewind-weights", "rewind-init", "reinit")), None)
+        if repairs and self.kind == "unstructured":
+            raise ValueError(f"compensate={repairs!r} is for units, and kind is 'unstructured'")
+        if repairs and lost:
+            raise ValueError(f"compensate={repairs!r} is lost on weights that {lost!r} replaces")
         return self
 
 
@@ -211,8 +223,10 @@ class ExperimentConfig(BaseModel):
     def _goes_together(self) -> ExperimentConfig:
         if self.train.patience is not None and self.data.validation == 0.0:
             raise ValueError(f"train.patience={self.train.patience} needs data.validation above 0")
-        rewinds = self.prune is not None and self.prune.retrain in ("rewind-lr", "rewind-weights")
-        if self.prune is not None and rewinds and (self.prune.epochs or 0) > self.train.epochs:
+        rewinds = {"rewind-lr", "rewind-weights"}
+        if self.prune is None or not rewinds & set(self.prune.retrain):
+            return self
+        if (self.prune.epochs or 0) > self.train.epochs:
             raise ValueError(
                 f"prune.epochs={self.prune.epochs} goes back further than the training of {self.train.epochs} epochs"
             )

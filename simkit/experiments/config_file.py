@@ -115,7 +115,7 @@ def _sentence(error: ValidationError, place: str, changed: Mapping[str, str]) ->
     first = error.errors(include_url=False)[0]
     where = [str(part) for part in first["loc"]]
     name = ".".join(where[:2]) + "".join(f"[{part}]" for part in where[2:])
-    place = changed.get(".".join(where[:2]), place)
+    place = _place(where, place, changed)
     message, value = str(first["msg"]), first["input"]
     if first["type"] == "missing":
         return f"{place}: {name if len(where) > 1 else f'the section [{name}]'} is missing"
@@ -125,9 +125,23 @@ def _sentence(error: ValidationError, place: str, changed: Mapping[str, str]) ->
     if first["type"] in ("value_error", "assertion_error"):
         section = f"[{where[0]}] " if where else ""
         return f"{place}: {section}{message.partition(', ')[2]}"
+    if first["type"] == "too_short":
+        return f"{place}: {name} should have at least one entry, not {value!r}"
     if first["type"] == "model_type":
         return f"{place}: [{name}] must be a section, not {value!r}"
     return f"{place}: {name} {_should(message)}, not {value!r}"
+
+
+def _place(where: Sequence[str], file: str, changed: Mapping[str, str]) -> str:
+    """The override that holds the value; where several values do not go together, the file and its overrides."""
+    option = ".".join(where[:2])
+    if option in changed:
+        return changed[option]
+    if len(where) > 1:
+        return file
+    return " with ".join(
+        [file, *(text for name, text in changed.items() if not where or name.startswith(f"{where[0]}."))]
+    )
 
 
 def _should(message: str) -> str:

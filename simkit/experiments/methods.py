@@ -20,7 +20,10 @@ METHODS: Mapping[str, Mapping[str, Callable[[int, int], Any]]] = MappingProxyTyp
             "geometric-median": lambda seed, samples: P.GeometricMedian(),
             "bn-scale": lambda seed, samples: P.BNScale(),
         },
-        "unstructured": {},
+        "unstructured": {
+            "magnitude": lambda seed, samples: P.Magnitude(),
+            "random": lambda seed, samples: P.Random(seed=seed),
+        },
     }
 )
 """Kind -> name -> the criterion of one seed that sees so many samples."""

@@ -1,7 +1,7 @@
 """One directory for every run: its config, what it measured, its checkpoints, and at last its result.
 
-``config.json`` is written first and ``result.json`` last: where that is, the run is done. A run's name ends in a hash of
-all that decides its numbers, so the same config finds its runs again, and another one never overwrites them.
+``config.json`` is written first and ``result.json`` last: where that is, the run is done. A run's name ends in a hash
+of all that decides its numbers, so the same config finds its runs again, and another one never overwrites them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import first_line
-from ..files import write_atomically
+from ..files import is_draft, write_atomically
 from ..train import EpochRecord
 from .outputs import as_json
 
@@ -41,6 +41,12 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{str(file)!r} is not of the format {FORMAT!r}")
     return content
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write an object that :func:`read_json` reads; the file appears whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, as_json({"format": FORMAT, **content}))
 
 
 class RunDirectory:
@@ -76,20 +82,25 @@ class RunDirectory:
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         with _held(self.path / LOCK, self.name):
-            write_atomically(self.path / CONFIG, as_json({"format": FORMAT, "id": self.id, **self.content}))
+            for file in (*self.path.iterdir(), *self.checkpoints.iterdir()):
+                if is_draft(file):  # of a process that was killed while it wrote
+                    file.unlink()
+            write_json(self.path / CONFIG, {"id": self.id, **self.content})
             with Metrics(self.path / METRICS) as metrics:
                 yield metrics
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write the result, then remove what only an unfinished run needs."""
         content = {"format": FORMAT, "id": self.id, "name": self.name, **result}
-        write_atomically(self.path / RESULT, as_json(content))
+        write_json(self.path / RESULT, content)
         self.tidy()
         return content
 
-    def tidy(self) -> None:
-        """Remove the working state of a run that is done."""
-        shutil.rmtree(self.training, ignore_errors=True)
+    def tidy(self, stage: str = "") -> None:
+        """Remove the working state of a run that is done, or of one stage of its training."""
+        shutil.rmtree(self.training / stage, ignore_errors=True)
+        if self.training.is_dir() and not any(self.training.iterdir()):
+            self.training.rmdir()
 
 
 class Metrics:
