@@ -18,6 +18,10 @@ class DegenerateWarning(SimkitWarning):
     """A representation carries no information for the measure asked for."""
 
 
+class OverfitWarning(SimkitWarning):
+    """A fit has few rows for each of its unknowns: its error on these rows says little of other data."""
+
+
 class TooLittleMemory(ValueError):
     """``memory=`` leaves less than a piece of work needs at least.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import simkit as sk
 from simkit import pruning as P
 from simkit.metrics.greedy import greedy_cka_of_covariance
 from simkit.pruning import representations
-from simkit.pruning.scores import Ranking, Subject
+from simkit.pruning.scores import Ranking, Scope, Subject
 from simkit.streaming.covariance import CovarianceStream
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,8 +137,9 @@ def test_layers_stop_before_their_cka_falls_below_the_floor(subject: Subject, re
     score = P.CKADamage(reduce=reduce, min_cka=floor)  # type: ignore[arg-type]
     plan = P.plan(subject.model, subject.example_inputs, data=subject.data, score=score, amount={"5": 0.8, "0": 0.2})
     assert plan["5"].removed == free.order[:4]
-    assert plan["5"].reason.endswith(f"no more, as CKA would fall below {floor}")
-    with pytest.raises(ValueError, match=r"removes nothing; open to removal: .*; CKA would fall below 1.0$"):
+    assert plan["5"].reason.endswith(f"no more, as CKA would fall from {1 - free.scores[3]:.6g} below {floor}")
+    assert plan["5"].reason in plan.explain()
+    with pytest.raises(ValueError, match=r"removes nothing; open to removal: .*; CKA would fall from 1 below 1.0$"):
         P.plan(
             subject.model,
             subject.example_inputs,
@@ -183,7 +185,60 @@ def test_a_floor_holds_over_all_layers_too(subject: Subject) -> None:
     allowed = score.rank(subject, full(subject))
     plan = P.plan(subject.model, subject.example_inputs, data=subject.data, score=score, scope="global", amount=0.9)
     assert plan.removed == {name: ranking.order for name, ranking in allowed.items() if ranking.order}
-    assert "CKA would fall below 0.99" in plan.explain()
+    free = P.CKADamage().rank(subject, full(subject))
+    for layer in plan.layers:
+        gone = len(layer.removed)
+        assert free[layer.name].scores[gone - 1] <= 0.01 < free[layer.name].scores[gone]
+        assert layer.reason.endswith(f"; no more, as CKA would fall from {1 - layer.scores[-1]:.6g} below 0.99")
+    met = P.plan(subject.model, subject.example_inputs, data=subject.data, score=score, scope="global", amount=2 / 16)
+    assert not any("no more" in layer.reason for layer in met.layers)
+
+
+@pytest.mark.parametrize(("scope", "budget"), [("layer", "units"), ("layer", "macs"), ("global", "macs")])
+def test_a_floor_holds_under_rounding_and_budgets(subject: Subject, scope: Scope, budget: Any) -> None:
+    free = P.CKADamage().rank(subject, full(subject))
+    floor = 1.0 - (free["0"].scores[4] + free["0"].scores[5]) / 2  # five may go
+    plan = P.plan(
+        subject.model, subject.example_inputs, data=subject.data, score=P.CKADamage(min_cka=floor), amount=0.8,
+        scope=scope, budget=budget, round_to=3,
+    )  # fmt: skip
+    assert plan["0"].removed == free["0"].order[:4]  # three stay, a multiple
+    if budget != "units":  # else the rounding alone stops it
+        assert "no more, as CKA would fall from" in plan["0"].reason
+    for layer in plan.layers:
+        assert 1.0 - layer.scores[-1] >= floor
+
+
+class Branches(nn.Module):
+    """Two layers, of which the second never wakes up, and a dead unit in the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 6, 3), nn.Conv2d(1, 4, 3), nn.Conv2d(10, 2, 1)
+        with torch.no_grad():
+            self.a.bias[[2, 5]] = -1e3
+            self.b.bias.fill_(-1e3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.cat([self.a(x).relu(), self.b(x).relu()], 1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("reduce", ["flatten", "positions"])
+def test_dead_units_and_layers_go_first_and_say_so(reduce: Any, scope: Scope) -> None:
+    torch.manual_seed(0)
+    model, data = Branches().double().eval(), torch.randn(11, 1, 6, 6, dtype=torch.float64)
+    with pytest.warns(sk.DegenerateWarning, match=r"^no unit of layer 'b' varies on the data: CKA is undefined"):
+        plan = P.plan(model, data[:2], data=data, score=P.CKADamage(reduce=reduce), amount=0.5, scope=scope)
+    assert plan["a"].removed[:2] == (2, 5)
+    assert plan["b"].removed == ((0, 1) if scope == "layer" else (0, 1, 2))  # every layer keeps a unit
+    assert "; 2 without effect on the data, which go first and by index" in plan["a"].reason
+    gone = len(plan["b"].removed)
+    assert f"; {gone} without effect on the data, which go first and by index" in plan["b"].reason
+    assert plan["b"].scores == (0.0,) * gone
+    with torch.no_grad():
+        keeping = P.plan(model, data[:2], data=data, score=P.CKADamage(reduce=reduce), amount=0.34, keep=["b"])
+        torch.testing.assert_close(P.apply(model, keeping, data[:2])(data), model(data))
 
 
 @pytest.mark.parametrize(

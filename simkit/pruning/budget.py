@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -98,7 +98,7 @@ def _shares(request: Request, subject: Subject, score: Score) -> Decision:
 
 
 def _first(ranking: Ranking, count: int) -> Ranking:
-    return Ranking(ranking.order[:count], ranking.scores[:count], ranking.stopped)
+    return replace(ranking, order=ranking.order[:count], scores=ranking.scores[:count])
 
 
 def _stops(rankings: Mapping[str, Ranking]) -> Iterator[str]:

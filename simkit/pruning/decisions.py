@@ -154,7 +154,8 @@ class Repair:
     Along ``dim`` of ``tensor`` the entries at ``kept [m, w]`` (unit, position within the unit) gain ``mixing [r, m]``
     times those at ``removed [r, w]``. ``offset [r]`` is what stays constant of a removed unit; what the consumer makes
     of it is added to ``constant`` (a bias), or subtracted if that is a running mean; None: it is dropped. ``before``
-    and ``after`` are mean squared errors of the consumer's output without and with this, where data told them.
+    and ``after`` are mean squared errors of the consumer's output without and with this, where data told them;
+    ``held_out`` is the latter on samples apart, of what the other samples alone would have told.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -169,6 +170,7 @@ class Repair:
     before: float | None
     after: float | None
     note: str
+    held_out: float | None = None
 
     def __post_init__(self) -> None:
         gone, stays, mixing, offset = (part.array() for part in (self.removed, self.kept, self.mixing, self.offset))

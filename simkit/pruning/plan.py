@@ -208,7 +208,9 @@ def _layer(group: Group, request: Request, score: Score, count: int, ranking: Ra
         reason = f"lowest of all layers' scores together, {amount}"
     if request.round_to > 1:
         reason += f", a multiple of {request.round_to} left"
-    if ranking.stopped is not None and count == len(ranking.order):
+    if ranking.idle:
+        reason += f"; {min(ranking.idle, count)} without effect on the data, which go first and by index"
+    if ranking.stopped is not None and count + request.round_to > len(ranking.order):
         reason += f"; no more, as {ranking.stopped}"
     return layer_plan(group, ranking.order[:count], ranking.scores[:count], reason)
 

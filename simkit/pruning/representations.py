@@ -19,7 +19,7 @@ BATCH = 256
 HELD_BYTES = 2**30  # representations kept at once; more layers mean more passes over the inputs
 Inputs: TypeAlias = tuple[Tensor, ...]
 Reader: TypeAlias = Callable[[Group, View, Tensor, int], Tensor]
-Keeper: TypeAlias = Callable[[Tensor], None]
+Keeper: TypeAlias = Callable[[Tensor, int], None]  # rows, sample by sample, and of how many samples
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,13 @@ class Moments:
     def __init__(self) -> None:
         self._stream: CovarianceStream | None = None
 
-    def take(self, rows: Tensor) -> None:
-        """Add rows ``[k, columns]``."""
+    @property
+    def rows(self) -> int:
+        """Rows so far."""
+        return 0 if self._stream is None else self._stream.rows
+
+    def take(self, rows: Tensor, samples: int) -> None:
+        """Add the rows ``[k, columns]`` of some samples."""
         if self._stream is None:
             self._stream = CovarianceStream(rows.shape[1])
         self._stream.update(rows.to(torch.float64).cpu().numpy())
@@ -194,7 +199,7 @@ def _required(group: Group, view: View | None) -> View:
 
 
 def _appender(parts: list[Tensor]) -> Keeper:
-    return lambda rows: parts.append(rows.cpu())
+    return lambda rows, samples: parts.append(rows.cpu())
 
 
 def _passes(groups: Sequence[Group], views: Mapping[str, View], samples: int, itemsize: int) -> Iterator[list[Group]]:
@@ -246,7 +251,7 @@ def _run(
                 def hand_on(name: str, value: Tensor, count: int = count, batch: int = batch) -> None:
                     for group, view, keep in at.get(name, ()):
                         rows = read(group, view, value, batch)
-                        keep(rows[: len(rows) // batch * count])
+                        keep(rows[: len(rows) // batch * count], count)
 
                 _interpret(captured, [_padded(value, batch) for value in part], fixed, hand_on)
 

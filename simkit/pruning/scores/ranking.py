@@ -52,12 +52,14 @@ class Subject:
 class Ranking:
     """Units in the order in which they go, first removed first, and the score of each (what the criterion calls it).
 
-    ``stopped`` says why the criterion lets no more units go, where it ends before the last.
+    ``stopped`` says why the criterion lets no more units go, where it ends before the last. The first ``idle`` units
+    make no difference on the data.
     """
 
     order: tuple[int, ...]
     scores: tuple[float, ...]
     stopped: str | None = None
+    idle: int = 0
 
 
 class Score(Protocol):
