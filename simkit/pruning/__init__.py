@@ -9,7 +9,7 @@ from .apply import apply, masked
 from .compensate import compensated, merge
 from .compensation import LeastSquares, LiveBias, Merge
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
-from .latency import latency
+from .latency import latency, with_latency
 from .optimizer import rebind
 from .plan import plan
 from .presets import PRESETS, Preset
@@ -90,4 +90,5 @@ __all__ = [
     "shares",
     "structured_rounds",
     "trace",
+    "with_latency",
 ]
