@@ -96,7 +96,7 @@ def _network(full: bool) -> Scored:
     from simkit import pruning as P
     from simkit.pruning.scores import Subject
 
-    images = _images(2000 if full else 40)
+    images = _images(2000 if full else 20)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         parts: list[Any] = []
