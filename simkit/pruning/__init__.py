@@ -9,7 +9,7 @@ from .apply import apply, masked
 from .compensate import compensated, merge
 from .compensation import LeastSquares, LiveBias, Merge
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
-from .latency import latency
+from .latency import latency, with_latency
 from .optimizer import rebind
 from .plan import plan
 from .presets import PRESETS, Preset
@@ -123,5 +123,6 @@ __all__ = [
     "supermask",
     "trace",
     "updated",
+    "with_latency",
     "without_dead_units",
 ]
