@@ -384,7 +384,7 @@ def test_the_held_out_error_is_that_of_a_fit_to_the_other_samples(bias: bool) ->
         (one,), (without,) = plan["0"].repairs, other["0"].repairs
         assert one.held_out == pytest.approx(expected, rel=1e-7)
         assert without.held_out is None
-        said = f"({one.held_out:.4g} on every {every}th sample, fitted to the others)"
+        said = f"({one.held_out:.4g} on one sample in {every}, fitted to the others)"
         assert said in plan.explain()
         assert PruningPlan.from_json(plan.to_json()) == plan
         # The repair itself is fitted to all samples.
@@ -431,7 +431,7 @@ def test_too_few_samples_to_hold_any_out() -> None:
     model, x = plain_conv().double(), torch.randn(4, 3, 16, 16, dtype=torch.float64)
     plan = P.plan(model, x, score=P.L1(), amount=0.5, data=x, compensate=P.LeastSquares())
     assert [one.held_out for one in plan["0"].repairs] == [None]
-    assert "th sample" not in plan.explain()
+    assert "one sample in" not in plan.explain()
 
 
 def test_bad_options() -> None:

@@ -180,6 +180,56 @@ def test_over_all_layers_the_least_damage_for_what_it_saves_goes_first(subject: 
     assert all(plan.removed[name] == rankings[name].order[: gone[name]] for name in plan.removed)
 
 
+def test_damage_per_multiply_add_is_that_of_brute_force() -> None:
+    """No closed form, no ledger: CKA of the activations themselves, multiply-adds counted by hand."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)).double()
+    x = torch.randn(60, 1, 7, 7, dtype=torch.float64)
+    with torch.no_grad():
+        maps = {"0": model[:2](x).numpy(), "2": model[:4](x).numpy()}
+
+    def damage(name: str, kept: list[int]) -> float:
+        whole = maps[name]
+        return 1.0 - sk.cka(whole.reshape(60, -1), whole[:, kept].reshape(60, -1), estimator="biased")
+
+    def macs(kept: Mapping[str, list[int]]) -> int:
+        first, second = len(kept["0"]), len(kept["2"])
+        return 25 * 9 * first + 9 * 9 * first * second + 9 * second * 2
+
+    kept = {"0": list(range(5)), "2": list(range(6))}
+    done = {"0": 0.0, "2": 0.0}
+    total, order = macs(kept), []
+    while macs(kept) > 0.5 * total:
+        offers = []
+        for name, units in kept.items():
+            if len(units) > 1:
+                after, unit = min((damage(name, [u for u in units if u != unit]), unit) for unit in units)
+                fewer = {**kept, name: [u for u in units if u != unit]}
+                offers.append(((after - done[name]) / (macs(kept) - macs(fewer)), name, unit, after))
+        _, name, unit, after = min(offers)
+        kept[name].remove(unit)
+        done[name] = after
+        order.append((name, unit))
+    options: dict[str, Any] = {"data": x, "score": P.CKADamage(), "amount": 0.5, "budget": "macs"}
+    plan = P.plan(model, x[:2], scope="global", **options)
+    assert plan.macs_before == total
+    assert plan.macs_after == macs(kept)
+    assert plan.removed == {one: tuple(u for name, u in order if name == one) for one in dict.fromkeys(plan.removed)}
+    for name, value in done.items():
+        assert plan[name].scores[-1] == pytest.approx(value, abs=1e-9)
+        assert f"  {name}: {len(plan[name].removed)} of {len(maps[name][0])} units removed" in plan.explain()
+    # The same share of every layer's units, the least that meets the same budget.
+    uniform = P.plan(model, x[:2], scope="layer", **options)
+    shares = (number / 1000 for number in range(1001))
+    by_share = ((round(share * 5 - 1e-9), round(share * 6 - 1e-9)) for share in shares)
+    first, second = next(
+        gone for gone in by_share if macs({"0": list(range(5 - gone[0])), "2": list(range(6 - gone[1]))}) <= 0.5 * total
+    )
+    assert [len(uniform.removed[name]) for name in maps] == [first, second]
+    for layer in uniform.layers:
+        assert f"  {layer.name}: {len(layer.removed)} of {layer.units} units removed" in uniform.explain()
+
+
 def test_a_floor_holds_over_all_layers_too(subject: Subject) -> None:
     score = P.CKADamage(min_cka=0.99)
     allowed = score.rank(subject, full(subject))

@@ -9,7 +9,7 @@ from .apply import apply, masked
 from .compensate import compensated, merge
 from .compensation import LeastSquares, LiveBias, Merge
 from .decisions import FrozenLayer, LayerPlan, PruningPlan
-from .latency import latency
+from .latency import latency, with_latency
 from .optimizer import rebind
 from .plan import plan
 from .presets import PRESETS, Preset
@@ -18,32 +18,53 @@ from .recalibrate import recalibrated
 from .rounds import Round, shares, structured_rounds
 from .scores import L1, L2, BNScale, CKADamage, GeometricMedian, Random, Redundancy
 from .sparse import (
+    OBD,
+    OBS,
+    SNIP,
+    Agreement,
     Cubic,
     Distribution,
     Exponential,
     FineTune,
+    Fisher,
+    GradientMagnitude,
+    GraSP,
     Iterative,
     LinearSteps,
     Magnitude,
     OneShot,
+    Oracle,
     Reinit,
     RewindLR,
     RewindWeights,
+    Shuffled,
     SparseRound,
     Sparsifier,
     Stage,
+    SynFlow,
+    Taylor,
     Threshold,
+    UnitMagnitude,
+    Zhou,
+    agreement,
     kept_share,
     masks,
     masks_of,
     rounds,
+    supermask,
+    updated,
+    without_dead_units,
 )
 from .storage import load, save
 
 __all__ = [
     "L1",
     "L2",
+    "OBD",
+    "OBS",
     "PRESETS",
+    "SNIP",
+    "Agreement",
     "BNScale",
     "CKADamage",
     "ChannelGraph",
@@ -51,8 +72,11 @@ __all__ = [
     "Distribution",
     "Exponential",
     "FineTune",
+    "Fisher",
     "FrozenLayer",
     "GeometricMedian",
+    "GraSP",
+    "GradientMagnitude",
     "Iterative",
     "LayerPlan",
     "LeastSquares",
@@ -61,6 +85,7 @@ __all__ = [
     "Magnitude",
     "Merge",
     "OneShot",
+    "Oracle",
     "Preset",
     "PruningPlan",
     "Random",
@@ -69,10 +94,16 @@ __all__ = [
     "RewindLR",
     "RewindWeights",
     "Round",
+    "Shuffled",
     "SparseRound",
     "Sparsifier",
     "Stage",
+    "SynFlow",
+    "Taylor",
     "Threshold",
+    "UnitMagnitude",
+    "Zhou",
+    "agreement",
     "apply",
     "compensated",
     "kept_share",
@@ -89,5 +120,9 @@ __all__ = [
     "save",
     "shares",
     "structured_rounds",
+    "supermask",
     "trace",
+    "updated",
+    "with_latency",
+    "without_dead_units",
 ]

@@ -176,7 +176,7 @@ def _assemble(
             default = "amount leaves it whole" if group.name in open_names else "keep names it"
             stopped = None if ranking is None else ranking.stopped
             stays.append(FrozenLayer(group.name, group.units, group.frozen or stopped or default))
-    before, after = decision.latencies or (None, None)
+    before, after, device = decision.latencies or (None, None, None)
     return PruningPlan(
         layers=tuple(layers),
         frozen=tuple(stays),
@@ -193,6 +193,7 @@ def _assemble(
         budget=request.budget,
         latency_before=before,
         latency_after=after,
+        latency_device=device,
     )
 
 

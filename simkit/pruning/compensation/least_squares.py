@@ -142,7 +142,7 @@ class LeastSquares:
         apart = ""
         if all(one.held_out is not None for one in repairs):
             error = sum(one.held_out or 0.0 for one in repairs)
-            apart = f" ({error:.4g} on every {self.hold_out}th sample, fitted to the others)"
+            apart = f" ({error:.4g} on one sample in {self.hold_out}, fitted to the others)"
         errors = f"mean squared error at the consumers {before:.4g} -> {after:.4g}{apart}"
         return f"least squares: {errors}; {repairs[0].note}"
 
