@@ -189,7 +189,7 @@ UNIFORM = {
     "zeros": lambda m, x: torch.tanh(x + x.new_zeros(x.shape[0], m.size)),
     "ones": lambda m, x: torch.where(x > 0, x, torch.ones(m.size, dtype=x.dtype)),
     "like": lambda m, x: x.cos() * torch.full_like(x, 0.5),
-    "expanded": lambda m, x: x * x.mean(1, keepdim=True).detach().mul(0).expand(-1, m.size).exp(),
+    "expanded": lambda m, x: torch.cos(x + torch.full((1, 1), 0.3, dtype=x.dtype).expand(len(x), m.size)),
     "in place": lambda m, x: torch.zeros(x.shape[0], m.size, dtype=x.dtype).add_(x).cos(),
 }
 
@@ -203,10 +203,18 @@ def test_values_of_one_number_are_of_any_length(name: str) -> None:
     assert relative_gap(masked_run(model, (x,), consumed(plan)), small(x)) < 1e-12
 
 
-def test_values_like_others_are_not_these_values() -> None:
-    graph = trace(Between(lambda m, x: torch.ones_like(x)), torch.zeros(2, 4))
-    (reader,) = graph.groups[0].consumers
-    assert reader.transfer == "other"
+@pytest.mark.parametrize(
+    ("run", "transfer"),
+    [
+        (lambda m, x: torch.ones_like(x), "other"),
+        (lambda m, x: x + torch.ones_like(x), "other"),
+        (lambda m, x: x + x.new_ones(x.shape), "other"),
+        (lambda m, x: x + x.relu(), "homogeneous"),
+    ],
+)
+def test_values_like_others_are_not_these_values(run: Any, transfer: str) -> None:
+    (reader,) = trace(Between(run), torch.zeros(2, 4)).groups[0].consumers
+    assert reader.transfer == transfer
 
 
 def changed_in_part(m: Any, x: Tensor) -> Tensor:
@@ -269,7 +277,10 @@ def test_fixed_weights_have_no_units() -> None:
     graph = trace(Between(blur), torch.zeros(2, 4))
     assert graph.frozen["a"] == "'conv1d' in the model's forward has a weight that is no parameter's"
     literal = lambda m, x: F.conv1d(x[:, :, None], torch.tensor([[[2.0]]]).repeat(7, 1, 1), groups=7).squeeze(2)  # noqa: E731
-    assert "a" in trace(Between(literal), torch.zeros(2, 4)).frozen
+    assert (
+        P.trace(Between(literal), torch.zeros(2, 4)).frozen["a"]
+        == "the forward of the model writes the size 7 in its code"
+    )
 
 
 class SecondFirst(nn.Module):

@@ -13,6 +13,7 @@ from .labels import factors
 
 _MOVES = ("permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims", "numpy_T", "mT")
 _RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
+_REORDERS = ("index", "index_select", "flip", "roll", "sort", "gather")
 _LEFT_ALIGNED = ("embedding", "linear", "getitem")
 
 
@@ -50,12 +51,23 @@ def _after(node: fx.Node, found: Mapping[fx.Node, int]) -> int | None:
     if name in ("select", "unbind"):
         taken = int(bound(node)["dim"]) % len(before)
         return None if taken == place else place - (taken < place)
+    if name in _REORDERS and place in _reordered(node, len(before)):
+        return None
     if name == "stack":
         return place + (int(bound(node)["dim"]) % len(after) <= place)
     if len(after) < len(before):
         return _reduced(node, place, len(before))
     shifted = place if name in _LEFT_ALIGNED else place + len(after) - len(before)
     return shifted if shifted < len(after) and after[shifted] == before[place] else None
+
+
+def _reordered(node: fx.Node, count: int) -> set[int]:
+    """Dimensions whose entries change places."""
+    given = bound(node)
+    if "indices" in given:
+        return {dim for dim, numbers in enumerate(given["indices"]) if numbers is not None}
+    dims = given.get("dim", given.get("dims"))
+    return {int(dim) % count for dim in ([dims] if isinstance(dims, int) else dims or range(count))}
 
 
 def _moved(node: fx.Node, place: int, before: tuple[int, ...]) -> int:

@@ -188,10 +188,14 @@ def _failing(small: nn.Module, inputs: tuple[Any, ...]) -> str | None:
     """Path of the innermost module that is running when the model fails; torch's own layers just get what they are
     given. None if it does not fail."""
     running: list[str] = []
+
+    def leave(*_: object) -> None:
+        running.pop()
+
     for path, module in small.named_modules():
         if not _is_layer(module):
             module.register_forward_pre_hook(lambda *_, path=path: running.append(path))
-            module.register_forward_hook(lambda *_: running.pop() and None)
+            module.register_forward_hook(leave)
     try:
         with torch.no_grad(), preserved_rng(), plain_attention():
             small(*inputs)

@@ -72,12 +72,14 @@ def _maker(flow: Flow, node: fx.Node) -> None:
 
 def _filled(flow: Flow, node: fx.Node) -> None:
     """One value everywhere: of whatever length the code makes it."""
+    flow.constant.add(node)
     shape = shape_of(node)
     flow.pass_on(node, [flow.uniform(dim, shape) for dim, size in enumerate(shape) if size > 1], "other", "shape")
 
 
 def _like(flow: Flow, node: fx.Node) -> None:
     """Of the shape of another value, but not of its values."""
+    flow.constant.add(node)
     source, shape = flow.labels(node.args[0]), shape_of(node)
     new = [flow.uniform(dim, shape) for dim, size in enumerate(shape) if size > 1 and over(source, dim) is None]
     flow.pass_on(node, [*source, *new], "other", "shape")

@@ -54,8 +54,9 @@ def _reduction(flow: Flow, node: fx.Node, *, transfer: Transfer, kind: Kind) -> 
     listed = [given] if isinstance(given, int) else list(given or range(count))
     dims = [int(dim) % max(count, 1) for dim in listed]
     uses: list[Use] = []
-    kept = _pinned(flow, node, dims, uses if opname(node) in _STATISTICS or _ignores_zeros(node) else None)
-    if opname(node) in _STATISTICS:
+    averages = opname(node) in _STATISTICS and node.args[0] not in flow.weights
+    kept = _pinned(flow, node, dims, uses if averages or _ignores_zeros(node) else None)
+    if averages:
         flow.averaged.extend(uses)
         for use in uses:
             flow.approximate.append((use.atoms, f"the statistics of {described(node)} run over the channels"))
