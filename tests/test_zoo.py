@@ -76,7 +76,7 @@ def pruned(case: Case) -> Pruned:
     graph, plan, small, refusal = None, None, None, ""
     try:
         graph = traced(case.name) if case.bare else P.trace(model, inputs)
-        with mock.patch.object(PLAN, "trace", lambda *_: graph) if case.bare else contextlib.nullcontext():
+        with mock.patch.object(PLAN, "trace", return_value=graph) if case.bare else contextlib.nullcontext():
             plan = make_plan(case, model, inputs, graph)
         small = P.apply(model, plan, inputs, verify=not case.bare)
     except NotImplementedError as error:
