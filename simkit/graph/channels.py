@@ -75,7 +75,7 @@ class View:
         """
         self._require_samples(value, batch)
         if self.units.shape[0] > 1:
-            value = value.unflatten(0, (batch, self.rows))
+            value = torch.unflatten(value, 0, (batch, self.rows))
         units = self.units.reshape((1,) * (value.dim() - self.units.ndim) + self.units.shape)
         varying = [dim for dim, size in enumerate(units.shape) if size > 1]
         last = list(range(value.dim() - len(varying), value.dim()))

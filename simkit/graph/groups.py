@@ -15,7 +15,7 @@ from .channels import ChannelGraph, Extent, Group, Index, SizeAttribute, Slot, S
 from .flow import Flow, Use, shape_of
 from .labels import Label, line, support
 from .places import Place, places_of
-from .samples import sample_dims
+from .samples import by_sample
 from .solve import Solution
 
 UNREAD = "nothing reads its units"
@@ -171,7 +171,7 @@ class _Builder:
         self, flow: Flow, solution: Solution, places: list[Place], units: _Units, order: dict[fx.Node, int]
     ) -> None:
         self.flow, self.roots, self.places, self.units, self.order = flow, solution.roots, places, units, order
-        self.samples = sample_dims(flow.captured)
+        self.samples = by_sample(flow.captured)
         self.present = {
             node: frozenset(int(g) for label in labels for g in np.unique(units.group[self.roots[label]]) if g >= 0)
             for node, labels in flow.values.items()
@@ -275,13 +275,13 @@ class _Builder:
         """The same values where dimension 0 holds the samples: before the reshapes that led here, or after the next."""
         for backwards in (True, False):
             found = node
-            while self.samples.get(found) != 0:
+            while found not in self.samples:
                 near = found.all_input_nodes[:1] if backwards else [user for user in found.users if user in nodes]
                 further = [one for one in near if self._only_moves(found, one)]
                 if not further:
                     break
                 found = further[0]
-            if self.samples.get(found) == 0:
+            if found in self.samples:
                 return found
         return node
 
@@ -297,7 +297,7 @@ class _Builder:
             if (numbers >= 0).any():
                 share = int((numbers >= 0).sum()) / numbers.size
                 shape, batch = shape_of(node), self.flow.captured.batch
-                rows = shape[0] // batch if self.samples.get(node) == 0 else 0
+                rows = shape[0] // batch if node in self.samples else 0
                 if rows > 1 and bool((numbers == np.tile(numbers[:rows], (batch, *[1] * (len(shape) - 1)))).all()):
                     numbers = numbers[: min(rows, len(numbers))]
                 return View(node.name, numbers, rows, round(share * math.prod(shape)) // batch)

@@ -122,7 +122,7 @@ def _check_fits(model: nn.Module, plan: PruningPlan) -> None:
         raise TypeError(f"plan must be a PruningPlan, not {type(plan).__name__}")
     tensors = named_tensors(model)
     for layer in plan.layers:
-        for name in (one.tensor for one in (*layer.slots, *layer.indices)):
+        for name in (*(slot.tensor for slot in layer.slots), *(index.tensor for index in layer.indices)):
             if name not in tensors:
                 raise ValueError(f"the plan cuts {name!r}, which {type(model).__name__} does not have")
         for slot in layer.slots:

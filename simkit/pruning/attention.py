@@ -17,7 +17,7 @@ class CutMultiheadAttention(nn.MultiheadAttention):
     """
 
     @property
-    def _qkv_same_embed_dim(self) -> bool:  # type: ignore[override]
+    def _qkv_same_embed_dim(self) -> bool:
         """What encoder layers ask for before they call fused kernels, which need all widths to be equal."""
         return False
 
@@ -63,7 +63,7 @@ class CutMultiheadAttention(nn.MultiheadAttention):
         matrices = projections(self)
         biases: list[Tensor | None] = [None, None, None]
         if self.in_proj_bias is not None:
-            biases = list(self.in_proj_bias.split([len(matrix) for matrix in matrices]))
+            biases = list(torch.split(self.in_proj_bias, [len(matrix) for matrix in matrices]))
         made = [
             functional.linear(one, matrix, bias)
             for one, matrix, bias in zip((query, key, value), matrices, biases, strict=True)
@@ -71,8 +71,8 @@ class CutMultiheadAttention(nn.MultiheadAttention):
         for place, own in ((1, self.bias_k), (2, self.bias_v)):
             if own is not None:
                 made[place] = torch.cat([made[place], own.expand(len(query), -1, -1)], dim=1)
-        q, k = (one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in made[:2])
-        v = made[2].unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q, k = (torch.unflatten(one, -1, (-1, self.head_dim)).transpose(1, 2) for one in made[:2])
+        v = torch.unflatten(made[2], -1, (self.num_heads, -1)).transpose(1, 2)
         if self.add_zero_attn:
             k, v = (torch.cat([one, torch.zeros_like(one[:, :, :1])], dim=2) for one in (k, v))
         return [q, k, v]
@@ -126,7 +126,7 @@ def _additive_mask(
     batch = len(query)
     parts: list[Tensor] = []
     if attn_mask is not None:
-        parts.append(attn_mask.unflatten(0, (batch, -1)) if attn_mask.dim() == 3 else attn_mask)
+        parts.append(torch.unflatten(attn_mask, 0, (batch, -1)) if attn_mask.dim() == 3 else attn_mask)
     if key_padding_mask is not None:
         parts.append(key_padding_mask.reshape(batch, 1, 1, -1))
     if not parts:

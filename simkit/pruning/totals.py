@@ -29,8 +29,8 @@ class _Silenced(fx.Interpreter):
         value = self.env[source]
         gone: dict[tuple[int, bool], set[int]] = {}
         for total in self.totals[n.name]:
-            terms = (position for start, stop in total.removed for position in range(start, stop))
-            gone.setdefault((total.dim, total.kept), set()).update(terms)
+            positions = (position for start, stop in total.removed for position in range(start, stop))
+            gone.setdefault((total.dim, total.kept), set()).update(positions)
         for (dim, kept), terms in gone.items():
             self.env[source] = _without(self.env[source], dim, terms) if kept else _zeroed(self.env[source], dim, terms)
         try:
