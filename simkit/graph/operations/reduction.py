@@ -56,6 +56,8 @@ def _reduction(flow: Flow, node: fx.Node, *, transfer: Transfer, kind: Kind) -> 
     uses: list[Use] = []
     averages = opname(node) in _STATISTICS and node.args[0] not in flow.weights
     kept = _pinned(flow, node, dims, uses if averages or _ignores_zeros(node) else None)
+    if flow.lenient:
+        uses.clear()
     if averages:
         flow.averaged.extend(uses)
         for use in uses:
