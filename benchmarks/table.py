@@ -1,6 +1,7 @@
-"""Writes the benchmark tables of the README from the newest full results: ``python benchmarks/table.py [--check]``.
+"""Writes the benchmark tables from the newest full results: ``python benchmarks/table.py [--check]``.
 
-Needs nothing but Python. ``--check`` writes nothing and ends with 1 when the README is stale.
+The README has one row for each workload, ``docs/benchmarks.md`` beside it has everything. Needs nothing but Python.
+``--check`` writes nothing and ends with 1 when either is stale.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+NONE = "No results yet: `pytest benchmarks --full`."
+HEAD = (
+    "# Benchmarks\n\nGenerated from `benchmarks/results/*.json` by `benchmarks/table.py`; how: `benchmarks/README.md`."
+)
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 Result = dict[str, Any]
 
@@ -36,8 +41,48 @@ def one_run(path: Path) -> dict[str, Result]:
     return {result["key"]: result | {"run": about} for result in run["results"]}
 
 
+def summary(results: dict[str, Result]) -> str:
+    """What the README shows: the hazards, and a row for each workload."""
+    parts = [hazards(result) for result in results.values() if result["kind"] == "hazards"]
+    workloads = sorted((r for r in results.values() if r["kind"] == "workload"), key=_order)
+    if workloads:
+        parts.append(speed(workloads))
+    return "\n\n".join(parts) or NONE
+
+
+def speed(results: Sequence[Result]) -> str:
+    """One row for each workload: simkit's time, share of the limit and error, beside the fastest other contestant."""
+    lines = [
+        "**Speed, with the error beside it.** × limit: the time over that of the least multiply-adds of the exact"
+        " answer at the rate of matrix products measured around each sample, and in brackets what is asked of it."
+        " Beside simkit stands whatever else took the least time in the same run, right or not: its time over simkit's,"
+        " and its error.",
+        "",
+        _line(["", "workload", "simkit", "× limit", "error", "the fastest other", "× simkit", "its error"]),
+        _line(["---", "---", *["---:"] * 3, "---", *["---:"] * 2]),
+    ]
+    for result in results:
+        rows = [row for row in result["contestants"] if "seconds" in row]
+        own = next(row for row in rows if row["ratio_to_simkit"] == 1.0)
+        others = [row for row in rows if not row["name"].startswith("simkit")]
+        asked = result["limit"]["required"]
+        cells = [
+            result["key"].split()[0],
+            result["title"],
+            _time(own["seconds"]),
+            _ratio(own["ratio_to_limit"]) + (f" (≤ {asked})" if asked else ""),
+            _error(own["error"]),
+        ]
+        best = min(others, key=lambda row: float(row["seconds"]), default=None)
+        cells += ["", "", ""] if best is None else [
+            best["name"], _ratio(best["ratio_to_simkit"]), _error(best["error"])
+        ]  # fmt: skip
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
 def render(results: dict[str, Result]) -> str:
-    """Everything between the markers.
+    """Every table.
 
     Raises:
         ValueError: a result of a kind that has no table.
@@ -61,7 +106,7 @@ def render(results: dict[str, Result]) -> str:
             parts += [workload_table(workloads)] if workloads else []
         else:
             parts += [function(result) for result in results.values() if result["kind"] == kind]
-    return "\n\n".join(parts) or "No results yet: `pytest benchmarks --full`."
+    return "\n\n".join(parts) or NONE
 
 
 def hazards(result: Result) -> str:
@@ -276,9 +321,9 @@ def replaced(text: str, block: str) -> str:
 
 
 def main() -> int:
-    """Rewrite or check the README."""
+    """Rewrite or check the README and docs/benchmarks.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 when the README is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 when a table is stale")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--show", type=Path, metavar="RECORD", help="print the tables of one record instead")
@@ -286,14 +331,19 @@ def main() -> int:
     if options.show:
         print(render(one_run(options.show)))
         return 0
-    old = options.readme.read_text(encoding="utf-8")
-    new = replaced(old, render(newest(options.results)))
-    if new == old:
-        return 0
-    if options.check:
-        print(f"{options.readme.name} is stale: run python benchmarks/table.py", file=sys.stderr)
+    results = newest(options.results)
+    everything = options.readme.parent / "docs" / "benchmarks.md"
+    new = {
+        options.readme: replaced(options.readme.read_text(encoding="utf-8"), summary(results)),
+        everything: f"{HEAD}\n\n{render(results)}\n",
+    }
+    stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if stale and options.check:
+        print(f"{', '.join(path.name for path in stale)} is stale: run python benchmarks/table.py", file=sys.stderr)
         return 1
-    options.readme.write_text(new, encoding="utf-8")
+    for path in stale:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(new[path], encoding="utf-8")
     return 0
 
 

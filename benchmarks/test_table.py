@@ -1,4 +1,4 @@
-"""The script that writes the README's tables."""
+"""The script that writes the tables of the README and of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _run(readme: Path, *arguments: str) -> int:
 
 
 def test_stale_then_written_then_fresh(readme: Path) -> None:
-    """--check fails on an old block and writes nothing; a second run changes nothing."""
+    """--check fails on old tables, either of them, and writes nothing; a second run changes nothing."""
     before = readme.read_text(encoding="utf-8")
     assert _run(readme, "--check") == 1
     assert readme.read_text(encoding="utf-8") == before
@@ -76,6 +76,12 @@ def test_stale_then_written_then_fresh(readme: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("after\n")
+    assert "| W2 | greedy order | 14.9 ms | 1.20 (≤ 2.0) | 1e-9 | slow | 10,288 | nan |" in text
+    everything = readme.parent / "docs" / "benchmarks.md"
+    text = everything.read_text(encoding="utf-8")
+    everything.write_text("old", encoding="utf-8")
+    assert _run(readme, "--check") == 1
+    assert everything.read_text(encoding="utf-8") == "old"
     assert "| simkit | 14.9 ms | 1.20 |  | 1e-9 | 1 MiB |" in text
     assert "| slow | 9,900 s (once) | 12,345 | 10,288 | nan |  |" in text
     assert "| broken | ValueError: a / b |  |  |  |  |" in text
@@ -121,6 +127,12 @@ def test_every_kind_of_result_is_shown() -> None:
             table.render({"x": {"kind": kind, "key": "x"}})
     with pytest.raises(ValueError, match="there is no table for 'x' of kind 'nobody'"):
         table.render({"x": {"kind": "nobody", "key": "x"}})
+
+
+def test_a_workload_without_others_has_its_row() -> None:
+    """Where no rival is installed, the cells beside simkit's are empty."""
+    alone = RUN["results"][0] | {"contestants": RUN["results"][0]["contestants"][:1]}  # type: ignore[index, operator]
+    assert table.speed([alone]).endswith("| W2 | greedy order | 14.9 ms | 1.20 (≤ 2.0) | 1e-9 |  |  |  |")
 
 
 def test_markers_must_be_there() -> None:

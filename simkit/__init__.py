@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .compare.matrix import SimilarityMatrix, similarity_matrix
 from .compare.models import compare
 from .compare.stream import StreamingCKA
-from .errors import DegenerateWarning, EstimateWarning, SimkitWarning
+from .errors import DegenerateWarning, EstimateWarning, OverfitWarning, SimkitWarning
 from .kernels import RBF, Cosine, CustomKernel, Laplacian, Linear, Polynomial
 from .metrics.cka import CKA, cka, hsic
 from .metrics.greedy import Elimination, greedy_cka
@@ -49,6 +49,7 @@ __all__ = [
     "Linear",
     "LinearRegression",
     "MeanCCA",
+    "OverfitWarning",
     "Polynomial",
     "Procrustes",
     "Redundancy",

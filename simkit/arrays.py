@@ -75,6 +75,10 @@ class Matrix:
         """A view of columns ``start:stop``."""
         return Matrix(self.name, self.values[:, start:stop], self.dtype, self.origin)
 
+    def row_slice(self, start: int, stop: int) -> Matrix:
+        """A view of rows ``start:stop``, on the host."""
+        return Matrix(self.name, self.values[start:stop], self.dtype, self.origin)
+
     def renamed(self, name: str) -> Matrix:
         """The same values under another name."""
         return Matrix(name, self.values, self.dtype, self.origin)
@@ -288,9 +292,8 @@ def _from_device(owner: Any, matrix: Matrix) -> npt.NDArray[Any]:
 
 
 def _numpy(x: npt.NDArray[Any], origin: str) -> tuple[npt.NDArray[Any], str, str]:
-    if x.dtype.name == "bfloat16":  # ml_dtypes, as JAX uses
-        return x.view(np.uint16), "bfloat16", origin
-    return x, x.dtype.name if x.dtype != object else "object", origin
+    name = x.dtype.name
+    return (x.view(np.uint16) if name == "bfloat16" else x), name, origin  # ml_dtypes', which JAX uses
 
 
 def _torch(x: Any, torch: Any, name: str) -> tuple[npt.NDArray[Any], str, str]:

@@ -49,6 +49,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "adjacency": lambda x, **o: sk.filter_graph(x, **o),
     "components": lambda x, **o: sk.filter_graph(x, **o),
     "cover": lambda x, **o: sk.redundancy(x, **o),
+    "largest_entries": stream,
     "moments_rows": stream,
     "moments_add": stream,
 }
@@ -317,14 +318,23 @@ def test_the_binding_checks_what_it_is_given(x: Array) -> None:
         core.eliminate(np.eye(2), greedy=True, count=3, min_cka=0.0)
     frozen = np.zeros((4, 2))
     frozen.setflags(write=False)
-    for z in (frozen, np.zeros((2, 4)).T, np.zeros((4, 2), dtype=np.float32), np.zeros((4, 3))):
-        with pytest.raises(ValueError, match="z has the wrong shape, type or layout"):
-            core.moments_rows(z=z, shift=np.zeros(2), scale=np.ones(2), offsets=[0, 2], threads=1)
-    for offsets in ([0], [1, 2], [0, 2, 2], []):
-        with pytest.raises(ValueError, match="offsets must"):
-            core.moments_rows(z=np.zeros((4, 2)), shift=np.zeros(2), scale=np.ones(2), offsets=offsets, threads=1)
-    with pytest.raises(ValueError, match=r"shift and scale must be \[p\]"):
-        core.moments_rows(z=np.zeros((4, 2)), shift=np.zeros(3), scale=np.ones(2), offsets=[0, 2], threads=1)
+    side = {"layers": [(np.zeros((4, 2)), "float64")], "shift": np.zeros(2), "scale": np.ones(2), "z": np.zeros((4, 2))}
+    unlike = [(np.zeros((4, 1)), "float64"), (np.zeros((3, 1)), "float64")]
+    for change, sentence in (
+        *(
+            ({"z": z}, "z has the wrong shape, type or layout")
+            for z in (frozen, np.zeros((2, 4)).T, np.zeros((4, 2), dtype=np.float32), np.zeros((4, 3)))
+        ),
+        ({"layers": []}, "there are no layers"),
+        ({"layers": unlike}, "layers have different numbers of rows"),
+        ({"layers": [(np.zeros((4, 2)), "float32")]}, "the array's items are not float32"),
+        ({"shift": np.zeros(3)}, r"shift and scale must be \[p\]"),
+        ({"scale": np.zeros((1, 2))}, r"shift and scale must be \[p\]"),
+    ):
+        with pytest.raises(ValueError, match=f"^{sentence}$"):
+            core.moments_rows([{**side, **change}], threads=1)
+    with pytest.raises(ValueError, match=r"^a non-empty matrix \[n, p\] is needed$"):
+        core.largest_entries([(np.zeros((0, 2)), "float64")], threads=1)
 
 
 def test_choosing_is_lazy() -> None:

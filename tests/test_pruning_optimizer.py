@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,6 +103,33 @@ def test_recalibrated_statistics_are_those_of_the_data(samples: int) -> None:
     torch.testing.assert_close(small[1].running_var, values.var(dim=(0, 2, 3)).detach())
     assert small[1].momentum == model[1].momentum
     assert small[1].num_batches_tracked == model[1].num_batches_tracked
+
+
+def test_a_cut_model_may_be_recalibrated_at_once(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model, x = network().eval(), torch.randn(200, 2, 6, 6, dtype=torch.float64) + 1.0
+    plan = P.plan(model, x[:2], score=P.L1(), amount=0.5)
+    bare, small = P.apply(model, plan, x[:2]), P.apply(model, plan, x[:2], recalibrate=[(x, None)])
+    by_hand = copy.deepcopy(bare)
+    for module in by_hand.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
+            module.momentum = 1.0
+    by_hand(x)
+    assert not torch.equal(bare.eval()(x), small.eval()(x))
+    torch.testing.assert_close(small(x), by_hand.eval()(x), rtol=1e-12, atol=1e-12)
+    assert (small.simkit_recalibrated, small.simkit_kept) == (200, bare.simkit_kept)
+    assert not hasattr(bare, "simkit_recalibrated")
+    P.save(small, tmp_path / "small.safetensors")
+    again = P.load(tmp_path / "small.safetensors", network)
+    assert again.simkit_recalibrated == 200
+    assert torch.equal(again.eval()(x), small(x))
+    further = P.apply(again, P.plan(again, x[:2], score=P.L1(), amount=0.5), x[:2])
+    assert not hasattr(further, "simkit_recalibrated")
+    with pytest.raises(ValueError, match="statistics need at least 2 samples, not 1"):
+        P.apply(model, plan, x[:2], recalibrate=x[:1])
+    rounds = list(P.structured_rounds(model, x[:2], rounds=2, score=P.L1(), recalibrate=x))
+    assert [one.model.simkit_recalibrated for one in rounds] == [200, 200]
 
 
 def test_sorted_data_and_layers_called_twice_pool_all_values() -> None:

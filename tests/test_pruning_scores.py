@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import simkit as sk
 from simkit import pruning as P
 from simkit.pruning import representations
 
@@ -180,8 +181,11 @@ def test_a_constant_layer_is_named(data: Tensor) -> None:
     model = network()
     with torch.no_grad():
         model[5].weight.zero_()
-    with pytest.raises(ValueError, match="5"):
-        P.plan(model, data[:1], data=data)
+    with pytest.warns(sk.DegenerateWarning, match="^no unit of layer '5' varies on the data"):
+        plan = P.plan(model, data[:1], data=data)
+    assert plan["5"].removed == tuple(range(len(plan["5"].removed)))
+    with pytest.raises(ValueError, match=r"^5 is degenerate: every feature is constant"):
+        P.plan(model, data[:1], data=data, amount={"5": 0.5})
 
 
 @pytest.mark.parametrize(

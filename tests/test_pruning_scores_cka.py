@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import simkit as sk
 from simkit import pruning as P
 from simkit.metrics.greedy import greedy_cka_of_covariance
 from simkit.pruning import representations
-from simkit.pruning.scores import Ranking, Subject
+from simkit.pruning.scores import Ranking, Scope, Subject
 from simkit.streaming.covariance import CovarianceStream
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,8 +137,9 @@ def test_layers_stop_before_their_cka_falls_below_the_floor(subject: Subject, re
     score = P.CKADamage(reduce=reduce, min_cka=floor)  # type: ignore[arg-type]
     plan = P.plan(subject.model, subject.example_inputs, data=subject.data, score=score, amount={"5": 0.8, "0": 0.2})
     assert plan["5"].removed == free.order[:4]
-    assert plan["5"].reason.endswith(f"no more, as CKA would fall below {floor}")
-    with pytest.raises(ValueError, match=r"removes nothing; open to removal: .*; CKA would fall below 1.0$"):
+    assert plan["5"].reason.endswith(f"no more, as CKA would fall from {1 - free.scores[3]:.6g} below {floor}")
+    assert plan["5"].reason in plan.explain()
+    with pytest.raises(ValueError, match=r"removes nothing; open to removal: .*; CKA would fall from 1 below 1.0$"):
         P.plan(
             subject.model,
             subject.example_inputs,
@@ -178,12 +180,115 @@ def test_over_all_layers_the_least_damage_for_what_it_saves_goes_first(subject: 
     assert all(plan.removed[name] == rankings[name].order[: gone[name]] for name in plan.removed)
 
 
+def test_damage_per_multiply_add_is_that_of_brute_force() -> None:
+    """No closed form, no ledger: CKA of the activations themselves, multiply-adds counted by hand."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)).double()
+    x = torch.randn(60, 1, 7, 7, dtype=torch.float64)
+    with torch.no_grad():
+        maps = {"0": model[:2](x).numpy(), "2": model[:4](x).numpy()}
+
+    def damage(name: str, kept: list[int]) -> float:
+        whole = maps[name]
+        return 1.0 - sk.cka(whole.reshape(60, -1), whole[:, kept].reshape(60, -1), estimator="biased")
+
+    def macs(kept: Mapping[str, list[int]]) -> int:
+        first, second = len(kept["0"]), len(kept["2"])
+        return 25 * 9 * first + 9 * 9 * first * second + 9 * second * 2
+
+    kept = {"0": list(range(5)), "2": list(range(6))}
+    done = {"0": 0.0, "2": 0.0}
+    total, order = macs(kept), []
+    while macs(kept) > 0.5 * total:
+        offers = []
+        for name, units in kept.items():
+            if len(units) > 1:
+                after, unit = min((damage(name, [u for u in units if u != unit]), unit) for unit in units)
+                fewer = {**kept, name: [u for u in units if u != unit]}
+                offers.append(((after - done[name]) / (macs(kept) - macs(fewer)), name, unit, after))
+        _, name, unit, after = min(offers)
+        kept[name].remove(unit)
+        done[name] = after
+        order.append((name, unit))
+    options: dict[str, Any] = {"data": x, "score": P.CKADamage(), "amount": 0.5, "budget": "macs"}
+    plan = P.plan(model, x[:2], scope="global", **options)
+    assert plan.macs_before == total
+    assert plan.macs_after == macs(kept)
+    assert plan.removed == {one: tuple(u for name, u in order if name == one) for one in dict.fromkeys(plan.removed)}
+    for name, value in done.items():
+        assert plan[name].scores[-1] == pytest.approx(value, abs=1e-9)
+        assert f"  {name}: {len(plan[name].removed)} of {len(maps[name][0])} units removed" in plan.explain()
+    # The same share of every layer's units, the least that meets the same budget.
+    uniform = P.plan(model, x[:2], scope="layer", **options)
+    shares = (number / 1000 for number in range(1001))
+    by_share = ((round(share * 5 - 1e-9), round(share * 6 - 1e-9)) for share in shares)
+    first, second = next(
+        gone for gone in by_share if macs({"0": list(range(5 - gone[0])), "2": list(range(6 - gone[1]))}) <= 0.5 * total
+    )
+    assert [len(uniform.removed[name]) for name in maps] == [first, second]
+    for layer in uniform.layers:
+        assert f"  {layer.name}: {len(layer.removed)} of {layer.units} units removed" in uniform.explain()
+
+
 def test_a_floor_holds_over_all_layers_too(subject: Subject) -> None:
     score = P.CKADamage(min_cka=0.99)
     allowed = score.rank(subject, full(subject))
     plan = P.plan(subject.model, subject.example_inputs, data=subject.data, score=score, scope="global", amount=0.9)
     assert plan.removed == {name: ranking.order for name, ranking in allowed.items() if ranking.order}
-    assert "CKA would fall below 0.99" in plan.explain()
+    free = P.CKADamage().rank(subject, full(subject))
+    for layer in plan.layers:
+        gone = len(layer.removed)
+        assert free[layer.name].scores[gone - 1] <= 0.01 < free[layer.name].scores[gone]
+        assert layer.reason.endswith(f"; no more, as CKA would fall from {1 - layer.scores[-1]:.6g} below 0.99")
+    met = P.plan(subject.model, subject.example_inputs, data=subject.data, score=score, scope="global", amount=2 / 16)
+    assert not any("no more" in layer.reason for layer in met.layers)
+
+
+@pytest.mark.parametrize(("scope", "budget"), [("layer", "units"), ("layer", "macs"), ("global", "macs")])
+def test_a_floor_holds_under_rounding_and_budgets(subject: Subject, scope: Scope, budget: Any) -> None:
+    free = P.CKADamage().rank(subject, full(subject))
+    floor = 1.0 - (free["0"].scores[4] + free["0"].scores[5]) / 2  # five may go
+    plan = P.plan(
+        subject.model, subject.example_inputs, data=subject.data, score=P.CKADamage(min_cka=floor), amount=0.8,
+        scope=scope, budget=budget, round_to=3,
+    )  # fmt: skip
+    assert plan["0"].removed == free["0"].order[:4]  # three stay, a multiple
+    if budget != "units":  # else the rounding alone stops it
+        assert "no more, as CKA would fall from" in plan["0"].reason
+    for layer in plan.layers:
+        assert 1.0 - layer.scores[-1] >= floor
+
+
+class Branches(nn.Module):
+    """Two layers, of which the second never wakes up, and a dead unit in the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 6, 3), nn.Conv2d(1, 4, 3), nn.Conv2d(10, 2, 1)
+        with torch.no_grad():
+            self.a.bias[[2, 5]] = -1e3
+            self.b.bias.fill_(-1e3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.cat([self.a(x).relu(), self.b(x).relu()], 1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("reduce", ["flatten", "positions"])
+def test_dead_units_and_layers_go_first_and_say_so(reduce: Any, scope: Scope) -> None:
+    torch.manual_seed(0)
+    model, data = Branches().double().eval(), torch.randn(11, 1, 6, 6, dtype=torch.float64)
+    with pytest.warns(sk.DegenerateWarning, match=r"^no unit of layer 'b' varies on the data: CKA is undefined"):
+        plan = P.plan(model, data[:2], data=data, score=P.CKADamage(reduce=reduce), amount=0.5, scope=scope)
+    assert plan["a"].removed[:2] == (2, 5)
+    assert plan["b"].removed == ((0, 1) if scope == "layer" else (0, 1, 2))  # every layer keeps a unit
+    assert "; 2 without effect on the data, which go first and by index" in plan["a"].reason
+    gone = len(plan["b"].removed)
+    assert f"; {gone} without effect on the data, which go first and by index" in plan["b"].reason
+    assert plan["b"].scores == (0.0,) * gone
+    with torch.no_grad():
+        keeping = P.plan(model, data[:2], data=data, score=P.CKADamage(reduce=reduce), amount=0.34, keep=["b"])
+        torch.testing.assert_close(P.apply(model, keeping, data[:2])(data), model(data))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from recipes import sealed
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -188,7 +189,7 @@ def rewrite(
     data = json.loads(metadata["simkit"])
     data["modules"]["0"].update(recipe or {})
     data.update({"sizes": data["sizes"] if sizes is None else sizes, "tied": tied or {}})
-    metadata["simkit"] = json.dumps(data)
+    metadata["simkit"] = sealed(data)
     state.update({name.replace("_", ".", 1): value for name, value in tensors.items()})
     state.pop(drop, None)
     save_file(state, path, metadata)
@@ -222,6 +223,16 @@ def test_files_that_do_not_add_up(path: Path, change: dict[str, Any], sentence: 
         P.load(path, network)
 
 
+def test_a_recipe_that_was_changed_is_known_by_its_checksum(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        data = json.loads(file.metadata()["simkit"])
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    data["sizes"] = []
+    save_file(state, path, {"simkit": json.dumps(data)})
+    with pytest.raises(ValueError, match=r"^the recipe in '.*' was changed after it was saved: its checksum is"):
+        P.load(path, network)
+
+
 def test_files_that_are_something_else(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ValueError, match=r"text' is not a safetensors file"):
@@ -230,7 +241,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"plain' was not written by simkit.pruning.save"):
         P.load(tmp_path / "plain", network)
     for name, written in (
-        ("older", json.dumps({"format": "simkit.PrunedModel.1", "modules": {}})),
+        ("older", json.dumps({"format": "simkit.PrunedModel.2", "modules": {}})),
         ("matrix", json.dumps({"format": "simkit.SimilarityMatrix.1", "rows": []})),
         ("list", "[]"),
         ("bare", '{"modules": {}}'),

@@ -118,6 +118,39 @@ def test_collinear_kept_units_get_a_ridge_and_still_reconstruct() -> None:
     np.testing.assert_allclose(found.mixing[5:, 0], found.mixing[5:, 1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_the_ridge_is_the_least_that_gives_the_condition(precision: str) -> None:
+    limit = np.finfo(precision).eps ** -0.5
+    for noise in (1e-2, 1e-5, 1e-9, 0.0):
+        x = values()
+        x[:, 1] = x[:, 0] + noise * np.random.default_rng(5).standard_normal(len(x))
+        kept = [0, 1, 2, 3]
+        found = reconstruction(covariance(x), kept, precision=precision)
+        eigenvalues = np.linalg.eigvalsh(np.corrcoef(x[:, kept].T))
+        condition = eigenvalues[-1] / max(eigenvalues[0], 1e-17)
+        if condition < 0.9 * limit:
+            assert found.ridge == 0.0
+        elif condition > 1.1 * limit:
+            reached = (eigenvalues[-1] + found.ridge) / (eigenvalues[0] + found.ridge)
+            assert reached == pytest.approx(limit, rel=1e-3 if precision == "float32" else 0.2)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_the_error_on_other_rows(constant: bool) -> None:
+    x, other, kept = values(seed=0), values(n=77, seed=1) + 0.5, [1, 2, 5, 7, 8]
+    weight = np.random.default_rng(1).standard_normal((4, 12))
+    found = reconstruction(covariance(x), kept, constant=constant, precision="float64")
+    left = (other - other[:, kept] @ found.mixing.T - found.offset) @ weight.T
+    assert found.error_on(covariance(other), weight) == pytest.approx((left**2).sum() / 77, rel=1e-9)
+    assert found.error_on(covariance(x), weight) == pytest.approx(found.error(weight)[1], rel=1e-6)
+    for rows, sentence in (
+        (covariance(other[:, :3]), "77 rows of 3 units"),
+        (Covariance(0, np.zeros(12), x[:12].T @ x[:12]), "0 "),
+    ):
+        with pytest.raises(ValueError, match=f"^{sentence}.*do not test a reconstruction of 12$"):
+            found.error_on(rows, weight)
+
+
 def test_units_that_never_vary() -> None:
     x = values()
     x[:, 4], x[:, 6] = 1.5, 0.0

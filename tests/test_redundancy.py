@@ -117,6 +117,9 @@ def test_bad_arguments() -> None:
             sk.redundancy(w, **options)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match=r"^a graph has its threshold, 1.2: threshold=0.5 cannot be given$"):
         sk.redundancy(graph, threshold=0.5)
+    for norm in ("distance", "cosine", "l1"):
+        with pytest.raises(ValueError, match=rf"^a graph has its norm, 'distance': norm='{norm}' cannot be given$"):
+            sk.redundancy(graph, norm=norm)  # type: ignore[call-overload]
     w[2, 2] = np.nan
     sentence = r"^weight has shape \(4,\): a layer's weights are \[filters, weights\]; write weight\[:, None\] for one "
     for measured in (sk.redundancy, sk.filter_graph):

@@ -234,5 +234,5 @@ def test_the_plan_says_what_ran() -> None:
     for backend, name in ((None, "native_cpu"), ("native_cpu", "native_cpu"), ("reference", "reference")):
         result = streamed(layers, backend=backend).compute()
         assert result.backend == name
-        assert [step.op for step in result.plan.steps] == ["moments_add", "moments_rows"]
+        assert [step.op for step in result.plan.steps] == ["moments_add", "moments_rows", "largest_entries"]
         assert "float64 moments, one pass" in result.plan.explain()

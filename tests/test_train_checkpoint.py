@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from simkit import train
 from simkit.train import TrainOptions
-from simkit.train.checkpoint import POINTER
+from simkit.train.checkpoint import POINTER, finished_epochs
 
 WORKER = """
 import os, signal, sys
@@ -185,8 +185,42 @@ def test_damaged_checkpoints_are_reported(damage: Any, sentence: str, folder: Pa
         train.fit(network(), problem(), OPTIONS["sgd"], validation=problem(), checkpoint=folder)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda s: s["optimizer"]["state"][0]["momentum_buffer"].resize_(3), "'momentum_buffer' of parameter 0 is"),
+        (lambda s: s["optimizer"]["param_groups"][0]["params"].pop(), "the optimiser's parameters are others"),
+        (lambda s: s["optimizer"]["param_groups"][0].pop("lr"), "the optimiser's options are others"),
+        (lambda s: s["random"].pop("order"), "order"),
+        (lambda s: s["random"].update(cpu=torch.zeros(3, dtype=torch.uint8)), "RNG state size to be 3"),
+        (lambda s: s.pop("optimizer"), "optimizer"),
+    ],
+)
+def test_nothing_is_loaded_from_a_checkpoint_that_does_not_fit(spoil: Any, sentence: str, folder: Path) -> None:
+    file = folder / "epoch-00006.pt"
+    saved = torch.load(file, weights_only=True)
+    spoil(saved)
+    torch.save(saved, file)
+    model = network()
+    before = [tensor.clone() for tensor in state(model)]
+    with pytest.raises(ValueError, match=sentence):
+        train.fit(model, problem(), OPTIONS["sgd"], validation=problem(), checkpoint=folder)
+    assert all(torch.equal(a, b) for a, b in zip(state(model), before, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_resumes_bit_for_bit(precision: Any, tmp_path: Path) -> None:
+    options = TrainOptions(epochs=3, batch_size=16, precision=precision, accumulate=2, warmup_epochs=1)
+    whole, resumed = network(), network()
+    history = train.fit(whole, problem(), options)
+    train.fit(network(), problem(), options, checkpoint=tmp_path, stop_after=2)
+    assert len(finished_epochs(tmp_path)) == 2
+    assert train.fit(resumed, problem(), options, checkpoint=tmp_path) == history
+    assert all(torch.equal(a, b) for a, b in zip(state(whole), state(resumed), strict=True))
+
+
 def test_other_options_and_other_models_do_not_resume(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"was made with optimizer='sgd', not 'adam'"):
         train.fit(network(), problem(), OPTIONS["adam"], checkpoint=folder)
-    with pytest.raises(ValueError, match=r"does not fit or is damaged: Error"):
+    with pytest.raises(ValueError, match=r"does not fit or is damaged: tensor '0.weight' is missing from the model"):
         train.fit(train.mlp(64, (3,), 2), problem(), OPTIONS["sgd"], checkpoint=folder)

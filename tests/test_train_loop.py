@@ -154,6 +154,49 @@ def test_schedules() -> None:
     assert TrainOptions(lr=0.3).rate(7, 0.5) == 0.3
 
 
+def test_warm_up_rises_to_the_schedule_and_leaves_it_the_rest() -> None:
+    cosine = TrainOptions(epochs=6, lr=1.0, schedule="cosine", warmup_epochs=2)
+    found = [cosine.rate(epoch, fraction) for epoch, fraction in ((0, 0.0), (0, 0.5), (1, 0.0), (2, 0.0), (4, 0.0))]
+    assert found == pytest.approx([0.0, 0.25, 0.5, 1.0, 0.5])
+    assert cosine.rate(5, 1.0) == pytest.approx(0.0, abs=1e-12)
+    assert TrainOptions(epochs=4, lr=0.3, warmup_epochs=1).rate(0, 0.5) == pytest.approx(0.15)
+
+
+def test_a_rewound_schedule_is_the_end_of_the_whole_one() -> None:
+    """Weights of epoch 2 of 5, trained from epoch 2 on: the learning rates of the last three epochs."""
+    options = {"batch_size": 32, "schedule": "cosine", "lr": 0.1}
+    rates = [record.lr for record in train.fit(network(), problem(), TrainOptions(epochs=5, **options)).epochs]
+    rewound = train.fit(network(), problem(), TrainOptions(epochs=5, first_epoch=2, **options))
+    assert [record.lr for record in rewound.epochs] == rates[2:]
+    assert [record.epoch for record in rewound.epochs] == [2, 3, 4]
+
+
+def test_stopping_is_as_if_interrupted() -> None:
+    part, whole = network(), network()
+    options = TrainOptions(epochs=3, batch_size=32, schedule="cosine")
+    history = train.fit(part, problem(), options, stop_after=2)
+    assert train.fit(whole, problem(), options).epochs[:2] == history.epochs
+    assert not torch.equal(weights(part), weights(whole))
+
+
+def test_accumulated_batches_are_one_large_batch() -> None:
+    """Without BatchNorm and dropout the mean of equal batches' gradients is that of the large batch."""
+    models = [train.mlp(6, (24, 12), 2, seed=3).double() for _ in range(2)]
+    x, y = problem(96)
+    for model, size, accumulate in zip(models, (32, 8), (1, 4), strict=True):
+        train.fit(model, (x.double(), y), TrainOptions(epochs=2, batch_size=size, accumulate=accumulate, clip_norm=0.5))
+    torch.testing.assert_close(weights(models[0]), weights(models[1]), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_and_keeps_float32_weights(precision: Any) -> None:
+    model = network()
+    options = TrainOptions(epochs=6, batch_size=32, lr=0.1, precision=precision, nesterov=True, clip_norm=5.0)
+    history = train.fit(model, problem(), options)
+    assert history.last.train.loss < 0.9 * history.epochs[0].train.loss
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
 def test_early_stopping_counts_epochs_without_a_lower_loss() -> None:
     x, y = problem()
     wrong = (x, 1 - y)  # the better the fit, the worse the validation loss
@@ -242,6 +285,12 @@ def test_bad_data(call: Callable[[], object], error: type[Exception], sentence: 
         ({"clip_norm": 0}, "clip_norm must be a positive number, not 0"),
         ({"patience": 0}, "patience must be an integer of at least 1, not 0"),
         ({"seed": True}, "seed must be an integer of at least 0, not True"),
+        ({"precision": "float8"}, "precision must be one of float32, bfloat16, float16, not 'float8'"),
+        ({"accumulate": 0}, "accumulate must be an integer of at least 1, not 0"),
+        ({"nesterov": 1}, "nesterov must be true or false, not 1"),
+        ({"nesterov": True, "optimizer": "adam"}, "nesterov needs sgd with momentum, not adam with momentum=0.9"),
+        ({"warmup_epochs": 11}, "warmup_epochs must be at most epochs=10, not 11"),
+        ({"first_epoch": 11}, "first_epoch must be at most epochs=10, not 11"),
     ],
 )
 def test_bad_options(options: dict[str, Any], sentence: str) -> None:

@@ -29,6 +29,16 @@ void bind_columns(py::module_& m) {
         },
         py::kw_only(), "x"_a, "dtype"_a, "mapped"_a, "row_scale"_a, "threads"_a);
     m.def(
+        "largest_entries",
+        [](const std::vector<std::pair<py::array, std::string>>& matrices, int threads) {
+            check_threads(threads);
+            std::vector<MatrixView> views;
+            for (const auto& [values, dtype] : matrices) views.push_back(matrix_view(values, dtype, false));
+            py::gil_scoped_release release;
+            return largest_entries(views, threads, interrupt_poll());
+        },
+        "matrices"_a, py::kw_only(), "threads"_a);
+    m.def(
         "column_products",
         [](const std::shared_ptr<BoundBlock>& block, const DoubleArray& sum_sq_dev, bool exact, int threads) {
             check_threads(threads);

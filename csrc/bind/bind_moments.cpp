@@ -38,23 +38,45 @@ MomentSide side_of(std::int64_t rows, const py::dict& side) {
     return out;
 }
 
-DoubleArray rows_of(const py::array& z, const DoubleArray& shift, const DoubleArray& scale, const py::list& offsets,
-                    int threads) {
+// One side: {"layers": [(values, dtype)], "shift", "scale", "z"}; its a is made here.
+MomentUnits units_of(const py::dict& side, std::vector<DoubleArray>& norms, std::vector<py::array>& kept) {
+    MomentUnits out;
+    std::int64_t p = 0;
+    for (const py::handle& layer : side["layers"].cast<py::list>()) {
+        const auto [values, dtype] = layer.cast<std::pair<py::array, std::string>>();
+        out.layers.push_back(matrix_view(values, dtype, false));
+        kept.push_back(values);
+        p += out.layers.back().cols;
+        if (out.layers.back().rows != out.layers.front().rows)
+            throw std::invalid_argument("layers have different numbers of rows");
+    }
+    if (out.layers.empty()) throw std::invalid_argument("there are no layers");
+    const std::int64_t rows = out.layers.front().rows;
+    const double** vectors[] = {&out.shift, &out.scale};
+    const char* names[] = {"shift", "scale"};
+    for (int k = 0; k < 2; ++k) {
+        const auto vector = side[names[k]].cast<DoubleArray>();
+        if (vector.ndim() != 1 || vector.shape(0) != p) throw std::invalid_argument("shift and scale must be [p]");
+        *vectors[k] = vector.data();
+        kept.push_back(vector);
+    }
+    out.z = writable(side["z"].cast<py::array>(), {rows, p}, "z");
+    norms.emplace_back(std::vector<py::ssize_t>{rows, static_cast<py::ssize_t>(out.layers.size())});
+    out.a = norms.back().mutable_data();
+    return out;
+}
+
+std::vector<DoubleArray> rows_of(const std::vector<py::dict>& sides, int threads) {
     check_threads(threads);
-    const std::vector<std::int64_t> ends = checked_offsets(offsets);
-    const std::int64_t p = ends.back(), rows = z.ndim() == 2 ? z.shape(0) : 0;
-    if (rows < 1) throw std::invalid_argument("there are no rows");
-    double* values = writable(z, {rows, p}, "z");
-    for (const auto* vector : {&shift, &scale})
-        if (vector->ndim() != 1 || vector->shape(0) != p) throw std::invalid_argument("shift and scale must be [p]");
-    DoubleArray a({rows, static_cast<std::int64_t>(ends.size()) - 1});
-    double* out = a.mutable_data();
-    const double *from = shift.data(), *by = scale.data();
+    std::vector<DoubleArray> norms;
+    std::vector<py::array> kept;
+    std::vector<MomentUnits> units;
+    for (const py::dict& side : sides) units.push_back(units_of(side, norms, kept));
     {
         py::gil_scoped_release release;
-        moments_rows(rows, values, from, by, ends, out, threads, interrupt_poll());
+        moments_rows(units, threads, interrupt_poll());
     }
-    return a;
+    return norms;
 }
 
 void add(std::int64_t rows, const py::dict& left, const std::optional<py::dict>& right, const py::dict& sums,
@@ -81,7 +103,7 @@ void add(std::int64_t rows, const py::dict& left, const std::optional<py::dict>&
 
 void bind_moments(py::module_& m) {
     using namespace py::literals;
-    m.def("moments_rows", &rows_of, py::kw_only(), "z"_a, "shift"_a, "scale"_a, "offsets"_a, "threads"_a);
+    m.def("moments_rows", &rows_of, "sides"_a, py::kw_only(), "threads"_a);
     m.def("moments_add", &add, "rows"_a, py::kw_only(), "left"_a, "right"_a, "sums"_a, "threads"_a);
 }
 

@@ -6,8 +6,8 @@
 
 #include "core/blas.hpp"
 #include "core/buffer.hpp"
-#include "core/clones.hpp"
 #include "core/micro_kernel.hpp"
+#include "core/pack.hpp"
 
 namespace simkit {
 namespace {
@@ -15,18 +15,6 @@ namespace {
 constexpr std::int64_t kTile = 240;   // columns, at most
 constexpr std::int64_t kDepth = 256;  // rows multiplied at a time
 constexpr std::int64_t kRows = 64;    // rows of one piece of work
-
-SIMKIT_CLONES void shift_scale(double* __restrict row, const double* __restrict shift, const double* __restrict scale,
-                               std::int64_t count) {
-    for (std::int64_t k = 0; k < count; ++k) row[k] = (row[k] - shift[k]) * scale[k];
-}
-SIMKIT_CLONES void add_weighted(const double* __restrict z, double weight, double* __restrict sum,
-                                double* __restrict weighted, std::int64_t count) {
-    for (std::int64_t k = 0; k < count; ++k) {
-        sum[k] += z[k];
-        weighted[k] += weight * z[k];
-    }
-}
 
 // Every item owns its outputs, so items may run in any order and the sums do not depend on the threads.
 using Item = std::function<void()>;
@@ -124,56 +112,81 @@ void product_items(std::int64_t rows, const PackedSide& x, std::int64_t i, const
                 const bool triangle = own && a == b;
                 const std::int64_t wa = std::min(tall, x.cols(i) - a), wb = std::min(wide, y.cols(j) - b);
                 double* to = c + a * ldc + b;
+                const Ahead sums(reinterpret_cast<const std::byte*>(to + kTallest * ldc), ldc * 8, wa - kTallest,
+                                 wb * 8);
                 for (std::int64_t r = 0; r < rows; r += kDepth)
                     packed_product(wa, wb, std::min(kDepth, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, true, to,
-                                   ldc);
+                                   ldc, wa > kTallest ? sums : Ahead{});
                 for (std::int64_t k = 1; triangle && k < wa; ++k)  // a few more than the triangle were written
                     std::fill_n(to + k * ldc + std::max<std::int64_t>(0, k - kWidest),
                                 std::min<std::int64_t>(k, kWidest), 0.0);
             });
 }
 
-// sum_wz [layers, p] += W [rows, layers]^T Z [rows, p], by columns.
-void weighted_items(std::int64_t rows, const double* w, std::int64_t layers, const MomentSide& side, double* out,
-                    std::vector<Item>& items) {
-    for (std::int64_t k = 0; k < side.p; k += kTile)
-        items.emplace_back([=, z = side.z + k, p = side.p] {
-            gemm_tn(static_cast<int>(layers), static_cast<int>(std::min(kTile, p - k)), static_cast<int>(rows), w,
-                    static_cast<int>(layers), z, static_cast<int>(p), 1.0, out + k, static_cast<int>(p));
-        });
+// Sums of a layer's columns z under weights: 1, its own a, and each a of the other side. A product with few rows.
+// sums [2 + others, cols of the layer].
+void weighted(std::int64_t rows, const PackedSide& side, const MomentSide& of, std::int64_t layer, const double* other,
+              std::int64_t others, double* sums) {
+    const std::int64_t w = micro_kernel<double>().width, count = 2 + others;
+    Buffer<double> packed(round_up(count, w) * std::min(kDepth, rows));
+    for (std::int64_t r0 = 0; r0 < rows; r0 += kDepth) {
+        const std::int64_t depth = std::min(kDepth, rows - r0);
+        for (std::int64_t k = 0; k < round_up(count, w); ++k)
+            for (std::int64_t r = 0; r < depth; ++r) {
+                const double own = k == 0 ? 1.0 : of.a[(r0 + r) * of.layers() + layer];
+                packed.data()[(k / w * depth + r) * w + k % w] = k < 2       ? own
+                                                                 : k < count ? other[(r0 + r) * others + k - 2]
+                                                                             : 0.0;
+            }
+        packed_product(count, side.cols(layer), depth, packed.data(), side.at(layer, 0, r0), false, r0 > 0, sums,
+                       side.cols(layer));
+    }
 }
 
-void own_items(std::int64_t rows, const MomentSide& side, std::vector<Item>& items) {
-    const std::int64_t layers = side.layers();
-    for (std::int64_t l = 0; l < layers; ++l)
-        items.emplace_back([=, &side] {
+// other_sums [others, p]: sums of z weighted by the other side's a [rows, others].
+void weighted_items(std::int64_t rows, const PackedSide& packed, const MomentSide& side, const double* other,
+                    std::int64_t others, double* other_sums, std::vector<Item>& items) {
+    for (std::int64_t l = 0; l < side.layers(); ++l)
+        items.emplace_back([=, &packed, &side] {
+            const std::int64_t first = packed.column(l), cols = packed.cols(l);
+            Buffer<double> sums((2 + others) * cols);
+            weighted(rows, packed, side, l, other, others, sums.data());
+            for (std::int64_t k = 0; k < 2 + others; ++k) {
+                double* to = k == 0   ? side.sum_z + first
+                             : k == 1 ? side.sum_az + first
+                                      : other_sums + (k - 2) * side.p + first;
+                for (std::int64_t c = 0; c < cols; ++c) to[c] += sums.data()[k * cols + c];
+            }
             for (std::int64_t r = 0; r < rows; ++r) {
-                const double a = side.a[r * layers + l];
+                const double a = side.a[r * side.layers() + l];
                 side.sum_a[l] += a;
                 side.sum_aa[l] += a * a;
-                const std::int64_t k = side.offsets[l];
-                add_weighted(side.z + r * side.p + k, a, side.sum_z + k, side.sum_az + k, side.offsets[l + 1] - k);
             }
         });
 }
 
 }  // namespace
 
-void moments_rows(std::int64_t rows, double* z, const double* shift, const double* scale,
-                  const std::vector<std::int64_t>& offsets, double* a, int threads, const Poll& poll) {
-    const std::int64_t layers = static_cast<std::int64_t>(offsets.size()) - 1, p = offsets.back();
+void moments_rows(const std::vector<MomentUnits>& sides, int threads, const Poll& poll) {
     std::vector<Item> items;
-    for (std::int64_t first = 0; first < rows; first += kRows)
-        items.emplace_back([=, &offsets] {
-            for (std::int64_t r = first; r < std::min(rows, first + kRows); ++r) {
-                double* row = z + r * p;
-                shift_scale(row, shift, scale, p);
-                for (std::int64_t l = 0; l < layers; ++l) {
-                    const double* own = row + offsets[l];
-                    a[r * layers + l] = dot(static_cast<int>(offsets[l + 1] - offsets[l]), own, own);
+    for (const MomentUnits& side : sides) {
+        std::int64_t p = 0;
+        for (const MatrixView& layer : side.layers) p += layer.cols;
+        const std::int64_t rows = side.layers.front().rows, layers = static_cast<std::int64_t>(side.layers.size());
+        for (std::int64_t first = 0; first < rows; first += kRows)
+            items.emplace_back([=, &side] {
+                const std::int64_t end = std::min(rows, first + kRows);
+                std::int64_t k = 0;
+                for (std::int64_t l = 0; l < layers; k += side.layers[l++].cols) {
+                    const MatrixView& layer = side.layers[l];
+                    const int cols = static_cast<int>(layer.cols);
+                    double* z = side.z + first * p + k;
+                    pack({layer, side.shift + k, nullptr, side.scale[k], Kernel::linear, 1.0, 0.0, 0, nullptr}, first,
+                         end, 0, cols, z, p);
+                    for (std::int64_t r = first; r < end; ++r, z += p) side.a[r * layers + l] = dot(cols, z, z);
                 }
-            }
-        });
+            });
+    }
     run(items, threads, poll);
 }
 
@@ -194,11 +207,9 @@ void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* ri
             product_items(rows, x_packed, l, x_packed, l, left.gram[l], x_packed.cols(l), items);
         for (std::int64_t l = 0; l < y.layers(); ++l)
             product_items(rows, packed, l, packed, l, right->gram[l], packed.cols(l), items);
-        weighted_items(rows, right->a, y.layers(), left, cross.sum_bx, items);
-        own_items(rows, *right, items);
+        weighted_items(rows, x_packed, left, right->a, y.layers(), cross.sum_bx, items);
     }
-    weighted_items(rows, left.a, left.layers(), y, cross.sum_ay, items);
-    own_items(rows, left, items);
+    weighted_items(rows, packed, y, left.a, left.layers(), cross.sum_ay, items);
     items.emplace_back([&] {
         gemm_tn(static_cast<int>(left.layers()), static_cast<int>(y.layers()), static_cast<int>(rows), left.a,
                 static_cast<int>(left.layers()), y.a, static_cast<int>(y.layers()), 1.0, cross.sum_ab,

@@ -20,6 +20,9 @@ struct ColumnStats {
 };
 ColumnStats column_stats(const MatrixView& x, const double* row_scale, int threads, const Poll& poll);
 
+// The largest |x| of each matrix; infinite where an entry is NaN or infinite.
+std::vector<double> largest_entries(const std::vector<MatrixView>& matrices, int threads, const Poll& poll);
+
 // G [p, p] = Z^T Z of the centred, scaled columns, full and symmetric, float64. block.shift holds the means.
 //
 // Float32 products (exact = false) round a column that holds one value many times (ReLU zeros, minus their mean) the

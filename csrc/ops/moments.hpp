@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/matrix_view.hpp"
 #include "core/tiles.hpp"
 
 namespace simkit {
@@ -33,9 +34,16 @@ struct MomentCross {
     double* sum_bx;  // [layers_right, p_left]; unused with one side alone
 };
 
-// z [rows, p]: raw values on entry, (x - shift) * scale on return; a [rows, layers] = |z|^2 per layer.
-void moments_rows(std::int64_t rows, double* z, const double* shift, const double* scale,
-                  const std::vector<std::int64_t>& offsets, double* a, int threads, const Poll& poll);
+// Rows of one side in the units of its sums.
+struct MomentUnits {
+    std::vector<MatrixView> layers;  // raw, side by side
+    const double* shift;             // [p]
+    const double* scale;             // [p], one value in a layer
+    double* z;                       // [rows, p] out: (x - shift) * scale
+    double* a;                       // [rows, layers] out: |z|^2 per layer
+};
+
+void moments_rows(const std::vector<MomentUnits>& sides, int threads, const Poll& poll);
 
 // Adds `rows` rows to the sums. right == nullptr: the left side with itself.
 void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* right, const MomentCross& cross,

@@ -16,7 +16,8 @@ pack_centred           the centred kernel of all units, packed for ``candidate_s
 adjacency              :class:`Adjacency`: graphs of the rows of a matrix at several thresholds, packed, one pass
 components             labels ``[graphs, n]`` and numbers of edges ``[graphs]`` of packed graphs
 cover                  :class:`CoverSearch` of each packed graph: greedy cover, packing, dual bound
-moments_rows           shifts and scales a block of rows of a stream in place; their squared norms, float64
+largest_entries        the largest magnitude of each matrix, infinite where one is not finite
+moments_rows           :class:`MomentRows` of a block of a stream: shifted, scaled, with squared norms, float64
 moments_add            adds a block of rows to the float64 moments of a stream
 =====================  ================================================================================
 """
@@ -48,6 +49,7 @@ OPS = (
     "adjacency",
     "components",
     "cover",
+    "largest_entries",
     "moments_rows",
     "moments_add",
 )
@@ -256,6 +258,18 @@ class MomentRows:
 
     z: FloatArray
     a: FloatArray
+
+
+@dataclass(frozen=True)
+class MomentUnits:
+    """Raw layers ``[rows, p_l]`` of one side, the sums in whose units they are wanted, and where to write z.
+
+    ``z [rows, p]`` may be the layers' own memory.
+    """
+
+    layers: Sequence[Matrix]
+    side: SideSums
+    z: FloatArray
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from .base import (
     Estimator,
     MomentRows,
     MomentSums,
+    MomentUnits,
     PairSums,
     Route,
     SideSums,
@@ -210,12 +211,25 @@ def cover(bits: packed.BitArray, *, threads: int = 1) -> list[CoverSearch]:
     return [CoverSearch(*found) for found in _core().cover(bits, threads=threads)]
 
 
-def moments_rows(side: SideSums, rows: FloatArray, *, threads: int = 1) -> FloatArray:
+def largest_entries(matrices: Sequence[Matrix], *, threads: int = 1) -> list[float]:
+    """See :func:`simkit.backends.reference.largest_entries`."""
+    found: list[float] = _core().largest_entries([(m.values, m.dtype) for m in matrices], threads=threads)
+    return found
+
+
+def moments_rows(units: Sequence[MomentUnits], *, threads: int = 1) -> list[MomentRows]:
     """See :func:`simkit.backends.reference.moments_rows`."""
-    norms: FloatArray = _core().moments_rows(
-        z=rows, shift=side.shift, scale=side.scale, offsets=list(side.offsets), threads=threads
-    )
-    return norms
+    sides = [
+        {
+            "layers": [(layer.values, layer.dtype) for layer in each.layers],
+            "shift": each.side.shift,
+            "scale": each.side.scale,
+            "z": each.z,
+        }
+        for each in units
+    ]
+    norms = _core().moments_rows(sides, threads=threads)
+    return [MomentRows(each.z, a) for each, a in zip(units, norms, strict=True)]
 
 
 def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> None:

@@ -27,6 +27,7 @@ from .base import (
     Estimator,
     MomentRows,
     MomentSums,
+    MomentUnits,
     PairSums,
     Route,
     SideSums,
@@ -314,11 +315,24 @@ def _cover(ball: packed.BoolArray) -> CoverSearch:
     return CoverSearch(np.array(centres), np.array(packing), float(y.sum()))
 
 
-def moments_rows(side: SideSums, rows: FloatArray, *, threads: int = 1) -> FloatArray:
-    """Overwrite raw ``rows [r, p]`` with z = (x - shift) · scale; returns |z|² per layer ``[r, layers]``."""
-    rows -= side.shift
-    rows *= side.scale
-    return np.stack([np.einsum("ij,ij->i", rows[:, span], rows[:, span]) for span in side.spans], axis=1)
+def largest_entries(matrices: Sequence[Matrix], *, threads: int = 1) -> list[float]:
+    """The largest |x| of each matrix; infinite where an entry is NaN or infinite."""
+    found = []
+    for matrix in matrices:
+        values = np.abs(matrix.float64())
+        found.append(float(values.max()) if np.isfinite(values).all() else math.inf)
+    return found
+
+
+def moments_rows(units: Sequence[MomentUnits], *, threads: int = 1) -> list[MomentRows]:
+    """Each side's raw layers as z = (x - shift) · scale, written where the units say, with |z|² per layer."""
+    out = []
+    for each in units:
+        for layer, span in zip(each.layers, each.side.spans, strict=True):
+            each.z[:, span] = (layer.float64() - each.side.shift[span]) * each.side.scale[span]
+        norms = [np.einsum("ij,ij->i", each.z[:, span], each.z[:, span]) for span in each.side.spans]
+        out.append(MomentRows(each.z, np.stack(norms, axis=1)))
+    return out
 
 
 def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> None:

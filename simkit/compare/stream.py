@@ -98,8 +98,7 @@ class StreamingCKA:
         same_samples([*rows, *(columns or ())])
         names = self._check_layers(rows, columns)
         seen = self.samples
-        for matrix in [*rows, *(columns or ())]:
-            check_finite(matrix, first_row=seen, backend=self._backend, threads=self._threads)
+        check_finite([*rows, *(columns or ())], first_row=seen, backend=self._backend, threads=self._threads)
         self._torn = True
         self._rows, self._columns = names
         if self._mode == "exact":
@@ -159,9 +158,7 @@ class StreamingCKA:
             bytes_held = moments.state_bytes(self._exact.left_widths, self._exact.right_widths)
             chosen = choose("moments_add", backend=self._backend)
             step = Step("moments_add", chosen.backend, chosen.reason, "float64 moments, one pass", 0, bytes_held)
-            rows = choose("moments_rows", backend=self._backend)
-            steps = (step, Step("moments_rows", rows.backend, rows.reason))
-            return self._matrix(sums, Plan(steps), self.samples)
+            return self._matrix(sums, Plan((step, *self._ran("moments_rows", "largest_entries"))), self.samples)
         assert self._estimate is not None
         return self._estimated(self._estimate)
 
@@ -240,6 +237,10 @@ class StreamingCKA:
         if needed > self._memory:
             raise ValueError(f"the exact state takes {needed} bytes, more than memory={self._memory}")
 
+    def _ran(self, *ops: str) -> list[Step]:
+        choices = [(op, choose(op, backend=self._backend)) for op in ops]
+        return [Step(op, choice.backend, choice.reason) for op, choice in choices]
+
     def _few_rows(self, exact: moments.Moments) -> SimilarityMatrix:
         """Fewer rows than one block: the array engine on the staged rows."""
         rows = slice(0, exact.staged)
@@ -315,7 +316,9 @@ class StreamingCKA:
         if estimate.waiting:
             notes.append(f"the last {len(estimate.waiting[0])} samples were too few for a batch and do not count")
         step = Step("pair_sums", chosen.backend, chosen.reason, "minibatch")
-        plan = Plan((step, *preparing_steps(Linear(), backend=self._backend)), tuple(notes))
+        plan = Plan(
+            (step, *preparing_steps(Linear(), backend=self._backend), *self._ran("largest_entries")), tuple(notes)
+        )
         return self._matrix(sums, plan, estimate.samples)
 
 

@@ -36,7 +36,7 @@ _STORED = {
 
 _RESULTS = {
     "simkit.SimilarityMatrix.1": "a saved SimilarityMatrix (SimilarityMatrix.load reads it)",
-    "simkit.PrunedModel.2": "a model saved by simkit.pruning.save (simkit.pruning.load reads it)",
+    "simkit.PrunedModel.3": "a model saved by simkit.pruning.save (simkit.pruning.load reads it)",
 }
 """Formats that simkit itself writes as safetensors, and what they hold instead of features."""
 

@@ -57,6 +57,9 @@ class View:
         """
         self._require_samples(value, batch)
         samples = value.detach().reshape(batch, -1)
+        apart = self.units.ndim == value.dim() > 1 and self.units.shape[1] == self.units.size == count
+        if apart and self.rows == 1 and np.array_equal(self.units.ravel(), np.arange(count)):
+            return samples.clone().reshape(batch, count, -1)  # units lie one after another: nothing is to be gathered
         owners = np.broadcast_to(self.units, (self.rows, *value.shape[1:])).ravel()
         order = np.argsort(owners, kind="stable")
         order = order[owners[order] >= 0]

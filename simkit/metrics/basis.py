@@ -20,7 +20,7 @@ import scipy  # its submodules load when first used, so `import simkit` does not
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
 from ..errors import DegenerateWarning
 from ..kernels import Linear
-from .cholesky import EPS, Whitened, cross, gram_of, product, upper_cholesky, whiten
+from .cholesky import EPS, Whitened, cross, gram_of, inverse_of_triangle, product, upper_cholesky, whiten
 from .measure import Need
 from .prepare import prepare_with_stats
 
@@ -156,10 +156,7 @@ def singular_values(a: FloatArray) -> FloatArray:
     roots = _roots(a)
     if roots is not None and EPS * roots[0] <= _VALUE_ERROR * roots[-1]:
         return roots
-    try:
-        return np.asarray(scipy.linalg.svdvals(a, check_finite=False))
-    except np.linalg.LinAlgError:
-        return svd(a)[1]
+    return _by_bidiagonalization(a)
 
 
 def nuclear_norm(a: FloatArray) -> float:
@@ -167,7 +164,14 @@ def nuclear_norm(a: FloatArray) -> float:
     roots = _roots(a)
     if roots is not None and EPS * roots[0] ** 2 * float((1.0 / roots).sum()) <= _SUM_ERROR * float(roots.sum()):
         return float(roots.sum())
-    return float(singular_values(a).sum())
+    return float(_by_bidiagonalization(a).sum())
+
+
+def _by_bidiagonalization(a: FloatArray) -> FloatArray:
+    try:
+        return np.asarray(scipy.linalg.svdvals(a, check_finite=False))
+    except np.linalg.LinAlgError:
+        return svd(a)[1]
 
 
 def _roots(a: FloatArray) -> FloatArray | None:
@@ -179,8 +183,13 @@ def _roots(a: FloatArray) -> FloatArray | None:
         return None
     half = gram_of(a if a.shape[0] >= a.shape[1] else a.T)
     r = upper_cholesky(half)
-    if r is None or EPS * half.diagonal().max() > _SUM_ERROR * np.sqrt(len(r) * half.trace()) * r.diagonal().min():
-        return None  # the smallest root, below any diagonal entry of R, is too small for either use
+    if r is None:
+        return None
+    diagonal = half.diagonal()
+    largest = (2 * np.vdot(half, half) - diagonal @ diagonal) / diagonal.sum()  # Σ λ² / Σ λ, at most λ₁
+    inverses = np.linalg.norm(inverse_of_triangle(r))  # at most Σ 1 / √λ
+    if EPS * largest * inverses > _SUM_ERROR * np.sqrt(len(r) * diagonal.sum()):
+        return None  # the eigenvalues, which cost more, would not do
     try:
         values = scipy.linalg.eigvalsh(half, lower=False, check_finite=False, driver="evd")
     except np.linalg.LinAlgError:

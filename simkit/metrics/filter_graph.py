@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ..arrays import Matrix, as_filters
 from ..backends.base import Adjacency, Plan, Step
-from ..backends.bits import BitArray, BoolArray, unpack, without_vertex
+from ..backends.bits import BitArray, BoolArray, pack, unpack, without_vertex
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads
 from ..errors import DegenerateWarning
@@ -199,6 +199,14 @@ def build(weight: Matrix, threshold: ThresholdLike, norm: Norm, backend: str | N
     graphs = _finish(np.arange(weight.n), kinds, found.bits, (step,), backend, team)
     _warn(weight, graphs, found, calibrated=threshold is None)
     return Sweep(graphs, found.bits, several)
+
+
+def of_adjacency(
+    filters: IndexArray, adjacent: BoolArray, threshold: float, norm: Norm, fan_in: int, reason: str
+) -> FilterGraph:
+    """The graph of filters whose adjacency ``[n, n]`` (diagonal False) is known."""
+    kind = (threshold, norm, to_cosine(threshold, norm, fan_in))
+    return _finish(filters, [kind], pack(adjacent)[None], (Step("adjacency", "reference", reason),), None, 1)[0]
 
 
 def _finish(

@@ -16,7 +16,6 @@ from .measure import Degenerate
 
 CONSTANT = "every feature is constant over the samples"
 _FAR = 100  # squared offset over variance from which distances are formed of centred rows, raw products apart
-_BFLOAT16_EXPONENT = 0x7F80  # all ones: NaN or infinite
 _LARGEST = 2.0**1000
 _SAME_WAY = 1e-9  # unit rows, right to a few 1e-16, that differ by less are off by more than 1e-6 of their difference
 
@@ -78,15 +77,14 @@ def preparing_steps(kernel: Kernel, *, backend: str | None = None, inputs: Seque
     return tuple(dict.fromkeys(Step(op, choice.backend, choice.reason) for op, choice in choices))
 
 
-def check_finite(x: Matrix, *, first_row: int = 0, backend: str | None = None, threads: int | None = None) -> None:
-    """As :func:`checked_stats`, without the statistics where the extremes show that every entry is fine."""
-    if x.dtype == "bfloat16":  # held as uint16
-        fine = not bool((x.values & _BFLOAT16_EXPONENT == _BFLOAT16_EXPONENT).any())
-    else:
-        with np.errstate(invalid="ignore"):  # comparisons with NaN, which np.max hands on
-            fine = max(-float(x.values.min()), float(x.values.max())) <= _LARGEST
-    if not fine:
-        checked_stats(x, first_row=first_row, backend=backend, threads=threads)
+def check_finite(
+    matrices: Sequence[Matrix], *, first_row: int = 0, backend: str | None = None, threads: int | None = None
+) -> None:
+    """As :func:`checked_stats` of each, without the statistics where the largest entries show that all are fine."""
+    largest = choose("largest_entries", backend=backend).function(matrices, threads=check_threads(threads))
+    for x, entry in zip(matrices, largest, strict=True):
+        if not entry <= _LARGEST:
+            checked_stats(x, first_row=first_row, backend=backend, threads=threads)
 
 
 def checked_stats(

@@ -51,6 +51,19 @@ class Reconstruction:
         """Mean squared change of ``weight [out, u] @ x`` when units are removed, and when they are reconstructed."""
         return _quadratic(weight, self.removed), _quadratic(weight, self.lost)
 
+    def error_on(self, rows: Covariance, weight: FloatArray) -> float:
+        """Mean squared change of ``weight [out, u] @ x`` over other rows, that the reconstruction was not fitted to.
+
+        ValueError: rows of another number of units, or none.
+        """
+        units = len(self.offset)
+        if rows.p != units or rows.n < 1:
+            raise ValueError(f"{rows.n} rows of {rows.p} units do not test a reconstruction of {units}")
+        left = np.eye(units)
+        left[:, self.kept] -= self.mixing
+        mean = left @ rows.mean - self.offset
+        return _quadratic(weight @ left, rows.scatter / rows.n) + float(np.square(weight @ mean).sum())
+
 
 def reconstruction(
     covariance: Covariance,

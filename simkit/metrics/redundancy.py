@@ -79,7 +79,7 @@ def redundancy(
     weight: object,
     *,
     threshold: float | None = None,
-    norm: Norm = "distance",
+    norm: Norm | None = None,
     covering_weight: float = 0.65,
     components_weight: float = 0.35,
     estimator: CoveringEstimator = "greedy",
@@ -91,7 +91,7 @@ def redundancy(
     weight: object,
     *,
     threshold: Iterable[float] | npt.NDArray[np.floating],
-    norm: Norm = "distance",
+    norm: Norm | None = None,
     covering_weight: float = 0.65,
     components_weight: float = 0.35,
     estimator: CoveringEstimator = "greedy",
@@ -102,7 +102,7 @@ def redundancy(
     weight: object,
     *,
     threshold: ThresholdLike = None,
-    norm: Norm = "distance",
+    norm: Norm | None = None,
     covering_weight: float = 0.65,
     components_weight: float = 0.35,
     estimator: CoveringEstimator = "greedy",
@@ -114,7 +114,7 @@ def redundancy(
     Args:
         weight: filters ``[n, ...]``, or the :class:`simkit.FilterGraph` of some, such as ``graph.remove(i)``.
         threshold: as in :func:`simkit.filter_graph`; a sequence gives a list. A graph has its own.
-        norm: of the threshold, as in :func:`simkit.filter_graph`.
+        norm: of the threshold, as in :func:`simkit.filter_graph`; None is ``"distance"``. A graph has its own.
         covering_weight: factor of the covering number, not negative.
         components_weight: factor of the number of components, not negative; the two are not both 0.
         estimator: ``"greedy"`` takes the upper bound of the covering number; ``"total_degree"`` the estimate of the
@@ -124,7 +124,7 @@ def redundancy(
         threads: worker threads; None takes the processors of this process.
 
     Raises:
-        ValueError: bad weights of the formula, an unknown estimator, a threshold beside a graph; and as
+        ValueError: bad weights of the formula, an unknown estimator, a threshold or a norm beside a graph; and as
             :func:`simkit.filter_graph`.
 
     Warns:
@@ -135,14 +135,13 @@ def redundancy(
     if estimator not in ("greedy", "total_degree"):
         raise ValueError(f'estimator must be "greedy" or "total_degree", not {estimator!r}')
     if isinstance(weight, FilterGraph):
-        if threshold is not None:
-            raise ValueError(
-                f"a graph has its threshold, {weight.threshold!r}: threshold={threshold!r} cannot be given"
-            )
+        for option, own, given in (("threshold", weight.threshold, threshold), ("norm", weight.norm, norm)):
+            if given is not None:
+                raise ValueError(f"a graph has its {option}, {own!r}: {option}={given!r} cannot be given")
         sweep = Sweep([weight], weight.bits[None], False)
         backend = weight.asked if backend is None else backend
     else:
-        sweep = build(as_filters(weight), threshold, norm, backend, threads)
+        sweep = build(as_filters(weight), threshold, "distance" if norm is None else norm, backend, threads)
     choice = choose("cover", backend=backend)
     step = Step("cover", choice.backend, choice.reason)
     results = []

@@ -11,6 +11,7 @@ from torch import nn
 from ..graph.preserve import own_copy
 from .compensation.repair import check_repair, repair
 from .decisions import LayerPlan, PruningPlan
+from .recalibrate import RECALIBRATED, recalibrated
 from .sizes import named_tensors, read_size, replace_tensors, write_size
 from .verify import require_equal
 
@@ -46,7 +47,9 @@ def mask(model: nn.Module, layers: Iterable[LayerPlan]) -> nn.Module:
     return model
 
 
-def apply(model: nn.Module, plan: PruningPlan, example_inputs: Any, verify: bool = True) -> nn.Module:
+def apply(
+    model: nn.Module, plan: PruningPlan, example_inputs: Any, verify: bool = True, *, recalibrate: object = None
+) -> nn.Module:
     """A new model without the plan's units: smaller tensors, size attributes to match, the input model untouched.
 
     Mode, dtype, device and requires_grad are those of the model. What is left is noted in two attributes of the new
@@ -60,9 +63,12 @@ def apply(model: nn.Module, plan: PruningPlan, example_inputs: Any, verify: bool
         verify: run the masked and the cut model on ``example_inputs`` in float64 eval mode, without the model's forward
             hooks, and require equal outputs of every layer concerned, to rounding. Where removal is approximate, the
             masked model's layer and group norms leave the removed channels out of their statistics.
+        recalibrate: data on which the statistics of the new model's BatchNorm layers are estimated again, as by
+            :func:`recalibrated`, after the verification; None leaves those of the dense model.
 
     Raises:
-        ValueError: the plan does not fit the model, or the outputs differ (the message names the first module).
+        ValueError: the plan does not fit the model, or the outputs differ (the message names the first module); as
+            :func:`recalibrated`.
     """
     _check_fits(model, plan)
     whole = repair(own_copy(model), plan.layers) if any(layer.repairs for layer in plan.layers) else model
@@ -71,7 +77,8 @@ def apply(model: nn.Module, plan: PruningPlan, example_inputs: Any, verify: bool
     setattr(small, SIZES, _sizes_overall(model, small, plan))
     if verify:
         require_equal(whole, plan.layers, example_inputs, mask=mask, cut=cut)
-    return small
+    vars(small).pop(RECALIBRATED, None)  # that of a model with more units
+    return small if recalibrate is None else recalibrated(small, recalibrate)
 
 
 def cut(small: nn.Module, layers: Iterable[LayerPlan]) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from ..graph import Group, quiet_copy
 from .apply import cut
-from .latency import latency
+from .latency import device_name, latency
 from .layers import layer_plan
 from .ledger import Ledger, macs_ledger, params_ledger, units_ledger
 from .scores import Allocator, Ranking, Scope, Score, Subject
@@ -47,11 +47,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Decision:
-    """Units to go by layer, the rankings they are the first of, and latencies in seconds where these were measured."""
+    """Units to go by layer, the rankings they are the first of; where it was measured, latency before and after in
+    seconds, and the device's name."""
 
     counts: dict[str, int]
     rankings: dict[str, Ranking]
-    latencies: tuple[float, float] | None = None
+    latencies: tuple[float, float, str] | None = None
 
 
 def decide(request: Request, subject: Subject, score: Score) -> Decision:
@@ -98,7 +99,7 @@ def _shares(request: Request, subject: Subject, score: Score) -> Decision:
 
 
 def _first(ranking: Ranking, count: int) -> Ranking:
-    return Ranking(ranking.order[:count], ranking.scores[:count], ranking.stopped)
+    return replace(ranking, order=ranking.order[:count], scores=ranking.scores[:count])
 
 
 def _stops(rankings: Mapping[str, Ranking]) -> Iterator[str]:
@@ -208,7 +209,7 @@ def _by_latency(request: Request, subject: Subject, score: Score, rankings: dict
     if index == len(candidates):
         index -= 1
         _require_stops(request, rankings, 1.0 - times[index] / before)
-    return Decision(candidates[index], rankings, (before, times[index]))
+    return Decision(candidates[index], rankings, (before, times[index], device_name(subject.example_inputs)))
 
 
 def _nested(request: Request, subject: Subject, score: Score, rankings: Mapping[str, Ranking]) -> list[dict[str, int]]:

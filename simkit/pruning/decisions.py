@@ -178,7 +178,8 @@ class Repair:
     Along ``dim`` of ``tensor`` the entries at ``kept [m, w]`` (unit, position within the unit) gain ``mixing [r, m]``
     times those at ``removed [r, w]``. ``offset [r]`` is what stays constant of a removed unit; what the consumer makes
     of it is added to ``constant`` (a bias), or subtracted if that is a running mean; None: it is dropped. ``before``
-    and ``after`` are mean squared errors of the consumer's output without and with this, where data told them.
+    and ``after`` are mean squared errors of the consumer's output without and with this, where data told them;
+    ``held_out`` is the latter on samples apart, of what the other samples alone would have told.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -193,6 +194,7 @@ class Repair:
     before: float | None
     after: float | None
     note: str
+    held_out: float | None = None
 
     def __post_init__(self) -> None:
         gone, stays, mixing, offset = (part.array() for part in (self.removed, self.kept, self.mixing, self.offset))
@@ -267,8 +269,8 @@ class PruningPlan:
     """Everything that was decided. ``macs`` are multiply-adds of convolutions and matrix products for one sample.
 
     ``amount`` is a share of what ``budget`` names. ``exact`` says whether cutting equals masking, ``exact_reason`` why
-    (or why not). Latencies in seconds are those that were measured to meet a budget. ``compensate`` says what makes up
-    for the removed units.
+    (or why not). Latencies in seconds are those that were measured to meet a budget, or by :func:`with_latency`, on
+    ``latency_device``. ``compensate`` says what makes up for the removed units.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -288,6 +290,7 @@ class PruningPlan:
     budget: Literal["units", "params", "macs", "latency"] = "units"
     latency_before: float | None = None
     latency_after: float | None = None
+    latency_device: str | None = None
     compensate: str | None = None
 
     def __post_init__(self) -> None:
@@ -345,7 +348,8 @@ class PruningPlan:
         if self.latency_before is not None and self.latency_after is not None:
             change = self.latency_after / self.latency_before - 1
             lines.append(
-                f"latency {1e3 * self.latency_before:.3g} -> {1e3 * self.latency_after:.3g} ms ({change:+.1%})"
+                f"latency {1e3 * self.latency_before:.3g} -> {1e3 * self.latency_after:.3g} ms ({change:+.1%}) "
+                f"on {self.latency_device or 'an unknown device'}"
             )
         lines.append(f"{'exact' if self.exact else 'approximate'}: {self.exact_reason}")
         return "\n".join(lines)

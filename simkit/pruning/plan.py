@@ -176,7 +176,7 @@ def _assemble(
             default = "amount leaves it whole" if group.name in open_names else "keep names it"
             stopped = None if ranking is None else ranking.stopped
             stays.append(FrozenLayer(group.name, group.units, group.frozen or stopped or default))
-    before, after = decision.latencies or (None, None)
+    before, after, device = decision.latencies or (None, None, None)
     return PruningPlan(
         layers=tuple(layers),
         frozen=tuple(stays),
@@ -193,6 +193,7 @@ def _assemble(
         budget=request.budget,
         latency_before=before,
         latency_after=after,
+        latency_device=device,
     )
 
 
@@ -208,7 +209,9 @@ def _layer(group: Group, request: Request, score: Score, count: int, ranking: Ra
         reason = f"lowest of all layers' scores together, {amount}"
     if request.round_to > 1:
         reason += f", a multiple of {request.round_to} left"
-    if ranking.stopped is not None and count == len(ranking.order):
+    if ranking.idle:
+        reason += f"; {min(ranking.idle, count)} without effect on the data, which go first and by index"
+    if ranking.stopped is not None and count + request.round_to > len(ranking.order):
         reason += f"; no more, as {ranking.stopped}"
     return layer_plan(group, ranking.order[:count], ranking.scores[:count], reason)
 

@@ -42,14 +42,16 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "zero, so that a removed unit still emits its bias.",
         ),
         "seed002": Preset(
-            score=Redundancy(threshold=0.023, norm="sqrt_fan_in", estimator="total_degree", step="two_sqrt"),
+            score=Redundancy(
+                threshold=0.023, norm="sqrt_fan_in", estimator="total_degree", step="two_sqrt", fan_in="whole"
+            ),
             scope="global",
             compensate=None,
             source="CENG501 reproduction of Wang, Li, Wang 2021, arXiv:2104.03438",
             differs="Distances are divided by the square root of the fan-in, so that at this threshold every graph "
             "is complete and redundancy measures the width of a layer; filters go in bunches of 2 sqrt(r); the "
-            "covering number is estimated by total degree. Redundancy() calibrates the threshold and removes one unit "
-            "at a time.",
+            "covering number is estimated by total degree; weights for filters that have gone still count. "
+            "Redundancy() calibrates the threshold, removes one unit at a time and leaves these weights out.",
         ),
         "seed003": Preset(
             score=L1(),

@@ -15,6 +15,7 @@ from ..kernels import as_integer
 from .representations import take
 
 BATCH = 256
+RECALIBRATED = "simkit_recalibrated"
 
 
 class _Pooled:
@@ -40,7 +41,8 @@ def recalibrated(model: nn.Module, data: object, *, samples: int = 2000) -> nn.M
 
     ``data``: inputs ``[n, ...]`` of a model of one input, or batches of them. While it runs, these layers normalise
     every batch of 256 by itself, as in training, and all others are in eval mode; the variance written is that of all
-    values together. Nothing else changes; the copy is in the mode of ``model``.
+    values together. Nothing else changes; the copy is in the mode of ``model``, and has the number of samples in the
+    attribute ``simkit_recalibrated``, which :func:`save` stores.
 
     Raises:
         ValueError: the model has no BatchNorm layer that keeps statistics, or one that reads a single value; fewer than
@@ -63,12 +65,12 @@ def recalibrated(model: nn.Module, data: object, *, samples: int = 2000) -> nn.M
     pooled = {name: _Pooled() for name in norms}
     device = next(iter(norms.values())).running_mean.device  # type: ignore[union-attr]
     with _reading(small, norms, pooled), torch.no_grad(), preserved_rng():
-        for start in range(0, len(inputs), BATCH):
-            batch = inputs[start : start + BATCH]
-            if len(batch) > 1:  # one sample has no variance
-                small(batch.to(device))
+        batches = [batch for batch in torch.split(inputs, BATCH) if len(batch) > 1]  # one sample has no variance
+        for batch in batches:
+            small(batch.to(device))
     for name, norm in norms.items():
         _write(name, norm, pooled[name])
+    setattr(small, RECALIBRATED, sum(map(len, batches)))
     return small
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ BATCH = 256
 HELD_BYTES = 2**30  # representations kept at once; more layers mean more passes over the inputs
 Inputs: TypeAlias = tuple[Tensor, ...]
 Reader: TypeAlias = Callable[[Group, View, Tensor, int], Tensor]
-Keeper: TypeAlias = Callable[[Tensor], None]
+Keeper: TypeAlias = Callable[[Tensor, int], None]  # rows, sample by sample, and of how many samples
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,13 @@ def representations(
     first = inputs[0]
     captured = source.captured(min(BATCH, len(first)))
     for batch in _passes(groups, chosen, len(first), first.element_size() if first.is_floating_point() else 4):
-        parts: dict[str, list[Tensor]] = {group.name: [] for group in batch}
-        wanted = [(group, chosen[group.name], _appender(parts[group.name])) for group in batch]
+        held = {group.name: _Held(len(first)) for group in batch}
+        wanted = [(group, chosen[group.name], held[group.name].take) for group in batch]
         with preserved_rng():
             _run(source, wanted, [tuple(inputs)], read, captured)
+        wanted.clear()  # so that a layer is let go as soon as it has been handed on
         for group in batch:
-            yield group, torch.cat(parts.pop(group.name))
+            yield group, held.pop(group.name).values
 
 
 def stream(
@@ -124,8 +125,13 @@ class Moments:
     def __init__(self) -> None:
         self._stream: CovarianceStream | None = None
 
-    def take(self, rows: Tensor) -> None:
-        """Add rows ``[k, columns]``."""
+    @property
+    def rows(self) -> int:
+        """Rows so far."""
+        return 0 if self._stream is None else self._stream.rows
+
+    def take(self, rows: Tensor, samples: int) -> None:
+        """Add the rows ``[k, columns]`` of some samples."""
         if self._stream is None:
             self._stream = CovarianceStream(rows.shape[1])
         self._stream.update(rows.to(torch.float64).cpu().numpy())
@@ -193,8 +199,20 @@ def _required(group: Group, view: View | None) -> View:
     return view
 
 
-def _appender(parts: list[Tensor]) -> Keeper:
-    return lambda rows: parts.append(rows.cpu())
+class _Held:
+    """Takes the rows of ``samples`` samples into one tensor on the host."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.values = torch.empty(0)
+        self._filled = 0
+
+    def take(self, rows: Tensor, samples: int) -> None:
+        """Add the rows of some samples."""
+        if not self._filled:
+            self.values = rows.new_empty((len(rows) // samples * self.samples, *rows.shape[1:]), device="cpu")
+        self.values[self._filled : self._filled + len(rows)] = rows
+        self._filled += len(rows)
 
 
 def _passes(groups: Sequence[Group], views: Mapping[str, View], samples: int, itemsize: int) -> Iterator[list[Group]]:
@@ -212,15 +230,21 @@ def _passes(groups: Sequence[Group], views: Mapping[str, View], samples: int, it
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a captured model and hands on some values at once: an operation in place may overwrite them next."""
+    """Runs a captured model up to the last of the wanted nodes, and hands on their values at once: an operation in
+    place may overwrite them next."""
 
-    def __init__(self, captured: Captured, keep: Callable[[str, Tensor], None]) -> None:
+    def __init__(self, captured: Captured, wanted: Collection[str], keep: Callable[[str, Tensor], None]) -> None:
         super().__init__(captured.module)
+        self.left = set(wanted)
         self.keep = keep
 
     def run_node(self, n: fx.Node) -> Any:
+        if not self.left:
+            return None
         value = super().run_node(n)
-        self.keep(n.name, value)
+        if n.name in self.left:
+            self.left.remove(n.name)
+            self.keep(n.name, value)
         return value
 
 
@@ -244,11 +268,13 @@ def _run(
                 count, batch = len(part[0]), captured.batch
 
                 def hand_on(name: str, value: Tensor, count: int = count, batch: int = batch) -> None:
-                    for group, view, keep in at.get(name, ()):
+                    for group, view, keep in at[name]:
                         rows = read(group, view, value, batch)
-                        keep(rows[: len(rows) // batch * count])
+                        keep(rows[: len(rows) // batch * count], count)
 
-                _interpret(captured, [_padded(value, batch) for value in part], fixed, hand_on)
+                device = next(iter(captured.constants.values())).device
+                given = (*(_padded(value, batch).to(device) for value in part), *fixed)
+                _Recorder(captured, at, hand_on).run(*captured.arguments(given), enable_io_processing=False)
 
 
 def _batches(pieces: Iterable[Inputs], size: int) -> Iterator[Inputs]:
@@ -275,11 +301,3 @@ def _joined(parts: Sequence[Inputs]) -> Inputs:
 def _padded(values: Tensor, batch: int) -> Tensor:
     """The last row repeated, up to the size for which the model was captured; always a copy."""
     return values[torch.arange(batch).clamp(max=len(values) - 1)]
-
-
-def _interpret(
-    captured: Captured, inputs: Sequence[Tensor], fixed: tuple[Any, ...], keep: Callable[[str, Tensor], None]
-) -> None:
-    device = next(iter(captured.constants.values())).device
-    arguments = captured.arguments((*(value.to(device) for value in inputs), *fixed))
-    _Recorder(captured, keep).run(*arguments, enable_io_processing=False)

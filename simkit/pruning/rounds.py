@@ -80,6 +80,7 @@ def structured_rounds(
     keep: Collection[str] = (),
     compensate: Compensation | None = None,
     verify: bool = True,
+    recalibrate: object = None,
 ) -> Iterator[Round]:
     """Cut every layer down to ``1 - amount`` of its units in several rounds, and retrain after each.
 
@@ -99,6 +100,7 @@ def structured_rounds(
         keep: names of layers whose units all stay.
         compensate: as for :func:`plan`.
         verify: as for :func:`apply`.
+        recalibrate: as for :func:`apply`, after every cut, before retraining.
 
     Raises:
         ValueError: as :func:`plan` and :func:`shares`; the criterion's layers do not compare by share.
@@ -109,7 +111,7 @@ def structured_rounds(
     before = {group.name: group.units for group in graph.prunable if group.name not in kept}
     return _rounds(
         model, example_inputs, wanted, before, retrain=retrain, score=score, data=data,
-        compensate=compensate, verify=verify,
+        compensate=compensate, verify=verify, recalibrate=recalibrate,
     )  # fmt: skip
 
 
@@ -121,6 +123,7 @@ def _rounds(
     *,
     retrain: Callable[[nn.Module, int], Any] | None,
     verify: bool,
+    recalibrate: object,
     **options: Any,
 ) -> Iterator[Round]:
     current = model
@@ -129,7 +132,7 @@ def _rounds(
         if not amounts:
             continue  # so small a step takes no whole unit of any layer
         decided = plan(current, example_inputs, amount=amounts, **options)
-        current = apply(current, decided, example_inputs, verify=verify)
+        current = apply(current, decided, example_inputs, verify=verify, recalibrate=recalibrate)
         retrained = None if retrain is None else retrain(current, number)
         yield Round(number, share, decided, current, retrained)
 

@@ -28,6 +28,19 @@ def size_attributes(module: nn.Module) -> dict[str, int]:
     return attention_sizes(module)
 
 
+def norm_sizes(module: nn.Module) -> dict[str, int]:
+    """The same of normalisation layers that keep a tensor, for sizes that are one number."""
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        name = "num_features"
+    elif isinstance(module, nn.GroupNorm):
+        name = "num_channels"
+    else:
+        return {}
+    own = [getattr(module, leaf, None) for leaf in ("weight", "running_mean")]
+    kept = next((tensor for tensor in own if isinstance(tensor, torch.Tensor)), None)
+    return {} if kept is None else {name: kept.shape[0]}
+
+
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name; a tied one under each of its names."""
     return {
@@ -72,7 +85,7 @@ def read_size(model: nn.Module, module: str, attribute: str, index: int | None) 
     except AttributeError:
         raise ValueError(f"{type(model).__name__} has no module {module!r}") from None
     if index is not None:
-        if not isinstance(value, (tuple, list)) or index >= len(value):
+        if not isinstance(value, (tuple, list)) or not 0 <= index < len(value):
             raise ValueError(f"{place} has no entry {index} but is {value!r}")
         value = value[index]
     if isinstance(value, bool) or not isinstance(value, int):

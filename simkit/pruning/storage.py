@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import nn
@@ -16,10 +17,11 @@ from torch import nn
 from ..files import check_safetensors_name, writable, write_atomically
 from ..graph.preserve import own_copy, preserved_rng
 from .apply import KEPT, SIZES
-from .sizes import named_tensors, read_size, renew_attributes, size_attributes, write_size
+from .recalibrate import RECALIBRATED
+from .sizes import named_tensors, norm_sizes, read_size, renew_attributes, size_attributes, write_size
 
 METADATA = "simkit"  # one key: safetensors writes several in an order that changes from process to process
-FORMAT: Final = "simkit.PrunedModel.2"
+FORMAT: Final = "simkit.PrunedModel.3"
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -56,14 +58,25 @@ class SizeRecipe(BaseModel):
 
 
 class Recipe(BaseModel):
-    """All modules that own tensors, by path; changed sizes; tied tensors, by the name under which they are stored."""
+    """All modules that own tensors, by path; changed sizes; tied tensors, by the name under which they are stored.
+
+    ``recalibrated`` is the number of samples on which BatchNorm statistics were estimated after the last cut.
+    ``checksum`` is of all the rest: whether a size is right that only the model's code reads, nothing else could tell.
+    """
 
     model_config: ClassVar[ConfigDict] = _STRICT
 
-    format: Literal["simkit.PrunedModel.2"]
+    format: Literal["simkit.PrunedModel.3"]
     modules: dict[str, ModuleRecipe]
     sizes: tuple[SizeRecipe, ...]
     tied: dict[str, str]
+    recalibrated: Annotated[int, Field(ge=2)] | None
+    checksum: str = ""
+
+    def sealed(self) -> Recipe:
+        """The recipe with the checksum that it should have."""
+        written = self.model_dump_json(exclude={"checksum"})
+        return self.model_copy(update={"checksum": hashlib.sha256(written.encode()).hexdigest()})
 
 
 def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -90,9 +103,10 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
             for (module, attribute, index), value in sizes.items()
         ),
         tied=tied,
+        recalibrated=getattr(small, RECALIBRATED, None),
     )
     try:
-        data = serialize(state, metadata={METADATA: recipe.model_dump_json()})
+        data = serialize(state, metadata={METADATA: recipe.sealed().model_dump_json()})
     except RuntimeError as error:
         raise ValueError(f"{type(small).__name__} cannot be saved: {str(error).strip().splitlines()[0]}") from None
     write_atomically(target, data)
@@ -112,7 +126,8 @@ def load(path: str | os.PathLike[str], model_factory: Callable[[], nn.Module]) -
     The result is on the device of the factory's model, in its mode; dtypes, ties and requires_grad are those saved.
 
     Raises:
-        ValueError: the file is no such file, or does not fit the factory's model (the message names the tensor).
+        ValueError: the file is no such file, contradicts itself, or does not fit the factory's model (the message names
+            the tensor, module or attribute).
         FileNotFoundError: there is no file. TypeError: ``model_factory`` does not make a module.
     """
     recipe, state = _read(Path(path))
@@ -126,19 +141,30 @@ def load(path: str | os.PathLike[str], model_factory: Callable[[], nn.Module]) -
     if odd:
         where = "the file" if odd[0] in current else f"the factory's {type(dense).__name__}"
         raise ValueError(f"tensor {odd[0]!r} is missing from {where}")
+    _check_ties(recipe, state, current)
     for size in recipe.sizes:
         _resize(small, size)
     with torch.no_grad():
         placed = {name: _placed(name, current[name], value) for name, value in state.items()}
     for name in current:
         place, _, leaf = name.rpartition(".")
-        if recipe.tied.get(name, name) not in placed:
-            raise ValueError(f"tensor {name!r} is tied to {recipe.tied[name]!r}, which is not in the file")
         setattr(small.get_submodule(place), leaf, placed[recipe.tied.get(name, name)])
     changed = [name for name, tensor in current.items() if placed[recipe.tied.get(name, name)].shape != tensor.shape]
     renew_attributes(small, changed)
-    _finish(small, recipe)
+    _check_modules(small, recipe)
+    _check_sizes(small, recipe, {name.rpartition(".")[0] for name in changed})
+    _finish(small, recipe, {name: tuple(tensor.shape) for name, tensor in current.items()})
     return small
+
+
+def _check_ties(recipe: Recipe, state: Mapping[str, torch.Tensor], current: Mapping[str, torch.Tensor]) -> None:
+    for name, first in recipe.tied.items():
+        if first not in state:
+            raise ValueError(f"tensor {name!r} is tied to {first!r}, which is not in the file")
+        if name in state:
+            raise ValueError(f"tensor {name!r} is tied to {first!r} and in the file itself")
+        if isinstance(current[name], nn.Parameter) != isinstance(current[first], nn.Parameter):
+            raise ValueError(f"tensor {name!r} is tied to {first!r}, of which one is a parameter and the other is none")
 
 
 def _resize(small: nn.Module, size: SizeRecipe) -> None:
@@ -151,32 +177,96 @@ def _resize(small: nn.Module, size: SizeRecipe) -> None:
 
 
 def _placed(name: str, old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    if value.dim() != old.dim() or any(new > size for new, size in zip(value.shape, old.shape, strict=True)):
+    smaller = value.dim() == old.dim() and all(
+        min(size, 1) <= new <= size for new, size in zip(value.shape, old.shape, strict=True)
+    )
+    if not smaller:
         raise ValueError(f"tensor {name!r} of shape {tuple(value.shape)} does not fit into {tuple(old.shape)}")
+    if (value.is_floating_point(), value.is_complex()) != (old.is_floating_point(), old.is_complex()):
+        raise ValueError(f"tensor {name!r} of type {value.dtype} does not stand for one of type {old.dtype}")
     value = value.clone().to(old.device)  # memory of its own, aligned as torch does
     return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
 
 
-def _finish(small: nn.Module, recipe: Recipe) -> None:
-    """Take over kept channels and requires_grad, and check that the recipe says what the tensors say."""
+def _check_modules(small: nn.Module, recipe: Recipe) -> None:
+    """The recipe says of every module what the tensors say."""
     found = _modules(small)
+    odd = sorted(found.keys() ^ recipe.modules.keys())
+    if odd:
+        where = "the recipe" if odd[0] in found else f"what {type(small).__name__} has tensors in"
+        raise ValueError(f"module {odd[0]!r} is missing from {where}")
+    for path, module in recipe.modules.items():
+        if (found[path].shapes, found[path].attributes) != (module.shapes, module.attributes):
+            raise ValueError(f"the recipe of module {path!r} does not describe the tensors in the file")
+        if found[path].trained.keys() != module.trained.keys():
+            raise ValueError(f"the recipe of module {path!r} trains {sorted(module.trained)}, not its parameters")
+
+
+def _check_sizes(small: nn.Module, recipe: Recipe, changed: set[str]) -> None:
+    """Attributes of changed modules are what the tensors imply and what the recipe makes them, each once."""
+    places = [(size.module, size.attribute, size.index) for size in recipe.sizes]
+    twice = next((place for number, place in enumerate(places) if place in places[:number]), None)
+    if twice is not None:
+        raise ValueError(f"the recipe makes {twice[1]!r} of module {twice[0]!r} something twice")
+    for path in sorted(changed | {size.module for size in recipe.sizes}):
+        module = small.get_submodule(path)
+        for attribute, value in {**size_attributes(module), **norm_sizes(module)}.items():
+            found = read_size(small, path, attribute, None)
+            if found != value:
+                raise ValueError(f"{attribute!r} of module {path!r} is {found} where its tensors have {value}")
+    for size in recipe.sizes:
+        found = read_size(small, size.module, size.attribute, size.index)
+        if found != size.value:
+            raise ValueError(
+                f"the recipe makes {size.attribute!r} of module {size.module!r} {size.value}, its tensors {found}"
+            )
+
+
+def _finish(small: nn.Module, recipe: Recipe, dense: Mapping[str, tuple[int, ...]]) -> None:
+    """Take over requires_grad and marks; ``dense`` are the shapes of the factory's tensors."""
+    for path, module in recipe.modules.items():
+        for leaf, trained in module.trained.items():
+            parameter = small.get_submodule(path).get_parameter(leaf)
+            if trained and not (parameter.is_floating_point() or parameter.is_complex()):
+                raise ValueError(f"the recipe of module {path!r} trains {leaf!r} of type {parameter.dtype}")
+            parameter.requires_grad_(trained)
+    for name, first in recipe.tied.items():
+        place, _, leaf = name.rpartition(".")
+        if recipe.modules[place].trained.get(leaf) not in (None, named_tensors(small)[first].requires_grad):
+            raise ValueError(f"the recipe trains one of {name!r} and {first!r}, which are one tensor")
+    marks: dict[str, object] = {
+        KEPT: _kept(recipe, dense),
+        SIZES: {(size.module, size.attribute, size.index): size.value for size in recipe.sizes},
+        RECALIBRATED: recipe.recalibrated,
+    }
+    for name, value in marks.items():
+        if value:
+            setattr(small, name, value)
+
+
+def _kept(recipe: Recipe, dense: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Positions kept of the dense model's layers."""
     kept: dict[tuple[str, int], tuple[int, ...]] = {}
     for path, module in recipe.modules.items():
-        if path not in found or found[path].shapes != module.shapes or found[path].attributes != module.attributes:
-            raise ValueError(f"the recipe of module {path!r} does not describe the tensors in the file")
         for one in module.kept:
-            shape = module.shapes.get(one.tensor, ())
-            if not 0 <= one.dim < len(shape) or len(one.positions) != shape[one.dim]:
-                raise ValueError(
-                    f"the recipe of module {path!r} keeps {len(one.positions)} channels, its {one.tensor} does not"
-                )
-            kept[f"{path}.{one.tensor}" if path else one.tensor, one.dim] = one.positions
-        for leaf, trained in module.trained.items():
-            small.get_submodule(path).get_parameter(leaf).requires_grad_(trained)
-    if kept:
-        setattr(small, KEPT, kept)
-    if recipe.sizes:
-        setattr(small, SIZES, {(size.module, size.attribute, size.index): size.value for size in recipe.sizes})
+            name = f"{path}.{one.tensor}" if path else one.tensor
+            _check_kept(path, one, module.shapes.get(one.tensor, ()), dense.get(name, ()))
+            if (name, one.dim) in kept:
+                raise ValueError(f"the recipe of module {path!r} says twice which channels its {one.tensor} keeps")
+            kept[name, one.dim] = one.positions
+    return kept
+
+
+def _check_kept(path: str, one: KeptRecipe, shape: tuple[int, ...], dense: tuple[int, ...]) -> None:
+    if not 0 <= one.dim < len(shape) or len(one.positions) != shape[one.dim]:
+        raise ValueError(
+            f"the recipe of module {path!r} keeps {len(one.positions)} channels, its {one.tensor} does not"
+        )
+    if list(one.positions) != sorted(set(one.positions)) or one.positions[0] < 0 or one.positions[-1] >= dense[one.dim]:
+        raise ValueError(
+            f"the recipe of module {path!r} keeps channels of {one.tensor} that are no ascending numbers below "
+            f"{dense[one.dim]}"
+        )
 
 
 def _modules(model: nn.Module) -> dict[str, ModuleRecipe]:
@@ -212,7 +302,10 @@ def _read(path: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
     except SafetensorError as error:
         raise ValueError(f"{str(path)!r} is not a safetensors file: {error}") from None
     try:
-        return Recipe.model_validate_json(written), state
+        recipe = Recipe.model_validate_json(written)
+        if recipe != recipe.sealed():
+            raise ValueError(f"the recipe in {str(path)!r} was changed after it was saved: its checksum is another one")
+        return recipe, state
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     if first["loc"] in ((), ("format",)):  # no JSON object, or one of another format

@@ -23,7 +23,7 @@ import numpy as np
 from ..arrays import FloatArray
 from ..backends.base import Estimator, MomentRows, PairSums, SideSums
 from .apart import Apart, outlying
-from .moments import Moments
+from .moments import Moments, staged_layers
 from .units import Held, fit, loosen
 
 DROWNED = 1e-9  # a self-product below this share of what it was subtracted from may be off by more than 1e-6
@@ -38,7 +38,7 @@ def finish(state: Moments, estimator: Estimator) -> tuple[PairSums, list[int], l
     if sums is None:
         raise ValueError("a stream of fewer than 512 rows has no sums yet")
     raw = [stage[: state.staged] for stage in (state.left_stage, state.right_stage) if stage is not None]
-    held = loosen(Held(sums, state.n, state.apart), raw)
+    held = loosen(Held(sums, state.n, state.apart), staged_layers(state))
     sides = [_tail(side, rows) for (side, _), rows in zip(held.sides(), raw, strict=True)]
     held, tail = fit(held, Apart(sides[0], sides[1] if len(sides) > 1 else None))
     sums = held.sums

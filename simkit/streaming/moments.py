@@ -1,9 +1,9 @@
 """Float64 moments of a stream, enough for the exact HSIC of linear kernels: any number of rows, memory that stays.
 
 The sums are those of :class:`simkit.backends.base.MomentSums`, over z = (x - c) · scale; :mod:`.finish` turns them
-into HSIC. Rows are staged into blocks of 512 whatever the caller's batches are, so any split of one order gives the
-same bits. The shift c is the median of the first block. A few rows that dwarf the others are kept apart
-(:mod:`.apart`). States add; states with different shifts are re-based exactly (:mod:`.units`).
+into HSIC. Rows are added in blocks of 512 whatever the caller's batches are, so any split of one order gives the same
+bits; those that make no block wait in a stage. The shift c is the median of the first block. A few rows that dwarf the
+others are kept apart (:mod:`.apart`). States add; states with different shifts are re-based exactly (:mod:`.units`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import FloatArray, Matrix
-from ..backends.base import MomentRows, MomentSums, SideSums
+from ..backends.base import MomentSums, MomentUnits, SideSums
 from ..backends.choose import choose
 from .apart import LIMIT, Apart, largest, none_apart, outlying
 from .units import Held, common, first_side, fit, loosen
@@ -52,21 +52,16 @@ def state_bytes(left_widths: Sequence[int], right_widths: Sequence[int] | None) 
 
 def empty(left_widths: Sequence[int], right_widths: Sequence[int] | None) -> Moments:
     """The state of a stream that has seen nothing."""
-    right = None if right_widths is None else np.empty((STAGE, sum(right_widths)))
+    p, q = sum(left_widths), None if right_widths is None else sum(right_widths)
     return Moments(
         tuple(left_widths),
         None if right_widths is None else tuple(right_widths),
         0,
         None,
         0,
-        np.empty((STAGE, sum(left_widths))),
-        right,
-        none_apart(
-            sum(left_widths),
-            len(left_widths),
-            None if right_widths is None else sum(right_widths),
-            len(right_widths or ()),
-        ),
+        np.empty((STAGE, p)),
+        None if q is None else np.empty((STAGE, q)),
+        none_apart(p, len(left_widths), q, len(right_widths or ())),
     )
 
 
@@ -76,6 +71,11 @@ def update(
     """Add the rows of one batch, in place."""
     rows, at = left[0].n, 0
     while at < rows:
+        if not state.staged and rows - at >= STAGE:
+            block = [[layer.row_slice(at, at + STAGE) for layer in side] for side in (left, right or ())]
+            _flush(state, block[0], block[1] if right is not None else None, backend, threads)
+            at += STAGE
+            continue
         take = min(STAGE - state.staged, rows - at)
         part = slice(at, at + take)
         place = slice(state.staged, state.staged + take)
@@ -85,7 +85,18 @@ def update(
         state.staged += take
         at += take
         if state.staged == STAGE:
-            _flush(state, backend, threads)
+            full = staged_layers(state)
+            state.staged = 0
+            _flush(state, full[0], full[1] if right is not None else None, backend, threads)
+
+
+def staged_layers(state: Moments) -> list[list[Matrix]]:
+    """The raw layers of the rows that wait, of the left and then of the right side."""
+    rows = slice(0, state.staged)
+    sides = [_split(state.left_stage[rows], state.left_widths)]
+    if state.right_stage is not None and state.right_widths is not None:
+        sides.append(_split(state.right_stage[rows], state.right_widths))
+    return sides
 
 
 def merge(state: Moments, other: Moments, *, backend: str | None, threads: int) -> None:
@@ -118,22 +129,20 @@ def _copy_rows(stage: FloatArray, place: slice, layers: Sequence[Matrix], part: 
         at += layer.p
 
 
-def _flush(state: Moments, backend: str | None, threads: int) -> None:
-    """Add a full stage to the sums, but for the rows to keep apart; the stage's memory is overwritten."""
+def _flush(
+    state: Moments, left: Sequence[Matrix], right: Sequence[Matrix] | None, backend: str | None, threads: int
+) -> None:
+    """Add a block of raw layers to the sums, but for the rows to keep apart; the stage's memory is overwritten."""
     if state.sums is None:
-        state.sums = _first_sums(state)
-    norms = choose("moments_rows", backend=backend).function
-    left, right = state.left_stage, state.right_stage
+        state.sums = _first_sums(left, right)
     if state.n + state.apart.count:
         held = loosen(Held(state.sums, state.n, state.apart), [left] if right is None else [left, right])
         state.sums, state.apart = held.sums, held.apart
-    rows = Apart(
-        MomentRows(left, norms(state.sums.left, left, threads=threads)),
-        None
-        if state.sums.right is None or right is None
-        else MomentRows(right, norms(state.sums.right, right, threads=threads)),
-    )
-    state.staged = 0
+    units = [MomentUnits(left, state.sums.left, state.left_stage)]
+    if right is not None and state.sums.right is not None and state.right_stage is not None:
+        units.append(MomentUnits(right, state.sums.right, state.right_stage))
+    moved = choose("moments_rows", backend=backend).function(units, threads=threads)
+    rows = Apart(moved[0], moved[1] if len(moved) > 1 else None)
     if state.n + state.apart.count:
         held, rows = fit(Held(state.sums, state.n, state.apart), rows)
         state.sums, state.apart = held.sums, held.apart
@@ -162,12 +171,9 @@ def _keep_apart(state: Moments, rows: Apart, backend: str | None, threads: int) 
     state.apart = rows
 
 
-def _first_sums(state: Moments) -> MomentSums:
-    alone = state.right_widths is None or state.right_stage is None
-    left = first_side(state.left_stage, state.left_widths, alone)
-    right = None
-    if state.right_widths is not None and state.right_stage is not None:
-        right = first_side(state.right_stage, state.right_widths, False)
+def _first_sums(layers_left: Sequence[Matrix], layers_right: Sequence[Matrix] | None) -> MomentSums:
+    left = first_side(layers_left, layers_right is None)
+    right = None if layers_right is None else first_side(layers_right, False)
     other = right or left
     p, q = left.offsets[-1], other.offsets[-1]
     layers, others = len(left.offsets) - 1, len(other.offsets) - 1

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import FloatArray
+from ..arrays import Matrix
 from ..backends.base import MomentRows, MomentSums, SideSums
 from .apart import Apart
 from .rebase import rebase, rebased_rows
@@ -40,17 +40,19 @@ class Held:
         return out
 
 
-def first_side(stage: FloatArray, widths: Sequence[int], alone: bool) -> SideSums:
-    """Empty sums of one side in the units of its first block ``stage [rows, p]``; ``alone``: no Gram matrices."""
+def first_side(layers: Sequence[Matrix], alone: bool) -> SideSums:
+    """Empty sums of one side in the units of its first block's raw layers; ``alone``: no Gram matrices."""
+    widths = [layer.p for layer in layers]
     offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum(widths)]))
-    shift = np.median(stage, axis=0)  # not the mean: one outlying row would drag it away from all the others
-    largest = np.abs(stage - shift).max(axis=0)
+    rows = np.concatenate([layer.float64() for layer in layers], axis=1)
+    shift = np.median(rows, axis=0)  # not the mean: one outlying row would drag it away from all the others
+    largest = np.abs(rows - shift).max(axis=0)
     scale = np.empty(offsets[-1])
     for s in [slice(start, end) for start, end in pairwise(offsets)]:
         scale[s] = _power(float(largest[s].max()))
-    p, layers = offsets[-1], len(widths)
+    p, count = offsets[-1], len(widths)
     grams = () if alone else tuple(np.zeros((width, width)) for width in widths)
-    return SideSums(offsets, shift, scale, np.zeros(p), np.zeros(p), np.zeros(layers), np.zeros(layers), grams)
+    return SideSums(offsets, shift, scale, np.zeros(p), np.zeros(p), np.zeros(count), np.zeros(count), grams)
 
 
 def fit(held: Held, rows: Apart) -> tuple[Held, Apart]:
@@ -63,14 +65,17 @@ def fit(held: Held, rows: Apart) -> tuple[Held, Apart]:
     return moved, _moved_rows(rows, held.sums, moved.sums)
 
 
-def loosen(held: Held, raw: Sequence[FloatArray]) -> Held:
-    """Move what is held where raw rows ``[rows, p]``, one array per side, would leave float64 in its units."""
+def loosen(held: Held, raw: Sequence[Sequence[Matrix]]) -> Held:
+    """Move what is held where raw layers ``[rows, p_l]``, a list for each side, would leave float64 in its units."""
     targets = []
     for (side, _), rows in zip(held.sides(), raw, strict=True):
+        if side.scale.max() <= _TINY:
+            targets.append(side)
+            continue
         scale = side.scale.copy()
-        for s in side.spans:
-            if len(rows) and scale[s.start] > _TINY:
-                largest = float(np.abs(rows[:, s] - side.shift[s]).max())
+        for layer, s in zip(rows, side.spans, strict=True):
+            if layer.n and scale[s.start] > _TINY:
+                largest = float(np.abs(layer.float64() - side.shift[s]).max())
                 if math.frexp(largest)[1] + math.frexp(float(scale[s.start]))[1] > _ROOM:
                     scale[s] = _power(largest)
         targets.append(side if np.array_equal(scale, side.scale) else replace(side, scale=scale))

@@ -1,9 +1,27 @@
-"""Train small networks, reproducibly: data, networks, and a loop of three plain functions."""
+"""Train networks, reproducibly: data, networks, and a loop of three plain functions."""
 
+from .cifar import cifar10
 from .config import TrainOptions
-from .data import LOADERS, Dataset, digits, fashion_mnist, mnist
-from .loop import EpochRecord, Evaluation, History, evaluate, fit, make_optimizer, train_epoch
-from .networks import NETWORKS, conv8, lenet5, mlp, small_cnn
+from .data import LOADERS, digits, fashion_mnist, mnist
+from .dataset import Dataset, held_out
+from .image_folder import folder
+from .loop import EpochRecord, Evaluation, History, evaluate, fit, train_epoch
+from .networks import (
+    NETWORKS,
+    alexnet,
+    conv8,
+    lenet5,
+    make_network,
+    mlp,
+    resnet18,
+    resnet20,
+    resnet56,
+    small_cnn,
+    vgg16,
+    vit,
+)
+from .optimizers import make_optimizer
+from .svhn import svhn
 
 __all__ = [
     "LOADERS",
@@ -13,15 +31,26 @@ __all__ = [
     "Evaluation",
     "History",
     "TrainOptions",
+    "alexnet",
+    "cifar10",
     "conv8",
     "digits",
     "evaluate",
     "fashion_mnist",
     "fit",
+    "folder",
+    "held_out",
     "lenet5",
+    "make_network",
     "make_optimizer",
     "mlp",
     "mnist",
+    "resnet18",
+    "resnet20",
+    "resnet56",
     "small_cnn",
+    "svhn",
     "train_epoch",
+    "vgg16",
+    "vit",
 ]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 import torch
@@ -15,8 +16,10 @@ from torch.nn import functional
 
 from ..graph import preserved_rng
 from .batches import Data, batches, count
-from .checkpoint import load_checkpoint, save_checkpoint
-from .config import TrainOptions
+from .checkpoint import TrainState, load_checkpoint, save_checkpoint
+from .config import Precision, TrainOptions
+from .optimizers import make_optimizer, set_rate, step
+from .precision import autocast, loss_scaler
 from .randomness import Randomness
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -68,8 +71,11 @@ def train_epoch(
     loss: Loss = functional.cross_entropy,
     clip_norm: float | None = None,
     rate: Callable[[float], float] | None = None,
+    accumulate: int = 1,
+    precision: Precision = "float32",
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Evaluation:
-    """One pass over the data in train mode, one optimiser step per batch; the mode is put back afterwards.
+    """One pass over the data in train mode, a step of the optimiser per ``accumulate`` batches; the mode is put back.
 
     Args:
         model: trained in place.
@@ -80,6 +86,9 @@ def train_epoch(
         loss: of (outputs, labels), a mean over the batch.
         clip_norm: largest norm of the whole gradient.
         rate: the learning rate by the share of the epoch that is done; None leaves it to the optimiser.
+        accumulate: batches whose gradients are averaged into one step; at the end of an epoch they may be fewer.
+        precision: of the model's run, as in :class:`TrainOptions`.
+        scaler: of the loss, for float16.
 
     Returns:
         Loss and accuracy over the epoch, as they were when each batch was seen.
@@ -92,18 +101,22 @@ def train_epoch(
     steps = count(data, batch_size)
     tally = _Tally()
     with _mode(model, training=True):
-        for step, (inputs, labels) in enumerate(batches(data, batch_size, generator)):
+        stream = batches(data, batch_size, generator)
+        done = 0
+        while group := list(islice(stream, accumulate)):
             if rate is not None:
-                _set_rate(optimizer, rate(step / steps if steps else 0.0))
+                set_rate(optimizer, rate(done / steps if steps else 0.0))
             optimizer.zero_grad(set_to_none=True)
-            target = labels.to(device)
-            outputs = model(inputs.to(device))
-            value = loss(outputs, target)
-            tally.add(outputs, target, value)
-            value.backward()  # type: ignore[no-untyped-call]
-            if clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-            optimizer.step()
+            for inputs, labels in group:
+                target = labels.to(device)
+                with autocast(device, precision):
+                    outputs = model(inputs.to(device))
+                    value = loss(outputs, target)
+                tally.add(outputs, target, value)
+                part = value / len(group)
+                (part if scaler is None else scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
+            step(model, optimizer, scaler, clip_norm)
+            done += len(group)
     return tally.result("train on")
 
 
@@ -134,6 +147,7 @@ def fit(
     loss: Loss = functional.cross_entropy,
     progress: Callable[[EpochRecord], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    stop_after: int | None = None,
 ) -> History:
     """Train the model in place; also the way to fine-tune a pruned one.
 
@@ -149,6 +163,7 @@ def fit(
         progress: called with every finished epoch.
         checkpoint: a folder. After every epoch the whole state is written there; a run that finds such a state of the
             same options continues from it and ends with the same weights as one that was never interrupted.
+        stop_after: leave off after this epoch count, as if interrupted; the schedule stays that of all epochs.
 
     Raises:
         ValueError: nothing to train, a loss that is not finite, patience without validation, or a checkpoint of
@@ -158,54 +173,43 @@ def fit(
         raise ValueError(f"patience={options.patience} needs validation data")
     if options.device is not None:
         model.to(options.device)
-    optimizer = make_optimizer(model, options)
-    randomness = Randomness(options.seed, _device(model))
+    device = _device(model)
+    state = TrainState(
+        model, make_optimizer(model, options), Randomness(options.seed, device), loss_scaler(device, options.precision)
+    )
     records: list[EpochRecord] = []
     if checkpoint is not None:
-        records = [_record(entry) for entry in load_checkpoint(checkpoint, model, optimizer, randomness, options)]
-    while len(records) < options.epochs and not _stalled(records, options.patience):
-        records.append(_one_epoch(model, train, optimizer, options, randomness, len(records), validation, loss))
+        records = [_record(entry) for entry in load_checkpoint(checkpoint, state, options)]
+    last = options.epochs if stop_after is None else min(stop_after, options.epochs)
+    while options.first_epoch + len(records) < last and not _stalled(records, options.patience):
+        epoch = options.first_epoch + len(records)
+        records.append(_one_epoch(state, train, options, epoch, validation, loss))
         if checkpoint is not None:
-            save_checkpoint(checkpoint, model, optimizer, randomness, options, [asdict(record) for record in records])
+            save_checkpoint(checkpoint, state, options, [asdict(record) for record in records])
         if progress is not None:
             progress(records[-1])
     return History(tuple(records), _stalled(records, options.patience))
 
 
-def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """The optimiser that the options name, over all parameters that require gradients; ValueError if there are none."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ValueError(f"{type(model).__name__} has no parameter that requires gradients")
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
-    kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=options.lr, weight_decay=options.weight_decay)
-
-
 def _one_epoch(
-    model: nn.Module,
-    train: Data,
-    optimizer: torch.optim.Optimizer,
-    options: TrainOptions,
-    randomness: Randomness,
-    epoch: int,
-    validation: Data | None,
-    loss: Loss,
+    state: TrainState, train: Data, options: TrainOptions, epoch: int, validation: Data | None, loss: Loss
 ) -> EpochRecord:
-    with randomness.active():
+    with state.randomness.active():
         seen = train_epoch(
-            model,
+            state.model,
             train,
-            optimizer,
+            state.optimizer,
             batch_size=options.batch_size,
-            generator=randomness.order,
+            generator=state.randomness.order,
             loss=loss,
             clip_norm=options.clip_norm,
             rate=lambda fraction: options.rate(epoch, fraction),
+            accumulate=options.accumulate,
+            precision=options.precision,
+            scaler=state.scaler,
         )
-    held_out = None if validation is None else evaluate(model, validation, loss=loss)
-    return EpochRecord(epoch, float(optimizer.param_groups[0]["lr"]), seen, held_out)
+    held_out = None if validation is None else evaluate(state.model, validation, loss=loss)
+    return EpochRecord(epoch, float(state.optimizer.param_groups[0]["lr"]), seen, held_out)
 
 
 def _stalled(records: list[EpochRecord], patience: int | None) -> bool:
@@ -226,11 +230,6 @@ def _record(entry: dict[str, Any]) -> EpochRecord:
 
 def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 @contextmanager

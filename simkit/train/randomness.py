@@ -40,6 +40,11 @@ class Randomness:
         states = {"order": self.order.get_state(), "cpu": self.cpu}
         return states if self.cuda is None else {**states, "cuda": self.cuda}
 
+    def check(self, states: Mapping[str, Tensor]) -> None:
+        """KeyError or RuntimeError, and nothing changed, unless :meth:`restore` can take these states."""
+        for name in ("order", "cpu"):
+            torch.Generator().set_state(states[name].cpu())
+
     def restore(self, states: Mapping[str, Tensor]) -> None:
         """Continue from saved states."""
         self.order.set_state(states["order"].cpu())

@@ -6,38 +6,53 @@ samples and positions. For a convolution with padding the constant part is not e
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from ...errors import OverfitWarning
 from ...graph import Group, Slot, View
 from ...graph.channels import Units
 from ...kernels import as_integer, as_number
 from ...metrics.reconstruction import reconstruction
+from ...streaming.covariance import Covariance
 from ..decisions import Repair
-from ..representations import Moments, Source, columns_of, stream
+from ..representations import Keeper, Moments, Source, columns_of, stream
 from ..scores import Subject
 from ..sizes import named_tensors
 from .protocol import Answer
 from .repair import CannotRepair, constant_of, made, positions_of, require_linear
 
-FEW = 4  # rows for each kept unit, below which the error on the data says little of other data
+FEW = 10  # rows for each kept unit
+HOLD_OUT = 5
 
 
 @dataclass(frozen=True)
 class LeastSquares:
     """Reconstruct what every consumer reads of the removed units from the kept ones, by the data's covariance.
 
+    A fit of k unknowns to n independent rows has about (n / (n - k))² times its error on other rows. The plan has both:
+    ``after`` on all samples, to which the repair is fitted, and ``held_out`` on every fifth sample, of a fit to the
+    others. Positions of a map are rows that are not independent.
+
     Args:
         samples: at most so many samples of the data are used; they are streamed, not kept.
-        ridge: share of the units' variance; None takes the least that makes the kept units well conditioned.
+        ridge: share of the units' variance; None takes the least that makes the condition of the kept units'
+            correlations at most 1/√ε of the weights' precision (2,896 for float32), and none where it is.
+        hold_out: every so many samples one is kept apart to measure the error; None keeps none.
+
+    Warns (when used):
+        OverfitWarning: fewer than ten rows for each kept unit, so that the error on others is at least 23% larger.
     """
 
     samples: int = 2000
     ridge: float | None = None
+    hold_out: int | None = HOLD_OUT
 
     def __post_init__(self) -> None:
         samples = as_integer(self.samples)
@@ -45,6 +60,9 @@ class LeastSquares:
             raise ValueError(f"samples must be an integer of at least 1, not {self.samples!r}")
         if self.ridge is not None and not 0.0 <= as_number(self.ridge) < np.inf:
             raise ValueError(f"ridge must be at least 0 and finite, not {self.ridge!r}")
+        every = as_integer(self.hold_out)
+        if self.hold_out is not None and (every is None or every < 2):
+            raise ValueError(f"hold_out must be an integer of at least 2 or None, not {self.hold_out!r}")
 
     @property
     def name(self) -> str:
@@ -69,18 +87,19 @@ class LeastSquares:
                 except CannotRepair as reason:
                     found[group.name] = Answer((), f"not compensated: {reason}")
         for group, moments in self._streamed(subject, groups):
+            _warn_of_few(group, moments, removed[group.name])
             repairs = tuple(
                 self._repair(subject, group, slot, seen, removed[group.name])
                 for slot, seen in zip(group.consumers, moments, strict=True)
             )
-            found[group.name] = Answer(repairs, _note(repairs))
+            found[group.name] = Answer(repairs, self._note(repairs))
         return found
 
-    def _streamed(self, subject: Subject, groups: list[Group]) -> list[tuple[Group, list[Moments]]]:
+    def _streamed(self, subject: Subject, groups: list[Group]) -> list[tuple[Group, list[_Parts]]]:
         """The covariance of what every consumer reads, of all groups in one pass."""
-        made = [(group, [Moments() for _ in group.consumers]) for group in groups]
+        made = [(group, [_Parts(self.hold_out) for _ in group.consumers]) for group in groups]
         wanted = [
-            (group, view, seen.take)
+            (group, view, seen.keeper())
             for group, moments in made
             for slot, seen in zip(group.consumers, moments, strict=True)
             for view in slot.reads
@@ -89,18 +108,23 @@ class LeastSquares:
             stream(Source(subject.model, subject.graph, subject.example_inputs), wanted, subject.data, self.samples)
         return made
 
-    def _repair(self, subject: Subject, group: Group, slot: Slot, seen: Moments, removed: tuple[int, ...]) -> Repair:
+    def _repair(self, subject: Subject, group: Group, slot: Slot, seen: _Parts, removed: tuple[int, ...]) -> Repair:
         owners = _owners(group, slot)
         places = _places(slot, owners)
         gone, kept = np.flatnonzero(np.isin(owners, removed)), np.flatnonzero(~np.isin(owners, removed))
         constant = constant_of(subject.model, subject.graph, slot)
         tensor = named_tensors(subject.model)[slot.tensor]
-        found = reconstruction(
-            seen.result(), kept, constant=constant is not None, precision=_precision(tensor), ridge=self.ridge
+        fit = partial(
+            reconstruction,
+            kept=kept,
+            constant=constant is not None,
+            precision="float64" if tensor.dtype == torch.float64 else "float32",
+            ridge=self.ridge,
         )
-        rows = seen.result().n
-        few = f"; only {rows} rows, of which this is the error" if rows < FEW * len(kept) else ""
-        weight: Any = tensor.detach().double().movedim(slot.dim, 0).cpu().numpy()[places]  # [entries, w, ...]
+        rows = seen.all()
+        found = fit(rows)
+        entries: Any = tensor.detach().double().movedim(slot.dim, 0).cpu().numpy()[places]  # [entries, w, ...]
+        weight = entries.reshape(len(places), -1).T
         return made(
             slot,
             places[gone],
@@ -108,8 +132,62 @@ class LeastSquares:
             found.mixing[gone],
             found.offset[gone],
             constant=constant,
-            errors=found.error(weight.reshape(len(places), -1).T),
-            note=f"ridge {found.ridge:.3g}, condition {found.condition:.3g}{few}",
+            errors=found.error(weight),
+            held_out=fit(seen.fitted.result()).error_on(seen.held.result(), weight) if seen.held.rows else None,
+            note=f"ridge {found.ridge:.3g}, condition {found.condition:.3g}, {rows.n / len(kept):.3g} rows per unit",
+        )
+
+    def _note(self, repairs: tuple[Repair, ...]) -> str:
+        before, after = (sum(getattr(one, when) for one in repairs) for when in ("before", "after"))
+        apart = ""
+        if all(one.held_out is not None for one in repairs):
+            error = sum(one.held_out or 0.0 for one in repairs)
+            apart = f" ({error:.4g} on one sample in {self.hold_out}, fitted to the others)"
+        errors = f"mean squared error at the consumers {before:.4g} -> {after:.4g}{apart}"
+        return f"least squares: {errors}; {repairs[0].note}"
+
+
+class _Parts:
+    """The moments of what one consumer reads: of samples to fit, and of those held out, by their place in the data."""
+
+    def __init__(self, every: int | None) -> None:
+        self.every = every
+        self.fitted, self.held = Moments(), Moments()
+
+    def keeper(self) -> Keeper:
+        """Takes the rows of one of the values that the consumer reads."""
+        seen = 0
+
+        def keep(rows: torch.Tensor, samples: int) -> None:
+            nonlocal seen
+            if self.every is None:
+                self.fitted.take(rows, samples)
+                return
+            apart = torch.arange(seen, seen + samples, device=rows.device) % self.every == self.every - 1
+            seen += samples
+            by_sample = rows.reshape(samples, -1, rows.shape[1])
+            for part, chosen in ((self.fitted, ~apart), (self.held, apart)):
+                count = int(chosen.sum())
+                if count:
+                    part.take(by_sample[chosen].flatten(0, 1), count)
+
+        return keep
+
+    def all(self) -> Covariance:
+        """Of all samples."""
+        fitted = self.fitted.result()
+        return fitted + self.held.result() if self.held.rows else fitted
+
+
+def _warn_of_few(group: Group, moments: list[_Parts], removed: tuple[int, ...]) -> None:
+    rows = min(seen.fitted.rows + seen.held.rows for seen in moments)
+    kept = int(np.isin(_owners(group, group.consumers[0]), removed, invert=True).sum())
+    if rows < FEW * kept:
+        warnings.warn(
+            f"layer {group.name!r}: least squares fits {kept} unknowns to {rows} rows, fewer than {FEW} for each: the "
+            "error on other data is larger than on these",
+            OverfitWarning,
+            stacklevel=2,
         )
 
 
@@ -142,13 +220,3 @@ def _places(slot: Slot, owners: Units) -> Units:
     if (counts != counts[0]).any() or places.shape[1] % counts[0]:
         raise CannotRepair(f"{slot.module or slot.tensor} reads its units at different numbers of positions")
     return places.reshape(len(owners), -1)
-
-
-def _precision(tensor: torch.Tensor) -> str:
-    return "float64" if tensor.dtype == torch.float64 else "float32"
-
-
-def _note(repairs: tuple[Repair, ...]) -> str:
-    before = sum(one.before or 0.0 for one in repairs)
-    after = sum(one.after or 0.0 for one in repairs)
-    return f"least squares: mean squared error at the consumers {before:.4g} -> {after:.4g}; {repairs[0].note}"

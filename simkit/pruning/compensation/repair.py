@@ -130,6 +130,7 @@ def made(
     *,
     constant: str | None,
     errors: tuple[float, float] | None = None,
+    held_out: float | None = None,
     note: str = "",
 ) -> Repair:
     """The repair of one consumer: positions ``removed [r, w]``, ``kept [m, w]``, ``mixing [r, m]``, ``offset [r]``."""
@@ -144,4 +145,5 @@ def made(
         before=None if errors is None else errors[0],
         after=None if errors is None else errors[1],
         note=note,
+        held_out=held_out,
     )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+from torch import Tensor
 
+from ...errors import DegenerateWarning
 from ...graph import Group, View
 from ...graph.channels import Units
 from ...kernels import Kernel, Linear, as_integer, as_number, check_kernel
 from ...metrics.greedy import Elimination, greedy_cka, greedy_cka_of_covariance
+from ...metrics.measure import Degenerate
+from ...metrics.prepare import CONSTANT
 from ..representations import Moments, Source, by_position, by_sample, columns_of, representations, stream, take
 from .ranking import Ranking, Scope, Subject
 
@@ -20,11 +26,18 @@ Mode = Literal["greedy", "oneshot"]
 Estimator = Literal["biased", "debiased"]
 Activation = Literal["post", "pre"]
 SAMPLES = 2000
+Order: TypeAlias = Callable[..., Elimination]  # mode, count and min_cka are left open
+NOTHING = 1e-12  # damage within the rounding of CKA, as of a unit that is constant
 KERNEL_SAMPLES = 256  # every candidate of a kernel that is not linear costs the square of the samples
 
 
 def _columns(group: Group, view: View | None) -> Units | None:
     return None if view is None else columns_of(group, view)
+
+
+def _order_of(name: str, rows: Tensor, **options: Any) -> Elimination:
+    layers: dict[str, Elimination] = greedy_cka({name: rows}, **options)
+    return layers[name]
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,10 @@ class CKADamage:
         estimator: of HSIC inside CKA; biased, as the procedure was published.
         activation: ``"post"`` or ``"pre"``: the output after or before the last activation on that way.
         kernel: of CKA, as in :func:`simkit.greedy_cka`; kernels that are not linear take ``reduce="flatten"``.
-        min_cka: a layer stops losing units before its CKA(original, kept) falls below this, whatever the plan asks.
+        min_cka: a layer stops losing units before its CKA(original, kept) falls below this, in either scope and
+            whatever the plan asks; its reason in the plan says at which CKA it stopped.
+
+    Units that are constant over the data do no damage and go first, by index.
 
     Source: "Representation Aware Pruning with Centered Kernel Alignment", in closed form (see ``greedy_cka``).
     """
@@ -99,19 +115,37 @@ class CKADamage:
         return self.reduce == "positions" and self.estimator == "biased"
 
     def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
-        """The first ``counts[name]`` removals of each group; ValueError for missing data or a constant layer."""
+        """The first ``counts[name]`` removals of each group.
+
+        Raises:
+            ValueError: missing data; every layer is constant over the data; CKA is undefined for a layer that is not.
+
+        Warns:
+            DegenerateWarning: a layer that is constant over the data: its units cost nothing and go by index.
+        """
         if subject.data is None:
             raise ValueError("CKADamage needs data=: a tensor, a DataLoader or an iterable of batches")
         groups = [group for group in subject.groups if group.name in counts]
-        if not groups:
-            return {}
         views = {group.name: group.post if self.activation == "post" else group.pre for group in groups}
         source = Source(subject.model, subject.graph, subject.example_inputs)
         orders = self._streamed if self._streams else self._held
-        return {
-            group.name: self._ranking(found, counts[group.name])
-            for group, found in orders(source, groups, views, subject.data, counts)
-        }
+        found: dict[str, Ranking] = {}
+        constant: list[Degenerate] = []
+        for group, order in orders(source, groups, views, subject.data) if groups else ():
+            wanted = counts[group.name]
+            try:
+                found[group.name] = self._ranking(order(mode=self.mode, count=wanted, min_cka=self.min_cka), wanted)
+            except Degenerate as error:
+                if error.reason != CONSTANT:
+                    raise
+                constant.append(error)
+                found[group.name] = Ranking(tuple(range(wanted)), (0.0,) * wanted, idle=wanted)
+        if constant and len(constant) == len(groups):
+            raise constant[0]
+        for dead in constant:
+            sentence = f"no unit of layer {dead.name!r} varies on the data: CKA is undefined, and units go by index"
+            warnings.warn(sentence, DegenerateWarning, stacklevel=2)
+        return found
 
     def allocate(
         self, subject: Subject, rankings: Mapping[str, Ranking], cost: Callable[[str], float]
@@ -131,53 +165,32 @@ class CKADamage:
             yield found
 
     def _streamed(
-        self,
-        source: Source,
-        groups: Sequence[Group],
-        views: Mapping[str, View | None],
-        data: object,
-        counts: Mapping[str, int],
-    ) -> Iterator[tuple[Group, Elimination]]:
+        self, source: Source, groups: Sequence[Group], views: Mapping[str, View | None], data: object
+    ) -> Iterator[tuple[Group, Order]]:
         collected = {group.name: Moments() for group in groups}
         wanted = [(group, views[group.name], collected[group.name].take) for group in groups]
         stream(source, wanted, data, self.samples)
         for group in groups:
+            units = _columns(group, views[group.name])
             yield (
                 group,
-                greedy_cka_of_covariance(
-                    collected[group.name].result(),
-                    units=_columns(group, views[group.name]),
-                    mode=self.mode,
-                    count=counts[group.name],
-                    min_cka=self.min_cka,
-                    name=group.name,
-                ),
+                partial(greedy_cka_of_covariance, collected.pop(group.name).result(), units=units, name=group.name),
             )
 
     def _held(
-        self,
-        source: Source,
-        groups: Sequence[Group],
-        views: Mapping[str, View | None],
-        data: object,
-        counts: Mapping[str, int],
-    ) -> Iterator[tuple[Group, Elimination]]:
+        self, source: Source, groups: Sequence[Group], views: Mapping[str, View | None], data: object
+    ) -> Iterator[tuple[Group, Order]]:
         inputs = take(data, self.samples or SAMPLES, source.inputs)
         flat = self.reduce == "flatten"
         for group, values in representations(source, groups, views, inputs, by_sample if flat else by_position):
             units = (group.units if values.shape[2] > 1 else None) if flat else _columns(group, views[group.name])
-            layer: dict[str, Elimination] = greedy_cka(
-                {group.name: values.flatten(1)},
-                units=units,
-                kernel=self.kernel,
-                estimator=self.estimator,
-                mode=self.mode,
-                count=counts[group.name],
-                min_cka=self.min_cka,
-            )
-            yield group, layer[group.name]
+            options: dict[str, Any] = {"units": units, "kernel": self.kernel, "estimator": self.estimator}
+            yield group, partial(_order_of, group.name, values.flatten(1), **options)
 
     def _ranking(self, found: Elimination, wanted: int) -> Ranking:
-        order = tuple(int(unit) for unit in found.order)
-        stopped = None if len(order) == wanted else f"CKA would fall below {self.min_cka}"
-        return Ranking(order, tuple(float(damage) for damage in found.damage), stopped)
+        order, damage = found.order.tolist(), found.damage.tolist()
+        stopped = None
+        if len(order) < wanted:
+            stopped = f"CKA would fall from {1.0 - (damage or [0.0])[-1]:.6g} below {self.min_cka}"
+        idle = next((place for place, value in enumerate(damage) if not abs(value) < NOTHING), len(damage))
+        return Ranking(tuple(order), tuple(damage), stopped, idle)

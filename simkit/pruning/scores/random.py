@@ -5,16 +5,22 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...kernels import as_integer
 from .ranking import Ranking, Scope, Subject, ascending
 
+if TYPE_CHECKING:
+    from ..sparse.network import Network
+
 
 @dataclass(frozen=True)
 class Random:
-    """A uniform score in [0, 1) for every unit, from the seed and the layer's name; the lowest go first.
+    """A uniform score in [0, 1) for every unit, or weight, from the seed and the layer's name; the lowest go first.
 
     The same seed gives the same order whatever the amount, so larger amounts remove supersets.
     """
@@ -45,4 +51,11 @@ class Random:
             )
             for group in subject.groups
             if group.name in counts
+        }
+
+    def weights(self, network: Network) -> dict[str, Tensor]:
+        """A score for every weight, in float64."""
+        return {
+            name: torch.from_numpy(np.random.default_rng([self.seed, zlib.crc32(name.encode())]).random(weight.shape))
+            for name, weight in network.weights.items()
         }

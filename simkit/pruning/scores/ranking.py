@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ...graph import ChannelGraph, Group
+from ...graph import ChannelGraph, Group, Slot
+from ...graph.channels import Units
 from ..sizes import named_tensors
 
 Scope = Literal["layer", "global"]
@@ -33,31 +34,60 @@ class Subject:
 
         ValueError for a layer without weights, or with one that is not finite.
         """
-        tensors = named_tensors(self.model)
-        found: dict[tuple[int, int], FloatArray] = {}
-        for slot in group.producers:
-            tensor = tensors[slot.tensor].detach()
-            if tensor.dim() > 1 and (id(tensors[slot.tensor]), slot.dim) not in found:
-                places = np.argsort(slot.units, kind="stable")[(slot.units < 0).sum() :]  # a unit may be several rows
-                rows = tensor.movedim(slot.dim, 0)[torch.from_numpy(places).to(tensor.device)]
-                flat = rows.reshape(group.units, -1).to(torch.float64).cpu().numpy()
-                require_finite(group, flat.sum(axis=1))
-                found[id(tensors[slot.tensor]), slot.dim] = flat
+        found: list[FloatArray] = []
+        for slot, tensor in self._made(group):
+            places = np.argsort(slot.units, kind="stable")[(slot.units < 0).sum() :]  # a unit may be several rows
+            rows = tensor.detach().movedim(slot.dim, 0)[torch.from_numpy(places).to(tensor.device)]
+            flat = rows.reshape(group.units, -1).to(torch.float64).cpu().numpy()
+            require_finite(group, flat.sum(axis=1))
+            found.append(flat)
         if not found:
             raise ValueError(f"layer {group.name!r} has no weights to rank its units by")
-        return list(found.values())
+        return found
+
+    def fan_in(self, group: Group, before: Group) -> Units | None:
+        """The unit of ``before`` that every column of the group's :meth:`filters`, in a row, reads; -1 for none.
+
+        None where no column does.
+        """
+        tensors = named_tensors(self.model)
+        parts: list[Units] = []
+        for slot, tensor in self._made(group):
+            shape = tensor.shape[: slot.dim] + tensor.shape[slot.dim + 1 :]
+            owners = np.full(shape, -1)
+            for reader in before.consumers:
+                if tensors[reader.tensor] is tensor and reader.dim != slot.dim:
+                    along = [1] * len(shape)
+                    along[reader.dim - (reader.dim > slot.dim)] = -1
+                    here = np.broadcast_to(reader.units.reshape(along), shape)
+                    owners = np.where(here >= 0, here, owners)
+            parts.append(np.tile(owners.ravel(), int((slot.units >= 0).sum()) // group.units))
+        found = np.concatenate(parts)
+        return found if (found >= 0).any() else None
+
+    def _made(self, group: Group) -> Iterator[tuple[Slot, torch.Tensor]]:
+        """The weights that compute the units, each once."""
+        tensors = named_tensors(self.model)
+        seen: set[tuple[int, int]] = set()
+        for slot in group.producers:
+            tensor = tensors[slot.tensor]
+            if tensor.dim() > 1 and (id(tensor), slot.dim) not in seen:
+                seen.add((id(tensor), slot.dim))
+                yield slot, tensor
 
 
 @dataclass(frozen=True)
 class Ranking:
     """Units in the order in which they go, first removed first, and the score of each (what the criterion calls it).
 
-    ``stopped`` says why the criterion lets no more units go, where it ends before the last.
+    ``stopped`` says why the criterion lets no more units go, where it ends before the last. The first ``idle`` units
+    make no difference on the data.
     """
 
     order: tuple[int, ...]
     scores: tuple[float, ...]
     stopped: str | None = None
+    idle: int = 0
 
 
 class Score(Protocol):

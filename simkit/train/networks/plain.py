@@ -1,36 +1,19 @@
-"""Small plain networks, initialised from a seed without touching the global random state.
-
-Every factory takes ``shape`` (channels, height, width) or a number of inputs, the number of classes and a ``seed``; the
-same seed gives the same weights, bit for bit. Layers have names (``conv1``, ``bn1``, ``fc1``) that read well in a plot.
-"""
+"""Plain stacks of layers: multi-layer perceptrons, LeNet-5, and two small convolutional networks."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import nn
 
-Shape = tuple[int, int, int]
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from torch's CPU generator as if it had just been seeded, and put it back."""
-    state = torch.get_rng_state()
-    try:
-        torch.default_generator.manual_seed(seed)
-        yield
-    finally:
-        torch.set_rng_state(state)
+from .sizes import Shape, check_shape, check_sizes, seeded
 
 
 def mlp(inputs: int, hidden: Sequence[int] = (300, 100), classes: int = 10, *, seed: int = 0) -> nn.Sequential:
     """A fully connected ReLU network on flattened inputs ``[n, ...]``; (300, 100) on 28x28 is LeNet-300-100."""
-    _check(inputs=inputs, classes=classes, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+    check_sizes(inputs=inputs, classes=classes, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
     widths = [inputs, *hidden, classes]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     with seeded(seed):
@@ -47,8 +30,8 @@ def lenet5(shape: Shape = (1, 28, 28), classes: int = 10, *, seed: int = 0) -> n
     The first convolution pads by 2, so 28x28 inputs run through the original's sizes. Smaller sides than 12 raise
     ValueError.
     """
-    channels, height, width = _check_shape(shape, smallest=12)
-    _check(classes=classes)
+    channels, height, width = check_shape(shape, smallest=12)
+    check_sizes(classes=classes)
     rows, columns = (height // 2 - 4) // 2, (width // 2 - 4) // 2
     with seeded(seed):
         return nn.Sequential(
@@ -81,8 +64,8 @@ def small_cnn(
 
     Trains on 8x8 digits in seconds; runs on 28x28 images too. Inputs too small for the pooling raise ValueError.
     """
-    channels, height, width = _check_shape(shape, smallest=2 ** (len(widths) - 1) if widths else 1)
-    _check(classes=classes, hidden=hidden, **{f"widths[{i}]": value for i, value in enumerate(widths)})
+    channels, height, width = check_shape(shape, smallest=2 ** (len(widths) - 1) if widths else 1)
+    check_sizes(classes=classes, hidden=hidden, **{f"widths[{i}]": value for i, value in enumerate(widths)})
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     with seeded(seed):
         for index, (before, after) in enumerate(pairwise([channels, *widths]), start=1):
@@ -107,8 +90,8 @@ def conv8(shape: Shape = (3, 32, 32), classes: int = 10, *, width: int = 16, see
     "Similarity of Neural Network Representations Revisited"; its unpadded seventh convolution is padded where fewer
     than 3 pixels are left, so 8x8 inputs run too.
     """
-    channels, height, columns = _check_shape(shape, smallest=1)
-    _check(classes=classes, width=width)
+    channels, height, columns = check_shape(shape, smallest=1)
+    check_sizes(classes=classes, width=width)
     widths = [width, width, 2 * width, 2 * width, 2 * width, 4 * width, 4 * width, 4 * width]
     left = -(-min(height, columns) // 4)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -124,33 +107,3 @@ def conv8(shape: Shape = (3, 32, 32), classes: int = 10, *, width: int = 16, see
         layers["flatten"] = nn.Flatten()
         layers["fc"] = nn.Linear(widths[-1], classes)
     return nn.Sequential(layers)
-
-
-def _mlp_on_images(shape: Shape, classes: int, **options: object) -> nn.Sequential:
-    return mlp(shape[0] * shape[1] * shape[2], classes=classes, **options)  # type: ignore[arg-type]
-
-
-NETWORKS: dict[str, Callable[..., nn.Sequential]] = {
-    "mlp": _mlp_on_images,
-    "lenet5": lenet5,
-    "small_cnn": small_cnn,
-    "conv8": conv8,
-}
-"""Factories by name, all called as ``factory(shape, classes, **options, seed=...)``."""
-
-
-def _check(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, not {size!r}")
-
-
-def _check_shape(shape: Shape, smallest: int) -> Shape:
-    if len(shape) != 3:
-        raise ValueError(f"shape must be (channels, height, width), not {tuple(shape)!r}")
-    _check(channels=shape[0], height=shape[1], width=shape[2])
-    if min(shape[1:]) < smallest:
-        raise ValueError(
-            f"this network needs images of at least {smallest}x{smallest} pixels, not {shape[1]}x{shape[2]}"
-        )
-    return shape[0], shape[1], shape[2]

@@ -1,0 +1,183 @@
+"""Score, then keep the best: masks of single weights. Nothing is changed here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import LayerCollapseWarning
+from ...graph import preserved_rng, quiet_copy
+from .invariants import checked_masks, require_change, require_exact, require_subset
+from .network import Masks, Network, open_weights, unit_dim, zero_masked
+from .scores import Magnitude, Reviser, WeightScore
+from .selection import (
+    Amount,
+    Scope,
+    Threshold,
+    below,
+    checked_amount,
+    gone_after,
+    removals,
+    require_finite,
+    take_lowest,
+)  # fmt: skip
+
+DEFAULT_SCORE = Magnitude()
+
+
+def masks(
+    model: nn.Module,
+    *,
+    score: WeightScore = DEFAULT_SCORE,
+    amount: Amount = 0.8,
+    scope: Scope = "global",
+    data: object = None,
+    previous: Mapping[str, Tensor] | None = None,
+    keep: Collection[str] = (),
+    parameters: Collection[str] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+) -> Masks:
+    """Decide which weights of a model go: parameter name -> bool tensor, True where a weight stays.
+
+    Exactly ``int(round(amount · n))`` of n weights are gone, whatever the ties, of which the lowest index goes first.
+    For a criterion that scores units, n counts units, and a unit takes its bias along.
+
+    Args:
+        model: neither run nor changed: a copy is, in the same mode, masked by ``previous``.
+        score: a criterion for weights, such as :class:`Magnitude`, :class:`SNIP`, :class:`SynFlow`, :class:`Random`.
+        amount: the share of all open weights that is gone in the end, ``previous`` included; or shares by layer or
+            parameter name, others staying as they are (``scope="layer"``); or a :class:`Threshold`.
+        scope: ``"global"`` ranks the weights of all layers together, ``"layer"`` takes the same share of each.
+        data: (inputs, targets) tensors, or an iterable of such batches, for criteria that need them.
+        previous: the masks so far; the new ones are within them.
+        keep: names of parameters, layers or containers that stay whole.
+        parameters: names of the parameters to prune; None: the weights of all layers that have some, no biases.
+        initial: parameter name -> value at initialisation, for criteria that look back (a ``state_dict`` will do).
+
+    Raises:
+        NothingPruned: nothing would go. MaskGrowth: ``previous`` has lost more than ``amount`` already.
+        ValueError: an unknown name, an impossible option, missing data, or a score that is not finite.
+        TypeError: something that is no criterion.
+
+    Warns:
+        LayerCollapseWarning: a layer is left without any weight.
+    """
+    names = list(open_weights(model, keep, parameters))
+    wanted = checked_amount(amount, scope, names)
+    check_score(score)
+    before = _before(model, names, previous)
+    after = _decide(_network(model, names, before, data, initial), score, wanted, scope)
+    if isinstance(score, Reviser):
+        after = score.revise(after, before)
+    require_subset(after, before)
+    require_change(before, after, f"amount={amount!r}")
+    _warn_of_collapse(before, after)
+    return after
+
+
+def kept_share(masks: Mapping[str, Tensor]) -> float:
+    """The share of the masked parameters' entries that stay, 0 to 1."""
+    return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+
+
+def check_score(score: object) -> None:
+    """TypeError for what is no criterion for weights, or only the class of one."""
+    if isinstance(score, type) or not isinstance(score, WeightScore):
+        raise TypeError(f"score must be a criterion for weights such as Magnitude() or SynFlow(), not {score!r}")
+
+
+def _before(model: nn.Module, names: list[str], previous: Mapping[str, Tensor] | None) -> Masks:
+    """All-true masks, or ``previous``: of the open weights, and of biases that units took along."""
+    parameters = dict(model.named_parameters())
+    if previous is None:
+        return {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
+    given = checked_masks(parameters, previous)
+    full = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names if name not in given}
+    order = [name for name in parameters if name in full or name in given]
+    return {name: full[name] if name in full else given[name] for name in order}
+
+
+def _decide(network: Network, score: WeightScore, amount: float | dict[str, float] | Threshold, scope: Scope) -> Masks:
+    unitwise = bool(getattr(score, "unitwise", False))
+    alive = _living_units(network, network.masks) if unitwise else {n: network.masks[n] for n in network.names}
+    for chosen in _steps(network, score, amount, scope, alive):
+        network = _masked(network, _spread(network, chosen) if unitwise else {**network.masks, **chosen})
+    return network.masks
+
+
+def _steps(
+    network: Network, score: WeightScore, amount: float | dict[str, float] | Threshold, scope: Scope, alive: Masks
+) -> Iterator[Masks]:
+    """The living entries after every step of a criterion; the network must be masked by them before the next."""
+    if isinstance(amount, Threshold):
+        yield below(_scores(network, score, alive), alive, amount.value)
+        return
+    steps = int(getattr(score, "iterations", 1))
+    wanted = removals(scope, amount, {name: mask.numel() for name, mask in alive.items()})
+    started = [sum(int(alive[name].sum()) for name in names) for names, _ in wanted]
+    for step in range(1, steps + 1):
+        scores = _scores(network, score, alive)
+        for (names, gone), kept in zip(wanted, started, strict=True):
+            size = sum(alive[name].numel() for name in names)
+            here = gone_after(step / steps, kept, size, gone)
+            alive = {**alive, **take_lowest({name: scores[name] for name in names}, alive, here)}
+            require_exact({name: alive[name] for name in names}, size - here)
+        yield alive
+
+
+def _scores(network: Network, score: WeightScore, alive: Masks) -> dict[str, Tensor]:
+    with preserved_rng():
+        scores = score.weights(network)
+    for name, mask in alive.items():
+        if name not in scores or scores[name].shape != mask.shape:
+            shape = tuple(scores[name].shape) if name in scores else None
+            raise ValueError(f"{score!r} gives {name!r} scores of shape {shape}, not {tuple(mask.shape)}")
+    require_finite(scores, alive)
+    return {name: scores[name] for name in alive}
+
+
+def _living_units(network: Network, masks: Masks) -> Masks:
+    """Whether any incoming weight of each unit is left, ``[units]`` for every parameter."""
+    return {name: masks[name].movedim(unit_dim(network.model, name), 0).flatten(1).any(dim=1) for name in network.names}
+
+
+def _spread(network: Network, units: Masks) -> Masks:
+    """Masks of weights, and of the biases of the same units, from those of units."""
+    found = dict(network.masks)
+    parameters = dict(network.model.named_parameters())
+    for name, stays in units.items():
+        shape = [1] * found[name].dim()
+        shape[unit_dim(network.model, name)] = -1
+        found[name] = found[name] & stays.reshape(shape)
+        bias = ".".join([*name.split(".")[:-1], "bias"])
+        if bias in parameters and parameters[bias].shape == stays.shape:
+            found[bias] = stays & found.get(bias, torch.ones_like(stays))
+    return {name: found[name] for name in parameters if name in found}
+
+
+def _masked(network: Network, masks: Masks) -> Network:
+    """The network with smaller masks, its model's weights zeroed to match."""
+    parameters = dict(network.model.named_parameters())
+    for name, mask in masks.items():
+        zero_masked(parameters[name], mask)
+    return replace(network, masks=masks)
+
+
+def _network(
+    model: nn.Module, names: Collection[str], masks: Masks, data: object, initial: Mapping[str, Tensor] | None
+) -> Network:
+    own = quiet_copy(model)
+    for copied, module in zip(own.modules(), model.modules(), strict=True):
+        copied.training = module.training
+    return _masked(Network(own, tuple(names), masks, data, initial), masks)
+
+
+def _warn_of_collapse(before: Masks, after: Masks) -> None:
+    empty = [name for name, mask in after.items() if not mask.any() and (name not in before or before[name].any())]
+    if empty:
+        listed = ", ".join(f"{name!r} ({after[name].numel()})" for name in empty)
+        warnings.warn(f"layer collapse: no weight is left of {listed}", LayerCollapseWarning, stacklevel=3)

@@ -1,0 +1,271 @@
+"""Prune single weights and train again, round by round."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...errors import InexactRewind
+from ...graph.preserve import own_copy
+from ...kernels import as_integer
+from .checkpoints import Checkpoints, as_json, digest
+from .enforcement import Sparsifier
+from .invariants import require_equal, require_exact, require_subset, require_zero
+from .masks import DEFAULT_SCORE, check_score, kept_share, masks
+from .network import Masks, open_weights, zero_masked
+from .retrain import FineTune, Reinit, Retrain, RewindLR, RewindWeights, reinitialised, snapshot
+from .schedule import Exponential, Schedule, amounts
+from .scores import WeightScore
+from .selection import Scope
+from .watch import StepWatch, seeded
+
+DEFAULT_SCHEDULE = Exponential()
+DEFAULT_RETRAIN = FineTune()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a training function is told about the training that is due.
+
+    Attributes:
+        number: 0 for the dense network, then the number of the round.
+        first_step: the optimiser step at which the learning-rate schedule starts, 0 from the beginning; None: training
+            goes on at the learning rate with which it ends.
+        amount: the share of the weights that is gone.
+        folder: where training may keep checkpoints of its own, to go on after a kill; None without ``checkpoints=``.
+    """
+
+    number: int
+    first_step: int | None
+    amount: float
+    folder: Path | None
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRound:
+    """One round: ``number`` from 1, the share of the weights that was to go and the share that stays, the masks, the
+    model after training (masked weights are 0), and what ``train`` returned."""
+
+    number: int
+    amount: float
+    kept: float
+    masks: Masks
+    model: nn.Module
+    result: Any
+
+
+def rounds(  # noqa: PLR0913  (the public face)
+    model: nn.Module,
+    *,
+    train: Callable[..., Any],
+    score: WeightScore = DEFAULT_SCORE,
+    amount: float | None = None,
+    rounds: int = 1,
+    schedule: Schedule | str | Sequence[float] = DEFAULT_SCHEDULE,
+    checkpoints: str | os.PathLike[str] | None = None,
+    retrain: Retrain = DEFAULT_RETRAIN,
+    scope: Scope = "global",
+    data: object = None,
+    keep: Collection[str] = (),
+    dense: nn.Module | None = None,
+    seed: int = 0,
+) -> Iterator[SparseRound]:
+    """Train, then prune and train again in several rounds, until ``amount`` of the weights is gone.
+
+    The dense network is trained first, unless ``dense`` is given. Every round masks more weights of the network that
+    the round before has left, puts the others where ``retrain`` says, and trains. Masked weights are 0 after every step
+    of every optimiser that ``train`` uses.
+
+    Args:
+        model: as it is before any training; it is not changed.
+        train: ``train(model, stage)``, or ``train(model)``, trains a working copy in place with an optimiser of its
+            own, made anew. Global random states are set from ``seed`` and the round before and put back after.
+        score: the criterion, of every round.
+        amount: the share of all open weights that is gone at the end; None where the schedule says.
+        rounds: how many.
+        schedule: how much is gone after every round: :class:`Exponential` and its kin, their names, or the shares.
+        checkpoints: a folder. A run that finds a killed one of the same options there continues it, and ends with the
+            same weights bit for bit; rounds that are done are read, not repeated. ``train`` must then return JSON data.
+            Training itself starts its round again, or goes on from what it keeps in ``stage.folder``.
+        retrain: :class:`FineTune`, :class:`RewindLR`, :class:`RewindWeights` or :class:`Reinit`.
+        scope: as for :func:`masks`.
+        data: as for :func:`masks`.
+        keep: as for :func:`masks`.
+        dense: the model after the first training, where that has been done: it is not done again. Weights can then
+            be rewound to step 0 only, which ``model`` is.
+        seed: of the random states that ``train`` and the criterion draw from.
+
+    Raises:
+        NothingPruned: a round would remove nothing. StaleOptimizer: an optimiser begins a round with the state of an
+            earlier one. InexactRewind, RevivedWeights, InexactSparsity, MaskGrowth: as their names say.
+        ValueError: an impossible option, checkpoints of other options or damaged ones, a step to rewind to that
+            training did not reach.
+        TypeError: no criterion, no way to retrain, or a result that is not JSON.
+    """
+    check_score(score)
+    wanted = amounts(schedule, rounds, amount)
+    if isinstance(retrain, type) or not isinstance(retrain, FineTune | RewindLR | RewindWeights | Reinit):
+        raise TypeError(f"retrain must be FineTune(), RewindLR(), RewindWeights(step) or Reinit(), not {retrain!r}")
+    step = retrain.step if isinstance(retrain, RewindWeights) else 0
+    if dense is not None and step > 0:
+        raise ValueError(f"{retrain!r} needs the first training to be done here, so dense= must be left out")
+    number = as_integer(seed)
+    if number is None or number < 0:
+        raise ValueError(f"seed must be an integer of at least 0, not {seed!r}")
+    names = list(open_weights(model, keep))
+    initial = snapshot(model)
+    trained = None if dense is None else snapshot(dense)
+    options = {
+        "score": repr(score), "amounts": list(wanted), "retrain": repr(retrain), "scope": scope, "seed": number,
+        "parameters": names, "model": digest(initial), "dense": None if trained is None else digest(trained),
+    }  # fmt: skip
+    store = None if checkpoints is None else Checkpoints(checkpoints, options)
+    run = _Run(own_copy(model), _caller(train), retrain, initial, store, number)
+    choose = {"score": score, "scope": scope, "data": data, "parameters": names}
+    return _rounds(run, wanted, trained, choose)
+
+
+def _rounds(
+    run: _Run, wanted: Sequence[float], trained: Mapping[str, Tensor] | None, choose: Mapping[str, Any]
+) -> Iterator[SparseRound]:
+    current = run.first(trained)
+    previous: Masks | None = None
+    for number, gone in enumerate(wanted, 1):
+        name = f"round-{number:03d}"
+        start, chosen = run.start(name, lambda: run.pruned(current, previous, gone, number, choose))  # noqa: B023
+        require_subset(chosen, previous or {})
+        current, result = run.train(name, start, chosen, Stage(number, run.retrain.first_step, gone, None))
+        previous = chosen
+        given = {key: mask.clone() for key, mask in chosen.items()}  # the caller's own, as the model is
+        yield SparseRound(number, gone, kept_share(chosen), given, run.model(current), result)
+
+
+class _Run:
+    """The working copy, and every state that a round leaves to the next."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Callable[[nn.Module, Stage], Any],
+        retrain: Retrain,
+        initial: dict[str, Tensor],
+        store: Checkpoints | None,
+        seed: int,
+    ) -> None:
+        self.retrain = retrain
+        self._template = model
+        self._train = train
+        self._initial = initial
+        self._store = store
+        self._seed = seed
+        self._rewind, self._rewind_digest = initial, digest(initial)
+
+    def model(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """A model of its own in a state, in the mode of the caller's."""
+        own = own_copy(self._template)
+        own.load_state_dict(state)
+        return own
+
+    def first(self, trained: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        """The state after dense training."""
+        if trained is not None:
+            return trained
+        step = self.retrain.step if isinstance(self.retrain, RewindWeights) else 0
+        start, _ = self.start("dense", lambda: (self._initial, {}))
+        done, _ = self.train("dense", start, {}, Stage(0, 0, 0.0, None), snapshot_at=step or None)
+        if step and self._store is not None:
+            self._rewind = self._store.read("rewind")[0]
+            self._rewind_digest = digest(self._rewind)
+        return done
+
+    def start(
+        self, name: str, decide: Callable[[], tuple[Mapping[str, Tensor], Masks]]
+    ) -> tuple[Mapping[str, Tensor], Masks]:
+        """Weights and masks that a stage starts from: stored ones, else decided now, and stored."""
+        key = f"{name}-start"
+        if self._store is not None and self._store.has(key):
+            return self._store.read(key)
+        state, chosen = decide()
+        if self._store is not None:
+            self._store.write(key, state, chosen)
+        return state, chosen
+
+    def pruned(
+        self,
+        current: Mapping[str, Tensor],
+        previous: Masks | None,
+        gone: float,
+        number: int,
+        choose: Mapping[str, Any],
+    ) -> tuple[Mapping[str, Tensor], Masks]:
+        """The masks of a round, and the weights it starts from."""
+        model = self.model(current)
+        with seeded(self._seed, 2 * number):
+            chosen = masks(model, amount=gone, previous=previous, initial=self._initial, **choose)
+        state = current
+        if isinstance(self.retrain, RewindWeights):
+            state = self._rewind
+            if digest(state) != self._rewind_digest:
+                raise InexactRewind(
+                    f"the weights that {self.retrain!r} goes back to are no longer those that it stored"
+                )
+        elif isinstance(self.retrain, Reinit):
+            state = reinitialised(model, self.retrain.seed + number)
+        start = {name: value.clone() for name, value in state.items()}
+        for name, mask in chosen.items():
+            zero_masked(start[name], mask.cpu())
+        return start, {name: mask.cpu() for name, mask in chosen.items()}
+
+    def train(
+        self, name: str, start: Mapping[str, Tensor], chosen: Masks, stage: Stage, snapshot_at: int | None = None
+    ) -> tuple[Mapping[str, Tensor], Any]:
+        """The state after a stage, and what its training returned; read where it is done already."""
+        store = self._store
+        if store is not None and store.has(name):
+            return store.read(name)[0], store.result(name)
+        model = self.model(start)
+        require_equal(model.state_dict(), start, {})
+        resumed = False
+        if store is not None:
+            if store.has("rewind"):
+                snapshot_at = None
+            resumed = store.found(f"{name}-start")
+            stage = replace(stage, folder=store.workplace(name, empty=snapshot_at is not None))
+        watch = StepWatch(model, step=snapshot_at, reached=lambda: self._keep(model), resumed=resumed)
+        with watch.active(), Sparsifier(model, chosen) as sparsifier, seeded(self._seed, 2 * stage.number + 1):
+            result = self._train(model, stage)
+        if snapshot_at is not None and watch.steps < snapshot_at:
+            raise ValueError(f"{self.retrain!r} goes back to a step that training did not reach in {watch.steps}")
+        require_exact(sparsifier.masks, sum(int(mask.sum()) for mask in chosen.values()))
+        require_zero(model, chosen)
+        done = snapshot(model)
+        if store is not None:
+            result = as_json(result)
+            store.write(name, done, chosen, result)
+        return done, result
+
+    def _keep(self, model: nn.Module) -> None:
+        """Store the state to rewind to."""
+        self._rewind = snapshot(model)
+        self._rewind_digest = digest(self._rewind)
+        if self._store is not None:
+            self._store.write("rewind", self._rewind, {})
+
+
+def _caller(train: Callable[..., Any]) -> Callable[[nn.Module, Stage], Any]:
+    """The training function as one of two arguments; TypeError for what can be called with neither one nor two."""
+    if not callable(train):
+        raise TypeError(f"train must be a function of (model, stage), not {train!r}")
+    try:
+        inspect.signature(train).bind(None, None)
+    except TypeError:
+        return lambda model, stage: train(model)
+    except ValueError:  # a built-in has no signature
+        pass
+    return train

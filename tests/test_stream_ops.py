@@ -1,0 +1,126 @@
+"""The ops of a stream against the reference: every type and layout, ragged sizes, more layers than a sliver holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from simkit.arrays import Matrix
+from simkit.backends import native_cpu, reference
+from simkit.backends.base import MomentRows, MomentSums, MomentUnits, SideSums
+
+Array = npt.NDArray[Any]
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def matrix(values: Array, dtype: str) -> Matrix:
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32) >> 16
+        return Matrix("x", bits.astype(np.uint16), dtype)
+    return Matrix("x", values.astype(dtype), dtype)
+
+
+def laid_out(values: Array, layout: str) -> Array:
+    """The same values with other strides."""
+    if layout == "columns":
+        return np.asfortranarray(values)
+    if layout == "backwards":
+        return np.ascontiguousarray(values[::-1, ::-1])[::-1, ::-1]
+    if layout == "spaced":
+        return np.repeat(np.repeat(values, 2, axis=0), 3, axis=1)[::2, ::3]
+    return values
+
+
+def side_of(widths: list[int], rng: np.random.Generator, *, alone: bool) -> SideSums:
+    ends = np.cumsum([0, *widths])
+    scale = np.concatenate([np.full(w, 2.0 ** rng.integers(-9, 9)) for w in widths])
+    p, layers = int(ends[-1]), len(widths)
+    grams = () if alone else tuple(np.zeros((w, w)) for w in widths)
+    offsets = tuple(int(e) for e in ends)
+    zeros = (np.zeros(p), np.zeros(p), np.zeros(layers), np.zeros(layers))
+    return SideSums(offsets, rng.standard_normal(p), scale, *zeros, grams)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["rows", "columns", "backwards", "spaced"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 511), (129, 512), (7, 1025), (513, 130), (2, 70_000)])
+def test_the_largest_entry(dtype: str, layout: str, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(sum(shape))
+    made = matrix(rng.standard_normal(shape) * 4, dtype)
+    x = Matrix("x", laid_out(made.values, layout), dtype)
+    expected = np.abs(x.float64()).max()
+    for threads in (1, 3):
+        assert native_cpu.largest_entries([x, x], threads=threads) == [expected, expected]
+    assert reference.largest_entries([x]) == [expected]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_infinite(dtype: str, bad: float) -> None:
+    for place in [(0, 0), (4, 6), (2, 3)]:
+        values = np.full((5, 7), -1e4)
+        fine = matrix(values, dtype)
+        values[place] = bad
+        for backend in (native_cpu, reference):
+            found = backend.largest_entries([fine, matrix(values, dtype), fine])
+            assert found[1] == np.inf
+            assert found[0] == found[2] == np.abs(fine.float64()).max()
+
+
+def test_zeros_and_the_smallest_numbers() -> None:
+    smallest = np.nextafter(0.0, -1.0)
+    for values, expected in (([[0.0, -0.0]], 0.0), ([[smallest, 0.0]], -smallest), ([[-np.finfo("d").max]], np.inf)):
+        found = native_cpu.largest_entries([Matrix("x", np.array(values), "float64")])[0]
+        assert found == min(expected, np.finfo("d").max)
+
+
+@pytest.mark.parametrize("rows", [1, 63, 64, 65, 255, 257, 512])
+@pytest.mark.parametrize("widths", [[1], [5, 24, 25], [241, 3], [2] * 30])
+def test_moments_of_a_block(rows: int, widths: list[int]) -> None:
+    """Both ops, one side alone and two sides, equal the reference to rounding; the same bits for any threads."""
+    rng = np.random.default_rng(rows + len(widths))
+    others = [7, *widths[:8]]
+    layers = [[matrix(rng.standard_normal((rows, w)), DTYPES[k % 4]) for k, w in enumerate(side)]
+              for side in (widths, others)]  # fmt: skip
+    for alone in (True, False):
+        found = []
+        for backend, threads in ((reference, 1), (native_cpu, 1), (native_cpu, 3)):
+            seeded = np.random.default_rng(1)
+            sides = [side_of(w, seeded, alone=alone) for w in ([widths] if alone else [widths, others])]
+            units = [MomentUnits(x, s, np.full((rows, s.offsets[-1]), np.nan))
+                     for x, s in zip(layers, sides, strict=False)]  # fmt: skip
+            moved = backend.moments_rows(units, threads=threads)
+            left, right = moved[0], None if alone else moved[1]
+            sums = sums_of(sides)
+            for _ in range(2):  # adds
+                backend.moments_add(sums, left, right, threads=threads)
+            found.append(arrays_of(sums, moved))
+        for name, expected in found[0].items():
+            size = max(float(np.abs(expected).max()), 1e-300)
+            assert np.abs(found[1][name] - expected).max() <= 1e-13 * size, name
+            assert found[1][name].tobytes() == found[2][name].tobytes(), name
+
+
+def sums_of(sides: list[SideSums]) -> MomentSums:
+    left, right = sides[0], sides[1] if len(sides) > 1 else None
+    other = right or left
+    layers, others = len(left.spans), len(other.spans)
+    p, q = left.offsets[-1], other.offsets[-1]
+    ay = np.zeros((layers, q))
+    bx = np.zeros((others, p) if right is not None else (0, 0))
+    return MomentSums(left, right, np.zeros((p, q)), np.zeros((layers, others)), ay, bx)
+
+
+def arrays_of(sums: MomentSums, moved: list[MomentRows]) -> dict[str, Array]:
+    out = {"cross": sums.cross, "ab": sums.sum_ab, "ay": sums.sum_ay, "bx": np.append(sums.sum_bx, 0.0)}
+    if sums.right is None:  # only the upper triangle counts
+        out["cross"] = np.triu(sums.cross)
+    for k, (side, rows) in enumerate(zip([s for s in (sums.left, sums.right) if s is not None], moved, strict=True)):
+        names = ("sum_z", "sum_az", "sum_a", "sum_aa")
+        out |= {f"{k}.{name}": getattr(side, name) for name in names}
+        out |= {f"{k}.gram.{layer}": np.triu(gram) for layer, gram in enumerate(side.gram)}
+        out |= {f"{k}.z": rows.z, f"{k}.a": rows.a}
+    return out
