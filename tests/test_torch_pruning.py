@@ -40,7 +40,9 @@ def cut_by_rival(model: nn.Module, inputs: tuple[Any, ...], plan: P.PruningPlan)
         prune = tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(model, example_inputs=inputs)
+            graph = tp.DependencyGraph().build_dependency(
+                model, example_inputs=inputs[0] if len(inputs) == 1 else inputs
+            )
         group = graph.get_pruning_group(module, prune, idxs=list(slot.positions))
         assert graph.check_pruning_group(group)
         group.prune()
