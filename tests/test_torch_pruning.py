@@ -26,7 +26,6 @@ AGREES = (
     "mobilenet_v2",
     "alexnet",
     "preact_resnet",
-    "prelu",
 )
 SLOWER = ("vgg16", "resnet18", "mobilenet_v1", "mobilenet_v3", "inception", "mlp_batch_norm", "siamese")
 
