@@ -129,15 +129,15 @@ def _check_fits(model: nn.Module, plan: PruningPlan) -> None:
         raise TypeError(f"plan must be a PruningPlan, not {type(plan).__name__}")
     tensors = named_tensors(model)
     for layer in plan.layers:
-        for name in (*(slot.tensor for slot in layer.slots), *(index.tensor for index in layer.indices)):
-            if name not in tensors:
-                raise ValueError(f"the plan cuts {name!r}, which {type(model).__name__} does not have")
         for slot in layer.slots:
+            _check_has(model, tensors, slot.tensor)
             shape = tuple(tensors[slot.tensor].shape)
             if slot.dim >= len(shape) or shape[slot.dim] != slot.size:
                 raise ValueError(
                     f"the plan expects size {slot.size} in dimension {slot.dim} of {slot.tensor!r}, not shape {shape}"
                 )
+        for index in layer.indices:
+            _check_has(model, tensors, index.tensor)
         for one in layer.repairs:
             check_repair(tensors, one)
         for size in layer.sizes:
@@ -146,6 +146,11 @@ def _check_fits(model: nn.Module, plan: PruningPlan) -> None:
                 raise ValueError(
                     f"the plan expects {size.attribute!r} of module {size.module!r} to be {size.size}, not {found}"
                 )
+
+
+def _check_has(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
+    if name not in tensors:
+        raise ValueError(f"the plan cuts {name!r}, which {type(model).__name__} does not have")
 
 
 def _kept_overall(model: nn.Module, plan: PruningPlan) -> dict[tuple[str, int], tuple[int, ...]]:

@@ -178,7 +178,8 @@ def _blame(model: nn.Module, example_inputs: Any, group: Group) -> str:
     if module is None:
         found = ([one for one in group.extents if one.op in names] for names in WRITES_SIZES)
         module = next(filter(None, found), list(group.extents))[0].module
-    extents = [one for one in group.extents if one.module == module] or group.extents
+    here = [one for one in group.extents if one.module == module] or group.extents
+    extents = [one for one in here if one.op in chain(*WRITES_SIZES)] or here
     sizes = sorted({len(one.units) for one in extents})
     place = f"module {module!r}" if module else "the model"
     return f"the forward of {place} writes the size {' or '.join(map(str, sizes))} in its code"
