@@ -70,14 +70,22 @@ class Reinit:
     """New random weights under the mask, another draw every round: the control for what the weights are worth.
 
     Every module is reset by its own ``reset_parameters``.
+
+    Args:
+        seed: of the draws.
+        keep_signs: pruned parameters keep the signs that they had before any training (Zhou et al., "Deconstructing
+            Lottery Tickets", 2019: these make the ticket); only sizes are drawn.
     """
 
     seed: int = 0
+    keep_signs: bool = False
 
     def __post_init__(self) -> None:
         seed = as_integer(self.seed)
         if seed is None or seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, not {self.seed!r}")
+        if not isinstance(self.keep_signs, bool):
+            raise ValueError(f"keep_signs must be True or False, not {self.keep_signs!r}")
 
     @property
     def first_step(self) -> int | None:
