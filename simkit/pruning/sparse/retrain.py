@@ -117,8 +117,11 @@ def reinitialised(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """A copy on the CPU of everything in the model's ``state_dict``."""
+    """A copy on the CPU of everything in the model's ``state_dict``; NotImplementedError for what is no tensor."""
     state: Mapping[str, Tensor] = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise NotImplementedError(f"{name!r} in the model's state is no tensor but {type(value).__name__}")
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
