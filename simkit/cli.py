@@ -21,12 +21,11 @@ from .errors import SimkitWarning
 
 if TYPE_CHECKING:
     from .compare.matrix import SimilarityMatrix
-    from .kernels import Kernel
-    from .metrics.measure import Measure
+    from .experiments.runs import Outcome
 
 MISTAKE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 MEASURES = ("cka", "nbs", "procrustes", "cca", "r2-cca", "svcca", "pwcca", "linear-regression")
-EXTRAS = {"bench": "test"}  # where it is not the command's name
+EXTRAS = {"bench": "test", "train": "torch", "prune": "torch", "report": "plot"}  # where it is not the command's name
 # What simkit raises for input it refuses, and the system for files it refuses.
 REFUSALS = (ValueError, TypeError, NotImplementedError, OverflowError, ImportError, OSError, MemoryError)
 
@@ -109,6 +108,9 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_demo(commands)
     _add_compare(commands)
+    _add_train(commands)
+    _add_prune(commands)
+    _add_report(commands)
     _add_bench(commands)
     _add_doctor(commands)
     return parser
@@ -216,10 +218,11 @@ def _add_compare(commands: Any) -> None:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from .experiments.features import compare_files
+    from .experiments.measures import chosen_measure
     from .experiments.outputs import check_output, write_matrix
     from .experiments.terminal import say
 
-    measure = _measure(arguments.measure, arguments.estimator, arguments.kernel)
+    measure = chosen_measure(arguments.measure, arguments.estimator, arguments.kernel)
     for path in arguments.out:
         check_output(path, inputs=arguments.files)
     matrix = compare_files(arguments.files, measure=measure, memory=arguments.memory)
@@ -247,61 +250,93 @@ def _described(matrix: SimilarityMatrix, files: Sequence[str]) -> str:
     return "\n".join([title, "", matrix_table(matrix, width=width), *dict.fromkeys(reasons)])
 
 
-def _measure(name: str, estimator: str | None, kernel: str | None) -> Measure:
-    """The measure object that the options name."""
-    from .metrics.cca import R2CCA, MeanCCA
-    from .metrics.cka import CKA
-    from .metrics.linear_regression import LinearRegression
-    from .metrics.nbs import NBS
-    from .metrics.procrustes import Procrustes
-    from .metrics.pwcca import PWCCA
-    from .metrics.svcca import SVCCA
-
-    if name == "cka":
-        return CKA(_kernel("linear" if kernel is None else kernel), "biased" if estimator == "biased" else "debiased")
-    for option, value in (("--estimator", estimator), ("--kernel", kernel)):
-        if value is not None:
-            raise ValueError(f"{option} {value} belongs to --measure cka, not to {name}")
-    others: dict[str, Measure] = {
-        "nbs": NBS(),
-        "procrustes": Procrustes(),
-        "cca": MeanCCA(),
-        "r2-cca": R2CCA(),
-        "svcca": SVCCA(),
-        "pwcca": PWCCA(),
-        "linear-regression": LinearRegression(),
-    }
-    return others[name]
-
-
-def _kernel(text: str) -> Kernel:
-    """A kernel from its name, with its one parameter after a colon."""
-    from .kernels import RBF, Cosine, Laplacian, Linear, Polynomial
-
-    name, colon, parameter = text.partition(":")
-    plain: dict[str, type[Linear | Cosine]] = {"linear": Linear, "cosine": Cosine}
-    scaled: dict[str, type[RBF | Laplacian]] = {"rbf": RBF, "laplacian": Laplacian}
-    try:
-        if name in plain and not colon:
-            return plain[name]()
-        if name in scaled:
-            return scaled[name](_number(parameter, float)) if colon else scaled[name]()
-        if name == "polynomial":
-            return Polynomial(int(_number(parameter, int))) if colon else Polynomial()
-    except ValueError as error:
-        raise ValueError(f"--kernel {text}: {error}") from None
-    raise ValueError(
-        f"--kernel {text or repr(text)} is none of linear, cosine, rbf[:BANDWIDTH], laplacian[:BANDWIDTH], "
-        "polynomial[:DEGREE]"
+def _add_train(commands: Any) -> None:
+    train = _command(
+        commands,
+        "train",
+        _train,
+        help="train the networks of a config, one for each seed",
+        description="Train the network that a config file (TOML or JSON) describes, once for each seed. Every run has "
+        "a directory\nunder the config's out; runs that are done are found, and one that was killed goes on where it "
+        "was.",
+        examples=("simkit train digits.toml", "simkit train digits.toml --seeds 0:10 --set train.lr=0.1"),
     )
+    _add_config(train)
 
 
-def _number(text: str, kind: type[float]) -> float:
-    """A number from the command line; ValueError in words that hold it."""
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not {'a whole' if kind is int else 'a'} number") from None
+def _add_prune(commands: Any) -> None:
+    prune = _command(
+        commands,
+        "prune",
+        _prune,
+        help="prune by every method, amount and seed of a config, with controls",
+        description="Prune the networks of a config file by all of its methods, amounts and seeds, in rounds of "
+        "pruning and\nretraining. A random choice and a network with new weights are always among the runs. Networks "
+        "that are missing are\ntrained, runs that are done are found, and one that was killed goes on where it was.",
+        examples=("simkit prune digits.toml", "simkit prune digits.toml --seeds 0:5 --set prune.rounds=3"),
+    )
+    _add_config(prune)
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG", help=".toml or .json")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.NAME=VALUE",
+        help="an option in the place of the file's; may be repeated",
+    )
+    command.add_argument("--seeds", metavar="SEEDS", help="such as 0:10 (0 to 9) or 0,3,7, in the place of the file's")
+    command.add_argument("--out", metavar="DIR", help="where the runs go, in the place of the file's")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    _need("train", torch="torch")
+    from .experiments.config_file import read_config
+    from .experiments.runs import train_runs
+
+    config = read_config(arguments.config, overrides=arguments.set, seeds=arguments.seeds, out=arguments.out)
+    print(_done(train_runs(config), config.run.out))
+    return 0
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    _need("prune", torch="torch")
+    from .experiments.config_file import read_config
+    from .experiments.runs import prune_runs
+
+    config = read_config(arguments.config, overrides=arguments.set, seeds=arguments.seeds, out=arguments.out)
+    print(f"{_done(prune_runs(config), config.run.out)}; simkit report {config.run.out} compares them")
+    return 0
+
+
+def _add_report(commands: Any) -> None:
+    command = _command(
+        commands,
+        "report",
+        _report,
+        help="tables and pictures of the runs in a folder, with confidence intervals",
+        description="Put the runs of simkit train and simkit prune together: means with 95% confidence intervals over "
+        "seeds, differences\npaired by seed, and pictures. Leaves report.json, report.csv, similarity.csv and PNG "
+        "files in the folder.",
+        examples=("simkit report runs",),
+    )
+    command.add_argument("folder", metavar="DIR", help="the out folder of the runs")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    _need("report", torch="torch", matplotlib="matplotlib")
+    from .experiments.report import report
+    from .experiments.terminal import say
+
+    say(report(arguments.folder))
+    return 0
+
+
+def _done(outcome: Outcome, out: str) -> str:
+    earlier = f", {outcome.found} of them earlier" if outcome.found else ""
+    return f"{len(outcome.results)} run{'s' * (len(outcome.results) != 1)} done{earlier}, in {out}"
 
 
 def _add_bench(commands: Any) -> None:

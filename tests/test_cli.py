@@ -24,11 +24,11 @@ def test_no_command_shows_the_help(run_simkit: Run) -> None:
     code, out, err = run_simkit()
     assert (code, err) == (0, "")
     assert out == run_simkit("--help")[1]
-    for command in ("demo", "compare", "doctor"):
+    for command in ("demo", "compare", "train", "prune", "report", "doctor"):
         assert f"    {command} " in out
 
 
-@pytest.mark.parametrize("command", ["demo", "compare", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "compare", "train", "prune", "report", "bench", "doctor"])
 def test_help_of_a_command_has_examples(run_simkit: Run, command: str) -> None:
     code, out, err = run_simkit(command, "--help")
     assert (code, err) == (0, "")
@@ -37,7 +37,7 @@ def test_help_of_a_command_has_examples(run_simkit: Run, command: str) -> None:
 
 
 def test_commands_to_come_are_no_commands(run_simkit: Run) -> None:
-    for command in ("train", "prune", "report", "nonsense"):
+    for command in ("search", "nonsense"):
         result = run_simkit(command)
         assert_one_sentence(*result)
         assert f"invalid choice: '{command}'" in result[2]

@@ -154,6 +154,29 @@ def test_reinitialised_weights_are_new_every_round_and_by_seed() -> None:
     assert all((start["1.running_mean"] == 0).all() for start in trains[0].starts)
 
 
+def test_new_weights_may_keep_their_signs() -> None:
+    plainly, signed = Training(), Training()
+    run(plainly, retrain=P.Reinit(5))
+    run(signed, retrain=P.Reinit(5, keep_signs=True))
+    first = plain(network())["0.weight"]
+    other, found = plainly.starts[1]["0.weight"], signed.starts[1]["0.weight"]
+    kept = found != 0
+    assert torch.equal(found.sign()[kept], first.sign()[kept])
+    assert torch.equal(found.abs()[kept & (other != 0)], other.abs()[kept & (other != 0)])
+
+
+def test_networks_are_pruned_at_initialisation() -> None:
+    train = Training()
+    model = network()
+    (one,) = P.rounds(
+        model, dense=model, train=train, score=P.SynFlow((6,)), amount=0.8, retrain=P.RewindWeights()
+    )  # fmt: skip
+    assert [(stage.number, stage.first_step) for stage in train.stages] == [(1, 0)]
+    expected = P.masks(model, score=P.SynFlow((6,)), amount=0.8)
+    assert same(one.masks, expected)
+    assert same(train.starts[0], masked(plain(model), expected))
+
+
 def test_a_dense_model_that_is_given_is_not_trained() -> None:
     first = Training()
     expected = run(first)
@@ -324,11 +347,40 @@ def test_masks_that_grow_are_an_error() -> None:
         run(Training(), score=Moving())
 
 
+def test_tied_weights_are_one() -> None:
+    model = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5), nn.Linear(5, 3))
+    model[2].weight = model[0].weight
+    for retrain in (P.FineTune(), P.RewindWeights(0)):
+        for one in P.rounds(model, train=lambda own: None, retrain=retrain, **OPTIONS):
+            assert one.model[2].weight is one.model[0].weight
+            assert (one.model[2].weight[~one.masks["0.weight"]] == 0).all()
+
+
+def test_a_second_argument_gets_the_stage_if_it_asks_for_it() -> None:
+    seen: list[object] = []
+
+    def named(model: nn.Module, stage: Stage | None = None) -> None:
+        seen.append(stage)
+
+    def other(model: nn.Module, epochs: int = 3) -> None:
+        seen.append(epochs)
+
+    for train, kind in ((named, Stage), (other, int), (lambda *both: seen.append(both[1]), Stage)):
+        seen.clear()
+        run(train)
+        assert len(seen) == 4
+        assert all(isinstance(one, kind) for one in seen)
+
+
 def test_mistakes_get_one_sentence() -> None:
+    with pytest.raises(ValueError, match="scope must be 'global' or 'layer', not 'all'"):
+        P.rounds(network(), train=Training(), scope="all", **OPTIONS)
+    with pytest.raises(ValueError, match="dense must be the trained model itself, not a Linear of other shapes"):
+        run(Training(), dense=nn.Linear(2, 2))
     with pytest.raises(TypeError, match=r"retrain must be FineTune\(\), .* not 'finetune'"):
         run(Training(), retrain="finetune")
     with pytest.raises(TypeError, match=r"train must be a function of \(model, stage\), not 3"):
-        run(3)  # type: ignore[arg-type]
+        run(3)
     with pytest.raises(TypeError, match="score must be a criterion for weights"):
         run(Training(), score="magnitude")
     with pytest.raises(
@@ -338,11 +390,11 @@ def test_mistakes_get_one_sentence() -> None:
     with pytest.raises(ValueError, match="step must be an integer of at least 0, not -1"):
         P.RewindWeights(-1)
     with pytest.raises(ValueError, match=r"step must be an integer of at least 0, not 0\.5"):
-        P.RewindLR(0.5)  # type: ignore[arg-type]
+        P.RewindLR(0.5)
     with pytest.raises(ValueError, match="seed must be an integer of at least 0, not 'x'"):
         run(Training(), seed="x")
     own = nn.Linear(3, 3)
-    own.reset_parameters = None  # type: ignore[assignment,method-assign]
+    own.reset_parameters = None
     found = P.rounds(nn.Sequential(own), train=lambda model: None, retrain=P.Reinit(), **OPTIONS)
     with pytest.raises(NotImplementedError, match="module '0' of type Linear has parameters but no reset_parameters"):
         next(found)

@@ -8,12 +8,10 @@ is left is fine-tuned. The criteria see the training images only; accuracies are
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from .. import pruning as P
@@ -23,6 +21,7 @@ from ..pruning.scores import Score
 from ..train import Dataset, EpochRecord, TrainOptions, digits, evaluate, fit, small_cnn
 from .progress import Progress
 from .statistics import Interval, mean_interval
+from .threads import torch_threads
 
 AMOUNT = 0.5
 WIDTHS = (32, 64, 64)  # channels of the convolutions: room enough to lose half
@@ -125,7 +124,7 @@ def run(options: DemoOptions, models: Path) -> DemoResult:
     """Train, compare and prune; every network is saved in the folder ``models``. Progress goes to stderr."""
     started = time.perf_counter()
     data = digits()
-    with _torch_threads(options.threads), Progress(options.epochs, " epochs") as progress:
+    with torch_threads(options.threads), Progress(options.epochs, " epochs") as progress:
         dense = [_train(data, options, seed, models, progress) for seed in range(options.seeds)]
         heatmap = _compare(dense[0], dense[1], data)
         progress.note("compared the layers of seeds 0 and 1")
@@ -139,16 +138,6 @@ def run(options: DemoOptions, models: Path) -> DemoResult:
 
 def _schedule(epochs: int, lr: float, seed: int) -> TrainOptions:
     return TrainOptions(epochs=epochs, batch_size=64, lr=lr, schedule="cosine", weight_decay=5e-4, seed=seed)
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(data: Dataset, options: DemoOptions, seed: int, models: Path, progress: Progress) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -128,7 +128,7 @@ def _rounds(
 ) -> Iterator[Round]:
     current = model
     for number, share in enumerate(wanted, 1):
-        amounts = _amounts(trace(current, example_inputs), share, before)
+        amounts = amounts_of_round(trace(current, example_inputs), share, before)
         if not amounts:
             continue  # so small a step takes no whole unit of any layer
         decided = plan(current, example_inputs, amount=amounts, **options)
@@ -137,8 +137,11 @@ def _rounds(
         yield Round(number, share, decided, current, retrained)
 
 
-def _amounts(graph: ChannelGraph, share: float, before: dict[str, int]) -> dict[str, float]:
-    """The share of what each layer still has that takes it to its number of this round; layers that stay left out."""
+def amounts_of_round(graph: ChannelGraph, share: float, before: Mapping[str, int]) -> dict[str, float]:
+    """The share of what each layer still has that leaves ``1 - share`` of the units it had ``before`` all rounds.
+
+    Layers that stay as they are, or are not in ``before``, are left out.
+    """
     found: dict[str, float] = {}
     for group in graph.prunable:
         if group.name not in before:

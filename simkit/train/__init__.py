@@ -1,11 +1,12 @@
 """Train networks, reproducibly: data, networks, and a loop of three plain functions."""
 
+from .checkpoint import finished_epochs
 from .cifar import cifar10
 from .config import TrainOptions
 from .data import LOADERS, digits, fashion_mnist, mnist
 from .dataset import Dataset, held_out
 from .image_folder import folder
-from .loop import EpochRecord, Evaluation, History, evaluate, fit, train_epoch
+from .loop import evaluate, fit, train_epoch
 from .networks import (
     NETWORKS,
     alexnet,
@@ -21,6 +22,7 @@ from .networks import (
     vit,
 )
 from .optimizers import make_optimizer
+from .records import EpochRecord, Evaluation, History
 from .svhn import svhn
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "digits",
     "evaluate",
     "fashion_mnist",
+    "finished_epochs",
     "fit",
     "folder",
     "held_out",

@@ -24,6 +24,7 @@ from ..errors import first_line
 from ..files import is_draft, write_atomically
 from .config import TrainOptions
 from .randomness import Randomness
+from .records import EpochRecord, as_record
 
 FORMAT = "simkit checkpoint 1"
 POINTER = "checkpoint.json"
@@ -104,10 +105,10 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainState, options: 
     return records
 
 
-def finished_epochs(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def finished_epochs(folder: str | os.PathLike[str]) -> list[EpochRecord]:
     """The records of the epochs whose state the folder holds, or []; ValueError if its checkpoint is damaged."""
     place = Path(folder)
-    return _pointer(place)["epochs"] if (place / POINTER).is_file() else []
+    return [as_record(entry) for entry in _pointer(place)["epochs"]] if (place / POINTER).is_file() else []
 
 
 def _check_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -6,9 +6,9 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,44 +21,10 @@ from .config import Precision, TrainOptions
 from .optimizers import make_optimizer, set_rate, step
 from .precision import autocast, loss_scaler
 from .randomness import Randomness
+from .records import EpochRecord, Evaluation, History, as_record
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 DEFAULT_OPTIONS = TrainOptions()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Mean loss, share of correct predictions (0 to 1; of all positions where samples have several) and number of
-    samples."""
-
-    loss: float
-    accuracy: float
-    samples: int
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One finished epoch, 0 the first; the learning rate is the one of its last step."""
-
-    epoch: int
-    lr: float
-    train: Evaluation
-    validation: Evaluation | None
-
-
-@dataclass(frozen=True)
-class History:
-    """All finished epochs, and whether training stopped because validation no longer improved."""
-
-    epochs: tuple[EpochRecord, ...]
-    stopped_early: bool
-
-    @property
-    def last(self) -> EpochRecord:
-        """The last finished epoch; ValueError if there is none."""
-        if not self.epochs:
-            raise ValueError("training ran for 0 epochs")
-        return self.epochs[-1]
 
 
 def train_epoch(
@@ -179,7 +145,7 @@ def fit(
     )
     records: list[EpochRecord] = []
     if checkpoint is not None:
-        records = [_record(entry) for entry in load_checkpoint(checkpoint, state, options)]
+        records = [as_record(entry) for entry in load_checkpoint(checkpoint, state, options)]
     last = options.epochs if stop_after is None else min(stop_after, options.epochs)
     while options.first_epoch + len(records) < last and not _stalled(records, options.patience):
         epoch = options.first_epoch + len(records)
@@ -216,16 +182,6 @@ def _stalled(records: list[EpochRecord], patience: int | None) -> bool:
     """Whether the last ``patience`` epochs all failed to go below the lowest validation loss before them."""
     losses = [record.validation.loss for record in records if record.validation is not None]
     return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
-
-
-def _record(entry: dict[str, Any]) -> EpochRecord:
-    held_out = entry["validation"]
-    return EpochRecord(
-        epoch=entry["epoch"],
-        lr=entry["lr"],
-        train=Evaluation(**entry["train"]),
-        validation=None if held_out is None else Evaluation(**held_out),
-    )
 
 
 def _device(model: nn.Module) -> torch.device:

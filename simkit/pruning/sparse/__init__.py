@@ -24,38 +24,78 @@ Methods of pruning have five shapes. This package is the first; the others would
   wanted, so such a method checks a constant count in place of ``require_subset``.
 """
 
+from .agreement import Agreement, agreement
+from .control import Shuffled
 from .enforcement import Sparsifier, masks_of
-from .masks import kept_share, masks
+from .masks import kept_share, masks, updated
 from .network import Masks, Network
+from .removal import without_dead_units
 from .retrain import FineTune, Reinit, RewindLR, RewindWeights
 from .rounds import SparseRound, Stage, rounds
 from .schedule import Cubic, Exponential, Iterative, LinearSteps, OneShot, Schedule, amounts
-from .scores import Distribution, Magnitude, WeightScore
+from .scores import (
+    OBD,
+    OBS,
+    SNIP,
+    Distribution,
+    Fisher,
+    GradientMagnitude,
+    GraSP,
+    Magnitude,
+    Oracle,
+    Reviser,
+    SynFlow,
+    Taylor,
+    UnitMagnitude,
+    Updater,
+    WeightScore,
+    Zhou,
+    supermask,
+)
 from .selection import Threshold
 
 __all__ = [
+    "OBD",
+    "OBS",
+    "SNIP",
+    "Agreement",
     "Cubic",
     "Distribution",
     "Exponential",
     "FineTune",
+    "Fisher",
+    "GraSP",
+    "GradientMagnitude",
     "Iterative",
     "LinearSteps",
     "Magnitude",
     "Masks",
     "Network",
     "OneShot",
+    "Oracle",
     "Reinit",
+    "Reviser",
     "RewindLR",
     "RewindWeights",
     "Schedule",
+    "Shuffled",
     "SparseRound",
     "Sparsifier",
     "Stage",
+    "SynFlow",
+    "Taylor",
     "Threshold",
+    "UnitMagnitude",
+    "Updater",
     "WeightScore",
+    "Zhou",
+    "agreement",
     "amounts",
     "kept_share",
     "masks",
     "masks_of",
     "rounds",
+    "supermask",
+    "updated",
+    "without_dead_units",
 ]

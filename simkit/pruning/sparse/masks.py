@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from ...errors import LayerCollapseWarning
 from ...graph import preserved_rng, quiet_copy
+from ...graph.preserve import own_copy
+from ..scores import L1
 from .invariants import checked_masks, require_change, require_exact, require_subset
 from .network import Masks, Network, open_weights, unit_dim, zero_masked
-from .scores import Magnitude, Reviser, WeightScore
+from .scores import Magnitude, Reviser, UnitMagnitude, Updater, WeightScore
 from .selection import (
     Amount,
     Scope,
@@ -68,7 +70,7 @@ def masks(
     """
     names = list(open_weights(model, keep, parameters))
     wanted = checked_amount(amount, scope, names)
-    check_score(score)
+    score = as_weight_score(score)
     before = _before(model, names, previous)
     after = _decide(_network(model, names, before, data, initial), score, wanted, scope)
     if isinstance(score, Reviser):
@@ -79,15 +81,71 @@ def masks(
     return after
 
 
+def updated(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    *,
+    score: Updater,
+    data: object = None,
+    previous: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """A copy of a model under masks, whose other weights make up for what goes as the criterion says (:class:`OBS`).
+
+    Args:
+        model: which ``masks`` were decided for; it is not changed.
+        masks: of all weights to move or mask.
+        score: the criterion.
+        data: as for :func:`masks`.
+        previous: the masks before these, whose weights are gone already.
+
+    Raises:
+        MaskGrowth: ``masks`` are not within ``previous``. TypeError: a criterion without such an update.
+        ValueError: masks that do not fit, missing data.
+    """
+    if isinstance(score, type) or not isinstance(score, Updater):
+        raise TypeError(f"score must be a criterion that updates weights, such as OBS(), not {score!r}")
+    wanted = checked_masks(dict(model.named_parameters()), masks)
+    before = _before(model, list(wanted), previous)
+    require_subset(wanted, before)
+    with preserved_rng(), torch.enable_grad():
+        values = score.update(_network(model, list(wanted), before, data, None), wanted)
+    own = own_copy(model)
+    parameters = dict(own.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
+    for name, mask in wanted.items():
+        zero_masked(parameters[name], mask)
+    return own
+
+
+def score_all(
+    model: nn.Module,
+    score: WeightScore,
+    *,
+    data: object = None,
+    keep: Collection[str] = (),
+    initial: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """What a criterion gives every open weight, or unit, of a model; raises as :func:`masks`."""
+    score = as_weight_score(score)
+    names = list(open_weights(model, keep))
+    network = _network(model, names, _before(model, names, None), data, initial)
+    return _scores(network, score, _alive(network, score))
+
+
 def kept_share(masks: Mapping[str, Tensor]) -> float:
     """The share of the masked parameters' entries that stay, 0 to 1."""
     return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
-def check_score(score: object) -> None:
-    """TypeError for what is no criterion for weights, or only the class of one."""
+def as_weight_score(score: object) -> WeightScore:
+    """The criterion for weights that is meant; TypeError for what is none, or only the class of one."""
+    if isinstance(score, L1):
+        return UnitMagnitude()
     if isinstance(score, type) or not isinstance(score, WeightScore):
         raise TypeError(f"score must be a criterion for weights such as Magnitude() or SynFlow(), not {score!r}")
+    return score
 
 
 def _before(model: nn.Module, names: list[str], previous: Mapping[str, Tensor] | None) -> Masks:
@@ -102,9 +160,8 @@ def _before(model: nn.Module, names: list[str], previous: Mapping[str, Tensor] |
 
 
 def _decide(network: Network, score: WeightScore, amount: float | dict[str, float] | Threshold, scope: Scope) -> Masks:
-    unitwise = bool(getattr(score, "unitwise", False))
-    alive = _living_units(network, network.masks) if unitwise else {n: network.masks[n] for n in network.names}
-    for chosen in _steps(network, score, amount, scope, alive):
+    unitwise = _unitwise(score)
+    for chosen in _steps(network, score, amount, scope, _alive(network, score)):
         network = _masked(network, _spread(network, chosen) if unitwise else {**network.masks, **chosen})
     return network.masks
 
@@ -130,7 +187,7 @@ def _steps(
 
 
 def _scores(network: Network, score: WeightScore, alive: Masks) -> dict[str, Tensor]:
-    with preserved_rng():
+    with preserved_rng(), torch.enable_grad():
         scores = score.weights(network)
     for name, mask in alive.items():
         if name not in scores or scores[name].shape != mask.shape:
@@ -140,9 +197,18 @@ def _scores(network: Network, score: WeightScore, alive: Masks) -> dict[str, Ten
     return {name: scores[name] for name in alive}
 
 
-def _living_units(network: Network, masks: Masks) -> Masks:
-    """Whether any incoming weight of each unit is left, ``[units]`` for every parameter."""
-    return {name: masks[name].movedim(unit_dim(network.model, name), 0).flatten(1).any(dim=1) for name in network.names}
+def _unitwise(score: WeightScore) -> bool:
+    return bool(getattr(score, "unitwise", False))
+
+
+def _alive(network: Network, score: WeightScore) -> Masks:
+    """What the criterion scores and is left: weights, or units ``[units]`` of which any incoming weight is left."""
+    if not _unitwise(score):
+        return {name: network.masks[name] for name in network.names}
+    return {
+        name: network.masks[name].movedim(unit_dim(network.model, name), 0).flatten(1).any(dim=1)
+        for name in network.names
+    }
 
 
 def _spread(network: Network, units: Masks) -> Masks:

@@ -17,16 +17,19 @@ from ...kernels import as_integer
 from .checkpoints import Checkpoints, as_json, digest
 from .enforcement import Sparsifier
 from .invariants import require_equal, require_exact, require_subset, require_zero
-from .masks import DEFAULT_SCORE, check_score, kept_share, masks
+from .masks import DEFAULT_SCORE, as_weight_score, kept_share, masks, updated
 from .network import Masks, open_weights, zero_masked
 from .retrain import FineTune, Reinit, Retrain, RewindLR, RewindWeights, reinitialised, snapshot
 from .schedule import Exponential, Schedule, amounts
-from .scores import WeightScore
-from .selection import Scope
+from .scores import Updater, WeightScore
+from .selection import Scope, checked_amount
 from .watch import StepWatch, seeded
 
 DEFAULT_SCHEDULE = Exponential()
 DEFAULT_RETRAIN = FineTune()
+_POSITIONAL = (
+    inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,15 @@ def rounds(  # noqa: PLR0913  (the public face)
     the round before has left, puts the others where ``retrain`` says, and trains. Masked weights are 0 after every step
     of every optimiser that ``train`` uses.
 
+    To prune at initialisation, say that there is no first training and that weights stay as they are::
+
+        rounds(model, dense=model, retrain=RewindWeights(), score=SynFlow(shape), amount=0.98, train=train)
+
     Args:
         model: as it is before any training; it is not changed.
-        train: ``train(model, stage)``, or ``train(model)``, trains a working copy in place with an optimiser of its
-            own, made anew. Global random states are set from ``seed`` and the round before and put back after.
+        train: ``train(model, stage)`` (see :class:`Stage`), or ``train(model)``, trains a working copy in place with
+            an optimiser of its own, made anew. Global random states are set from ``seed`` and the round before and put
+            back after.
         score: the criterion, of every round.
         amount: the share of all open weights that is gone at the end; None where the schedule says.
         rounds: how many.
@@ -108,7 +116,7 @@ def rounds(  # noqa: PLR0913  (the public face)
             training did not reach.
         TypeError: no criterion, no way to retrain, or a result that is not JSON.
     """
-    check_score(score)
+    score = as_weight_score(score)
     wanted = amounts(schedule, rounds, amount)
     if isinstance(retrain, type) or not isinstance(retrain, FineTune | RewindLR | RewindWeights | Reinit):
         raise TypeError(f"retrain must be FineTune(), RewindLR(), RewindWeights(step) or Reinit(), not {retrain!r}")
@@ -119,12 +127,15 @@ def rounds(  # noqa: PLR0913  (the public face)
     if number is None or number < 0:
         raise ValueError(f"seed must be an integer of at least 0, not {seed!r}")
     names = list(open_weights(model, keep))
+    checked_amount(wanted[-1], scope, names)
     initial = snapshot(model)
     trained = None if dense is None else snapshot(dense)
     options = {
         "score": repr(score), "amounts": list(wanted), "retrain": repr(retrain), "scope": scope, "seed": number,
         "parameters": names, "model": digest(initial), "dense": None if trained is None else digest(trained),
     }  # fmt: skip
+    if trained is not None and {n: v.shape for n, v in trained.items()} != {n: v.shape for n, v in initial.items()}:
+        raise ValueError(f"dense must be the trained model itself, not a {type(dense).__name__} of other shapes")
     store = None if checkpoints is None else Checkpoints(checkpoints, options)
     run = _Run(own_copy(model), _caller(train), retrain, initial, store, number)
     choose = {"score": score, "scope": scope, "data": data, "parameters": names}
@@ -167,9 +178,10 @@ class _Run:
         self._rewind, self._rewind_digest = initial, digest(initial)
 
     def model(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """A model of its own in a state, in the mode of the caller's."""
+        """A model of its own in a state, bit for bit, in the mode of the caller's."""
         own = own_copy(self._template)
         own.load_state_dict(state)
+        require_equal(own.state_dict(), state, {})
         return own
 
     def first(self, trained: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
@@ -208,7 +220,7 @@ class _Run:
         model = self.model(current)
         with seeded(self._seed, 2 * number):
             chosen = masks(model, amount=gone, previous=previous, initial=self._initial, **choose)
-        state = current
+            state = self._compensated(model, chosen, previous, choose) or current
         if isinstance(self.retrain, RewindWeights):
             state = self._rewind
             if digest(state) != self._rewind_digest:
@@ -217,10 +229,23 @@ class _Run:
                 )
         elif isinstance(self.retrain, Reinit):
             state = reinitialised(model, self.retrain.seed + number)
-        start = {name: value.clone() for name, value in state.items()}
+            if self.retrain.keep_signs:
+                signs = {name: self._initial[name].sign() for name in chosen}
+                state = {**state, **{name: state[name].abs() * sign for name, sign in signs.items()}}
+        start = self.model(state)
+        parameters = dict(start.named_parameters())
         for name, mask in chosen.items():
-            zero_masked(start[name], mask.cpu())
-        return start, {name: mask.cpu() for name, mask in chosen.items()}
+            zero_masked(parameters[name], mask)
+        return snapshot(start), {name: mask.cpu() for name, mask in chosen.items()}
+
+    def _compensated(
+        self, model: nn.Module, chosen: Masks, previous: Masks | None, choose: Mapping[str, Any]
+    ) -> dict[str, Tensor] | None:
+        """The weights as the criterion moves them, where it does and retraining goes on from them."""
+        score = choose["score"]
+        if not isinstance(score, Updater) or not isinstance(self.retrain, FineTune | RewindLR):
+            return None
+        return snapshot(updated(model, chosen, score=score, data=choose["data"], previous=previous))
 
     def train(
         self, name: str, start: Mapping[str, Tensor], chosen: Masks, stage: Stage, snapshot_at: int | None = None
@@ -230,7 +255,6 @@ class _Run:
         if store is not None and store.has(name):
             return store.read(name)[0], store.result(name)
         model = self.model(start)
-        require_equal(model.state_dict(), start, {})
         resumed = False
         if store is not None:
             if store.has("rewind"):
@@ -259,13 +283,13 @@ class _Run:
 
 
 def _caller(train: Callable[..., Any]) -> Callable[[nn.Module, Stage], Any]:
-    """The training function as one of two arguments; TypeError for what can be called with neither one nor two."""
+    """The training function as one of two arguments; a second that is optional is given the stage if it is so named."""
     if not callable(train):
         raise TypeError(f"train must be a function of (model, stage), not {train!r}")
-    try:
-        inspect.signature(train).bind(None, None)
-    except TypeError:
-        return lambda model, stage: train(model)
-    except ValueError:  # a built-in has no signature
-        pass
-    return train
+    places = [one for one in inspect.signature(train).parameters.values() if one.kind in _POSITIONAL]
+    second = places[1] if len(places) > 1 else None
+    if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in places) or (
+        second is not None and (second.default is inspect.Parameter.empty or second.name == "stage")
+    ):
+        return train
+    return lambda model, stage: train(model)

@@ -10,7 +10,7 @@ import difflib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = [
     "NETWORKS",
     "Shape",
     "alexnet",
+    "check_call",
     "conv8",
     "lenet5",
     "make_network",
@@ -42,8 +43,8 @@ __all__ = [
 ]
 
 
-def _mlp_on_images(shape: Shape, classes: int, **options: Any) -> nn.Sequential:
-    return mlp(shape[0] * shape[1] * shape[2], classes=classes, **options)
+def _mlp_on_images(shape: Shape, classes: int, *, hidden: Sequence[int] = (300, 100), seed: int = 0) -> nn.Sequential:
+    return mlp(shape[0] * shape[1] * shape[2], hidden, classes, seed=seed)
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -98,17 +99,24 @@ def make_network(
     """
     factory = network_factory(name)
     given = dict(options or {})
+    check_call(name, given)
     if _takes(factory, "seed"):
         given["seed"] = seed
-    try:
-        inspect.signature(factory if factory is not _mlp_on_images else mlp).bind(shape, classes=classes, **given)
-    except TypeError as error:
-        raise ValueError(f"network {name!r} cannot be called with {dict(options or {})!r}: {error}") from None
     with seeded(seed):
         model = factory(shape, classes, **given)
     if not isinstance(model, nn.Module):
         raise TypeError(f"the factory {name!r} must return a torch.nn.Module, not {type(model).__name__}")
     return model
+
+
+def check_call(name: str, options: Mapping[str, Any]) -> None:
+    """ValueError unless there is a network of that name with these options, whatever their values."""
+    factory = network_factory(name)
+    try:
+        given = {**options, "seed": 0} if _takes(factory, "seed") else options
+        inspect.signature(factory).bind((1, 1, 1), 1, **given)
+    except TypeError as error:
+        raise ValueError(f"network {name!r} cannot be called with {dict(options)!r}: {error}") from None
 
 
 def _takes(factory: Callable[..., Any], name: str) -> bool:

@@ -15,7 +15,7 @@ class WeightScore(Protocol):
 
     Optional attributes: ``unitwise`` (True: one score for each output unit ``[units]``, whose weights and bias go
     together), ``iterations`` (the mask is reached in so many steps, each scored again, the kept share falling
-    geometrically), ``revise`` (:class:`Reviser`).
+    geometrically), ``revise`` (:class:`Reviser`), ``update`` (:class:`Updater`).
     """
 
     def weights(self, network: Network) -> dict[str, Tensor]:
@@ -28,3 +28,11 @@ class Reviser(Protocol):
 
     def revise(self, masks: Masks, previous: Masks) -> Masks:
         """The mask to take; a subset of ``previous``."""
+
+
+@runtime_checkable
+class Updater(Protocol):
+    """A criterion that also says how the weights that stay make up for those that go."""
+
+    def update(self, network: Network, masks: Masks) -> dict[str, Tensor]:
+        """New values of the scored weights, of a network masked as before, under new ``masks``."""

@@ -1,0 +1,111 @@
+"""Masking single weights in rounds, by :func:`simkit.pruning.rounds`, which also goes on after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from .. import pruning as P
+from ..files import write_atomically
+from ..graph import quiet_copy
+from .arms import rewound_epoch
+from .dense_runs import weights_at
+from .measured import performance
+from .pruned_run import PrunedRun
+from .run_directory import Metrics
+from .workbench import derived_seed
+
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # every weight works once per output position
+
+
+def unstructured_run(run: PrunedRun) -> dict[str, Any]:
+    """Carry the run out, or the rest of it; its result. Raises what :func:`simkit.pruning.rounds` raises."""
+    with run.directory.open() as metrics:
+        records = [_record(run, one) for one in _rounds(run, metrics)]
+        return run.directory.finish(run.result(records))
+
+
+def _rounds(run: PrunedRun, metrics: Metrics) -> Any:
+    bench, options, arm = run.bench, run.options, run.arm
+    epoch = rewound_epoch(bench.config, arm)
+    # What the rounds call the model before training is what weights are rewound to.
+    initial = weights_at(bench, run.dense, epoch or 0)
+    dense = weights_at(bench, run.dense, 0) if options.start == "initial" else run.dense.model
+    retrain: Any = P.FineTune() if epoch is None else P.RewindWeights()
+    if arm.retrain == "reinit":
+        retrain = P.Reinit(derived_seed(run.seed, "reinit"))
+    return P.rounds(
+        initial,
+        dense=dense,
+        train=_trainer(run, metrics),
+        score=run.score,
+        amount=run.amount,
+        rounds=options.rounds,
+        schedule=options.schedule,
+        scope=options.scope or "global",
+        keep=options.keep,
+        data=tuple(part[: options.samples].to(bench.device) for part in bench.train),
+        checkpoints=run.directory.training / "rounds",
+        retrain=retrain,
+        seed=run.seed,
+    )
+
+
+def _trainer(run: PrunedRun, metrics: Metrics) -> Callable[[nn.Module, P.Stage], Any]:
+    def train(model: nn.Module, stage: P.Stage) -> Any:
+        options = run.training(stage.number)
+        if options is None:
+            return []
+        assert stage.folder is not None
+        history = run.bench.fit(model, options, stage.folder, metrics, f"round-{stage.number}")
+        return [asdict(record) for record in history.epochs]
+
+    return train
+
+
+def _record(run: PrunedRun, one: P.SparseRound) -> dict[str, Any]:
+    masked = sum(int((~mask).sum()) for mask in one.masks.values())
+    place = run.directory.checkpoints
+    P.save(one.model, place / f"round-{one.number}.safetensors")
+    write_atomically(place / f"round-{one.number}.masks.safetensors", serialize(dict(one.masks)))
+
+    def measure() -> Mapping[str, Any]:
+        found = performance(one.model, run.bench)
+        saved = saved_macs(one.model, one.masks, run.bench.example)
+        return {
+            "share": one.amount,
+            "kept": one.kept,
+            **found,
+            "parameters": found["parameters"] - masked,
+            "macs": None if found["macs"] is None else found["macs"] - saved,
+        }
+
+    return run.measured(one.number, one.model, measure)
+
+
+def saved_macs(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> int:
+    """Multiply-adds per sample of masked weights of linear layers and convolutions, which hardware might leave out."""
+    ready = quiet_copy(model)
+    gone = {name: int((~mask).sum()) for name, mask in masks.items()}
+    saved = 0
+
+    def count(masked: int) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            nonlocal saved
+            assert isinstance(module, WEIGHTED)
+            saved += masked * output.numel() // (len(example) * module.weight.shape[0])
+
+        return hook
+
+    for name, module in ready.named_modules():
+        weight = f"{name}.weight" if name else "weight"
+        if isinstance(module, WEIGHTED) and weight in gone:
+            module.register_forward_hook(count(gone[weight]))
+    with torch.no_grad():
+        ready(example)
+    return saved

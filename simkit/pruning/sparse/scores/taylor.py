@@ -1,0 +1,104 @@
+"""First-order change of the loss when a unit is removed: units that change it least go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ....kernels import as_number
+from ...scores.ranking import FloatArray, Ranking, Scope, Subject, ascending, require_finite
+from ..network import Network, unit_dim
+from .producers import by_group
+from .supervision import Loss, supervised
+from .unit_gradients import multiply_adds, unit_products
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """``|mean over positions of a·∂L/∂a|`` of a unit's output a, averaged over samples, over its layer's L2 norm.
+
+    Outputs are those of the layer itself: for ReLU-like activations the product is the same behind them. Where several
+    layers compute a unit, their products add up before the absolute value. As a criterion of
+    :func:`~simkit.pruning.plan` it ranks channel groups, as one of :func:`~simkit.pruning.masks` the units of each
+    weight. Both run the model in eval mode.
+
+    Args:
+        loss: of (outputs, targets), a mean over the samples.
+        cost: λ, subtracts so much for every million multiply-adds that the unit takes for a sample (for weights only:
+            a plan has budgets).
+
+    Source: Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference" (2017).
+    """
+
+    loss: Loss = field(default=functional.cross_entropy, repr=False)
+    cost: float = 0.0
+    unitwise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_cost(self.cost)
+
+    @property
+    def name(self) -> str:
+        """The criterion with its options, as the plan reports it."""
+        return repr(self)
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """Both: scores are normalised within layers."""
+        return "layer", "global"
+
+    def weights(self, network: Network) -> dict[str, Tensor]:
+        """One score per unit ``[units]``, in float64; ValueError for missing data."""
+        layers = layers_of(network)
+        sums: dict[str, Tensor] = {}
+        costs: dict[str, float] = {}
+        samples: dict[str, int] = dict.fromkeys(layers, 0)
+        for found in unit_products(network.model, layers, self.loss, supervised(network, "Taylor()")):
+            for layer, here in found.items():
+                part = (here.products / here.positions).abs().sum(dim=0)
+                sums[layer] = sums[layer] + part if layer in sums else part
+                costs[layer] = self.cost * multiply_adds(network.weights[layers[layer]], len(part), here.positions)
+                samples[layer] += len(here.products)
+        return {name: _normalised(sums[layer] / samples[layer]) - costs[layer] for layer, name in layers.items()}
+
+    def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
+        """All units of the counted groups, smallest change first; ValueError for missing data."""
+        if self.cost:
+            raise ValueError(f"cost={self.cost} is for weights: give a plan a budget")
+        sums: dict[str, FloatArray] = {}
+        for found in by_group(subject, counts, self.loss, "Taylor()"):
+            for name, products in found.items():
+                sums[name] = sums.get(name, 0.0) + np.abs(products).sum(axis=0)
+        groups = {group.name: group for group in subject.groups}
+        for name, values in sums.items():
+            require_finite(groups[name], values)
+        return {name: ascending(_normalised(torch.from_numpy(values)).numpy()) for name, values in sums.items()}
+
+
+def layers_of(network: Network) -> dict[str, str]:
+    """Layer -> its weight; NotImplementedError for a parameter that is no layer's weight with units first."""
+    found: dict[str, str] = {}
+    for name in network.names:
+        layer, _, leaf = name.rpartition(".")
+        if leaf != "weight":
+            raise NotImplementedError(f"{name!r} is no weight of a linear or convolutional layer: name it in keep=")
+        unit_dim(network.model, name)
+        found[layer] = name
+    return found
+
+
+def check_cost(cost: object) -> None:
+    """ValueError unless it is a finite number of at least 0."""
+    if not 0.0 <= as_number(cost) < float("inf"):
+        raise ValueError(f"cost must be a number of at least 0, not {cost!r}")
+
+
+def _normalised(values: Tensor) -> Tensor:
+    length = float(values.norm())
+    return values / length if length > 0.0 else values

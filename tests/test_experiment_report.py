@@ -1,0 +1,164 @@
+"""Reports: means, intervals and paired differences are those of the results, in every file and in the text."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import Run, assert_one_sentence
+from scipy import stats
+
+pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+
+from simkit.experiments.report import report
+from simkit.experiments.report_data import read_experiments
+from simkit.experiments.run_directory import FORMAT
+
+SEEDS = (0, 1, 2)
+ARMS = {"l1": (False, 0.9), "random": (True, 0.8), "l1+reinit": (True, 0.5)}
+ID = "0123456789ab"
+
+
+def record(number: int, accuracy: float, similarity: float | None) -> dict[str, Any]:
+    return {
+        "round": number,
+        "accuracy": accuracy,
+        "parameters": 100 // number,
+        "macs": None,
+        "latency": 1e-3,
+        "similarity": {"cka": {"fc1": similarity, "fc2": 0.5}},
+    }
+
+
+def accuracy(arm: str, amount: float, number: int, seed: int) -> float:
+    noise = np.random.default_rng([len(arm), int(100 * amount), number, seed]).normal(0.0, 0.01)
+    return float(ARMS[arm][1] - 0.1 * amount - 0.01 * number + noise)
+
+
+def write_runs(out: Path, *, seeds: tuple[int, ...] = SEEDS, amounts: tuple[float, ...] = (0.3, 0.5)) -> None:
+    for seed in seeds:
+        dense = {"accuracy": 0.95 + 0.01 * seed, "parameters": 200, "macs": 1000, "latency": 2e-3, "loss": 0.1}
+        for arm, (control, _) in ARMS.items():
+            for amount in amounts:
+                run = out / f"{arm}-{amount}-s{seed}-{ID}"
+                run.mkdir(parents=True)
+                rounds = [
+                    record(n, accuracy(arm, amount, n, seed), None if seed == 1 else 0.1 * seed + 0.5) for n in (1, 2)
+                ]
+                content = {
+                    "format": FORMAT, "kind": "prune", "name": run.name, "experiment": ID, "title": "mlp on digits",
+                    "seed": seed, "arm": arm, "control": control, "amount": amount,
+                    "dense": {"run": f"dense-s{seed}-x", **dense}, "rounds": rounds,
+                }  # fmt: skip
+                (run / "config.json").write_text("{}")
+                (run / "result.json").write_text(json.dumps(content))
+
+
+def values(arm: str, amount: float, number: int) -> list[float]:
+    return [accuracy(arm, amount, number, seed) for seed in SEEDS]
+
+
+def student(found: list[float]) -> tuple[float, float, float]:
+    low, high = stats.t.interval(0.95, len(found) - 1, np.mean(found), stats.sem(found))
+    return float(np.mean(found)), float(low), float(high)
+
+
+def test_intervals_are_students(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    report(tmp_path)
+    data = json.loads((tmp_path / "report.json").read_text())
+    (one,) = data["experiments"]
+    assert len(one["cells"]) == 3 * 2 * 2
+    for cell in one["cells"]:
+        found = cell["accuracy"]
+        expected = student(values(cell["arm"], cell["amount"], cell["round"]))
+        assert (found["mean"], found["low"], found["high"]) == pytest.approx(expected)
+        assert cell["macs"] is None
+        assert cell["similarity"]["cka"]["fc1"]["n"] == 2
+        assert cell["similarity"]["cka"]["fc1"]["mean"] == pytest.approx(0.6)
+    assert one["dense"]["accuracy"]["mean"] == pytest.approx(0.96)
+    rows = list(csv.DictReader((tmp_path / "report.csv").read_text().splitlines()))
+    assert len(rows) == 1 + len(one["cells"])
+    for row, cell in zip(rows[1:], one["cells"], strict=True):
+        assert (row["arm"], float(row["amount"]), int(row["round"])) == (cell["arm"], cell["amount"], cell["round"])
+        assert float(row["accuracy_low"]) == cell["accuracy"]["low"]
+        assert row["macs_mean"] == ""
+        assert float(row["cka_mean"]) == pytest.approx(0.55)
+    layers = list(csv.DictReader((tmp_path / "similarity.csv").read_text().splitlines()))
+    assert len(layers) == 2 * len(one["cells"])
+
+
+def test_differences_are_paired_by_seed_and_said_in_a_sentence(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    text = report(tmp_path)
+    (one,) = json.loads((tmp_path / "report.json").read_text())["experiments"]
+    pairs = {(d["first"], d["second"]) for d in one["differences"]}
+    assert pairs == {("l1", "random"), ("l1", "l1+reinit")}
+    assert len(one["differences"]) == 2 * 2 * 2
+    for found in one["differences"]:
+        amount, number = found["amount"], found["round"]
+        ours, theirs = values("l1", amount, number), values(found["second"], amount, number)
+        mean, low, high = student([a - b for a, b in zip(ours, theirs, strict=True)])
+        assert found["interval"]["mean"] == pytest.approx(mean)
+        significant = low > 0.0 or high < 0.0
+        said = "a significant difference" if significant else "no significant difference"
+        assert found["verdict"].endswith(f"[{100 * low:+.2f}, {100 * high:+.2f}] over 3 seeds: {said}")
+        assert (found["verdict"] in text) == (number == 2)
+
+
+def test_one_seed_claims_nothing(tmp_path: Path) -> None:
+    write_runs(tmp_path, seeds=(0,))
+    text = report(tmp_path)
+    assert "in one seed, which says nothing about significance" in text
+    assert "±" not in text
+    (one,) = json.loads((tmp_path / "report.json").read_text())["experiments"]
+    assert one["cells"][0]["accuracy"]["low"] is None
+
+
+def test_pictures_are_png_and_stale_ones_go(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    (tmp_path / "accuracy-ffffffffffff.png").write_bytes(b"of runs that were deleted")
+    (tmp_path / "accuracy.png").write_bytes(b"somebody's own")
+    report(tmp_path)
+    names = {path.name for path in tmp_path.glob("*.png")}
+    expected = {f"accuracy-{ID}.png", f"rounds-{ID}.png", f"similarity-{ID}-0.3.png", f"similarity-{ID}-0.5.png"}
+    assert names == expected | {"accuracy.png"}
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in expected)
+    assert json.loads((tmp_path / "report.json").read_text())["figures"] == sorted(expected)
+
+
+def test_the_same_runs_give_the_same_report(tmp_path: Path, run_simkit: Run) -> None:
+    write_runs(tmp_path, amounts=(0.5,))
+    code, out, err = run_simkit("report", tmp_path)
+    assert (code, err) == (0, "")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert run_simkit("report", tmp_path) == (0, out, "")
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert "l1+reinit (control)" in out
+
+
+def test_unfinished_runs_are_counted(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    next(tmp_path.glob("l1-0.3-s0-*/result.json")).unlink()
+    assert "1 run is not done: run the same command again" in report(tmp_path)
+    experiments, unfinished = read_experiments(tmp_path)
+    assert unfinished == 1
+    assert experiments[0].rounds("l1", 0.3)[0].seeds == (1, 2)
+
+
+def test_folders_without_runs(tmp_path: Path, run_simkit: Run) -> None:
+    for folder, sentence in ((tmp_path / "no", "there is no folder"), (tmp_path, "holds no finished run of simkit")):
+        result = run_simkit("report", folder)
+        assert_one_sentence(*result)
+        assert sentence in result[2]
+    write_runs(tmp_path, seeds=(0,))
+    file = next(tmp_path.glob("*/result.json"))
+    file.write_text("[")
+    result = run_simkit("report", tmp_path)
+    assert_one_sentence(*result)
+    assert f"'{file}' is damaged" in result[2]
