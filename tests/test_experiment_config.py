@@ -44,6 +44,13 @@ def test_the_example_says_what_the_design_says() -> None:
     assert (config.run.seeds, config.run.out) == ((0, 1), "runs")
 
 
+@pytest.mark.parametrize("file", sorted(EXAMPLE.parent.glob("*.toml")), ids=lambda file: file.name)
+def test_every_shipped_config_is_one(file: Path) -> None:
+    config = read_config(file)
+    assert config.prune is not None
+    assert config.run.out.startswith("runs")
+
+
 def test_json_says_the_same_as_toml(tmp_path: Path) -> None:
     content = {
         "model": {"name": "mlp", "hidden": [8]},

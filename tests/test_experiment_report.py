@@ -52,7 +52,8 @@ def write_runs(out: Path, *, seeds: tuple[int, ...] = SEEDS, amounts: tuple[floa
                 ]
                 content = {
                     "format": FORMAT, "kind": "prune", "name": run.name, "experiment": ID, "title": "mlp on digits",
-                    "seed": seed, "arm": arm, "control": control, "amount": amount,
+                    "seed": seed, "arm": arm, "control": control, "compensate": "none",
+                    "retrain": "reinit" if "reinit" in arm else "finetune", "amount": amount,
                     "dense": {"run": f"dense-s{seed}-x", **dense}, "rounds": rounds,
                 }  # fmt: skip
                 (run / "config.json").write_text("{}")
@@ -109,6 +110,29 @@ def test_differences_are_paired_by_seed_and_said_in_a_sentence(tmp_path: Path) -
         said = "a significant difference" if significant else "no significant difference"
         assert found["verdict"].endswith(f"[{100 * low:+.2f}, {100 * high:+.2f}] over 3 seeds: {said}")
         assert (found["verdict"] in text) == (number == 2)
+
+
+def test_methods_are_compared_with_their_own_controls(tmp_path: Path) -> None:
+    write_runs(tmp_path, amounts=(0.5,))
+    for file in sorted(tmp_path.glob("*/result.json")):
+        content = json.loads(file.read_text())
+        if content["retrain"] == "finetune":
+            run = tmp_path / f"again-{file.parent.name}"
+            run.mkdir()
+            again = {**content, "arm": f"{content['arm']}+none", "retrain": "none", "name": run.name}
+            (run / "config.json").write_text("{}")
+            (run / "result.json").write_text(json.dumps(again))
+    (one,) = read_experiments(tmp_path)[0]
+    assert {frozenset((d.first, d.second)) for d in one.differences()} == {
+        frozenset(pair)
+        for pair in (
+            ("l1", "l1+none"),
+            ("l1", "random"),
+            ("l1", "l1+reinit"),
+            ("l1+none", "random+none"),
+            ("l1+none", "l1+reinit"),
+        )
+    }
 
 
 def test_one_seed_claims_nothing(tmp_path: Path) -> None:

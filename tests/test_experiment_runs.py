@@ -354,7 +354,7 @@ def test_all_criteria_run(tmp_path: Path) -> None:
                        "train.epochs=1", 'prune.keep=["fc1"]', "prune.methods=" + json.dumps(names)],
         )  # fmt: skip
         outcome = prune_runs(config)
-        assert {result["arm"] for result in outcome.results} >= set(names)
+        assert {result["method"] for result in outcome.results} >= set(names)
 
 
 def structured_runs_methods() -> dict[str, list[str]]:

@@ -38,12 +38,12 @@ def always_dropping(m: Three, x: Tensor) -> Tensor:
     return m.c(functional.dropout(m.a(x)))
 
 
-def averaged(m: Three, x: Tensor) -> Tensor:
-    return m.c(m.a(x) - m.a(x).mean(1, keepdim=True))
+def largest(m: Three, x: Tensor) -> Tensor:
+    return m.c(m.a(x) - m.a(x).amax(1, keepdim=True))
 
 
 def own_norm(m: Three, x: Tensor) -> Tensor:
-    return m.c(functional.normalize(m.a(x), dim=1))
+    return m.c(m.a(x) / torch.linalg.vector_norm(m.a(x), -1.0, dim=1, keepdim=True))
 
 
 def positions(m: Three, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def picked(m: Three, x: Tensor) -> Tensor:
 
 
 def by_number(m: Three, x: Tensor) -> Tensor:
-    return m.c(m.a(x)[:, m.order])
+    return m.c(m.a(x)[:, [3, 1, 0, 2]])
 
 
 def over_the_batch_too(m: Three, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def of_another_input(m: Three, x: Tensor) -> Tensor:
 
 
 def summed(m: Three, x: Tensor) -> Tensor:
-    return m.c(m.a(x)).new_zeros(2) + m.a(x).std()
+    return m.c(m.a(x)).new_zeros(2) + m.a(x).prod(1).sum()
 
 
 def not_read(m: Three, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def not_read(m: Three, x: Tensor) -> Tensor:
         (soft, "'softmax' in the model's forward is not elementwise: what it gives one unit depends on the others"),
         (sorted_, "'sort' in the model's forward is not an operation whose channels are understood"),
         (always_dropping, "'dropout' in the model's forward drops units in eval mode too"),
-        (averaged, "'mean' in the model's forward runs over them"),
+        (largest, "'amax' in the model's forward runs over them"),
         (own_norm, "'linalg_vector_norm' in the model's forward runs over them"),
         (positions, "'add' in the model's forward combines them with values that have no channels"),
         (by_number, "'index' in the model's forward picks them by number"),
@@ -99,7 +99,7 @@ def not_read(m: Three, x: Tensor) -> Tensor:
         (written_into, "'copy' in the model's forward is not an operation whose channels are understood"),
         (two_activations, "'matmul' in the model's forward contracts them between two activations"),
         (of_another_input, "'mul' in the model's forward combines them with values that have no channels"),
-        (summed, "'std' in the model's forward runs over them"),
+        (summed, "'prod' in the model's forward runs over them"),
         (not_read, "nothing reads its units"),
     ],
 )

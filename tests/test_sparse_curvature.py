@@ -90,7 +90,7 @@ def test_obd_predicts_the_loss_of_removing_a_weight_at_a_minimum() -> None:
     found = score_all(model, P.OBD(diagonal="exact"), data=data)["2.weight"] + 0.04 * weight.detach().square() / 2
     with torch.no_grad():
         for place in itertools.product(range(3), range(3)):
-            held = float(weight[place])
+            held = weight[place].item()
             weight[place] *= 0.99  # near the minimum: the third order is small
             change = penalised(model(data[0]), data[1]).item() - base
             weight[place] = held

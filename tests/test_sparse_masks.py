@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -246,3 +248,31 @@ def test_iterative_schedules_take_their_share_of_what_is_left() -> None:
     with pytest.raises(ValueError, match="schedule must be one of exponential, linear"):
         amounts("fast", 2, 0.5)
     assert amounts([0.1, 0.5], 2, None) == (0.1, 0.5)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+@pytest.mark.filterwarnings("ignore::simkit.errors.LayerCollapseWarning")
+def test_counts_are_exact_for_any_scores_amounts_and_earlier_masks(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
+    levels = data.draw(st.integers(1, 4))
+    scores = {
+        f"{n}": torch.tensor(data.draw(st.lists(st.integers(0, levels), min_size=size, max_size=size))) / 1.0
+        for n, size in enumerate(sizes)
+    }
+    model = nn.ParameterDict({name: nn.Parameter(torch.zeros(len(values))) for name, values in scores.items()})
+    scope = data.draw(st.sampled_from(["global", "layer"]))
+    previous: dict[str, Tensor] | None = None
+    for amount in sorted(data.draw(st.lists(st.floats(0, 1), min_size=1, max_size=3))):
+        rest = {"scope": scope, "amount": amount, "parameters": list(scores), "previous": previous}
+        parts = [len(values) for values in scores.values()] if scope == "layer" else [sum(sizes)]
+        before = 0 if previous is None else gone(previous)
+        wanted = sum(round(amount * part) for part in parts)
+        if wanted == before:
+            with pytest.raises(NothingPruned):
+                P.masks(model, score=Given(scores), **rest)
+            continue
+        masks = P.masks(model, score=Given(scores), **rest)
+        assert gone(masks) == wanted
+        assert all(not (masks[name] & ~previous[name]).any() for name in masks if previous is not None)
+        previous = masks

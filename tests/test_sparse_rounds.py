@@ -154,6 +154,29 @@ def test_reinitialised_weights_are_new_every_round_and_by_seed() -> None:
     assert all((start["1.running_mean"] == 0).all() for start in trains[0].starts)
 
 
+def test_new_weights_may_keep_their_signs() -> None:
+    plainly, signed = Training(), Training()
+    run(plainly, retrain=P.Reinit(5))
+    run(signed, retrain=P.Reinit(5, keep_signs=True))
+    first = plain(network())["0.weight"]
+    other, found = plainly.starts[1]["0.weight"], signed.starts[1]["0.weight"]
+    kept = found != 0
+    assert torch.equal(found.sign()[kept], first.sign()[kept])
+    assert torch.equal(found.abs()[kept & (other != 0)], other.abs()[kept & (other != 0)])
+
+
+def test_networks_are_pruned_at_initialisation() -> None:
+    train = Training()
+    model = network()
+    (one,) = P.rounds(
+        model, dense=model, train=train, score=P.SynFlow((6,)), amount=0.8, retrain=P.RewindWeights()
+    )  # fmt: skip
+    assert [(stage.number, stage.first_step) for stage in train.stages] == [(1, 0)]
+    expected = P.masks(model, score=P.SynFlow((6,)), amount=0.8)
+    assert same(one.masks, expected)
+    assert same(train.starts[0], masked(plain(model), expected))
+
+
 def test_a_dense_model_that_is_given_is_not_trained() -> None:
     first = Training()
     expected = run(first)

@@ -136,7 +136,7 @@ def test_zhou_criteria_are_their_formulas() -> None:
         found = score_all(model, P.Zhou(criterion, scale=2.0), initial=first)
         for name in WEIGHTS:
             last = model.get_parameter(name)
-            expected = [formula(float(first[name][p]), float(last[p])) for p in entries(last)]
+            expected = [formula(float(first[name][p]), last[p].item()) for p in entries(last)]
             np.testing.assert_allclose(found[name].flatten().numpy(), expected, rtol=1e-12, err_msg=criterion)
 
 
@@ -232,7 +232,7 @@ def test_grasp_is_the_change_of_the_gradients_norm() -> None:
     for name, weight in zip(WEIGHTS, weights, strict=True):
         for place in entries(weight):
             values = []
-            start = float(weight[place])
+            start = weight[place].item()
             for sign in (1, -1):
                 with torch.no_grad():
                     weight[place] = start * (1 + sign * 1e-4)
@@ -321,7 +321,7 @@ def test_the_oracle_removes_each_unit_and_each_weight() -> None:
                 layer.weight[unit], layer.bias[unit] = held
         for place in list(entries(layer.weight))[::5]:
             with torch.no_grad():
-                kept = float(layer.weight[place])
+                kept = layer.weight[place].item()
                 layer.weight[place] = 0.0
                 assert float(single[name][place]) == pytest.approx(mean_loss(model, data) - base, abs=1e-12)
                 layer.weight[place] = kept

@@ -19,11 +19,24 @@ METHODS: Mapping[str, Mapping[str, Callable[[int, int], Any]]] = MappingProxyTyp
             "random": lambda seed, samples: P.Random(seed=seed),
             "geometric-median": lambda seed, samples: P.GeometricMedian(),
             "bn-scale": lambda seed, samples: P.BNScale(),
+            "taylor": lambda seed, samples: P.Taylor(),
         },
         "unstructured": {
             "magnitude": lambda seed, samples: P.Magnitude(),
+            "distribution": lambda seed, samples: P.Distribution(),
+            "unit-magnitude": lambda seed, samples: P.UnitMagnitude(),
+            "gradient-magnitude": lambda seed, samples: P.GradientMagnitude(),
+            "taylor": lambda seed, samples: P.Taylor(),
+            "fisher": lambda seed, samples: P.Fisher(),
+            "obd": lambda seed, samples: P.OBD(),
+            "snip": lambda seed, samples: P.SNIP(),
+            "synflow": lambda seed, samples: P.SynFlow(),
+            "grasp": lambda seed, samples: P.GraSP(),
+            "magnitude-increase": lambda seed, samples: P.Zhou("magnitude_increase"),
+            "movement": lambda seed, samples: P.Zhou("movement"),
             "random": lambda seed, samples: P.Random(seed=seed),
         },
     }
 )
 """Kind -> name -> the criterion of one seed that sees so many samples."""
+SUPERVISED = frozenset({"taylor"})  # structured criteria that need labels; unstructured ones get them anyway

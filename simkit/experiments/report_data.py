@@ -13,16 +13,19 @@ from .statistics import Interval, mean_interval
 
 QUANTITIES = ("accuracy", "parameters", "macs", "latency")
 DENSE = "dense"
+UNPRUNED = ("none", "none")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One arm with one amount after one round: quantity -> value of every seed, in the order of ``seeds``.
 
-    ``similarity`` is by measure, then layer; a seed whose similarity is undefined is left out there.
+    ``way`` is how it trains again and what makes up for removed units. ``similarity`` is by measure, then layer; a seed
+    whose similarity is undefined is left out there.
     """
 
     arm: str
+    way: tuple[str, str]
     control: bool
     amount: float
     round: int
@@ -72,7 +75,10 @@ class Experiment:
         return sorted((c for c in self.cells if (c.arm, c.amount) == (arm, amount)), key=lambda c: c.round)
 
     def differences(self) -> list[Difference]:
-        """Every method against every control and the methods named after it, after every round, over shared seeds."""
+        """Every method against its controls and the methods named after it, after every round, over shared seeds.
+
+        Its controls are the random choice that goes the same way, and new weights.
+        """
         found = []
         for amount in self.amounts:
             for first, second in self._pairs():
@@ -84,10 +90,13 @@ class Experiment:
         return found
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
-        controls = {cell.arm for cell in self.cells if cell.control}
+        cells = {cell.arm: cell for cell in self.cells}
         for index, first in enumerate(self.arms):
-            if first not in controls:
-                yield from ((first, second) for second in self.arms[index + 1 :])
+            for second in self.arms[index + 1 :]:
+                ours, theirs = cells[first], cells[second]
+                belongs = not theirs.control or theirs.way[0] == "reinit" or theirs.way == ours.way
+                if not ours.control and belongs:
+                    yield first, second
 
 
 def read_experiments(folder: str | os.PathLike[str]) -> tuple[list[Experiment], int]:
@@ -118,22 +127,30 @@ def _grouped(results: Sequence[dict[str, Any]], build: Any) -> list[Experiment]:
 
 
 def _training(identity: str, results: list[dict[str, Any]]) -> Experiment:
-    return Experiment(identity, results[0]["title"], _cell(DENSE, False, 0.0, 0, [(r["seed"], r) for r in results]), ())
+    return Experiment(
+        identity, results[0]["title"], _cell(DENSE, UNPRUNED, False, 0.0, 0, [(r["seed"], r) for r in results]), ()
+    )
 
 
 def _pruning(identity: str, results: list[dict[str, Any]]) -> Experiment:
     dense = {result["seed"]: result["dense"] for result in results}
-    gathered: dict[tuple[str, bool, float, int], list[tuple[int, dict[str, Any]]]] = {}
+    gathered: dict[tuple[str, tuple[str, str], bool, float, int], list[tuple[int, dict[str, Any]]]] = {}
     for result in results:
+        way = (result["retrain"], result["compensate"])
         for record in result["rounds"]:
-            key = (result["arm"], result["control"], result["amount"], record["round"])
+            key = (result["arm"], way, result["control"], result["amount"], record["round"])
             gathered.setdefault(key, []).append((result["seed"], record))
     cells = tuple(_cell(*key, records) for key, records in gathered.items())
-    return Experiment(identity, results[0]["title"], _cell(DENSE, False, 0.0, 0, list(dense.items())), cells)
+    return Experiment(identity, results[0]["title"], _cell(DENSE, UNPRUNED, False, 0.0, 0, list(dense.items())), cells)
 
 
 def _cell(
-    arm: str, control: bool, amount: float, number: int, records: Sequence[tuple[int, Mapping[str, Any]]]
+    arm: str,
+    way: tuple[str, str],
+    control: bool,
+    amount: float,
+    number: int,
+    records: Sequence[tuple[int, Mapping[str, Any]]],
 ) -> Cell:
     measured = [record for _, record in records]
     similarity: dict[str, dict[str, tuple[float, ...]]] = {}
@@ -149,6 +166,7 @@ def _cell(
         }
     return Cell(
         arm=arm,
+        way=way,
         control=control,
         amount=amount,
         round=number,

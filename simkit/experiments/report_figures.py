@@ -17,7 +17,7 @@ from .statistics import Interval, mean_interval
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")  # Okabe and Ito
 GREYS = ("#7f7f7f", "#303030", "#b0b0b0")  # of controls
 COSTS = {"parameters": "parameters left", "macs": "multiply-adds a sample", "latency": "seconds a pass of 32 samples"}
-CAPTION = "mean and 95% confidence interval over seeds (Student's t)"
+CAPTION = "mean and 95% confidence interval over seeds (Student's t, cut at what is possible)"
 
 
 def accuracy_figure(one: Experiment) -> bytes:
@@ -46,7 +46,7 @@ def rounds_figure(one: Experiment) -> bytes:
         for arm, colour in _colours(one).items():
             cells = one.rounds(arm, amount)
             found = [_percent(cell) for cell in cells]
-            axes.errorbar([c.round for c in cells], [f.mean for f in found], yerr=[_half(f) for f in found],
+            axes.errorbar([c.round for c in cells], [f.mean for f in found], yerr=_ends(found, 100.0),
                           fmt="o-", markersize=4, capsize=4, color=colour, label=arm)  # fmt: skip
         axes.set_title(f"amount {amount:g}", fontsize=10)
         axes.set_xlabel("round")
@@ -84,6 +84,7 @@ def _heatmap(axes: Axes, cells: Sequence[Cell], measure: str, title: str) -> Non
     highest = max([1.0, *values[np.isfinite(values)].tolist()])
     image = axes.imshow(values, vmin=0.0, vmax=highest, aspect="auto")
     axes.set_title(title, fontsize=8)
+    axes.set_xlabel("round", fontsize=7)
     axes.set_xticks(range(len(cells)), [str(cell.round) for cell in cells], fontsize=6)
     axes.set_yticks(range(len(layers)), layers, fontsize=6)
     if values.size <= 120:
@@ -105,8 +106,8 @@ def _points(axes: Axes, cells: Sequence[Cell], quantity: str, label: str, colour
     axes.errorbar(
         [mean for mean, _, _ in points],
         [y.mean for _, _, y in points],
-        xerr=[_half(x) for _, x, _ in points],
-        yerr=[_half(y) for _, _, y in points],
+        xerr=_ends([x for _, x, _ in points], math.inf),
+        yerr=_ends([y for _, _, y in points], 100.0),
         fmt="o-",
         markersize=4,
         capsize=3,
@@ -119,9 +120,11 @@ def _percent(cell: Cell) -> Interval:
     return mean_interval([100.0 * value for value in cell.values["accuracy"]])
 
 
-def _half(found: Interval) -> float:
-    """Half the interval; none is drawn where one seed leaves it unknown."""
-    return 0.0 if math.isnan(found.half_width) else found.half_width
+def _ends(found: Sequence[Interval], highest: float) -> list[list[float]]:
+    """How far the intervals reach below and above their means, cut at 0 and at what is possible; one seed's is not."""
+    low = [0.0 if math.isnan(one.low) else one.mean - max(one.low, 0.0) for one in found]
+    high = [0.0 if math.isnan(one.high) else min(one.high, highest) - one.mean for one in found]
+    return [low, high]
 
 
 def _colours(one: Experiment) -> dict[str, str]:

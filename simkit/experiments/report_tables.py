@@ -128,6 +128,8 @@ def _ordered(one: Experiment) -> Iterator[Cell]:
 def _cell_data(cell: Cell) -> dict[str, Any]:
     return {
         "arm": cell.arm,
+        "retrain": cell.way[0],
+        "compensate": cell.way[1],
         "control": cell.control,
         "amount": cell.amount,
         "round": cell.round,

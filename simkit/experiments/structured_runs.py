@@ -19,6 +19,7 @@ from ..train import evaluate
 from .arms import rewound_epoch
 from .dense_runs import weights_at
 from .measured import performance
+from .methods import SUPERVISED
 from .pruned_run import PrunedRun
 from .run_directory import Metrics
 from .workbench import derived_seed
@@ -112,16 +113,19 @@ class _Rounds:
         file: Path = run.directory.checkpoints / f"round-{number}.plan.json"
         if file.is_file():
             return P.PruningPlan.from_json(file.read_text(encoding="utf-8"))
+        inputs, labels = (part[: run.options.samples].to(run.bench.device) for part in run.bench.train)
         made = P.plan(
             self.current,
             run.bench.example,
-            data=run.bench.train[0][: run.options.samples].to(run.bench.device),
+            data=(inputs, labels) if run.arm.method in SUPERVISED else inputs,
             score=run.score,
             amount=amount,
             scope=self._scope(),
             keep=run.options.keep,
-            compensate=COMPENSATIONS[run.arm.compensate],
         )
+        method = COMPENSATIONS[run.arm.compensate]
+        if method is not None:
+            made = P.compensated(self.current, made, run.bench.example, method, data=inputs)
         write_atomically(file, made.to_json().encode())
         return made
 

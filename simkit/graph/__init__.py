@@ -1,6 +1,19 @@
 """Which channels of a model belong together: the channel graph that pruning decides and cuts on."""
 
-from .channels import ChannelGraph, Extent, Group, SizeAttribute, Slot, Step, Total, Transfer, View, Work, weakest
+from .channels import (
+    ChannelGraph,
+    Extent,
+    Group,
+    Index,
+    SizeAttribute,
+    Slot,
+    Step,
+    Total,
+    Transfer,
+    View,
+    Work,
+    weakest,
+)
 from .preserve import preserved_rng, quiet_copy
 from .trace import trace
 
@@ -8,6 +21,7 @@ __all__ = [
     "ChannelGraph",
     "Extent",
     "Group",
+    "Index",
     "SizeAttribute",
     "Slot",
     "Step",

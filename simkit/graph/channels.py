@@ -41,7 +41,8 @@ class View:
     """Where to read the representation of a group: the value of one node of the captured graph.
 
     ``units`` broadcasts to the value's shape and says which unit an element belongs to, -1 for none. Dimension 0 of
-    the value holds ``rows`` rows of every sample (0: it does not hold samples). ``elements`` of them are the group's.
+    the value holds ``rows`` rows of every sample (0: it does not hold samples), over which the units may vary too.
+    ``elements`` of a sample are the group's.
     """
 
     node: str
@@ -76,7 +77,10 @@ class View:
         (a head). ValueError if dimension 0 of the value does not hold the samples.
         """
         self._require_samples(value, batch)
-        varying = [dim for dim, size in enumerate(self.units.shape) if size > 1]
+        if self.units.shape[0] > 1:
+            value = torch.unflatten(value, 0, (batch, self.rows))
+        units = self.units.reshape((1,) * (value.dim() - self.units.ndim) + self.units.shape)
+        varying = [dim for dim, size in enumerate(units.shape) if size > 1]
         last = list(range(value.dim() - len(varying), value.dim()))
         owners = self.units.ravel()
         order = np.argsort(owners, kind="stable")[(owners < 0).sum() :]
@@ -84,7 +88,7 @@ class View:
         return rows[:, torch.from_numpy(order).to(value.device)]
 
     def _require_samples(self, value: torch.Tensor, batch: int) -> None:
-        if not self.rows or value.shape[0] != self.rows * batch or self.units.shape[0] > 1:
+        if not self.rows or value.shape[0] != self.rows * batch or self.units.shape[0] not in (1, self.rows):
             shape = tuple(value.shape)
             raise ValueError(f"node {self.node!r} of shape {shape} does not hold {batch} samples along dimension 0")
 
@@ -134,14 +138,24 @@ class SizeAttribute:
 
 @dataclass(frozen=True, eq=False)
 class Total:
-    """An operation that adds up the units without a weight: ``node`` of the captured graph, over ``dim`` of its input.
+    """An operation that reads the units without a weight: ``node`` of the captured graph, over ``dim`` of its input.
 
-    ``units [size]`` holds the unit at every position, -1 where there is none of the group.
+    ``units [size]`` holds the unit at every position, -1 where there is none of the group. ``kept`` says that it is a
+    statistic of the units that are there, as a mean is; a sum has zeros in the place of those that are not.
     """
 
     node: str
     module: str
     dim: int
+    units: Units
+    kept: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """A buffer of numbers of channels, which count ``len(units)`` of them: channel -> unit, -1 for none."""
+
+    tensor: str
     units: Units
 
 
@@ -170,6 +184,7 @@ class Group:
     slots: tuple[Slot, ...]
     sizes: tuple[SizeAttribute, ...]
     totals: tuple[Total, ...]
+    indices: tuple[Index, ...]
     extents: tuple[Extent, ...]
     post: View | None
     pre: View | None
@@ -270,7 +285,10 @@ def _lines(group: Group) -> str:
         ops = [step.op for step in slot.steps]
         path = " > ".join(ops if len(ops) <= 8 else [*ops[:4], f"{len(ops) - 7} more", *ops[-3:]]) or "directly"
         lines.append(f"  -> {path} -> {slot.module or slot.tensor}; transfer {slot.transfer}")
-    lines += [f"  -> added up by {total.node!r} in {total.module or 'the model'}" for total in group.totals]
+    lines += [
+        f"  -> {'averaged' if total.kept else 'added up'} by {total.node!r} in {total.module or 'the model'}"
+        for total in group.totals
+    ]
     return "\n".join(lines)
 
 

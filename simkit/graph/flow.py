@@ -70,7 +70,13 @@ class Work:
 
 @dataclass
 class Flow:
-    """The state of the walk. Atoms are numbered as they are made; edges say which must be removed together."""
+    """The state of the walk. Atoms are numbered as they are made; edges say which must be removed together.
+
+    ``constant`` values depend on no input, ``weights`` of them on parameters. ``blank`` are atoms of values that are
+    equal all along a dimension: whatever they meet decides. While it is ``lenient``, as for values that nobody reads,
+    nothing is frozen or pinned. ``summed`` and ``averaged`` are read by operations without weights; ``renumbered``
+    tensors hold numbers of the atoms.
+    """
 
     captured: Captured
     count: int = 0
@@ -78,6 +84,9 @@ class Flow:
     values: dict[fx.Node, Labels] = field(default_factory=dict)
     parts: dict[fx.Node, tuple[Labels, ...]] = field(default_factory=dict)
     constant: set[fx.Node] = field(default_factory=set)
+    weights: set[fx.Node] = field(default_factory=set)
+    blank: list[Label] = field(default_factory=list)
+    lenient: bool = False
     transfer: dict[fx.Node, Transfer] = field(default_factory=dict)
     kind: dict[fx.Node, Kind] = field(default_factory=dict)
     edges: list[tuple[Label, Label]] = field(default_factory=list)
@@ -89,12 +98,24 @@ class Flow:
     produced: list[Use] = field(default_factory=list)
     consumed: list[Use] = field(default_factory=list)
     summed: list[Use] = field(default_factory=list)
+    averaged: list[Use] = field(default_factory=list)
+    renumbered: dict[str, Label] = field(default_factory=dict)
     work: list[Work] = field(default_factory=list)
 
     def fresh(self, size: int) -> Label:
         """New atoms ``[size]``."""
         self.count += size
         return np.arange(self.count - size, self.count, dtype=np.int64)
+
+    def uniform(self, dim: int, shape: Shape) -> Label:
+        """A label of new atoms along a dimension in which all values are the same."""
+        self.blank.append(self.fresh(shape[dim]))
+        return placed(self.blank[-1], dim, len(shape))
+
+    def is_blank(self, label: Label) -> bool:
+        """Whether these are atoms of :meth:`uniform`."""
+        first = int(label.flat[0])
+        return any(int(run[0]) <= first <= int(run[-1]) for run in self.blank)
 
     def labels(self, value: Any) -> Labels:
         """Labels of an argument; none for numbers and for values without channels."""
@@ -109,22 +130,29 @@ class Flow:
 
     def freeze(self, label: Label, reason: str) -> None:
         """No atom of the label may be removed."""
+        if self.lenient:
+            return
         self.frozen.append((label.ravel(), reason))
 
     def pin(self, label: Label, dim: int, reason: str) -> None:
         """Nothing may be removed along ``dim``: freeze the atoms, or unite them along it if they vary elsewhere too."""
         if support(label) == (dim,):
             self.freeze(label, reason)
-        elif label.shape[dim] > 1:
+        elif label.shape[dim] > 1 and not self.lenient:
             self.unite(label, label.take([0], axis=dim))
             self.notes.append((label.ravel(), reason))
 
     def merged(self, labels: Iterable[Label]) -> Labels:
-        """Labels of one tensor: those that vary over a common dimension are united into one."""
+        """Labels of one tensor: those that vary over a common dimension are united into one.
+
+        Equal values go along with atoms that vary over one dimension; with more there is nothing for them to decide.
+        """
+        given = [label for label in labels if support(label)]
+        wide = {dim for label in given if len(support(label)) > 1 for dim in support(label)}
         result: list[Label] = []
-        for label in labels:
+        for label in given:
             dims = set(support(label))
-            if not dims:
+            if len(dims) == 1 and dims & wide and self.is_blank(label):
                 continue
             met = [other for other in result if dims & set(support(other))]
             joint = label
@@ -171,11 +199,16 @@ class Flow:
         """The module in which an operation runs."""
         return self.captured.model.get_submodule(where(node))
 
+    def freeze_values(self, nodes: Iterable[fx.Node], reason: str) -> None:
+        """Freeze all atoms of some values."""
+        for node in nodes:
+            for label in self._everything(node):
+                self.freeze(label, reason)
+
     def freeze_all(self, node: fx.Node, reason: str) -> None:
         """Freeze every atom that an operation touches; its output has no channels."""
+        self.freeze_values(node.all_input_nodes, reason)
         for source in node.all_input_nodes:
-            for label in self._everything(source):
-                self.freeze(label, reason)
             rows = over(self.labels(source), 0) if self._is_weight(source) else None
             if rows is not None:
                 self.produced.append(Use(rows.ravel(), node, None))

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from torch import fx
 
 from .capture import Captured, opname, where
-from .channels import ChannelGraph, Extent, Group, SizeAttribute, Slot, Step, Total, Units, View, Work
+from .channels import ChannelGraph, Extent, Group, Index, SizeAttribute, Slot, Step, Total, Units, View, Work
 from .flow import Flow, Use, shape_of
 from .labels import Label, line, support
+from .places import Place, places_of
+from .samples import by_sample
 from .solve import Solution
 
 UNREAD = "nothing reads its units"
 COUPLED = "all its channels are coupled"
-
-
-@dataclass(frozen=True)
-class _Place:
-    """One dimension of one tensor: its atoms, and who computes and reads them."""
-
-    tensor: str
-    names: tuple[str, ...]
-    dim: int
-    dims: int
-    atoms: Label
-    made: tuple[Use, ...]
-    read: tuple[Use, ...]
-
-    def name(self, node: fx.Node) -> str:
-        """Of the names of a tied tensor, the one in the module where it is used."""
-        return next((name for name in self.names if name.rpartition(".")[0] == where(node)), self.names[0])
 
 
 @dataclass(frozen=True)
@@ -52,7 +37,7 @@ class _Units:
 def form(captured: Captured, flow: Flow, solution: Solution) -> ChannelGraph:
     """The groups in the order in which they run, frozen layers among them."""
     order = {node: index for index, node in enumerate(captured.nodes)}
-    places = _places(captured, flow)
+    places = places_of(captured, flow)
     signatures = _signatures(places, flow, solution)
     members = [roots for roots in signatures if len(roots) > 1]
     single = {int(roots[0]) for roots in signatures if len(roots) == 1}
@@ -76,59 +61,28 @@ def form(captured: Captured, flow: Flow, solution: Solution) -> ChannelGraph:
     )
 
 
-def _places(captured: Captured, flow: Flow) -> list[_Place]:
-    model = captured.model
-    names: dict[int, list[str]] = {}
-    for name, tensor in [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]:
-        names.setdefault(id(tensor), []).append(name)
-    aliases = {name: tuple(found) for found in names.values() for name in found}
-    shapes = {name: tensor.dim() for name, tensor in [*model.named_parameters(remove_duplicate=False),
-                                                      *model.named_buffers(remove_duplicate=False)]}  # fmt: skip
-    bare = [
-        (aliases[tensor][0], support(label)[0], shapes[tensor], label.ravel())
-        for tensor, labels in flow.parameters.items()
-        for label in labels
-    ]
-    owner = np.full(flow.count, -1, dtype=np.int64)
-    for index, (_, _, _, atoms) in enumerate(bare):
-        owner[atoms] = index
-    made, read = _by_place(owner, flow.produced), _by_place(owner, flow.consumed)
-    return [
-        _Place(tensor, aliases[tensor], dim, dims, atoms, tuple(made.get(index, ())), tuple(read.get(index, ())))
-        for index, (tensor, dim, dims, atoms) in enumerate(bare)
-    ]
-
-
-def _by_place(owner: Label, uses: Iterable[Use]) -> dict[int, list[Use]]:
-    found: dict[int, list[Use]] = {}
-    for use in uses:
-        for index in np.unique(owner[use.atoms]):
-            if index >= 0:
-                found.setdefault(int(index), []).append(use)
-    return found
-
-
-def _signatures(places: list[_Place], flow: Flow, solution: Solution) -> list[Label]:
+def _signatures(places: list[Place], flow: Flow, solution: Solution) -> list[Label]:
     """Sets of roots that lie equally often in the same places; of roots that may go at all."""
     roots = solution.roots
     count = int(roots.max()) + 1 if len(roots) else 0
     made, read, free = (np.zeros(count, dtype=np.bool_) for _ in range(3))
-    for flags, uses in ((made, flow.produced), (read, [*flow.consumed, *flow.summed])):
+    owned = np.zeros(flow.count, dtype=np.bool_)
+    for place in places:
+        owned[place.atoms] = True
+    for flags, uses in ((made, flow.produced), (read, [*flow.consumed, *flow.summed, *flow.averaged])):
         for use in uses:
-            flags[roots[use.atoms]] = True
+            flags[roots[use.atoms[owned[use.atoms]] if flags is made else use.atoms]] = True
     free[:] = made & read
     free[list(solution.reason)] = False
     if not free.any():
         return []
-    lengths = [len(place.atoms) for place in places]
-    where_ = np.repeat(np.arange(len(places)), lengths)
-    theirs = roots[np.concatenate([place.atoms for place in places])]
+    # Sums without a weight are no places, but tell units apart as these do.
+    kinds = [*(place.atoms for place in places), *(use.atoms for use in (*flow.summed, *flow.averaged))]
+    where_ = np.repeat(np.arange(len(kinds)), [len(atoms) for atoms in kinds])
+    theirs = roots[np.concatenate(kinds)]
     where_, theirs = where_[free[theirs]], theirs[free[theirs]]
-    pairs, counts = np.unique(theirs * len(places) + where_, return_counts=True)
-    owners, slots = pairs // len(places), pairs % len(places)
+    pairs, counts = np.unique(theirs * len(kinds) + where_, return_counts=True)
+    owners, slots = pairs // len(kinds), pairs % len(kinds)
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
     found: dict[bytes, list[int]] = {}
     for start, stop in zip(starts, [*starts[1:], len(owners)], strict=True):
@@ -137,7 +91,7 @@ def _signatures(places: list[_Place], flow: Flow, solution: Solution) -> list[La
     return [np.array(one, dtype=np.int64) for one in found.values()]
 
 
-def _first(places: list[_Place], solution: Solution, roots: Label, order: dict[fx.Node, int]) -> tuple[int, int]:
+def _first(places: list[Place], solution: Solution, roots: Label, order: dict[fx.Node, int]) -> tuple[int, int]:
     """When the first layer that computes the units runs, and the index of the place of its weight."""
     found = [
         (min(order[use.node] for use in place.made), place.dims < 2, index)
@@ -148,7 +102,7 @@ def _first(places: list[_Place], solution: Solution, roots: Label, order: dict[f
     return moment, index
 
 
-def _number(solution: Solution, places: list[_Place], members: list[Label], first: list[int]) -> _Units:
+def _number(solution: Solution, places: list[Place], members: list[Label], first: list[int]) -> _Units:
     """Units are counted in the order of the first producing layer."""
     count = int(solution.roots.max()) + 1 if len(solution.roots) else 0
     group, number = (np.full(count, -1, dtype=np.int64) for _ in range(2))
@@ -161,7 +115,7 @@ def _number(solution: Solution, places: list[_Place], members: list[Label], firs
     return _Units(group, number)
 
 
-def _layer_name(place: _Place) -> str:
+def _layer_name(place: Place) -> str:
     name = place.name(place.made[0].node)
     return name.removesuffix("weight").removesuffix(".") if name.rpartition(".")[2] == "weight" else name
 
@@ -179,7 +133,7 @@ def _numbered(groups: list[Group]) -> tuple[Group, ...]:
 
 def _frozen_layers(
     captured: Captured,
-    places: list[_Place],
+    places: list[Place],
     solution: Solution,
     units: _Units,
     single: set[int],
@@ -194,7 +148,8 @@ def _frozen_layers(
         slot = Slot("producer", place.name(node), place.dim, np.arange(len(roots)))
         yield order[node], Group(
             name=_layer_name(place), kind=opname(node), units=len(roots), slots=(slot,), sizes=(), totals=(),
-            extents=(), post=None, pre=None, params=0, macs=0, approximate=None, frozen=_why(roots, solution, single),
+            indices=(), extents=(), post=None, pre=None, params=0, macs=0, approximate=None,
+            frozen=_why(roots, solution, single),
         )  # fmt: skip
 
 
@@ -213,10 +168,10 @@ class _Builder:
     """Everything that is asked of the walk while a group is put together."""
 
     def __init__(
-        self, flow: Flow, solution: Solution, places: list[_Place], units: _Units, order: dict[fx.Node, int]
+        self, flow: Flow, solution: Solution, places: list[Place], units: _Units, order: dict[fx.Node, int]
     ) -> None:
         self.flow, self.roots, self.places, self.units, self.order = flow, solution.roots, places, units, order
-        self.solution = solution
+        self.samples = by_sample(flow.captured)
         self.present = {
             node: frozenset(int(g) for label in labels for g in np.unique(units.group[self.roots[label]]) if g >= 0)
             for node, labels in flow.values.items()
@@ -232,13 +187,15 @@ class _Builder:
     def _groups(self, atoms: Label) -> set[int]:
         return {int(group) for group in np.unique(self.units.group[self.roots[atoms]]) if group >= 0}
 
-    def group(self, index: int, first: _Place) -> Group:
+    def group(self, index: int, first: Place) -> Group:
         """One group of units."""
         mine = [place for place in self.places if index in self._groups(place.atoms)]
         slots = tuple(slot for place in mine for slot in self._slots(index, place))
-        totals = [use for use in self.flow.summed if index in self._groups(use.atoms)]
-        uses = [*(use for place in mine for use in place.read), *totals]
-        reads = sorted(uses, key=lambda use: self.order[use.node])
+        summed, averaged = (
+            [use for use in uses if index in self._groups(use.atoms)] for uses in (self.flow.summed, self.flow.averaged)
+        )
+        uses = [*(use for place in mine for use in place.read), *summed]
+        reads = sorted(uses or averaged, key=lambda use: self.order[use.node])
         post, pre = self._views(index, reads)
         members = self.units.group[self.roots] == index
         return Group(
@@ -247,7 +204,13 @@ class _Builder:
             units=int(self.units.number[self.roots[members]].max()) + 1,
             slots=slots,
             sizes=tuple(self._sizes(index)),
-            totals=tuple(total for use in totals for total in self._totals(index, use)),
+            totals=tuple(
+                total
+                for uses, kept in ((summed, False), (averaged, True))
+                for use in uses
+                for total in self._totals(index, use, kept)
+            ),
+            indices=tuple(self._indices(index)),
             extents=tuple(self._extents(index)),
             post=post,
             pre=pre,
@@ -257,14 +220,15 @@ class _Builder:
             frozen=None,
         )
 
-    def _slots(self, index: int, place: _Place) -> Iterator[Slot]:
+    def _slots(self, index: int, place: Place) -> Iterator[Slot]:
         numbers = self.units.of(index, self.roots[place.atoms])
         if place.made:
             yield Slot("producer", place.name(place.made[0].node), place.dim, numbers)
         for name in dict.fromkeys(place.name(use.node) for use in place.read):
             uses = [use for use in place.read if place.name(use.node) == name]
             sources = dict.fromkeys(use.source for use in uses if use.source is not None)
-            reads = tuple(view for source in sources if (view := self._view(index, source)) is not None)
+            found = (self._view(index, self._by_sample(source)) for source in sources)
+            reads = tuple(view for view in found if view is not None)
             yield Slot("consumer", name, place.dim, numbers, self._steps(index, uses), reads)
         if not place.made and not place.read:
             yield Slot("carrier", place.names[0], place.dim, numbers)
@@ -304,7 +268,28 @@ class _Builder:
             return None, None
         last = max((place for place, (_, kind) in enumerate(steps) if kind == "activation"), default=len(steps))
         before = [node for node, kind in steps[:last] if kind != "activation"]
-        return self._view(index, steps[-1][0]), self._view(index, before[-1] if before else steps[-1][0])
+        post, pre = steps[-1][0], before[-1] if before else steps[-1][0]
+        return self._view(index, self._by_sample(post, nodes)), self._view(index, self._by_sample(pre, nodes))
+
+    def _by_sample(self, node: fx.Node, nodes: Collection[fx.Node] = ()) -> fx.Node:
+        """The same values where dimension 0 holds the samples: before the reshapes that led here, or after the next."""
+        for backwards in (True, False):
+            found = node
+            while found not in self.samples:
+                near = found.all_input_nodes[:1] if backwards else [user for user in found.users if user in nodes]
+                further = [one for one in near if self._only_moves(found, one)]
+                if not further:
+                    break
+                found = further[0]
+            if found in self.samples:
+                return found
+        return node
+
+    def _only_moves(self, one: fx.Node, other: fx.Node) -> bool:
+        """Whether of two operations that follow each other the later only reshapes what the other puts out."""
+        later = max(one, other, key=lambda node: self.order[node])
+        moves = self.flow.kind.get(later) == "shape" and self.flow.transfer[later] == "identity"
+        return moves and math.prod(shape_of(one)) == math.prod(shape_of(other))
 
     def _view(self, index: int, node: fx.Node) -> View | None:
         for label in self.flow.values[node]:
@@ -312,7 +297,9 @@ class _Builder:
             if (numbers >= 0).any():
                 share = int((numbers >= 0).sum()) / numbers.size
                 shape, batch = shape_of(node), self.flow.captured.batch
-                rows = 0 if shape[0] % batch else shape[0] // batch
+                rows = shape[0] // batch if node in self.samples else 0
+                if rows > 1 and bool((numbers == np.tile(numbers[:rows], (batch, *[1] * (len(shape) - 1)))).all()):
+                    numbers = numbers[: min(rows, len(numbers))]
                 return View(node.name, numbers, rows, round(share * math.prod(shape)) // batch)
         return None
 
@@ -325,12 +312,18 @@ class _Builder:
                 seen.add(key)
                 yield SizeAttribute(*key, numbers)
 
-    def _totals(self, index: int, use: Use) -> Iterator[Total]:
+    def _indices(self, index: int) -> Iterator[Index]:
+        for tensor, atoms in self.flow.renumbered.items():
+            numbers = self.units.of(index, self.roots[atoms])
+            if (numbers >= 0).any():
+                yield Index(tensor, numbers)
+
+    def _totals(self, index: int, use: Use, kept: bool) -> Iterator[Total]:
         for label in self.flow.values[use.source] if use.source is not None else ():
             numbers = self.units.of(index, self.roots[label])
             if (numbers >= 0).any():
                 (dim,) = support(label)
-                yield Total(use.node.name, where(use.node), dim, numbers.ravel())
+                yield Total(use.node.name, where(use.node), dim, numbers.ravel(), kept)
 
     def _extents(self, index: int) -> Iterator[Extent]:
         seen: set[tuple[str, bytes]] = set()
@@ -345,7 +338,7 @@ class _Builder:
                         seen.add(key)
                         yield Extent(opname(node), where(node), numbers)
 
-    def _params(self, index: int, mine: list[_Place]) -> int:
+    def _params(self, index: int, mine: list[Place]) -> int:
         """Parameters that go with one unit (buffers are none)."""
         model = self.flow.captured.model
         own = dict(model.named_parameters())

@@ -57,7 +57,7 @@ def reshaped(label: Label, before: Shape, after: Shape) -> Label:
     """The label of the same elements in another shape, in row-major order."""
     full = list(label.shape)
     final: list[int] = []
-    for sources, targets in _factors(before, after):
+    for sources, targets in factors(before, after):
         if any(label.shape[dim] > 1 for dim in sources):
             for dim in sources:
                 full[dim] = before[dim]
@@ -67,7 +67,7 @@ def reshaped(label: Label, before: Shape, after: Shape) -> Label:
     return reduced(np.ascontiguousarray(np.broadcast_to(label, full)).reshape(final))
 
 
-def _factors(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
+def factors(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
     """The finest runs of dimensions of the two shapes that hold the same elements."""
     runs: list[tuple[list[int], list[int]]] = []
     i = j = 0

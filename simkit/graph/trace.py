@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from torch import fx, nn
 
+from .aliases import stale, unread
 from .capture import Captured, capture, described, opname
 from .channels import ChannelGraph
 from .flow import Flow
 from .groups import form
-from .labels import placed
+from .labels import over, placed
 from .operations import RULES
 from .solve import solve
 
 OUTPUT = "its units are the model's output"
+Side: TypeAlias = tuple[str, int]  # a tensor and one of its dimensions
 
 
-def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
+def trace(model: nn.Module, example_inputs: Any, *, ties: Sequence[tuple[Side, Side]] = ()) -> ChannelGraph:
     """The channel graph of any model that ``torch.export`` captures.
 
     The model runs on ``example_inputs`` (a tensor or a tuple) as a copy in eval mode; the model itself is not touched.
-    Channels that an unknown operation touches are frozen, and it is named. Raises ValueError if the model does not run
-    on the inputs or has no layer with channels, NotImplementedError with the reason if it cannot be captured.
+    Channels that an unknown operation touches are frozen, and it is named. ``ties`` are pairs of dimensions of
+    parameters whose entries are to be removed together, place by place. Raises ValueError if the model does not run on
+    the inputs or has no layer with channels, NotImplementedError with the reason if it cannot be captured.
     """
     captured = capture(model, example_inputs)
-    graph = form(captured, *labelled(captured))
+    graph = form(captured, *labelled(captured, ties))
     if not graph.groups:
         raise ValueError(f"{type(model).__name__} has no Linear or convolution layer whose units could be removed")
     return graph
 
 
-def labelled(captured: Captured) -> tuple[Flow, Any]:
+def labelled(captured: Captured, ties: Sequence[tuple[Side, Side]]) -> tuple[Flow, Any]:
     """Walk through the operations; what was collected, and the units it amounts to."""
     flow = Flow(captured)
     by_tensor: dict[int, tuple[Any, ...]] = {}
+    renamed, dead = stale(captured.nodes), unread(captured.nodes)
     for node in captured.nodes:
+        flow.lenient = node in dead
         if node.op == "placeholder":
             _enter(flow, node, by_tensor)
         elif node.op == "output":
@@ -43,8 +49,14 @@ def labelled(captured: Captured) -> tuple[Flow, Any]:
                 flow.freeze(label, OUTPUT)
         elif node.op == "call_function":
             _apply(flow, node)
+            if node in renamed:
+                flow.freeze_values((node, *renamed[node]), f"{described(node)} changes in place what has other names")
         else:
             flow.freeze_all(node, f"{described(node)} is no plain operation")
+    for pair in ties:
+        first, second = (over(flow.parameters.get(tensor, ()), dim) for tensor, dim in pair)
+        if first is not None and second is not None:
+            flow.unite(first.ravel(), second.ravel())
     return flow, solve(flow)
 
 
@@ -55,6 +67,7 @@ def _enter(flow: Flow, node: fx.Node, by_tensor: dict[int, tuple[Any, ...]]) -> 
     if constant is None:
         return
     flow.constant.add(node)
+    flow.weights.add(node)
     if node.name not in flow.captured.tensors:
         return
     if id(constant) not in by_tensor:
@@ -71,6 +84,8 @@ def _apply(flow: Flow, node: fx.Node) -> None:
         return  # an assertion
     if all(source in flow.constant for source in node.all_input_nodes):
         flow.constant.add(node)
+    if node in flow.constant and any(source in flow.weights for source in node.all_input_nodes):
+        flow.weights.add(node)
     rule = RULES.get(opname(node))
     if rule is None:
         flow.freeze_all(node, f"{described(node)} is not an operation whose channels are understood")

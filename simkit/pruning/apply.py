@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -27,10 +27,10 @@ def masked(model: nn.Module, plan: PruningPlan) -> nn.Module:
     weight that could be zero.
     """
     _check_fits(model, plan)
-    bare = next((layer for layer in plan.layers if layer.totals), None)
+    bare = next(((layer, one) for layer in plan.layers for one in layer.totals if not one.kept), None)
     if bare is not None:
         raise NotImplementedError(
-            f"layer {bare.name!r} is added up by {bare.totals[0].node!r}, which has no weight that could be zero"
+            f"layer {bare[0].name!r} is added up by {bare[1].node!r}, which has no weight that could be zero"
         )
     return mask(repair(own_copy(model), plan.layers), plan.layers)
 
@@ -89,12 +89,32 @@ def cut(small: nn.Module, layers: Iterable[LayerPlan]) -> nn.Module:
     for slot in (slot for layer in listed for slot in layer.slots):
         _, dims = gone.setdefault(id(tensors[slot.tensor]), (slot.tensor, {}))
         dims.setdefault(slot.dim, set()).update(slot.positions)
+    for index in (index for layer in listed for index in layer.indices):
+        gone.setdefault(id(tensors[index.tensor]), (index.tensor, {}))
     for size in (size for layer in listed for size in layer.sizes):
         place = (size.module, size.attribute, size.index)
         write_size(small, *place, read_size(small, *place) - size.count)
     with torch.no_grad():
-        replace_tensors(small, {name: _without(tensors[name].detach(), dims) for name, dims in gone.values()})
+        renewed = _counted_anew(tensors, listed)
+        cut_ones = {
+            name: _without(renewed.get(key, tensors[name].detach()), dims) for key, (name, dims) in gone.items()
+        }
+        replace_tensors(small, cut_ones)
     return small
+
+
+def _counted_anew(tensors: Mapping[str, torch.Tensor], layers: Iterable[LayerPlan]) -> dict[int, torch.Tensor]:
+    """Buffers of channel numbers, by id, with the numbers that the channels left have then."""
+    gone: dict[str, tuple[int, set[int]]] = {}
+    for one in (one for layer in layers for one in layer.indices):
+        gone.setdefault(one.tensor, (one.size, set()))[1].update(one.positions)
+    found: dict[int, torch.Tensor] = {}
+    for name, (size, positions) in gone.items():
+        numbers = tensors[name]
+        stays = torch.ones(size, dtype=torch.int64, device=numbers.device)
+        stays[sorted(positions)] = 0
+        found[id(numbers)] = (stays.cumsum(0) - 1)[numbers.long() % size].to(numbers.dtype)
+    return found
 
 
 def _without(tensor: torch.Tensor, dims: dict[int, set[int]]) -> torch.Tensor:
@@ -110,13 +130,14 @@ def _check_fits(model: nn.Module, plan: PruningPlan) -> None:
     tensors = named_tensors(model)
     for layer in plan.layers:
         for slot in layer.slots:
-            if slot.tensor not in tensors:
-                raise ValueError(f"the plan cuts {slot.tensor!r}, which {type(model).__name__} does not have")
+            _check_has(model, tensors, slot.tensor)
             shape = tuple(tensors[slot.tensor].shape)
             if slot.dim >= len(shape) or shape[slot.dim] != slot.size:
                 raise ValueError(
                     f"the plan expects size {slot.size} in dimension {slot.dim} of {slot.tensor!r}, not shape {shape}"
                 )
+        for index in layer.indices:
+            _check_has(model, tensors, index.tensor)
         for one in layer.repairs:
             check_repair(tensors, one)
         for size in layer.sizes:
@@ -125,6 +146,11 @@ def _check_fits(model: nn.Module, plan: PruningPlan) -> None:
                 raise ValueError(
                     f"the plan expects {size.attribute!r} of module {size.module!r} to be {size.size}, not {found}"
                 )
+
+
+def _check_has(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
+    if name not in tensors:
+        raise ValueError(f"the plan cuts {name!r}, which {type(model).__name__} does not have")
 
 
 def _kept_overall(model: nn.Module, plan: PruningPlan) -> dict[tuple[str, int], tuple[int, ...]]:

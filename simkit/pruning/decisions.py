@@ -100,7 +100,10 @@ class SizePlan:
 
 @dataclass(frozen=True)
 class TotalPlan:
-    """Terms that go from a sum without a weight: over ``dim`` of the input of ``node``, as capturing names it."""
+    """Terms that go from a sum without a weight: over ``dim`` of the input of ``node``, as capturing names it.
+
+    ``kept``: from a statistic of the terms that are there, such as a mean.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
 
@@ -108,10 +111,31 @@ class TotalPlan:
     dim: int
     size: int
     removed: Ranges
+    kept: bool = False
 
     def __post_init__(self) -> None:
         if self.dim < 0 or not self.node or not _proper(self.removed, self.size):
             raise ValueError(f"a plan has the impossible sum {self!r}")
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """A buffer of numbers of ``size`` channels, of which some go: those that stay are counted anew."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    tensor: str
+    size: int
+    removed: Ranges
+
+    def __post_init__(self) -> None:
+        if not self.tensor or not _proper(self.removed, self.size):
+            raise ValueError(f"a plan has the impossible numbering {self!r}")
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The channels that go, ascending."""
+        return tuple(position for start, stop in self.removed for position in range(start, stop))
 
 
 @dataclass(frozen=True)
@@ -190,8 +214,9 @@ class LayerPlan:
 
     ``removed`` lists the units in the order of removal, ``scores`` what the criterion gave each (for CKA damage, the
     accumulated damage). ``slots`` and ``sizes`` say what that takes from which tensors and attributes, ``totals`` from
-    which sums. ``approximate`` is the reason why cutting is not exactly masking, or None. ``repairs`` are changes of
-    the consumers that make up for the removed units, ``compensation`` what was done in that way, or why nothing.
+    which sums, ``indices`` which channels are counted anew. ``approximate`` is the reason why cutting is not exactly
+    masking, or None. ``repairs`` are changes of the consumers that make up for the removed units, ``compensation`` what
+    was done in that way, or why nothing.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -205,6 +230,7 @@ class LayerPlan:
     totals: tuple[TotalPlan, ...]
     approximate: str | None
     reason: str
+    indices: tuple[IndexPlan, ...] = ()
     repairs: tuple[Repair, ...] = ()
     compensation: str = ""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..graph import Group
-from .decisions import LayerPlan, SizePlan, SlotPlan, TotalPlan, as_ranges
+from .decisions import IndexPlan, LayerPlan, SizePlan, SlotPlan, TotalPlan, as_ranges
 
 
 def layers_of(group: Group) -> tuple[str, ...]:
@@ -26,8 +26,10 @@ def layer_plan(group: Group, removed: Sequence[int], scores: Sequence[float], re
         for one in group.sizes
     ]
     totals = [
-        TotalPlan(one.node, one.dim, len(one.units), as_ranges(_places(one.units, removed))) for one in group.totals
+        TotalPlan(one.node, one.dim, len(one.units), as_ranges(_places(one.units, removed)), one.kept)
+        for one in group.totals
     ]
+    indices = [IndexPlan(one.tensor, len(one.units), as_ranges(_places(one.units, removed))) for one in group.indices]
     return LayerPlan(
         name=group.name,
         units=group.units,
@@ -36,6 +38,7 @@ def layer_plan(group: Group, removed: Sequence[int], scores: Sequence[float], re
         slots=tuple(slots),
         sizes=tuple(sizes),
         totals=tuple(totals),
+        indices=tuple(indices),
         approximate=group.approximate,
         reason=reason,
     )

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from itertools import chain, combinations, islice
+from itertools import chain, combinations, islice, product
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..graph import ChannelGraph, Group, SizeAttribute, quiet_copy
+from ..graph import ChannelGraph, Group, SizeAttribute, preserved_rng, quiet_copy
 from ..graph import trace as captured_graph
+from ..graph.capture import as_inputs, plain_attention
+from ..graph.trace import Side
 from .apply import cut, mask
 from .layers import layer_plan
 from .sizes import size_attributes
@@ -49,7 +51,29 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     frozen, and it is named. Raises ValueError if the model does not run on the inputs or has no layer with channels,
     NotImplementedError with the reason if it cannot be captured.
     """
-    return probed(model, example_inputs, captured_graph(model, example_inputs))
+    graph = probed(model, example_inputs, captured_graph(model, example_inputs))
+    ties = _ties(graph)
+    if not ties:
+        return graph
+    joint = probed(model, example_inputs, captured_graph(model, example_inputs, ties=ties))
+    lost = {group.name for group in graph.prunable} - {group.name for group in joint.prunable}
+    return joint if len(joint.prunable) > len(graph.prunable) and not lost else graph
+
+
+def _ties(graph: ChannelGraph) -> list[tuple[Side, Side]]:
+    """Dimensions of one length, read in one module, of two groups that its code does not let go by themselves.
+
+    Attention that takes the width of its heads to be ``C // num_heads`` loses a head if it loses as many channels of
+    its input.
+    """
+    stuck = [group for group in graph.groups if group.frozen is not None and group.consumers]
+    found: list[tuple[Side, Side]] = []
+    for first, second in combinations(stuck, 2):
+        for one, other in product(first.consumers, second.consumers):
+            alike = len(one.units) == len(other.units) and min(one.units.min(), other.units.min()) >= 0
+            if alike and one.module.rpartition(".")[0] == other.module.rpartition(".")[0]:
+                found.append(((one.tensor, one.dim), (other.tensor, other.dim)))
+    return found
 
 
 def probed(model: nn.Module, example_inputs: Any, graph: ChannelGraph) -> ChannelGraph:
@@ -85,12 +109,13 @@ def _unsettled(model: nn.Module) -> nn.Module:
 
 
 def _agrees(model: nn.Module, example_inputs: Any, groups: Sequence[Group]) -> bool:
-    """Whether the model without the first unit of every group equals the masked one."""
-    layers = [layer_plan(group, [0], [0.0], "probe") for group in groups]
-    try:
-        require_equal(model, layers, example_inputs, mask=mask, cut=cut)
-    except (ValueError, NotImplementedError):
-        return False
+    """Whether the model without the first unit of every group equals the masked one, and without the last."""
+    for unit in (0, -1):
+        layers = [layer_plan(group, [unit % group.units], [0.0], "probe") for group in groups]
+        try:
+            require_equal(model, layers, example_inputs, mask=mask, cut=cut)
+        except (ValueError, NotImplementedError):
+            return False
     return True
 
 
@@ -103,7 +128,7 @@ def _settled(model: nn.Module, example_inputs: Any, group: Group) -> Group:
         changed = dataclasses.replace(group, sizes=(*group.sizes, *chosen))
         if _agrees(model, example_inputs, [changed]):
             return changed
-    return dataclasses.replace(group, frozen=_blame(group))
+    return dataclasses.replace(group, frozen=_blame(model, example_inputs, group))
 
 
 def _choices(candidates: Sequence[SizeAttribute]) -> Iterator[tuple[SizeAttribute, ...]]:
@@ -147,9 +172,38 @@ def _holding(module: nn.Module, size: int) -> Iterator[tuple[str, int | None]]:
                 yield attribute, index
 
 
-def _blame(group: Group) -> str:
-    found = ([one for one in group.extents if one.op in names] for names in WRITES_SIZES)
-    extents = next(filter(None, found), list(group.extents))
-    place = f"module {extents[0].module!r}" if extents[0].module else "the model"
-    sizes = sorted({len(one.units) for one in extents if one.module == extents[0].module})
+def _blame(model: nn.Module, example_inputs: Any, group: Group) -> str:
+    """Which code writes a size: that in which the cut model fails, or else that of the likeliest operation."""
+    module = _failing(cut(quiet_copy(model), [layer_plan(group, [0], [0.0], "probe")]), as_inputs(example_inputs))
+    if module is None:
+        found = ([one for one in group.extents if one.op in names] for names in WRITES_SIZES)
+        module = next(filter(None, found), list(group.extents))[0].module
+    here = [one for one in group.extents if one.module == module] or group.extents
+    extents = [one for one in here if one.op in chain(*WRITES_SIZES)] or here
+    sizes = sorted({len(one.units) for one in extents})
+    place = f"module {module!r}" if module else "the model"
     return f"the forward of {place} writes the size {' or '.join(map(str, sizes))} in its code"
+
+
+def _failing(small: nn.Module, inputs: tuple[Any, ...]) -> str | None:
+    """Path of the innermost module that is running when the model fails; torch's own layers just get what they are
+    given. None if it does not fail."""
+    running: list[str] = []
+
+    def leave(*_: object) -> None:
+        running.pop()
+
+    for path, module in small.named_modules():
+        if not _is_layer(module):
+            module.register_forward_pre_hook(lambda *_, path=path: running.append(path))
+            module.register_forward_hook(leave)
+    try:
+        with torch.no_grad(), preserved_rng(), plain_attention():
+            small(*inputs)
+    except Exception:  # whatever the user's forward raises: where it does is asked
+        return running[-1] if running else ""
+    return None
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.") and not any(True for _ in module.children())

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from .attention import attention_sizes, settle_attention
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -23,7 +25,7 @@ def size_attributes(module: nn.Module) -> dict[str, int]:
         return {"num_embeddings": module.weight.shape[0], "embedding_dim": module.weight.shape[1]}
     if isinstance(module, nn.PReLU):
         return {"num_parameters": module.weight.shape[0]}
-    return {}
+    return attention_sizes(module)
 
 
 def norm_sizes(module: nn.Module) -> dict[str, int]:
@@ -65,11 +67,14 @@ def replace_tensors(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Non
 
 
 def renew_attributes(model: nn.Module, names: Iterable[str]) -> None:
-    """Set the size attributes of the modules that own the named tensors."""
-    for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
+    """Set the size attributes of the modules that own the named tensors; attention of other widths gets its class."""
+    paths = dict.fromkeys(name.rpartition(".")[0] for name in names)
+    for path in paths:
         module = model.get_submodule(path)
         for attribute, size in size_attributes(module).items():
             setattr(module, attribute, size)
+    for path in dict.fromkeys([*paths, *(path.rpartition(".")[0] for path in paths)]):
+        settle_attention(model, path)
 
 
 def read_size(model: nn.Module, module: str, attribute: str, index: int | None) -> int:

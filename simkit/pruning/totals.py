@@ -1,8 +1,8 @@
-"""Sums without a weight some of whose terms are removed: the captured operations run with these terms at zero."""
+"""Sums without a weight, and statistics, some of whose terms are removed: the captured operations run without them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from .decisions import LayerPlan, TotalPlan
 
 
 class _Silenced(fx.Interpreter):
-    """Runs a captured model; what some operations add up has zeros in the place of removed units."""
+    """Runs a captured model; what some operations add up has zeros in the place of removed units, or nothing."""
 
     def __init__(self, captured: Captured, totals: Iterable[TotalPlan]) -> None:
         super().__init__(captured.module)
@@ -27,19 +27,29 @@ class _Silenced(fx.Interpreter):
             return super().run_node(n)
         (source,) = n.all_input_nodes
         value = self.env[source]
-        masked = value
+        gone: dict[tuple[int, bool], set[int]] = {}
         for total in self.totals[n.name]:
-            gone = [position for start, stop in total.removed for position in range(start, stop)]
-            masked = masked.index_fill(total.dim, torch.tensor(gone, device=masked.device), 0)
-        self.env[source] = masked
+            positions = (position for start, stop in total.removed for position in range(start, stop))
+            gone.setdefault((total.dim, total.kept), set()).update(positions)
+        for (dim, kept), terms in gone.items():
+            self.env[source] = _without(self.env[source], dim, terms) if kept else _zeroed(self.env[source], dim, terms)
         try:
             return super().run_node(n)
         finally:
             self.env[source] = value
 
 
+def _zeroed(value: torch.Tensor, dim: int, gone: Iterable[int]) -> torch.Tensor:
+    return value.index_fill(dim, torch.tensor(sorted(gone), device=value.device), 0)
+
+
+def _without(value: torch.Tensor, dim: int, gone: Collection[int]) -> torch.Tensor:
+    stays = [position for position in range(value.shape[dim]) if position not in gone]
+    return value.index_select(dim, torch.tensor(stays, device=value.device))
+
+
 def without_terms(model: nn.Module, layers: Iterable[LayerPlan], inputs: tuple[Any, ...]) -> Any:
-    """What the model returns, as a flat tuple, if removed units count nothing in sums."""
+    """What the model returns, as a flat tuple, if removed units count nothing in sums and statistics."""
     captured = capture(model, inputs)
     runner = _Silenced(captured, (total for layer in layers for total in layer.totals))
     with torch.no_grad(), preserved_rng(), plain_attention():

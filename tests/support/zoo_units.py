@@ -94,7 +94,11 @@ VGG_HEAD = {"classifier.0": 17, "classifier.3": 15}
 ALEX_HEAD = {"classifier.1": 19, "classifier.4": 13}
 VIT_MLP = weights(23, "blocks.0.mlp.fc1", "blocks.1.mlp.fc1")
 VIT_STREAM = (("patch_embed.weight", 0), ("cls_token", 2), ("pos_embed", 2), ("blocks.1.mlp.fc2.weight", 0))
-ENCODER = each({"encoder.layers.0.linear1": 19, "encoder.layers.1.linear1": 19, "head.0": 17})
+ENCODER = (
+    *each({"encoder.layers.0.linear1": 19, "encoder.layers.1.linear1": 19, "head.0": 17}),
+    *(Must(f"encoder.layers.{i}.self_attn.in_proj_weight", 3, 12) for i in (0, 1)),
+    *_stream(12, ("embed.weight", 1), ("encoder.layers.1.self_attn.out_proj.weight", 0), ("head.0.weight", 1)),
+)
 
 MUST: Mapping[str, tuple[Must, ...]] = {
     "resnet18": (*_basic((10, 14, 18, 22), 2, (10, 14, 18, 22)), *weights(14, "layer2.0.downsample.0")),
@@ -178,16 +182,26 @@ MUST: Mapping[str, tuple[Must, ...]] = {
         *weights(3, "blocks.0.attn.qkv", width=15),
         *weights(4, "blocks.1.attn.qkv", width=12),
     ),
-    "vit_timm": VIT_MLP,
+    # A head goes with as many channels of the stream, by which its code divides.
+    "vit_timm": (
+        *(*VIT_MLP, Must("patch_embed.weight", 3, 5, exact=False), Must("blocks.1.mlp.fc2.weight", 3, 5, exact=False)),
+        *(Must(f"blocks.{i}.attn.qkv.weight", 3, 15, exact=False) for i in (0, 1)),
+    ),
     "vit_separate": (
         *(*VIT_MLP, *_stream(14, *VIT_STREAM)),
         *weights(3, "blocks.0.attn.to_q", "blocks.0.attn.to_k", "blocks.0.attn.to_v", width=6),
         *weights(4, "blocks.1.attn.to_q", "blocks.1.attn.to_k", "blocks.1.attn.to_v", width=5),
     ),
-    "vit_native": VIT_MLP,
+    "vit_native": (
+        *(*VIT_MLP, *_stream(15, *VIT_STREAM, ("blocks.1.attn.mha.in_proj_weight", 1))),
+        *(Must("blocks.0.attn.mha.in_proj_weight", 3, 15), Must("blocks.1.attn.mha.in_proj_weight", 5, 9)),
+    ),
     "transformer_encoder": ENCODER,
     "transformer_encoder_post_norm": ENCODER,
-    "transformer_decoder": each({"decoder.linear1": 21}),
+    "transformer_decoder": (
+        *each({"decoder.linear1": 21}),
+        *(Must(f"decoder.{name}.in_proj_weight", 4, 9) for name in ("self_attn", "multihead_attn")),
+    ),
     "gpt": (
         *weights(25, "transformer.h.0.mlp.fc1", "transformer.h.1.mlp.fc1"),
         *weights(3, "transformer.h.0.attn.c_attn", width=15),
@@ -231,12 +245,12 @@ MUST: Mapping[str, tuple[Must, ...]] = {
     "energy": each({"fc1": 13, "fc2": 11}),
     "highway": each({"inp": 13, "h.0": 13, "t.1": 13}),
     "channel_statistics": each({"conv1": 9, "point": 7}),
-    "odd_operations": each({"layers.5": 9, "hidden": 13}),
-    "channel_indexing": (),
+    "odd_operations": each({"layers.3": 9, "layers.5": 9, "hidden": 13}),
+    "channel_indexing": (*each({"fc1": 9}), Must("order", 9)),
     "pixel_shuffle": each({"0": 9, "5": 7}),
     "weight_norm": each({"2": 11}),
     "bilinear": each({"hidden": 13}),
-    "unrolled_cell": each({"head.0": 13}),
+    "unrolled_cell": each({"inp": 9, "state": 9, "head.0": 13}),
     "normalised": each({"conv1": 9, "conv2": 11}),
 }
 
@@ -244,14 +258,14 @@ STAY: Mapping[str, tuple[Stay, ...]] = {
     "alexnet_literal": (Stay("features.7.weight", r"63|view"),),
     "dict_output": (Stay("features.weight", "output"),),
     "lstm": (Stay("encode.weight", "lstm"),),
-    "channel_statistics": (Stay("conv2.weight", "mean|max"),),
+    "channel_statistics": (Stay("conv2.weight", "max"),),
     "odd_operations": (
         *(Stay("layers.0.weight", "softmax"), Stay("layers.1.weight", "sort"), Stay("layers.2.weight", "cumsum")),
-        Stay("layers.3.weight", "norm"),
     ),
     "bilinear": (Stay("a.weight", "bilinear"),),
-    "vit_native": (Stay("blocks.0.attn.mha.in_proj_weight", r"."),),
-    "vit_timm": (Stay("blocks.0.attn.qkv.weight", r"."),),
 }
 
-SILENT: Mapping[str, tuple[Silent, ...]] = {"energy": (Silent("fc2.weight", "act", 1),)}
+SILENT: Mapping[str, tuple[Silent, ...]] = {
+    "energy": (Silent("fc2.weight", "act", 1),),
+    "odd_operations": (Silent("layers.3.weight", "layers.3", 1),),
+}

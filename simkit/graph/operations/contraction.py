@@ -23,7 +23,7 @@ BATCH = "abcdefgh"
 
 @dataclass(frozen=True)
 class Operand:
-    """One side of a product: its dimensions by name, its labels, and whether it depends on no input."""
+    """One side of a product: its dimensions by name, its labels, and whether it is made of parameters alone."""
 
     node: fx.Node
     letters: str
@@ -47,7 +47,7 @@ class Operand:
 
 def operand(flow: Flow, node: fx.Node, letters: str) -> Operand:
     """An argument of a product."""
-    return Operand(node, letters, shape_of(node), flow.labels(node), node in flow.constant)
+    return Operand(node, letters, shape_of(node), flow.labels(node), node in flow.weights)
 
 
 def contract(flow: Flow, node: fx.Node, left: Operand, right: Operand, out: str) -> Labels:
@@ -163,7 +163,7 @@ def _addmm(flow: Flow, node: fx.Node) -> None:
 
 
 def _kind(flow: Flow, left: Any, right: Any) -> Any:
-    return "layer" if left in flow.constant or right in flow.constant else "combine"
+    return "layer" if left in flow.weights or right in flow.weights else "combine"
 
 
 def _product(flow: Flow, node: fx.Node, left: Any, right: Any) -> Labels:

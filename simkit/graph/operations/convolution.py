@@ -19,8 +19,8 @@ def _convolution(flow: Flow, node: fx.Node, *, transposed: bool) -> None:
     if len(shape) != len(kernel):
         flow.freeze_all(node, f"{described(node)} runs on one sample without a batch dimension")
         return
-    if weight not in flow.constant:
-        flow.freeze_all(node, f"{described(node)} computes its weight from the input")
+    if weight not in flow.weights:
+        flow.freeze_all(node, f"{described(node)} has a weight that is no parameter's")
         return
     labels, groups = flow.labels(source), int(found["groups"])
     inputs = _channels(flow, node, labels)
@@ -28,6 +28,9 @@ def _convolution(flow: Flow, node: fx.Node, *, transposed: bool) -> None:
     outer, inner = (None if one is None else line(one, dim) for one, dim in ((first, 0), (second, 1)))
     _freeze_kernel(flow, node, flow.labels(weight))
     outputs: Label | None
+    if groups > 1 and outer is None:
+        flow.freeze_all(node, f"{described(node)} has a weight without channels")
+        return
     if groups > 1:
         outputs = _grouped(flow, node, groups, inputs, (outer, inner), transposed)
     elif transposed:

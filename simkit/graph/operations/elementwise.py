@@ -10,6 +10,7 @@ from torch import fx
 from ..capture import bound, described, opname
 from ..channels import Transfer
 from ..flow import Flow, Kind, Rule, shape_of
+from ..labels import over
 
 # fmt: off
 _HOMOGENEOUS = ("relu", "leaky_relu")
@@ -30,20 +31,9 @@ _SUMS = ("add", "sub", "rsub")
 _PRODUCTS = ("mul", "div", "multiply", "divide", "neg")
 _SAME = ("alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy", "type_as", "float", "double")
 _LIKE = ("zeros_like", "ones_like", "full_like", "empty_like")
+_FILLED = ("full", "new_full", "new_ones", "new_zeros", "ones", "zeros")
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
-_MAKERS = (
-    "arange",
-    "empty",
-    "eye",
-    "full",
-    "linspace",
-    "new_full",
-    "new_ones",
-    "new_zeros",
-    "ones",
-    "scalar_tensor",
-    "zeros",
-)
+_MAKERS = ("arange", "empty", "eye", "linspace", "scalar_tensor")
 
 
 def _elementwise(flow: Flow, node: fx.Node, *, transfer: Transfer, kind: Kind) -> None:
@@ -80,6 +70,21 @@ def _maker(flow: Flow, node: fx.Node) -> None:
     flow.pass_on(node, (), "other", "shape")
 
 
+def _filled(flow: Flow, node: fx.Node) -> None:
+    """One value everywhere: of whatever length the code makes it."""
+    flow.constant.add(node)
+    shape = shape_of(node)
+    flow.pass_on(node, [flow.uniform(dim, shape) for dim, size in enumerate(shape) if size > 1], "other", "shape")
+
+
+def _like(flow: Flow, node: fx.Node) -> None:
+    """Of the shape of another value, but not of its values."""
+    flow.constant.add(node)
+    source, shape = flow.labels(node.args[0]), shape_of(node)
+    new = [flow.uniform(dim, shape) for dim, size in enumerate(shape) if size > 1 and over(source, dim) is None]
+    flow.pass_on(node, [*source, *new], "other", "shape")
+
+
 def _softmax(flow: Flow, node: fx.Node) -> None:
     kept = []
     for label in flow.labels(node.args[0]):
@@ -114,9 +119,10 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_SUMS, _sum),
     **dict.fromkeys(_PRODUCTS, _product),
     **dict.fromkeys(_SAME, _same),
-    **dict.fromkeys(_LIKE, _same),
+    **dict.fromkeys(_LIKE, _like),
+    **dict.fromkeys(_FILLED, _filled),
     **dict.fromkeys(_DROPOUTS, _dropout),
     **dict.fromkeys(_MAKERS, _maker),
-    **dict.fromkeys(("softmax", "log_softmax", "cumsum", "cumprod", "flip", "roll"), _softmax),
+    **dict.fromkeys(("softmax", "log_softmax", "cumsum", "cumprod", "roll"), _softmax),
     **dict.fromkeys(("tril", "triu"), _triangle),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from torch import fx
 
@@ -14,6 +15,8 @@ from ..labels import Labels, support, without
 
 _MAX_POOLS = {f"{prefix}max_pool{n}d": n for n in (1, 2, 3) for prefix in ("", "adaptive_")}
 _MAX_POOLS |= {f"max_pool{n}d_with_indices": n for n in (1, 2, 3)}
+_STATISTICS = ("mean", "nanmean", "var", "std", "var_mean", "std_mean")
+_SUMS = ("sum", "nansum")
 _AVG_POOLS = {f"{prefix}avg_pool{n}d": n for n in (1, 2, 3) for prefix in ("", "adaptive_")}
 _RESIZES = {
     "upsample_nearest1d": 1, "upsample_nearest2d": 2, "upsample_nearest3d": 3, "upsample_linear1d": 1,
@@ -29,13 +32,13 @@ def _over_positions(flow: Flow, node: fx.Node, *, spatial: int, transfer: Transf
     flow.pass_on(node, labels, transfer, "pool")
 
 
-def _pinned(flow: Flow, node: fx.Node, dims: Sequence[int], adds: bool = False) -> Labels:
-    """The labels that are left once nothing can be removed along ``dims``; sums just lose a term."""
+def _pinned(flow: Flow, node: fx.Node, dims: Sequence[int], uses: list[Use] | None = None) -> Labels:
+    """The labels that are left once nothing can be removed along ``dims``, but from what is noted in ``uses``."""
     labels = []
     for label in flow.labels(node.args[0]):
         for dim in dims:
-            if adds and support(label) == (dim,):
-                flow.summed.append(Use(label.ravel(), node, node.all_input_nodes[0]))
+            if uses is not None and support(label) == (dim,):
+                uses.append(Use(label.ravel(), node, node.all_input_nodes[0]))
                 label = label.take([0], axis=dim)  # noqa: PLW2901
             elif label.shape[dim] > 1:
                 flow.pin(label, dim, f"{described(node)} runs over them")
@@ -50,11 +53,27 @@ def _reduction(flow: Flow, node: fx.Node, *, transfer: Transfer, kind: Kind) -> 
     given = found.get("dim")
     listed = [given] if isinstance(given, int) else list(given or range(count))
     dims = [int(dim) % max(count, 1) for dim in listed]
-    kept = _pinned(flow, node, dims, adds=opname(node) == "sum")
+    uses: list[Use] = []
+    averages = opname(node) in _STATISTICS and node.args[0] not in flow.weights
+    kept = _pinned(flow, node, dims, uses if averages or _ignores_zeros(node) else None)
+    if flow.lenient:
+        uses.clear()
+    if averages:
+        flow.averaged.extend(uses)
+        for use in uses:
+            flow.approximate.append((use.atoms, f"the statistics of {described(node)} run over the channels"))
+    else:
+        flow.summed.extend(uses)
     labels = tuple(without(label, dims, bool(found.get("keepdim"))) for label in kept)
     if isinstance(node.meta["val"], (tuple, list)):
         flow.parts[node] = tuple(labels for _ in node.meta["val"])
     flow.pass_on(node, labels, transfer, kind)
+
+
+def _ignores_zeros(node: fx.Node) -> bool:
+    """Whether a removed term counts as much as a term that is zero."""
+    order: Any = bound(node).get("ord", 2)
+    return opname(node) in _SUMS or (opname(node) == "linalg_vector_norm" and order > 0)
 
 
 def _extreme(flow: Flow, node: fx.Node) -> None:
@@ -80,7 +99,20 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("mean", "sum", "nanmean", "nansum"), partial(_reduction, transfer="mixing", kind="pool")),
     **dict.fromkeys(("amax", "amin"), partial(_reduction, transfer="homogeneous", kind="pool")),
     **dict.fromkeys(
-        ("var", "std", "linalg_vector_norm", "norm", "logsumexp", "prod", "argmax", "argmin", "all", "any", "var_mean"),
+        (
+            "var",
+            "std",
+            "var_mean",
+            "std_mean",
+            "linalg_vector_norm",
+            "norm",
+            "logsumexp",
+            "prod",
+            "argmax",
+            "argmin",
+            "all",
+            "any",
+        ),
         partial(_reduction, transfer="other", kind="activation"),
     ),
     **{name: partial(_over_positions, spatial=dims, transfer="homogeneous") for name, dims in _MAX_POOLS.items()},

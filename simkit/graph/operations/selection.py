@@ -6,9 +6,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
-from ..capture import bound, described
+from ..capture import bound, described, opname
 from ..flow import Flow, Rule, Use, shape_of
 from ..labels import Label, Labels, over, placed, support, without
 
@@ -176,20 +177,55 @@ def _embedding(flow: Flow, node: fx.Node) -> None:
 
 
 def _index(flow: Flow, node: fx.Node) -> None:
-    """Rows of a table by one tensor of numbers; anything else is not followed."""
-    source, indices = node.args[0], bound(node).get("indices", bound(node).get("index"))
-    listed: Any = list(indices) if isinstance(indices, (list, tuple)) else [indices]
+    """Picks along one dimension by one tensor of numbers; anything else is not followed."""
+    listed: Any = list(bound(node)["indices"])
     used = [dim for dim, one in enumerate(listed) if one is not None]
-    if len(used) != 1 or "dim" in bound(node) or not isinstance(listed[used[0]], fx.Node):
+    if len(used) != 1 or not isinstance(listed[used[0]], fx.Node):
         flow.freeze_all(node, f"{described(node)} picks values by several numbers")
         return
-    dim, count = used[0], len(shape_of(listed[used[0]]))
+    _by_numbers(flow, node, used[0], listed[used[0]])
+
+
+def _index_select(flow: Flow, node: fx.Node) -> None:
+    found = bound(node)
+    _by_numbers(flow, node, int(found["dim"]) % len(shape_of(node)), found["index"])
+
+
+def _by_numbers(flow: Flow, node: fx.Node, dim: int, numbers: fx.Node) -> None:
+    """Channels in the order of a buffer, which loses those that go and counts the others anew; else they stay."""
+    label = over(flow.labels(node.args[0]), dim)
+    known = None if label is None or support(label) != (dim,) else _numbers(flow, numbers, label.size)
+    if label is None or known is None:
+        _picked_by(flow, node, dim, numbers)
+        return
+    values, name = known
+    taken = placed(label.ravel()[values], dim, label.ndim)
+    flow.unite(placed(flow.labels(numbers)[0].ravel(), dim, label.ndim), taken)
+    flow.unite(flow.renumbered.setdefault(name, label.ravel()), label.ravel())
+    rest = [one for one in flow.labels(node.args[0]) if one is not label]
+    flow.pass_on(node, [*rest, taken], "identity", "shape")
+
+
+def _numbers(flow: Flow, node: fx.Node, size: int) -> tuple[Label, str] | None:
+    """What a buffer picks of ``size`` channels, and its name; None if it holds no such numbers, or not only they."""
+    name, value = flow.captured.tensors.get(node.name), flow.captured.constants.get(node.name)
+    used = all(opname(user) in ("index", "index_select") for user in node.users)
+    if name is None or value is None or value.dim() != 1 or len(value) == 1 or not used:
+        return None
+    if value.dtype not in (torch.int32, torch.int64) or len(flow.renumbered.get(name, range(size))) != size:
+        return None
+    return np.remainder(value.detach().cpu().numpy().astype(np.int64), size), name
+
+
+def _picked_by(flow: Flow, node: fx.Node, dim: int, numbers: fx.Node) -> None:
+    """Rows of a table."""
+    count = len(shape_of(numbers))
     labels = []
-    for label in flow.labels(source):
+    for label in flow.labels(node.args[0]):
         flow.pin(label, dim, f"{described(node)} picks them by number")
         left = label.take([0], axis=dim) if label.shape[dim] > 1 else label
         labels.append(left.reshape(left.shape[:dim] + (1,) * count + left.shape[dim + 1 :]))
-    for label in flow.labels(listed[dim]):
+    for label in flow.labels(numbers):
         flow.freeze(label, f"{described(node)} picks by them")
     flow.pass_on(node, labels, "other", "shape")
 
@@ -205,4 +241,5 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     "embedding": _embedding,
     "index": _index,
+    "index_select": _index_select,
 }

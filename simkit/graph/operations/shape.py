@@ -11,7 +11,7 @@ from torch import fx
 
 from ..capture import bound, described
 from ..flow import Flow, Rectangle, Rule, shape_of
-from ..labels import Label, Labels, Shape, aligned, reshaped, support
+from ..labels import Label, Labels, Shape, aligned, factors, over, reshaped, support
 
 _RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
 
@@ -19,8 +19,28 @@ _RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze
 def _reshape(flow: Flow, node: fx.Node) -> None:
     source = node.args[0]
     before, after = shape_of(source), shape_of(node)
-    labels = flow.merged(reshaped(label, before, after) for label in flow.labels(source))
+    named = [label for label in flow.labels(source) if not flow.is_blank(label)]
+    labels = flow.merged(reshaped(label, before, after) for label in named)
+    labels = (*labels, *_blanks(flow, source, labels, after))
     flow.pass_on(node, rectangles(flow, labels), "identity" if _one_by_one(labels, after) else "mixing", "shape")
+
+
+def _blanks(flow: Flow, source: Any, taken: Labels, after: Shape) -> Labels:
+    """What is left of runs of equal values: nothing where they meet labels, which say more than they do."""
+    before = shape_of(source)
+    blank = [label for label in flow.labels(source) if flow.is_blank(label)]
+    found: list[Label] = []
+    for sources, targets in factors(before, after):
+        theirs = [label for label in blank if {*support(label)} & {*sources}]
+        if not theirs or any(over(taken, dim) is not None for dim in targets):
+            continue
+        equal = all(before[dim] == 1 or over(tuple(theirs), dim) is not None for dim in sources)
+        wide = [dim for dim in targets if after[dim] > 1]
+        if equal and (len(theirs) > 1 or len(wide) > 1):
+            found.extend(flow.uniform(dim, after) for dim in wide)
+        else:
+            found.append(reshaped(theirs[0], before, after))
+    return tuple(found)
 
 
 def _one_by_one(labels: Labels, shape: Shape) -> bool:
@@ -35,7 +55,7 @@ def rectangles(flow: Flow, labels: Labels) -> Labels:
 
 
 def _permute(flow: Flow, node: fx.Node) -> None:
-    """The operation itself reorders the dimensions of the labels."""
+    """The operation itself reorders the dimensions of the labels, or what lies along one."""
     move: Any = node.target
     labels = [move(torch.tensor(label), *node.args[1:], **node.kwargs).numpy() for label in flow.labels(node.args[0])]
     flow.pass_on(node, labels, "identity", "shape")
@@ -43,8 +63,16 @@ def _permute(flow: Flow, node: fx.Node) -> None:
 
 def _expand(flow: Flow, node: fx.Node) -> None:
     """Also where the size of a broadcast dimension is written in the code."""
-    dims = len(shape_of(node))
-    flow.pass_on(node, [aligned(label, dims) for label in flow.labels(node.args[0])], "identity", "shape")
+    shape = shape_of(node)
+    labels = [aligned(label, len(shape)) for label in flow.labels(node.args[0])]
+    flow.pass_on(node, [*labels, *_spread(flow, node)], "identity", "shape")
+
+
+def _spread(flow: Flow, node: fx.Node) -> Labels:
+    """Labels of the dimensions along which one entry became many."""
+    after = shape_of(node)
+    before = (1,) * (len(after) - len(shape_of(node.args[0]))) + shape_of(node.args[0])
+    return tuple(flow.uniform(dim, after) for dim, size in enumerate(after) if before[dim] == 1 and size > 1)
 
 
 def _repeat(flow: Flow, node: fx.Node) -> None:
@@ -53,7 +81,7 @@ def _repeat(flow: Flow, node: fx.Node) -> None:
     for label in flow.labels(node.args[0]):
         wide = aligned(label, len(counts))
         tiled.append(np.tile(wide, [n if size > 1 else 1 for n, size in zip(counts, wide.shape, strict=True)]))
-    flow.pass_on(node, tiled, "identity", "shape")
+    flow.pass_on(node, [*tiled, *_spread(flow, node)], "identity", "shape")
 
 
 def _repeat_interleave(flow: Flow, node: fx.Node) -> None:
@@ -112,6 +140,7 @@ RULES: dict[str, Rule] = {
         ("permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims", "numpy_T", "mT"), _permute
     ),
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _expand),
+    "flip": _permute,
     **dict.fromkeys(("repeat", "tile"), _repeat),
     "repeat_interleave": _repeat_interleave,
     "pixel_shuffle": _pixel_shuffle,

@@ -79,8 +79,9 @@ def positions_of(slot: Slot, units: Sequence[int]) -> npt.NDArray[np.int64]:
 
 def require_linear(model: nn.Module, group: Group) -> None:
     """CannotRepair unless every consumer has weights, and any unit's may be added to any other's."""
-    if group.totals:
-        raise CannotRepair(f"{group.totals[0].node!r} adds its units up without weights")
+    summed = [total for total in group.totals if not total.kept]
+    if summed:
+        raise CannotRepair(f"{summed[0].node!r} adds its units up without weights")
     tensors = named_tensors(model)
     made = {id(tensors[slot.tensor]) for slot in group.producers}
     seen: dict[int, str] = {}

@@ -70,14 +70,22 @@ class Reinit:
     """New random weights under the mask, another draw every round: the control for what the weights are worth.
 
     Every module is reset by its own ``reset_parameters``.
+
+    Args:
+        seed: of the draws.
+        keep_signs: pruned parameters keep the signs that they had before any training (Zhou et al., "Deconstructing
+            Lottery Tickets", 2019: these make the ticket); only sizes are drawn.
     """
 
     seed: int = 0
+    keep_signs: bool = False
 
     def __post_init__(self) -> None:
         seed = as_integer(self.seed)
         if seed is None or seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, not {self.seed!r}")
+        if not isinstance(self.keep_signs, bool):
+            raise ValueError(f"keep_signs must be True or False, not {self.keep_signs!r}")
 
     @property
     def first_step(self) -> int | None:
@@ -109,8 +117,11 @@ def reinitialised(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """A copy on the CPU of everything in the model's ``state_dict``."""
+    """A copy on the CPU of everything in the model's ``state_dict``; NotImplementedError for what is no tensor."""
     state: Mapping[str, Tensor] = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise NotImplementedError(f"{name!r} in the model's state is no tensor but {type(value).__name__}")
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 

@@ -85,6 +85,10 @@ def rounds(  # noqa: PLR0913  (the public face)
     the round before has left, puts the others where ``retrain`` says, and trains. Masked weights are 0 after every step
     of every optimiser that ``train`` uses.
 
+    To prune at initialisation, say that there is no first training and that weights stay as they are::
+
+        rounds(model, dense=model, retrain=RewindWeights(), score=SynFlow(shape), amount=0.98, train=train)
+
     Args:
         model: as it is before any training; it is not changed.
         train: ``train(model, stage)`` (see :class:`Stage`), or ``train(model)``, trains a working copy in place with
@@ -225,6 +229,9 @@ class _Run:
                 )
         elif isinstance(self.retrain, Reinit):
             state = reinitialised(model, self.retrain.seed + number)
+            if self.retrain.keep_signs:
+                signs = {name: self._initial[name].sign() for name in chosen}
+                state = {**state, **{name: state[name].abs() * sign for name, sign in signs.items()}}
         start = self.model(state)
         parameters = dict(start.named_parameters())
         for name, mask in chosen.items():
