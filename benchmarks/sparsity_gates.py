@@ -2,6 +2,7 @@
 
     python benchmarks/sparsity_gates.py run OUT.jsonl     appends a line per arm and seed; resumable
     python benchmarks/sparsity_gates.py report OUT.jsonl  writes docs/sparsity.md; ends with 1 where a gate fails
+    python benchmarks/sparsity_gates.py check OUT.jsonl   prints the same
 
 Iterative: global magnitude over the hidden layers, 36% of the survivors removed a round, five rounds to 10.7% kept,
 eight epochs a round. At initialisation: 2% of the hidden weights kept, eight epochs. Half an hour on one core.
@@ -123,8 +124,8 @@ def _few(data: train.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     return data.train_x[:1000], data.train_y[:1000]
 
 
-def report(out: Path) -> int:
-    """The table; 1 where a gate fails."""
+def report(out: Path, docs: Path | None = DOCS) -> int:
+    """The table, into ``docs`` or printed; 1 where a gate fails."""
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     failed = [gate for gate in GATES if not _mean(lines, *gate[:2]) > _mean(lines, gate[0], gate[2])]
     text = ["# Sparsity: retraining, and scores at initialisation", "", *_header(lines), "", *_table(lines), ""]
@@ -132,8 +133,11 @@ def report(out: Path) -> int:
     text += [
         f"* {kind}: {better} above {worse}: {_difference(lines, kind, better, worse)}" for kind, better, worse in GATES
     ]
-    DOCS.mkdir(exist_ok=True)
-    write_atomically(DOCS / "sparsity.md", ("\n".join(text) + "\n").encode())
+    if docs is None:
+        print("\n".join(text))
+    else:
+        docs.mkdir(exist_ok=True)
+        write_atomically(docs / "sparsity.md", ("\n".join(text) + "\n").encode())
     for kind, better, worse in failed:
         print(f"{kind}: {better} is not above {worse}", file=sys.stderr)
     return 1 if failed else 0
@@ -185,15 +189,15 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def main() -> int:
-    """Run or report."""
+    """Run, report or check."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("run", "report"))
+    parser.add_argument("command", choices=("run", "report", "check"))
     parser.add_argument("out", type=Path)
     chosen = parser.parse_args()
     if chosen.command == "run":
         run(chosen.out)
         return 0
-    return report(chosen.out)
+    return report(chosen.out, DOCS if chosen.command == "report" else None)
 
 
 if __name__ == "__main__":
