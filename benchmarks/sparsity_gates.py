@@ -75,7 +75,8 @@ def run(out: Path) -> None:
         iterative = [name for name in ITERATIVE if ("iterative", name, seed) not in done]
         if iterative:
             train.fit(trained, data.train, replace(OPTIONS, seed=seed))
-            _append(out, ("dense", "dense", seed), train.evaluate(trained, data.test).accuracy)
+            if ("dense", "dense", seed) not in done:
+                _append(out, ("dense", "dense", seed), train.evaluate(trained, data.test).accuracy)
         for name in iterative:
             _append(out, ("iterative", name, seed), _iterative(ITERATIVE[name](seed), trained, seed, data))
         for name, score in AT_START.items():
