@@ -71,7 +71,7 @@ def renew_attributes(model: nn.Module, names: Iterable[str]) -> None:
     paths = dict.fromkeys(name.rpartition(".")[0] for name in names)
     for path in paths:
         module = model.get_submodule(path)
-        for attribute, size in size_attributes(module).items():
+        for attribute, size in {**size_attributes(module), **norm_sizes(module)}.items():
             setattr(module, attribute, size)
     for path in dict.fromkeys([*paths, *(path.rpartition(".")[0] for path in paths)]):
         settle_attention(model, path)
