@@ -48,6 +48,11 @@ class Shuffled:
         """Those of the criterion."""
         return int(getattr(self.score, "iterations", 1))
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether the criterion does."""
+        return bool(getattr(self.score, "needs_data", False))
+
     def weights(self, network: Network) -> dict[str, Tensor]:
         """The criterion's scores."""
         return self.score.weights(network)

@@ -19,7 +19,10 @@ SUFFIX = "_mask"
 
 
 def masks_of(state: Mapping[str, Tensor]) -> Masks:
-    """The masks in a ``state_dict`` that was taken inside a :class:`Sparsifier`: parameter name -> bool tensor."""
+    """The masks in a ``state_dict`` that was taken inside a :class:`Sparsifier`: parameter name -> bool tensor.
+
+    A module that is used under several names is listed under each, as in ``state``; whatever takes masks accepts that.
+    """
     return {
         name.removesuffix(SUFFIX): value
         for name, value in state.items()
@@ -56,7 +59,7 @@ class Sparsifier:
         masks: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | None = None,
     ) -> None:
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         self.model = model
         self._given = checked_masks(parameters, masks)
         self._optimizers = None if optimizer is None else _optimizers(optimizer)

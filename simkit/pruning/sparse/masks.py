@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import LayerCollapseWarning
+from ...errors import LayerCollapseWarning, NothingPruned
 from ...graph import preserved_rng, quiet_copy
 from ...graph.preserve import own_copy
 from ..scores import L1
 from .invariants import checked_masks, require_change, require_exact, require_subset
-from .network import Masks, Network, open_weights, unit_dim, zero_masked
+from .network import Masks, Network, first_names, open_weights, unit_dim, zero_masked
 from .scores import Magnitude, Reviser, UnitMagnitude, Updater, WeightScore
 from .selection import (
     Amount,
@@ -69,7 +69,7 @@ def masks(
         LayerCollapseWarning: a layer is left without any weight.
     """
     names = list(open_weights(model, keep, parameters))
-    wanted = checked_amount(amount, scope, names)
+    wanted = checked_amount(amount, scope, names, first_names(model))
     score = as_weight_score(score)
     before = _before(model, names, previous)
     after = _decide(_network(model, names, before, data, initial), score, wanted, scope)
@@ -104,7 +104,7 @@ def updated(
     """
     if isinstance(score, type) or not isinstance(score, Updater):
         raise TypeError(f"score must be a criterion that updates weights, such as OBS(), not {score!r}")
-    wanted = checked_masks(dict(model.named_parameters()), masks)
+    wanted = checked_masks(dict(model.named_parameters(remove_duplicate=False)), masks)
     before = _before(model, list(wanted), previous)
     require_subset(wanted, before)
     with preserved_rng(), torch.enable_grad():
@@ -139,6 +139,24 @@ def kept_share(masks: Mapping[str, Tensor]) -> float:
     return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
+def require_removals(
+    model: nn.Module, score: WeightScore, names: Collection[str], scope: Scope, shares: Sequence[float]
+) -> None:
+    """NothingPruned if one of several shares, each after the other, would remove nothing beyond the one before."""
+    parameters = dict(model.named_parameters())
+    sizes = {
+        name: parameters[name].shape[unit_dim(model, name)] if _unitwise(score) else parameters[name].numel()
+        for name in names
+    }
+    before = 0
+    for share in shares:
+        gone = sum(count for _, count in removals(scope, share, sizes))
+        if gone <= before:
+            kept = sum(sizes.values()) - gone
+            raise NothingPruned(f"amount={share!r} would prune nothing: all {kept} weights that are left stay")
+        before = gone
+
+
 def as_weight_score(score: object) -> WeightScore:
     """The criterion for weights that is meant; TypeError for what is none, or only the class of one."""
     if isinstance(score, L1):
@@ -153,10 +171,10 @@ def _before(model: nn.Module, names: list[str], previous: Mapping[str, Tensor] |
     parameters = dict(model.named_parameters())
     if previous is None:
         return {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
-    given = checked_masks(parameters, previous)
+    given = checked_masks(dict(model.named_parameters(remove_duplicate=False)), previous)
     full = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names if name not in given}
     order = [name for name in parameters if name in full or name in given]
-    return {name: full[name] if name in full else given[name] for name in order}
+    return {name: full[name] if name in full else given[name].clone() for name in order}  # theirs stay theirs
 
 
 def _decide(network: Network, score: WeightScore, amount: float | dict[str, float] | Threshold, scope: Scope) -> Masks:
@@ -175,14 +193,19 @@ def _steps(
         return
     steps = int(getattr(score, "iterations", 1))
     wanted = removals(scope, amount, {name: mask.numel() for name, mask in alive.items()})
+    sizes = [sum(alive[name].numel() for name in names) for names, _ in wanted]
     started = [sum(int(alive[name].sum()) for name in names) for names, _ in wanted]
     for step in range(1, steps + 1):
+        left = [
+            size - gone_after(step / steps, kept, size, gone)
+            for (_, gone), kept, size in zip(wanted, started, sizes, strict=True)
+        ]
+        if step > 1 and left == [sum(int(alive[name].sum()) for name in names) for names, _ in wanted]:
+            continue  # there is nothing to choose
         scores = _scores(network, score, alive)
-        for (names, gone), kept in zip(wanted, started, strict=True):
-            size = sum(alive[name].numel() for name in names)
-            here = gone_after(step / steps, kept, size, gone)
-            alive = {**alive, **take_lowest({name: scores[name] for name in names}, alive, here)}
-            require_exact({name: alive[name] for name in names}, size - here)
+        for (names, _), size, stay in zip(wanted, sizes, left, strict=True):
+            alive = {**alive, **take_lowest({name: scores[name] for name in names}, alive, size - stay)}
+            require_exact({name: alive[name] for name in names}, stay)
         yield alive
 
 
