@@ -241,8 +241,14 @@ def test_iterative_schedules_take_their_share_of_what_is_left() -> None:
         amounts("one-shot", 2, 0.5)
     with pytest.raises(ValueError, match=r"schedule must rise to 0\.5 in 2 rounds, not \[0\.3, 0\.2\]"):
         amounts([0.3, 0.2], 2, 0.5)
-    with pytest.raises(ValueError, match="amount must lie between 0 and 1, both excluded, not None"):
+    with pytest.raises(ValueError, match=r"LinearSteps\(\) needs amount=, the share that is gone in the end"):
         amounts("linear", 2, None)
+    with pytest.raises(
+        ValueError, match=r"Iterative\(share=0\.2\) removes nothing in round 4 of 5: 0\.4 is gone already"
+    ):
+        amounts("iterative", 5, 0.4)
+    with pytest.raises(ValueError, match=r"schedule must list a share for every round, not \[\]"):
+        amounts([], 1, None)
     with pytest.raises(ValueError, match="rounds must be an integer of at least 1, not 0"):
         amounts("linear", 0, 0.5)
     with pytest.raises(ValueError, match="schedule must be one of exponential, linear"):

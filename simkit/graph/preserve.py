@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,11 +44,15 @@ def own_copy(model: nn.Module) -> nn.Module:
         raise NotImplementedError(f"{type(model).__name__} cannot be deep-copied: {reason}") from error
 
 
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+
+
 def quiet_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode without forward hooks, so that running it calls none of the user's code but forward."""
+    """A deep copy in eval mode without hooks, so that running it calls none of the user's code but forward."""
     quiet = own_copy(model).eval()
     for module in quiet.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for hooks in _hooks(module):
             hooks.clear()
         module._forward_hooks_with_kwargs.clear()
         module._forward_pre_hooks_with_kwargs.clear()

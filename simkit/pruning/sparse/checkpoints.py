@@ -6,11 +6,13 @@ named there does not exist.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,14 +22,21 @@ from torch import Tensor
 from ...files import is_draft, write_atomically
 from .network import Masks
 
-FORMAT = "simkit rounds 1"
+FORMAT = "simkit rounds 2"
 POINTER = "rounds.json"
 State: TypeAlias = dict[str, Tensor]
+_LONGEST = 400  # characters of an option in words
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of tensors with their names, types and shapes."""
     return hashlib.sha256(_bytes(state)).hexdigest()
+
+
+def described(value: object) -> str:
+    """An option in words that are the same in every process: functions by name, tensors by digest, objects by type."""
+    text = _described(value, ())
+    return text if len(text) <= _LONGEST else f"{type(value).__name__}({hashlib.sha256(text.encode()).hexdigest()})"
 
 
 class Checkpoints:
@@ -77,7 +86,7 @@ class Checkpoints:
         """Store a state, and what training returned; TypeError if that is not JSON."""
         named = {f"state:{key}": value for key, value in state.items()}
         data = _bytes({**named, **{f"mask:{key}": value for key, value in masks.items()}})
-        results = {**self._content["results"], name: result}
+        results = {**self._content["results"], name: json.dumps(result)}  # as text: NaN is no JSON by itself
         files = {**self._content["files"], name: hashlib.sha256(data).hexdigest()}
         content = {**self._content, "files": files, "results": results}
         text = json.dumps(content, indent=1, allow_nan=False)
@@ -87,7 +96,7 @@ class Checkpoints:
 
     def result(self, name: str) -> Any:
         """What training returned, as JSON has it."""
-        return self._content["results"][name]
+        return json.loads(self._content["results"][name])
 
     def workplace(self, name: str, *, empty: bool) -> Path:
         """A folder for the checkpoints of training itself, made if need be."""
@@ -99,11 +108,42 @@ class Checkpoints:
 
 
 def as_json(result: object) -> Any:
-    """What a round trip through JSON leaves; TypeError for what has no JSON form, NaN included."""
+    """What a round trip through JSON leaves, NaN and infinities included; TypeError for what has no JSON form."""
     try:
-        return json.loads(json.dumps(result, allow_nan=False))
+        return json.loads(json.dumps(result))
     except (TypeError, ValueError) as error:
         raise TypeError(f"with checkpoints=, train must return JSON data, not {result!r}: {error}") from None
+
+
+def _described(value: object, within: tuple[object, ...]) -> str:
+    if any(one is value for one in within):
+        return "..."
+    below = (*within, value)
+    if isinstance(value, Tensor):
+        return f"{type(value).__name__}({digest({'values': value})})"
+    if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_described(part, below) for part in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {_described(part, below)}' for key, part in value.items())}}}"
+    if isinstance(value, functools.partial):
+        return f"partial({_described((value.func, value.args, value.keywords), below)})"
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return _described_object(value, below)
+
+
+def _described_object(value: object, below: tuple[object, ...]) -> str:
+    kind = type(value)
+    name = kind.__name__ if dataclasses.is_dataclass(value) else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(value, Iterable):
+        return name
+    if dataclasses.is_dataclass(value):
+        held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    else:
+        held = getattr(value, "__dict__", {})
+    return f"{name}({', '.join(f'{key}={_described(part, below)}' for key, part in held.items())})"
 
 
 def _bytes(state: Mapping[str, Tensor]) -> bytes:

@@ -19,7 +19,10 @@ SUFFIX = "_mask"
 
 
 def masks_of(state: Mapping[str, Tensor]) -> Masks:
-    """The masks in a ``state_dict`` that was taken inside a :class:`Sparsifier`: parameter name -> bool tensor."""
+    """The masks in a ``state_dict`` that was taken inside a :class:`Sparsifier`: parameter name -> bool tensor.
+
+    A module that is used under several names is listed under each, as in ``state``; whatever takes masks accepts that.
+    """
     return {
         name.removesuffix(SUFFIX): value
         for name, value in state.items()
@@ -56,7 +59,7 @@ class Sparsifier:
         masks: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | None = None,
     ) -> None:
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         self.model = model
         self._given = checked_masks(parameters, masks)
         self._optimizers = None if optimizer is None else _optimizers(optimizer)
@@ -84,8 +87,8 @@ class Sparsifier:
                     f"the layer of {name!r} has {leaf + SUFFIX!r} already: is another Sparsifier attached?"
                 )
         for name, (module, leaf) in self._places.items():
-            module.register_buffer(leaf + SUFFIX, self._given[name].clone())
             parameter = module.get_parameter(leaf)
+            module.register_buffer(leaf + SUFFIX, self._given[name].to(parameter.device, copy=True))
             if parameter.requires_grad:
                 hook = _GradientMask(module, leaf)
                 self._handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]

@@ -12,15 +12,22 @@ from .network import Masks
 
 
 def checked_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Masks:
-    """The masks on the devices of their parameters.
+    """The masks on the devices of their parameters, those of tied ones under their first name.
+
+    Args:
+        parameters: by all names that they have.
+        masks: parameter name -> bool tensor; for several names of one parameter, equal ones.
 
     Raises:
         TypeError: a mask that is no bool tensor, or masks that are no mapping.
-        ValueError: the name of no parameter, or a mask of another shape.
+        ValueError: the name of no parameter, a mask of another shape, or two masks of one parameter.
     """
     if not isinstance(masks, Mapping):
         raise TypeError(f"masks must be a mapping of parameter names, not {type(masks).__name__}")
     found: Masks = {}
+    firsts: dict[int, str] = {}
+    for name, parameter in parameters.items():
+        firsts.setdefault(id(parameter), name)
     for name, mask in masks.items():
         if name not in parameters:
             raise ValueError(f"the masks name {name!r}, which is no parameter of the model")
@@ -31,7 +38,10 @@ def checked_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor])
             raise ValueError(
                 f"the mask of {name!r} has shape {tuple(mask.shape)}, not {tuple(parameters[name].shape)} as the weight"
             )
-        found[name] = mask.to(parameters[name].device)
+        first, mine = firsts[id(parameters[name])], mask.to(parameters[name].device)
+        if first in found and not torch.equal(found[first], mine):
+            raise ValueError(f"the masks of {name!r} and of {first!r} differ, but they are one parameter")
+        found[first] = mine
     return found
 
 

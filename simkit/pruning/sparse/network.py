@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 Masks: TypeAlias = dict[str, Tensor]
 """Parameter name -> bool tensor of the parameter's shape, True where the weight stays."""
@@ -16,6 +17,9 @@ Masks: TypeAlias = dict[str, Tensor]
 _WEIGHTED = (
     nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
     nn.ConvTranspose3d, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase,
+)  # fmt: skip
+_UNITS = (
+    nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -45,12 +49,22 @@ class Network:
         return {name: parameters[name] for name in self.names}
 
 
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of every parameter -> its first: a tied parameter has several."""
+    firsts: dict[int, str] = {}
+    return {
+        name: firsts.setdefault(id(parameter), name)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+
+
 def open_weights(
     model: nn.Module, keep: Collection[str] = (), parameters: Collection[str] | None = None
 ) -> dict[str, nn.Parameter]:
     """The parameters that may be masked, in the order of the model; a tied one under its first name.
 
-    By default the weights, not the biases, of linear, bilinear, convolutional, attention and recurrent layers.
+    By default the weights, not the biases, of linear, bilinear, convolutional, attention and recurrent layers; of tied
+    ones, if one of the layers is such.
 
     Args:
         model: any.
@@ -58,27 +72,29 @@ def open_weights(
         parameters: names of parameters, which replace the default.
 
     Raises:
-        ValueError: an unknown name, or nothing is open.
+        ValueError: an unknown name, or nothing is open. NotImplementedError: a parametrised layer, unless kept.
     """
     known = dict(model.named_parameters())
+    aliases = first_names(model)
     if parameters is not None:
-        _check_names(parameters, "parameters", known)
-    wanted = _default(model, known) if parameters is None else parameters
+        _check_names(parameters, "parameters", aliases)
     _check_collection(keep, "keep")
     for name in keep:
-        if not any(_inside(one, name) for one in known):
+        if not any(_inside(one, name) for one in aliases):
             raise ValueError(f"keep names {name!r}, which holds no parameter of the model{_near(name, known)}")
-    found = {name: known[name] for name in known if name in wanted and not any(_inside(name, one) for one in keep)}
+    kept = {aliases[one] for one in aliases if any(_inside(one, name) for name in keep)}
+    wanted = {aliases[one] for one in (_default(model, keep) if parameters is None else parameters)}
+    found = {name: known[name] for name in known if name in wanted and name not in kept}
     if not found:
         raise ValueError(f"{type(model).__name__} has no weights that can be pruned")
     return found
 
 
-def weight_name(name: str, weights: Collection[str], option: str) -> str:
-    """The parameter that an option means by its own name or by that of its layer; ValueError if none or several."""
-    if name in weights:
-        return name
-    inside = [one for one in weights if _inside(one, name)]
+def weight_name(name: str, weights: Collection[str], option: str, aliases: Mapping[str, str]) -> str:
+    """The parameter that an option means by a name of its own or of its layer; ValueError if none or several."""
+    if aliases.get(name) in weights:
+        return aliases[name]
+    inside = list(dict.fromkeys(first for one, first in aliases.items() if _inside(one, name) and first in weights))
     if len(inside) == 1:
         return inside[0]
     what = f"has {len(inside)} weights: name one" if inside else "is no open weight of the model"
@@ -93,7 +109,9 @@ def zero_masked(parameter: Tensor, mask: Tensor) -> None:
 
 def unit_dim(model: nn.Module, name: str) -> int:
     """The dimension of a weight that counts its layer's output units; NotImplementedError where none does."""
-    layer = model.get_submodule(name.rpartition(".")[0])
+    layer, leaf = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+    if leaf != "weight" or not isinstance(layer, _UNITS):
+        raise NotImplementedError(f"{name!r} is no weight of a linear or convolutional layer: name it in keep=")
     if not isinstance(layer, _TRANSPOSED):
         return 0
     if layer.groups > 1:
@@ -101,10 +119,13 @@ def unit_dim(model: nn.Module, name: str) -> int:
     return 1
 
 
-def _default(model: nn.Module, known: Mapping[str, nn.Parameter]) -> list[str]:
+def _default(model: nn.Module, keep: Collection[str]) -> list[str]:
+    for name, module in model.named_modules():
+        if isinstance(module, _WEIGHTED) and is_parametrized(module) and not any(_inside(name, one) for one in keep):
+            raise NotImplementedError(f"the weights of {name!r} are parametrised: name it in keep=")
     return [
         name
-        for name, parameter in known.items()
+        for name, parameter in model.named_parameters(remove_duplicate=False)
         if parameter.dim() >= 2 and isinstance(model.get_submodule(name.rpartition(".")[0]), _WEIGHTED)
     ]
 

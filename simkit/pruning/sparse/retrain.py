@@ -69,7 +69,7 @@ class RewindWeights:
 class Reinit:
     """New random weights under the mask, another draw every round: the control for what the weights are worth.
 
-    Every module is reset by its own ``reset_parameters``.
+    Every module is reset by its own ``reset_parameters``; what that leaves alone is as before any training.
 
     Args:
         seed: of the draws.

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from ...errors import InexactRewind
 from ...graph.preserve import own_copy
 from ...kernels import as_integer
-from .checkpoints import Checkpoints, as_json, digest
+from .checkpoints import Checkpoints, as_json, described, digest
+from .control import updater_of
 from .enforcement import Sparsifier
 from .invariants import require_equal, require_exact, require_subset, require_zero
-from .masks import DEFAULT_SCORE, as_weight_score, kept_share, masks, updated
+from .masks import DEFAULT_SCORE, as_weight_score, kept_share, masks, require_removals, updated
 from .network import Masks, open_weights, zero_masked
 from .retrain import FineTune, Reinit, Retrain, RewindLR, RewindWeights, reinitialised, snapshot
 from .schedule import Exponential, Schedule, amounts
-from .scores import Updater, WeightScore
+from .scores import WeightScore
 from .selection import Scope, checked_amount
-from .watch import StepWatch, seeded
+from .watch import StepWatch, derived_seed, seeded
 
 DEFAULT_SCHEDULE = Exponential()
 DEFAULT_RETRAIN = FineTune()
@@ -52,7 +53,8 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class SparseRound:
-    """One round: ``number`` from 1, the share of the weights that was to go and the share that stays, the masks, the
+    """One round: ``number`` from 1, the share of the weights, or units, that was to go, and that of
+    the masks' entries that stays (with units their biases count too), the masks, the
     model after training (masked weights are 0), and what ``train`` returned."""
 
     number: int
@@ -99,8 +101,10 @@ def rounds(  # noqa: PLR0913  (the public face)
         rounds: how many.
         schedule: how much is gone after every round: :class:`Exponential` and its kin, their names, or the shares.
         checkpoints: a folder. A run that finds a killed one of the same options there continues it, and ends with the
-            same weights bit for bit; rounds that are done are read, not repeated. ``train`` must then return JSON data.
-            Training itself starts its round again, or goes on from what it keeps in ``stage.folder``.
+            same weights bit for bit; rounds that are done are read, not repeated. Functions among the options are
+            told apart by name, tensors and lists of them by content, other iterables of data only by type. ``train``
+            must then return JSON data. Training itself starts its round again, or goes on from what it keeps in
+            ``stage.folder``.
         retrain: :class:`FineTune`, :class:`RewindLR`, :class:`RewindWeights` or :class:`Reinit`.
         scope: as for :func:`masks`.
         data: as for :func:`masks`.
@@ -127,16 +131,21 @@ def rounds(  # noqa: PLR0913  (the public face)
     if number is None or number < 0:
         raise ValueError(f"seed must be an integer of at least 0, not {seed!r}")
     names = list(open_weights(model, keep))
-    checked_amount(wanted[-1], scope, names)
+    checked_amount(wanted[-1], scope, names, {})
+    if data is None and getattr(score, "needs_data", False):
+        raise ValueError(f"{score!r} needs data=: (inputs, targets) tensors, or batches of them")
+    require_removals(model, score, names, scope, wanted)
     initial = snapshot(model)
     trained = None if dense is None else snapshot(dense)
     options = {
-        "score": repr(score), "amounts": list(wanted), "retrain": repr(retrain), "scope": scope, "seed": number,
+        "score": described(score), "amounts": list(wanted), "retrain": repr(retrain), "scope": scope, "seed": number,
         "parameters": names, "model": digest(initial), "dense": None if trained is None else digest(trained),
     }  # fmt: skip
     if trained is not None and {n: v.shape for n, v in trained.items()} != {n: v.shape for n, v in initial.items()}:
         raise ValueError(f"dense must be the trained model itself, not a {type(dense).__name__} of other shapes")
-    store = None if checkpoints is None else Checkpoints(checkpoints, options)
+    store = None
+    if checkpoints is not None:
+        store = Checkpoints(checkpoints, {**options, "data": described(data)})
     run = _Run(own_copy(model), _caller(train), retrain, initial, store, number)
     choose = {"score": score, "scope": scope, "data": data, "parameters": names}
     return _rounds(run, wanted, trained, choose)
@@ -228,12 +237,13 @@ class _Run:
                     f"the weights that {self.retrain!r} goes back to are no longer those that it stored"
                 )
         elif isinstance(self.retrain, Reinit):
-            state = reinitialised(model, self.retrain.seed + number)
-            if self.retrain.keep_signs:
-                signs = {name: self._initial[name].sign() for name in chosen}
-                state = {**state, **{name: state[name].abs() * sign for name, sign in signs.items()}}
+            state = reinitialised(self.model(self._initial), derived_seed(self.retrain.seed, number))
         start = self.model(state)
         parameters = dict(start.named_parameters())
+        if isinstance(self.retrain, Reinit) and self.retrain.keep_signs:
+            for name in chosen:
+                weight = parameters[name].data
+                weight.copy_(weight.abs() * self._initial[name].to(weight.device).sign())
         for name, mask in chosen.items():
             zero_masked(parameters[name], mask)
         return snapshot(start), {name: mask.cpu() for name, mask in chosen.items()}
@@ -243,7 +253,7 @@ class _Run:
     ) -> dict[str, Tensor] | None:
         """The weights as the criterion moves them, where it does and retraining goes on from them."""
         score = choose["score"]
-        if not isinstance(score, Updater) or not isinstance(self.retrain, FineTune | RewindLR):
+        if updater_of(score) is None or not isinstance(self.retrain, FineTune | RewindLR):
             return None
         return snapshot(updated(model, chosen, score=score, data=choose["data"], previous=previous))
 
@@ -260,11 +270,11 @@ class _Run:
             if store.has("rewind"):
                 snapshot_at = None
             resumed = store.found(f"{name}-start")
-            stage = replace(stage, folder=store.workplace(name, empty=snapshot_at is not None))
+            stage = replace(stage, folder=store.workplace(name, empty=snapshot_at is not None or not resumed))
         watch = StepWatch(model, step=snapshot_at, reached=lambda: self._keep(model), resumed=resumed)
         with watch.active(), Sparsifier(model, chosen) as sparsifier, seeded(self._seed, 2 * stage.number + 1):
             result = self._train(model, stage)
-        if snapshot_at is not None and watch.steps < snapshot_at:
+        if watch.steps < (snapshot_at or 0) or (stage.number == 0 and not resumed and watch.steps < self._first_step):
             raise ValueError(f"{self.retrain!r} goes back to a step that training did not reach in {watch.steps}")
         require_exact(sparsifier.masks, sum(int(mask.sum()) for mask in chosen.values()))
         require_zero(model, chosen)
@@ -273,6 +283,10 @@ class _Run:
             result = as_json(result)
             store.write(name, done, chosen, result)
         return done, result
+
+    @property
+    def _first_step(self) -> int:
+        return self.retrain.first_step or 0
 
     def _keep(self, model: nn.Module) -> None:
         """Store the state to rewind to."""
@@ -286,7 +300,10 @@ def _caller(train: Callable[..., Any]) -> Callable[[nn.Module, Stage], Any]:
     """The training function as one of two arguments; a second that is optional is given the stage if it is so named."""
     if not callable(train):
         raise TypeError(f"train must be a function of (model, stage), not {train!r}")
-    places = [one for one in inspect.signature(train).parameters.values() if one.kind in _POSITIONAL]
+    parameters = inspect.signature(train).parameters
+    if "stage" in parameters and parameters["stage"].kind is inspect.Parameter.KEYWORD_ONLY:
+        return lambda model, stage: train(model, stage=stage)
+    places = [one for one in parameters.values() if one.kind in _POSITIONAL]
     second = places[1] if len(places) > 1 else None
     if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in places) or (
         second is not None and (second.default is inspect.Parameter.empty or second.name == "stage")

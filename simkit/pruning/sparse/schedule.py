@@ -126,10 +126,18 @@ def amounts(schedule: Schedule | str | Sequence[float], rounds: int, amount: flo
         raise ValueError(f"rounds must be an integer of at least 1, not {rounds!r}")
     rule = _rule(schedule)
     target = _reached(rule, count) if amount is None else as_number(amount)
+    if amount is None and math.isnan(target):
+        raise ValueError(f"{rule!r} needs amount=, the share that is gone in the end")
     if not 0.0 < target < 1.0:
-        raise ValueError(f"amount must lie between 0 and 1, both excluded, not {amount!r}")
+        raise ValueError(
+            f"amount must lie between 0 and 1, both excluded, not {target if amount is None else amount!r}"
+        )
     kept = [rule.kept(number, count, target) for number in range(1, count + 1)]
-    return rule.gone if isinstance(rule, Shares) else (*(1.0 - share for share in kept[:-1]), float(target))
+    gone = rule.gone if isinstance(rule, Shares) else (*(1.0 - share for share in kept[:-1]), float(target))
+    for number, (first, second) in enumerate(zip((0.0, *gone), gone, strict=False), 1):
+        if not first < second:
+            raise ValueError(f"{rule!r} removes nothing in round {number} of {count}: {second:.4g} is gone already")
+    return gone
 
 
 def _reached(rule: Schedule, rounds: int) -> float:
@@ -148,4 +156,6 @@ def _rule(schedule: Schedule | str | Sequence[float]) -> Schedule:
         return schedule
     if not isinstance(schedule, Sequence):
         raise TypeError(f"schedule must be a schedule such as Exponential(), a name or shares, not {schedule!r}")
+    if not schedule:
+        raise ValueError(f"schedule must list a share for every round, not {schedule!r}")
     return Shares(tuple(as_number(share) for share in schedule))

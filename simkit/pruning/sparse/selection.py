@@ -31,8 +31,13 @@ class Threshold:
 Amount = float | Mapping[str, float] | Threshold
 
 
-def checked_amount(amount: Amount, scope: str, names: list[str]) -> float | dict[str, float] | Threshold:
-    """An amount whose names are those of parameters; ValueError for a share outside [0, 1] or an unknown name."""
+def checked_amount(
+    amount: Amount, scope: str, names: list[str], aliases: Mapping[str, str]
+) -> float | dict[str, float] | Threshold:
+    """An amount whose names are those of parameters; ValueError for a share outside [0, 1] or an unknown name.
+
+    ``aliases`` gives the first name of every name that a parameter has.
+    """
     if scope not in ("global", "layer"):
         raise ValueError(f"scope must be 'global' or 'layer', not {scope!r}")
     if isinstance(amount, Threshold):
@@ -43,7 +48,7 @@ def checked_amount(amount: Amount, scope: str, names: list[str]) -> float | dict
         raise ValueError("amount by layer needs scope='layer', not 'global'")
     found: dict[str, float] = {}
     for given, value in amount.items():
-        name = weight_name(given, names, "amount")
+        name = weight_name(given, names, "amount", aliases)
         if name in found:
             raise ValueError(f"amount names {name!r} twice")
         found[name] = _share(value, f"amount[{given!r}]")
@@ -82,9 +87,7 @@ def take_lowest(scores: Mapping[str, Tensor], alive: Masks, gone: int) -> Masks:
     living = torch.cat([alive[name].flatten().cpu() for name in scores])
     values = torch.cat([score.detach().flatten().cpu() for score in scores.values()])
     wanted = gone - int(living.logical_not().sum())
-    if wanted < 0:
-        dead = gone - wanted
-        raise MaskGrowth(f"{dead} of {len(living)} weights are gone already: only {gone} gone would revive {-wanted}")
+    require_growth(gone - wanted, len(living), gone)
     places = living.nonzero().flatten()
     kept = living.clone()
     kept[places[_lowest(values[places], wanted)]] = False
@@ -95,9 +98,18 @@ def take_lowest(scores: Mapping[str, Tensor], alive: Masks, gone: int) -> Masks:
     }  # fmt: skip
 
 
+def require_growth(dead: int, size: int, gone: int) -> None:
+    """MaskGrowth if more of ``size`` entries are dead than are to be gone."""
+    if dead > gone:
+        raise MaskGrowth(f"{dead} of {size} weights are gone already: only {gone} gone would revive {dead - gone}")
+
+
 def below(scores: Mapping[str, Tensor], alive: Masks, threshold: float) -> Masks:
-    """Masks without the living entries that score below a threshold."""
-    return {name: alive[name] & (score.detach().to(alive[name].device) >= threshold) for name, score in scores.items()}
+    """Masks without the living entries that score below a threshold, which is compared in float64."""
+    return {
+        name: alive[name] & (score.detach().to(alive[name].device).double() >= threshold)
+        for name, score in scores.items()
+    }
 
 
 def require_finite(scores: Mapping[str, Tensor], alive: Masks) -> None:

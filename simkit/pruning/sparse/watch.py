@@ -20,7 +20,8 @@ from .enforcement import stepped
 class StepWatch:
     """Counts the optimiser's steps on a model while it is trained, and calls ``reached`` after step number ``step``.
 
-    Where several optimisers step the model's parameters, the steps of the first are counted.
+    Where several optimisers step the model's parameters, the steps of the first are counted. A call of ``step``
+    is one, however often it evaluates the model (LBFGS).
 
     Raises:
         StaleOptimizer: at its first step, an optimiser has state of earlier steps; unless ``resumed``.
@@ -62,7 +63,8 @@ class StepWatch:
         self._seen.append(optimizer)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._seen and self._seen[0] is optimizer:
+        skipped = getattr(optimizer, "found_inf", None)  # set by a GradScaler that leaves skipping to the optimiser
+        if self._seen and self._seen[0] is optimizer and not (skipped is not None and float(skipped)):
             self.steps += 1
             if self.steps == self._step:
                 self._reached()
@@ -72,13 +74,20 @@ class StepWatch:
 def seeded(seed: int, number: int) -> Iterator[None]:
     """Every global random state set from a seed and a number inside, and put back outside."""
     drawn = np.random.SeedSequence([seed, number]).generate_state(2)
+    if torch.cuda.is_available():
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # else what is first used inside is neither seeded nor put back
     with preserved_rng():
         random.seed(int(drawn[0]))
         np.random.seed(int(drawn[0]))  # noqa: NPY002  (the global state is what training functions draw from)
         torch.default_generator.manual_seed(int(drawn[1]))
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if torch.cuda.is_available():
             torch.cuda.manual_seed_all(int(drawn[1]))
         yield
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """A seed of 64 bits from two numbers: no two pairs share theirs, but by chance."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
 
 
 def _used(state: dict[str, Any]) -> bool:

@@ -30,6 +30,7 @@ class Fisher:
     loss: Loss = field(default=functional.cross_entropy, repr=False)
     cost: float = 0.0
     unitwise: ClassVar[bool] = True
+    needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_cost(self.cost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +22,7 @@ class GradientMagnitude:
     """
 
     loss: Loss = field(default=functional.cross_entropy, repr=False)
+    needs_data: ClassVar[bool] = True
 
     def weights(self, network: Network) -> dict[str, Tensor]:
         """The shares, in float64; ValueError for missing data."""
@@ -40,6 +42,7 @@ class SNIP:
 
     loss: Loss = field(default=functional.cross_entropy, repr=False)
     iterations: int = 1
+    needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_iterations(self.iterations)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class OBD:
     diagonal: Diagonal = "gauss-newton"
     samples: int = 32
     seed: int = 0
+    needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.diagonal not in get_args(Diagonal):

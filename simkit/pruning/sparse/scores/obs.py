@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class OBS:
     loss: Loss = field(default=functional.cross_entropy, repr=False)
     form: Form = "layer"
     damping: float = 1e-4
+    needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ class Oracle:
     loss: Loss = field(default=functional.cross_entropy, repr=False)
     units: bool = True
     absolute: bool = True
+    needs_data: ClassVar[bool] = True
 
     @property
     def unitwise(self) -> bool:
@@ -57,11 +60,11 @@ class Oracle:
 def _removals(network: Network, name: str, units: bool) -> Iterator[None]:
     """Zero one weight, or one unit's weights and bias, after another; each is put back before the next."""
     weight = network.weights[name]
-    parts: list[Tensor] = [weight.movedim(unit_dim(network.model, name), 0) if units else weight.view(-1)]
+    parts: list[Tensor] = [weight.movedim(unit_dim(network.model, name), 0) if units else weight]
     bias = dict(network.model.named_parameters()).get(".".join([*name.split(".")[:-1], "bias"]))
     if units and bias is not None and len(bias) == len(parts[0]):
         parts.append(bias)
-    for place in range(len(parts[0])):
+    for place in itertools.product(*map(range, parts[0].shape[:1] if units else weight.shape)):
         held = [part[place].clone() for part in parts]
         for part in parts:
             part[place] = 0.0

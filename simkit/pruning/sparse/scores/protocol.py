@@ -15,7 +15,8 @@ class WeightScore(Protocol):
 
     Optional attributes: ``unitwise`` (True: one score for each output unit ``[units]``, whose weights and bias go
     together), ``iterations`` (the mask is reached in so many steps, each scored again, the kept share falling
-    geometrically), ``revise`` (:class:`Reviser`), ``update`` (:class:`Updater`).
+    geometrically), ``needs_data`` (True: it cannot do without), ``revise`` (:class:`Reviser`), ``update``
+    (:class:`Updater`).
     """
 
     def weights(self, network: Network) -> dict[str, Tensor]:

@@ -103,6 +103,10 @@ def _batches(data: object, who: str) -> Iterator[tuple[Tensor, Tensor]]:
         return
     if not isinstance(data, Iterable) or isinstance(data, Tensor):
         raise TypeError(f"{who} needs data= of (inputs, targets), not {type(data).__name__}")
+    if isinstance(data, Iterator):  # every step, and every pass, must see the same batches
+        raise TypeError(
+            f"data= must be iterable again and again, as a list or a DataLoader is, not {type(data).__name__}"
+        )
     for batch in data:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not all(isinstance(p, Tensor) for p in batch[:2]):
             raise TypeError(f"data must yield (inputs, targets) tensors, not {type(batch).__name__}")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ....graph.preserve import own_copy
+from ....kernels import as_integer
 from ..network import Network
 from .gradient_magnitude import check_iterations
 from .supervision import first_inputs
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_CHANNEL_NORMS = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
+_NOISE = 1e-9  # of the whole flow
 
 
 @dataclass(frozen=True)
@@ -21,9 +28,10 @@ class SynFlow:
     """``∂R/∂θ ⊙ θ`` with ``R = 1ᵀ(Π|θ_l|)1``: the network of absolute weights on an input of ones, in float64.
 
     The mask is reached in 100 steps, after each of which the flow is measured again; the share that is kept after step
-    k of n is ``ρ^(-k/n)``, ρ the compression. What is no factor of a path counts for nothing: additive parameters
-    (biases) and running means are 0, running variances are what they are, and layers run in eval mode. Scores of what
-    enters a hidden unit sum to those of what leaves it, where activations are ReLU-like.
+    k of n is ``ρ^(-k/n)``, ρ the compression. What is no factor of a path counts for nothing: biases and running means
+    are 0, running variances are what they are, norms that measure their own input only multiply by their weights, and
+    layers run in eval mode. Other additive parameters, such as embeddings of positions, cannot be told from factors:
+    they stay. Scores of what enters a hidden unit sum to those of what leaves it, where activations are ReLU-like.
 
     Args:
         shape: of one input, without the batch; None takes it from ``data``.
@@ -38,10 +46,22 @@ class SynFlow:
     def __post_init__(self) -> None:
         check_iterations(self.iterations)
         if self.shape is not None:
-            object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+            sizes = [as_integer(size) for size in self.shape] if isinstance(self.shape, Sequence) else []
+            if not sizes or any(size is None or size < 1 for size in sizes):
+                raise ValueError(f"shape must be the sizes of one input, such as (3, 32, 32), not {self.shape!r}")
+            object.__setattr__(self, "shape", tuple(sizes))
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the shape of an input is to be taken from data."""
+        return self.shape is None
 
     def weights(self, network: Network) -> dict[str, Tensor]:
-        """The flows, in float64; ValueError for an unknown shape, or a flow beyond float64."""
+        """The flows, in float64.
+
+        ValueError for an unknown shape or one that the model does not take, or for a flow that is 0 or beyond float64;
+        NotImplementedError for negative flows, which softmax or a mean that is taken off can give.
+        """
         inputs = torch.ones(1, *self._shape(network), dtype=torch.float64, device=_device(network.model))
         model = _flow(network.model)
         parameters = dict(model.named_parameters())
@@ -50,16 +70,22 @@ class SynFlow:
             parameter.requires_grad_(False)
         for weight in weights:
             weight.requires_grad_(True)
-        outputs = model(inputs)
+        try:
+            outputs = model(inputs)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"SynFlow cannot run the model on shape={tuple(inputs.shape[1:])}: {reason}") from error
         if not isinstance(outputs, Tensor):
             raise ValueError(f"SynFlow needs a model that returns one tensor, not {type(outputs).__name__}")
         total = outputs.sum()
-        if not math.isfinite(float(total.detach())):
-            raise ValueError(f"the synaptic flow through the network is {float(total.detach())}, beyond float64")
+        value = float(total.detach())
+        if not sys.float_info.min <= abs(value) < math.inf:
+            raise ValueError(f"the synaptic flow through the network is {value}, beyond float64")
         slopes = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
-        return {
+        flows = {
             name: slope * weight.detach() for name, slope, weight in zip(network.names, slopes, weights, strict=True)
         }
+        return _positive(flows, value)
 
     def _shape(self, network: Network) -> tuple[int, ...]:
         if self.shape is not None:
@@ -72,8 +98,20 @@ class SynFlow:
         return tuple(inputs.shape[1:])
 
 
+def _positive(flows: dict[str, Tensor], total: float) -> dict[str, Tensor]:
+    """The flows without rounding noise around 0; an error where they are no flows."""
+    for name, flow in flows.items():
+        negative = int((flow < -_NOISE * abs(total)).sum())
+        if negative:
+            raise NotImplementedError(f"{negative} of the {flow.numel()} synaptic flows through {name!r} are negative")
+    whole = sum(float(flow.sum()) for flow in flows.values())
+    if not whole > _NOISE * abs(total):
+        raise ValueError(f"SynFlow cannot rank weights: the synaptic flow through them sums to {whole}")
+    return {name: flow.clamp(min=0.0) for name, flow in flows.items()}
+
+
 def _flow(model: nn.Module) -> nn.Module:
-    """A copy in float64 eval mode: multiplying parameters absolute, additive ones and running means 0."""
+    """A copy in float64 eval mode: parameters absolute, biases and running means 0, other norms only factors."""
     flow = own_copy(model).double().eval()
     with torch.no_grad():
         for name, parameter in flow.named_parameters():
@@ -81,9 +119,24 @@ def _flow(model: nn.Module) -> nn.Module:
                 parameter.zero_()
             parameter.abs_()
         for module in flow.modules():
-            if isinstance(module, _BATCH_NORMS) and module.running_mean is not None:
+            if isinstance(module, _CHANNEL_NORMS) and module.running_mean is not None:
                 module.running_mean.zero_()
+            elif isinstance(module, (*_CHANNEL_NORMS, nn.GroupNorm)):
+                vars(module)["forward"] = _factor(module.weight, channels=True)
+            elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+                vars(module)["forward"] = _factor(module.weight, channels=False)
     return flow
+
+
+def _factor(weight: Tensor | None, *, channels: bool) -> Callable[[Tensor], Tensor]:
+    """Multiply by a weight of the channels (dimension 1), or of the last dimensions."""
+
+    def multiply(values: Tensor) -> Tensor:
+        if weight is None:
+            return values
+        return values * (weight.reshape(-1, *[1] * (values.dim() - 2)) if channels else weight)
+
+    return multiply
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -39,6 +39,7 @@ class Taylor:
     loss: Loss = field(default=functional.cross_entropy, repr=False)
     cost: float = 0.0
     unitwise: ClassVar[bool] = True
+    needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_cost(self.cost)
@@ -85,11 +86,8 @@ def layers_of(network: Network) -> dict[str, str]:
     """Layer -> its weight; NotImplementedError for a parameter that is no layer's weight with units first."""
     found: dict[str, str] = {}
     for name in network.names:
-        layer, _, leaf = name.rpartition(".")
-        if leaf != "weight":
-            raise NotImplementedError(f"{name!r} is no weight of a linear or convolutional layer: name it in keep=")
         unit_dim(network.model, name)
-        found[layer] = name
+        found[name.rpartition(".")[0]] = name
     return found
 
 

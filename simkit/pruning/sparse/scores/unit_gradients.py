@@ -33,7 +33,7 @@ def unit_products(
     up. Outputs are those of the layer itself, before any normalisation or activation.
 
     Raises:
-        NotImplementedError: a layer that is neither linear nor convolutional.
+        NotImplementedError: a layer that is neither linear nor convolutional, or whose outputs are not one a sample.
         ValueError: a layer that the model does not run.
     """
     modules = {name: model.get_submodule(name) for name in layers}
@@ -78,6 +78,10 @@ def _products(
     slopes = torch.autograd.grad(value, [output for _, output in flat], allow_unused=True, materialize_grads=True)
     found: dict[str, UnitProducts] = {}
     for (name, output), slope in zip(flat, slopes, strict=True):
+        if output.shape[0] != count:
+            raise NotImplementedError(
+                f"layer {name!r} has {output.shape[0]} outputs for {count} samples: which are whose is unknown"
+            )
         units = 1 if isinstance(modules[name], _CONVOLUTIONS) else output.dim() - 1
         product = (output.detach().double() * slope.double()).movedim(units, 1)
         product = product.reshape(*product.shape[:2], -1)

@@ -96,7 +96,7 @@ def supermask(
     if pruned not in get_args(Pruned):
         raise ValueError(f"pruned must be one of {', '.join(get_args(Pruned))}, not {pruned!r}")
     own = own_copy(model)
-    parameters = dict(own.named_parameters())
+    parameters = dict(own.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, mask in checked_masks(parameters, masks).items():
             weight: Tensor = parameters[name]
