@@ -35,13 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done. 1: ``doctor`` found something broken. 2: a mistake, said in one sentence on stderr. 130: Ctrl-C.
     """
-    debug = False
+    debug = parsed = False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", SimkitWarning)
             warnings.showwarning = _show_warning
             parser = _parser()
             arguments = parser.parse_args(argv)
+            parsed = True
             debug = arguments.debug
             code = 0
             if arguments.run is None:
@@ -50,8 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 code = arguments.run(arguments)
             sys.stdout.flush()
             return code
-    except SystemExit as stop:  # argparse: 0 after --help and --version, 2 after a mistake
-        return int(stop.code or 0)
+    except SystemExit as stop:
+        if not parsed:  # argparse: 0 after --help and --version, 2 after a mistake
+            return int(stop.code or 0)
+        print(f"simkit: error: code that the command runs has called sys.exit({stop.code!r})", file=sys.stderr)
+        return MISTAKE
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough; nothing more may be flushed there
@@ -271,8 +275,9 @@ def _add_prune(commands: Any) -> None:
         _prune,
         help="prune by every method, amount and seed of a config, with controls",
         description="Prune the networks of a config file by all of its methods, amounts and seeds, in rounds of "
-        "pruning and\nretraining. A random choice and a network with new weights are always among the runs. Networks "
-        "that are missing are\ntrained, runs that are done are found, and one that was killed goes on where it was.",
+        "pruning and\nretraining. A random choice and the first method's choice with new weights are always among the "
+        "runs. Networks that are\nmissing are trained, runs that are done are found, and one that was killed goes on "
+        "where it was.",
         examples=("simkit prune digits.toml", "simkit prune digits.toml --seeds 0:5 --set prune.rounds=3"),
     )
     _add_config(prune)

@@ -16,7 +16,8 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
 from simkit.experiments.report import report
-from simkit.experiments.report_data import read_experiments
+from simkit.experiments.report_data import Cell, Experiment, read_experiments
+from simkit.experiments.report_figures import styles
 from simkit.experiments.run_directory import FORMAT
 
 SEEDS = (0, 1, 2)
@@ -51,7 +52,8 @@ def write_runs(out: Path, *, seeds: tuple[int, ...] = SEEDS, amounts: tuple[floa
                     record(n, accuracy(arm, amount, n, seed), None if seed == 1 else 0.1 * seed + 0.5) for n in (1, 2)
                 ]
                 content = {
-                    "format": FORMAT, "kind": "prune", "name": run.name, "experiment": ID, "title": "mlp on digits",
+                    "format": FORMAT, "id": ID, "kind": "prune", "name": run.name, "experiment": ID,
+                    "title": "mlp on digits",
                     "seed": seed, "arm": arm, "control": control, "compensate": "none",
                     "retrain": "reinit" if "reinit" in arm else "finetune", "amount": amount,
                     "dense": {"run": f"dense-s{seed}-x", **dense}, "rounds": rounds,
@@ -142,6 +144,22 @@ def test_one_seed_claims_nothing(tmp_path: Path) -> None:
     assert "±" not in text
     (one,) = json.loads((tmp_path / "report.json").read_text())["experiments"]
     assert one["cells"][0]["accuracy"]["low"] is None
+
+
+def test_equal_differences_claim_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "accuracy", lambda arm, amount, number, seed: 0.25 + ARMS[arm][1] / 2)
+    write_runs(tmp_path, seeds=(0, 1))
+    text = report(tmp_path)
+    assert "significant difference" not in text
+    assert text.count("in each of 2 seeds: no spread seen, which says nothing about significance") == 4
+    assert "4 comparisons, each at the 5% level by itself, uncorrected for their number" in text
+
+
+def test_no_two_arms_look_alike() -> None:
+    dense = Cell("dense", ("none", "none"), False, 0.0, 0, (0,), {}, {})
+    cells = [Cell(f"arm{i}", ("finetune", "none"), i % 2 == 0, 0.5, 1, (0,), {}, {}) for i in range(30)]
+    found = styles(Experiment(ID, "many", dense, tuple(cells)))
+    assert len(set(found.values())) == len(found) == 30
 
 
 def test_pictures_are_png_and_stale_ones_go(tmp_path: Path) -> None:

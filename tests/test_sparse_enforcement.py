@@ -262,6 +262,15 @@ def test_frozen_and_tied_weights_are_masked() -> None:
         assert (model[3].weight[~masks["3.weight"]] == 0).all()
 
 
+def test_masks_follow_a_model_that_was_moved_before() -> None:
+    model = nn.Linear(4, 3)
+    sparsifier = P.Sparsifier(model, P.masks(model, amount=0.5))
+    model.to("meta")
+    sparsifier.attach()
+    assert sparsifier.masks["weight"].device.type == "meta"
+    sparsifier.detach()
+
+
 def test_moving_the_model_takes_masks_along() -> None:
     model, optimizer = warmed("sgd")
     masks = P.masks(model, amount=0.5)

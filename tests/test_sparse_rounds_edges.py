@@ -106,6 +106,16 @@ def test_impossible_runs_are_refused_before_training() -> None:
         P.rounds(network(), train=never, amount=0.4, rounds=5, schedule="iterative")
 
 
+def test_a_stage_may_be_asked_for_by_name_alone() -> None:
+    seen: list[int] = []
+
+    def train(model: nn.Module, *, stage: Stage) -> None:
+        seen.append(stage.number)
+
+    run(train)
+    assert seen == [0, 1]
+
+
 def test_draws_are_not_shared_between_seeds() -> None:
     def start_of(seed: int, number: int) -> Tensor:
         starts: list[Tensor] = []

@@ -13,6 +13,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from simkit import pruning as P  # noqa: E402
+from simkit.errors import MaskGrowth  # noqa: E402
 from simkit.graph import quiet_copy  # noqa: E402
 from simkit.pruning.sparse.masks import score_all  # noqa: E402
 
@@ -145,6 +146,80 @@ def test_a_flow_that_is_none_is_refused() -> None:
             layer.weight.mul_(1e-10)
     with pytest.raises(ValueError, match=r"the synaptic flow through the network is 0\.0, beyond float64"):
         P.masks(deep, score=P.SynFlow((8,)), amount=0.5)
+
+
+def test_steps_fall_geometrically() -> None:
+    seen: list[int] = []
+
+    class Stepping:
+        iterations = 4
+
+        def weights(self, network: Any) -> dict[str, Tensor]:
+            seen.append(sum(int(mask.sum()) for mask in network.masks.values()))
+            return {name: weight.detach().abs() for name, weight in network.weights.items()}
+
+    model = nn.Linear(40, 25)
+    P.masks(model, score=Stepping(), amount=0.9)
+    assert seen == [1000, round(1000 * 0.1**0.25), round(1000 * 0.1**0.5), round(1000 * 0.1**0.75)]
+    previous = P.masks(model, amount=0.9)
+    with pytest.raises(MaskGrowth, match="900 of 1000 weights are gone already: only 500 gone would revive 400"):
+        P.masks(model, score=Stepping(), amount=0.5, previous=previous)
+
+
+def test_dead_weights_are_no_part_of_a_distribution() -> None:
+    model = mlp()
+    previous = P.masks(model, amount=0.5)
+    kept = Kept(P.Distribution(standardize=True))
+    P.masks(model, score=kept, amount=0.7, previous=previous)
+    for name in NAMES:
+        weight, alive = model.get_parameter(name).detach(), previous[name]
+        expected = (weight - weight[alive].mean()).abs() / weight[alive].std(correction=0)
+        torch.testing.assert_close(kept.scores[name][alive], expected[alive])
+
+
+@pytest.mark.parametrize(
+    "score", [P.OBD(), P.OBD(diagonal="exact"), P.OBD(diagonal="hutchinson", samples=2), P.OBS(form="full")], ids=repr
+)
+def test_curvature_does_not_depend_on_the_batches(score: Any) -> None:
+    model, (inputs, labels) = mlp(), batch(13)
+    split = [(inputs[:4], labels[:4]), (inputs[4:], labels[4:])]
+    torch.testing.assert_close(
+        score_all(model, score, data=split), score_all(model, score, data=(inputs, labels)), rtol=1e-9, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("score", [P.OBD, P.OBS])
+def test_losses_that_weigh_samples_are_no_means(score: Any) -> None:
+    def weighted(outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, targets, weight=torch.tensor([1.0, 2.0, 5.0]).to(outputs))
+
+    options = {"form": "full"} if score is P.OBS else {}
+    for loss in (weighted, lambda out, labels: functional.cross_entropy(out, labels, reduction="sum")):
+        with pytest.raises(ValueError, match=r"loss must be a mean over the samples: it is .* by samples"):
+            score_all(mlp(), score(loss=loss, **options), data=batch())
+
+
+def test_shapes_of_inputs_are_checked() -> None:
+    for shape in (784, (2.7,), (), (0, 3), "ab"):
+        with pytest.raises(ValueError, match=r"shape must be the sizes of one input, such as .*, not "):
+            P.SynFlow(shape)
+    with pytest.raises(ValueError, match=r"SynFlow cannot run the model on shape=\(5,\): mat1 and mat2 shapes"):
+        score_all(mlp(), P.SynFlow((5,)))
+    with pytest.raises(ValueError, match="masks must hold a mask at least"):
+        P.kept_share({})
+
+
+def test_a_control_moves_weights_as_its_criterion_does() -> None:
+    model, data = mlp(), batch()
+    control = P.Shuffled(P.OBS(), seed=1)
+    masks = P.masks(model, score=control, amount=0.5, data=data)
+    found = P.updated(model, masks, score=control, data=data)
+    expected = P.updated(model, masks, score=P.OBS(), data=data)
+    for name, mask in masks.items():
+        assert torch.equal(found.get_parameter(name), expected.get_parameter(name))
+        assert not torch.equal(found.get_parameter(name), model.get_parameter(name) * mask)
+    with pytest.raises(TypeError, match="score must be a criterion that updates weights"):
+        P.updated(model, masks, score=P.Shuffled(), data=data)
 
 
 def test_everything_may_go_in_steps() -> None:

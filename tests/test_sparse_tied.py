@@ -86,3 +86,7 @@ def test_parametrised_layers_are_not_left_out_in_silence() -> None:
     with pytest.raises(NotImplementedError, match="the weights of '0' are parametrised: name it in keep="):
         P.masks(model, amount=0.5)
     assert list(P.masks(model, amount=0.5, keep=["0"])) == ["2.weight"]
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        older = nn.Sequential(nn.Linear(4, 6), nn.utils.weight_norm(nn.Linear(6, 3)))
+    with pytest.raises(NotImplementedError, match="the weights of '1' are parametrised: name it in keep="):
+        P.masks(older, amount=0.5)

@@ -34,6 +34,7 @@ def test_sign_of_an_interval() -> None:
     assert mean_interval([-1.0, -1.1, -1.2]).sign == -1
     assert mean_interval([-1.0, 1.0]).sign == 0
     assert mean_interval([0.0, 0.0]).sign == 0
+    assert mean_interval([0.9 - 0.8, 0.7 - 0.6]).sign == 0  # equal but for rounding: no spread, no evidence
     assert mean_interval([3.0]).sign == 0  # one value has no interval
     assert math.isnan(mean_interval([3.0]).half_width)
 

@@ -177,7 +177,17 @@ def test_folders_of_images(tmp_path: Path) -> None:
     split = tmp_path / "split"
     write_images(split, "train/cat", "train/dog", "test/cat", "test/dog", n=3)
     data = train.folder(split)
-    assert data.train_y.tolist() == data.test_y.tolist() == [0, 0, 0, 1, 1, 1]
+    assert sorted(data.train_y.tolist()) == sorted(data.test_y.tolist()) == [0, 0, 0, 1, 1, 1]
+
+
+def test_first_images_of_a_folder_are_of_all_classes(tmp_path: Path) -> None:
+    write_images(tmp_path, *(f"{part}/{name}" for part in ("train", "test") for name in ("cat", "cow", "dog")), n=20)
+    data = train.folder(tmp_path)
+    for images, labels in (data.train, data.test):
+        assert torch.bincount(labels[:20], minlength=3).min() >= 2
+        again = train.folder(tmp_path).train_x
+        assert len(images) == 60
+    assert torch.equal(data.train_x, again)
 
 
 def test_folders_that_are_no_task(tmp_path: Path) -> None:

@@ -282,6 +282,7 @@ def test_bad_data(call: Callable[[], object], error: type[Exception], sentence: 
         ({"lr": float("nan")}, "lr must be a positive number, not nan"),
         ({"lr": "fast"}, "lr must be a positive number, not 'fast'"),
         ({"momentum": -0.1}, "momentum must be a non-negative number, not -0.1"),
+        ({"momentum": 1.0}, "momentum must be below 1, not 1.0"),
         ({"clip_norm": 0}, "clip_norm must be a positive number, not 0"),
         ({"patience": 0}, "patience must be an integer of at least 1, not 0"),
         ({"seed": True}, "seed must be an integer of at least 0, not True"),

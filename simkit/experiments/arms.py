@@ -31,8 +31,10 @@ class Arm:
 
 
 def arms(options: PruneConfig) -> tuple[Arm, ...]:
-    """Every method, trained again in every way; a random choice likewise; and the first method's choice with new
-    weights, trained like a dense network."""
+    """Every method, trained again in every way; a random choice likewise; and the first method with new weights.
+
+    Arms with new weights come last: they take, round by round, what the run that :func:`chooser` names has removed.
+    """
     methods = dict.fromkeys((*options.methods, "random"))
     found = [
         Arm(method, retrain, compensate, method == "random")
@@ -42,13 +44,25 @@ def arms(options: PruneConfig) -> tuple[Arm, ...]:
     ]
     if "reinit" not in options.retrain:
         found.append(Arm(options.methods[0], "reinit", control=True))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda arm: arm.retrain == "reinit"))
+
+
+def chooser(options: PruneConfig, arm: Arm) -> Arm | None:
+    """The arm whose masks or plans an arm with new weights takes, the method's first other one; None for other arms.
+
+    Source: Frankle & Carbin 2019, whose control is a ticket's mask over newly drawn weights.
+    """
+    if arm.retrain != "reinit":
+        return None
+    return next(one for one in arms(options) if one.method == arm.method and one.retrain != "reinit")
 
 
 def arm_content(options: PruneConfig, arm: Arm, amount: float) -> dict[str, Any]:
     """All that decides what one arm does with one amount."""
     shared = options.model_dump(exclude={"methods", "amounts", "retrain", "compensate"})
-    return {**shared, "method": arm.method, "amount": amount, "retrain": arm.retrain, "compensate": arm.compensate}
+    found = {**shared, "method": arm.method, "amount": amount, "retrain": arm.retrain, "compensate": arm.compensate}
+    source = chooser(options, arm)
+    return found if source is None else {**found, "chosen_by": [source.retrain, source.compensate]}
 
 
 def rewound_epoch(config: ExperimentConfig, arm: Arm) -> int | None:

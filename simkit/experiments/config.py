@@ -10,10 +10,17 @@ from ..train import LOADERS, TrainOptions
 from ..train.config import Optimizer, Precision, Schedule
 from ..train.networks import check_call
 from .methods import METHODS, Kind
+from .threads import MOST_THREADS
 
 Retrain = Literal["finetune", "rewind-lr", "rewind-weights", "rewind-init", "reinit", "none"]
 Compensate = Literal["none", "merge", "least-squares"]
 MeasureName = Literal["cka", "cca", "r2-cca", "svcca", "pwcca", "nbs", "procrustes", "linear-regression"]
+_OWNED = (
+    ("momentum", "optimizer", "sgd"),
+    ("step_epochs", "schedule", "step"),
+    ("step_factor", "schedule", "step"),
+)
+_CUT_SHORT = frozenset({"finetune", "rewind-lr", "rewind-weights"})  # ways that prune.epochs decides
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -31,6 +38,8 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _callable(self) -> ModelConfig:
+        if "seed" in self.options:
+            raise ValueError(f"seed={self.options['seed']!r} does not belong to the network: run.seeds are its seeds")
         check_call(self.name, self.options)
         return self
 
@@ -88,6 +97,11 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
+        for option, owner, wanted in _OWNED:
+            if option in self.model_fields_set and getattr(self, owner) != wanted:
+                raise ValueError(
+                    f"{option}={getattr(self, option)!r} belongs to {owner}={wanted!r}, not to {getattr(self, owner)!r}"
+                )
         self.training(0)
         return self
 
@@ -108,8 +122,10 @@ class PruneConfig(BaseModel):
         retrain: one way or several. ``"finetune"`` goes on at the last learning rate of the training; ``"rewind-lr"``
             runs its last epochs again; ``"rewind-weights"`` does that from the weights of that time; ``"rewind-init"``
             trains the first weights as long as the dense network (lottery tickets); ``"reinit"`` does that with new
-            ones; ``"none"`` only prunes.
-        epochs: of retraining after every round; None: as many as of the training.
+            ones, removing round by round what the same method's run of the first other way removes (the control of
+            lottery tickets); ``"none"`` only prunes.
+        epochs: of retraining after every round; None: as many as of the training. Not of ``"rewind-init"`` and
+            ``"reinit"``, which train as long as the dense network.
         lr: of fine-tuning; None: that of the training's last epoch.
         compensate: how the layers that read removed units make up for them; one way or several.
         samples: training samples that a criterion or a compensation sees.
@@ -154,6 +170,13 @@ class PruneConfig(BaseModel):
                 raise ValueError(f"methods of kind={self.kind!r} are {known}, and not {method!r}")
         if self.lr is not None and "finetune" not in self.retrain:
             raise ValueError(f"lr={self.lr} is of fine-tuning, and retrain is {self.retrain[0]!r}")
+        if self.retrain == ("reinit",):
+            raise ValueError(
+                "retrain='reinit' takes what a run of another way removes: name one too, such as 'finetune'"
+            )
+        if self.epochs is not None and not _CUT_SHORT & set(self.retrain):
+            raise ValueError(f"epochs={self.epochs} is of {', '.join(sorted(_CUT_SHORT))}, not of {self.retrain[0]!r}")
+        self._check_scope()
         repairs = next((way for way in self.compensate if way != "none"), None)
         lost = next((way for way in self.retrain if way in ("rewind-weights", "rewind-init", "reinit")), None)
         if repairs and self.kind == "unstructured":
@@ -161,6 +184,16 @@ class PruneConfig(BaseModel):
         if repairs and lost:
             raise ValueError(f"compensate={repairs!r} is lost on weights that {lost!r} replaces")
         return self
+
+    def _check_scope(self) -> None:
+        if self.scope is None or self.kind == "unstructured":
+            return
+        for method in dict.fromkeys((*self.methods, "random")):
+            scopes = METHODS[self.kind][method](0, self.samples).scopes
+            if self.scope not in scopes:
+                raise ValueError(
+                    f"scope={self.scope!r} does not go with the method {method!r}, which takes {scopes[0]!r}"
+                )
 
 
 class CompareConfig(BaseModel):
@@ -196,7 +229,7 @@ class RunConfig(BaseModel):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     out: str = Field(default="runs", min_length=1)
     device: str | None = None
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)
 
     @field_validator("seeds")
     @classmethod
@@ -226,6 +259,13 @@ class ExperimentConfig(BaseModel):
         rewinds = {"rewind-lr", "rewind-weights"}
         if self.prune is None or not rewinds & set(self.prune.retrain):
             return self
+        if {"rewind-init", "rewind-weights"} <= set(self.prune.retrain) and (
+            self.prune.epochs in (None, self.train.epochs)
+        ):
+            raise ValueError(
+                "prune.retrain names 'rewind-init' and 'rewind-weights', which are the same where all "
+                f"train.epochs={self.train.epochs} are run again: set prune.epochs"
+            )
         if (self.prune.epochs or 0) > self.train.epochs:
             raise ValueError(
                 f"prune.epochs={self.prune.epochs} goes back further than the training of {self.train.epochs} epochs"

@@ -26,6 +26,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "compare": CompareConfig,
     "run": RunConfig,
 }
+MOST_SEEDS = 10_000
 _RESERVED = {"search": "train the values that [train] holds, or several configs with --set"}
 
 
@@ -63,9 +64,14 @@ def parse_seeds(text: str) -> list[int]:
     try:
         if ":" in text:
             first, last = text.split(":")
-            found = list(range(int(first or 0), int(last)))
+            wanted = range(int(first or 0), int(last))
+            if wanted.stop - wanted.start > MOST_SEEDS:
+                raise OverflowError
+            found = list(wanted)
         else:
             found = [int(part) for part in text.split(",")]
+    except OverflowError:
+        raise ValueError(f"--seeds {text}: at most {MOST_SEEDS} seeds") from None
     except ValueError:
         found = []
     if not found:
@@ -126,7 +132,7 @@ def _sentence(error: ValidationError, place: str, changed: Mapping[str, str]) ->
         section = f"[{where[0]}] " if where else ""
         return f"{place}: {section}{message.partition(', ')[2]}"
     if first["type"] == "too_short":
-        return f"{place}: {name} should have at least one entry, not {value!r}"
+        return f"{place}: {name} should have at least one entry, not {list(value)!r}"
     if first["type"] == "model_type":
         return f"{place}: [{name}] must be a section, not {value!r}"
     return f"{place}: {name} {_should(message)}, not {value!r}"

@@ -14,7 +14,7 @@ from ..errors import first_line
 from ..files import write_atomically
 from .config import ExperimentConfig
 from .measured import performance
-from .run_directory import RunDirectory, identity
+from .run_directory import REMEDY, RunDirectory, identity
 from .workbench import Workbench
 
 MODEL = "dense.safetensors"
@@ -47,7 +47,10 @@ def dense_run(bench: Workbench, seed: int) -> DenseRun:
     done = directory.result()
     result = _train(bench, seed, directory) if done is None else done
     directory.tidy(STAGE)  # not what weights_at has begun
-    model = P.load(directory.checkpoints / MODEL, lambda: bench.network(seed))
+    try:
+        model = P.load(directory.checkpoints / MODEL, lambda: bench.network(seed))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{first_line(error)}; {REMEDY}") from error
     return DenseRun(seed, directory, result, model, done is not None)
 
 

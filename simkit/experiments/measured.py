@@ -14,7 +14,7 @@ from ..errors import SimkitWarning
 from ..train import evaluate
 from .config import CompareConfig
 from .measures import MEASURES
-from .workbench import Workbench
+from .workbench import Workbench, fixed_sample
 
 LATENCY_BATCH = 32  # samples of a timed pass
 
@@ -47,7 +47,7 @@ def similarity(
             matrix = compare(
                 dense,
                 pruned,
-                data=bench.data.test_x[: options.samples],
+                data=bench.data.test_x[fixed_sample(len(bench.data.test_x), options.samples)],
                 layers=list(options.layers) or None,
                 measure=MEASURES[name],
                 reduce=options.reduce,

@@ -32,11 +32,22 @@ METHODS: Mapping[str, Mapping[str, Callable[[int, int], Any]]] = MappingProxyTyp
             "snip": lambda seed, samples: P.SNIP(),
             "synflow": lambda seed, samples: P.SynFlow(),
             "grasp": lambda seed, samples: P.GraSP(),
+            "obs": lambda seed, samples: P.OBS(),
+            "small-final": lambda seed, samples: P.Zhou("small_final"),
+            "large-init": lambda seed, samples: P.Zhou("large_init"),
+            "small-init": lambda seed, samples: P.Zhou("small_init"),
+            "large-init-large-final": lambda seed, samples: P.Zhou("large_init_large_final"),
+            "small-init-small-final": lambda seed, samples: P.Zhou("small_init_small_final"),
+            "large-final-same-sign": lambda seed, samples: P.Zhou("large_final_same_sign"),
+            "large-final-diff-sign": lambda seed, samples: P.Zhou("large_final_diff_sign"),
             "magnitude-increase": lambda seed, samples: P.Zhou("magnitude_increase"),
             "movement": lambda seed, samples: P.Zhou("movement"),
             "random": lambda seed, samples: P.Random(seed=seed),
         },
     }
 )
-"""Kind -> name -> the criterion of one seed that sees so many samples."""
+"""Kind -> name -> the criterion of one seed that sees so many samples; Zhou's ``large_final`` is ``magnitude``.
+
+The weights that OBS leaves move as it says, where training goes on from them (``"finetune"``, ``"rewind-lr"``,
+``"none"``)."""
 SUPERVISED = frozenset({"taylor"})  # structured criteria that need labels; unstructured ones get them anyway

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from .arms import Arm, arm_content, retraining
+from .arms import Arm, arm_content, chooser, retraining
 from .config import ExperimentConfig, PruneConfig
 from .dense_runs import DenseRun, dense_content
 from .measured import similarity
@@ -21,7 +22,7 @@ KEPT_OF_DENSE = ("accuracy", "loss", "parameters", "macs", "latency")
 
 @dataclass(frozen=True, eq=False)
 class PrunedRun:
-    """What the rounds of one run need."""
+    """What the rounds of one run need; ``source`` is the run whose choice of what to remove this one takes."""
 
     bench: Workbench
     options: PruneConfig
@@ -29,6 +30,7 @@ class PrunedRun:
     amount: float
     dense: DenseRun
     directory: RunDirectory
+    source: RunDirectory | None = None
 
     @property
     def seed(self) -> int:
@@ -57,6 +59,14 @@ class PrunedRun:
             "rounds": rounds,
         }
 
+    def chosen(self) -> dict[int, Path]:
+        """Round -> the checkpoints' path, less its ending, of what the source removed; ValueError: it is not done."""
+        assert self.source is not None
+        done = self.source.result()
+        if done is None:
+            raise ValueError(f"it takes what the run {self.source.name} removes, which is not done")
+        return {one["round"]: self.source.checkpoints / f"round-{one['round']}" for one in done["rounds"]}
+
     def training(self, number: int) -> Any:
         """The options of a round's training, or None."""
         return retraining(self.bench.config, self.arm, self.seed, number)
@@ -75,15 +85,26 @@ class PrunedRun:
 
 def pruned_run(bench: Workbench, options: PruneConfig, arm: Arm, amount: float, dense: DenseRun) -> PrunedRun:
     """The run and its directory, which is not made yet."""
+    source = chooser(options, arm)
+    return PrunedRun(
+        bench,
+        options,
+        arm,
+        amount,
+        dense,
+        _directory(bench, options, arm, amount, dense),
+        None if source is None else _directory(bench, options, source, amount, dense),
+    )
+
+
+def _directory(bench: Workbench, options: PruneConfig, arm: Arm, amount: float, dense: DenseRun) -> RunDirectory:
     content = {
         **dense_content(bench.config, dense.seed),
         "kind": "prune",
         "prune": arm_content(options, arm, amount),
-        "control": arm.control,
         "compare": bench.config.compare.model_dump(),
     }
-    directory = RunDirectory(bench.config.run.out, f"{arm.label}-{amount:g}-s{dense.seed}", content)
-    return PrunedRun(bench, options, arm, amount, dense, directory)
+    return RunDirectory(bench.config.run.out, f"{arm.label}-{amount:g}-s{dense.seed}", content)
 
 
 def experiment_identity(config: ExperimentConfig, options: PruneConfig) -> str:

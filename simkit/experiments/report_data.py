@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .run_directory import CONFIG, RESULT, read_json
+from .run_directory import CONFIG, RESULT, read_result
 from .statistics import Interval, mean_interval
 
 QUANTITIES = ("accuracy", "parameters", "macs", "latency")
@@ -109,7 +109,7 @@ def read_experiments(folder: str | os.PathLike[str]) -> tuple[list[Experiment], 
     if not place.is_dir():
         raise ValueError(f"there is no folder {os.fspath(folder)!r}")
     runs = sorted(path.parent for path in place.glob(f"*/{CONFIG}"))
-    results = [read_json(run / RESULT) for run in runs if (run / RESULT).is_file()]
+    results = [read_result(run / RESULT) for run in runs if (run / RESULT).is_file()]
     if not results:
         raise ValueError(f"{os.fspath(folder)!r} holds no finished run of simkit train or simkit prune")
     pruned = [result for result in results if result["kind"] == "prune"]
@@ -134,11 +134,13 @@ def _training(identity: str, results: list[dict[str, Any]]) -> Experiment:
 
 def _pruning(identity: str, results: list[dict[str, Any]]) -> Experiment:
     dense = {result["seed"]: result["dense"] for result in results}
+    # A run with new weights is a control until its way is asked for, and it is one run all the same.
+    controls = {arm: all(r["control"] for r in results if r["arm"] == arm) for arm in {r["arm"] for r in results}}
     gathered: dict[tuple[str, tuple[str, str], bool, float, int], list[tuple[int, dict[str, Any]]]] = {}
     for result in results:
         way = (result["retrain"], result["compensate"])
         for record in result["rounds"]:
-            key = (result["arm"], way, result["control"], result["amount"], record["round"])
+            key = (result["arm"], way, controls[result["arm"]], result["amount"], record["round"])
             gathered.setdefault(key, []).append((result["seed"], record))
     cells = tuple(_cell(*key, records) for key, records in gathered.items())
     return Experiment(identity, results[0]["title"], _cell(DENSE, UNPRUNED, False, 0.0, 0, list(dense.items())), cells)

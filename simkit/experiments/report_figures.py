@@ -16,6 +16,7 @@ from .statistics import Interval, mean_interval
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")  # Okabe and Ito
 GREYS = ("#7f7f7f", "#303030", "#b0b0b0")  # of controls
+FORMS = ("o-", "s--", "^:", "D-.", "v-", "P--", "X:")  # marker and line, new ones every time the colours are used up
 COSTS = {"parameters": "parameters left", "macs": "multiply-adds a sample", "latency": "seconds a pass of 32 samples"}
 CAPTION = "mean and 95% confidence interval over seeds (Student's t, cut at what is possible)"
 
@@ -26,9 +27,9 @@ def accuracy_figure(one: Experiment) -> bytes:
     for axes, (quantity, label) in zip(figure.subplots(1, 3), COSTS.items(), strict=True):
         dense = one.dense.interval(quantity)
         if dense is not None:
-            _points(axes, [one.dense], quantity, "dense", "k")
-        for arm, colour in _colours(one).items():
-            _points(axes, _shown(one, arm), quantity, arm, colour)
+            _points(axes, [one.dense], quantity, "dense", ("k", FORMS[0]))
+        for arm, style in styles(one).items():
+            _points(axes, _shown(one, arm), quantity, arm, style)
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy (%)")
         axes.grid(alpha=0.3)
@@ -43,11 +44,11 @@ def rounds_figure(one: Experiment) -> bytes:
     for axes, amount in zip(figure.subplots(1, len(one.amounts), squeeze=False)[0], one.amounts, strict=True):
         if dense is not None:
             axes.axhline(100.0 * dense.mean, color="k", linestyle="--", linewidth=1, label="dense")
-        for arm, colour in _colours(one).items():
+        for arm, (colour, form) in styles(one).items():
             cells = one.rounds(arm, amount)
             found = [_percent(cell) for cell in cells]
             axes.errorbar([c.round for c in cells], [f.mean for f in found], yerr=_ends(found, 100.0),
-                          fmt="o-", markersize=4, capsize=4, color=colour, label=arm)  # fmt: skip
+                          fmt=form, markersize=4, capsize=4, color=colour, label=arm)  # fmt: skip
         axes.set_title(f"amount {amount:g}", fontsize=10)
         axes.set_xlabel("round")
         axes.set_xticks(sorted({cell.round for cell in one.cells}))
@@ -100,7 +101,7 @@ def _shown(one: Experiment, arm: str) -> list[Cell]:
     return [cells[-1] for amount in one.amounts if (cells := one.rounds(arm, amount))]
 
 
-def _points(axes: Axes, cells: Sequence[Cell], quantity: str, label: str, colour: str) -> None:
+def _points(axes: Axes, cells: Sequence[Cell], quantity: str, label: str, style: tuple[str, str]) -> None:
     found = [(cell.interval(quantity), _percent(cell)) for cell in cells]
     points = sorted(((x.mean, x, y) for x, y in found if x is not None), key=lambda point: point[0])
     axes.errorbar(
@@ -108,10 +109,10 @@ def _points(axes: Axes, cells: Sequence[Cell], quantity: str, label: str, colour
         [y.mean for _, _, y in points],
         xerr=_ends([x for _, x, _ in points], math.inf),
         yerr=_ends([y for _, _, y in points], 100.0),
-        fmt="o-",
+        fmt=style[1],
         markersize=4,
         capsize=3,
-        color=colour,
+        color=style[0],
         label=label,
     )
 
@@ -127,14 +128,16 @@ def _ends(found: Sequence[Interval], highest: float) -> list[list[float]]:
     return [low, high]
 
 
-def _colours(one: Experiment) -> dict[str, str]:
+def styles(one: Experiment) -> dict[str, tuple[str, str]]:
+    """Arm -> colour, and marker with line; no two arms look alike before the forms are used up as well."""
     controls = {cell.arm for cell in one.cells if cell.control}
     used = {False: 0, True: 0}
     found = {}
     for arm in one.arms:
         control = arm in controls
         palette = GREYS if control else COLOURS
-        found[arm] = palette[used[control] % len(palette)]
+        wraps, place = divmod(used[control], len(palette))
+        found[arm] = palette[place], FORMS[wraps % len(FORMS)]
         used[control] += 1
     return found
 

@@ -30,6 +30,8 @@ def report_data(experiments: Sequence[Experiment], unfinished: int, figures: Seq
                 "title": one.title,
                 "dense": _cell_data(one.dense),
                 "cells": [_cell_data(cell) for cell in _ordered(one)],
+                "comparisons": len(one.differences()),
+                "corrected_for_comparisons": False,
                 "differences": [
                     {**asdict(d), "interval": _ends(d.interval), "verdict": verdict(d)} for d in one.differences()
                 ],
@@ -82,6 +84,8 @@ def verdict(difference: Difference) -> str:
     points = f"{100 * found.mean:+.2f} points of accuracy"
     if found.n < 2:
         return f"{who}: {points} in one seed, which says nothing about significance"
+    if not found.spread:
+        return f"{who}: {points} in each of {found.n} seeds: no spread seen, which says nothing about significance"
     interval = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
     said = "a significant difference" if found.sign else "no significant difference"
     return f"{who}: {points}, 95% interval {interval} over {found.n} seeds: {said}"
@@ -93,8 +97,16 @@ def _experiment_text(one: Experiment) -> str:
     lines = [one.title, "", text_table(header, rows)]
     last = {(d.first, d.second, d.amount): d for d in one.differences()}
     if last:
-        lines += ["", "after the last round, paired by seed:", *(f"  {verdict(d)}" for d in last.values())]
+        lines += ["", f"after the last round, paired by seed; {_counted(len(last))}:"]
+        lines += [f"  {verdict(d)}" for d in last.values()]
     return "\n".join(lines)
+
+
+def _counted(comparisons: int) -> str:
+    """How far single verdicts can be trusted."""
+    if comparisons == 1:
+        return "1 comparison, at the 5% level"
+    return f"{comparisons} comparisons, each at the 5% level by itself, uncorrected for their number"
 
 
 def _row(cell: Cell) -> list[str]:

@@ -24,6 +24,14 @@ FORMAT = "simkit run 1"
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 CHECKPOINTS, TRAINING = "checkpoints", "training"
 LOCK = ".lock"
+REMEDY = "remove the folder of that run, and it is carried out anew"
+_MEASURED = {"accuracy": float, "parameters": int, "macs": (int, type(None)), "latency": float}
+_DENSE: dict[str, Any] = {"seed": int, "experiment": str, "title": str, "name": str, "loss": float, **_MEASURED}
+_PRUNED: dict[str, Any] = {
+    "seed": int, "experiment": str, "title": str, "name": str, "arm": str, "control": bool, "retrain": str,
+    "compensate": str, "amount": float, "dense": dict, "rounds": list,
+}  # fmt: skip
+_ROUND: dict[str, Any] = {"round": int, "similarity": dict, **_MEASURED}
 
 
 def identity(content: Mapping[str, Any]) -> str:
@@ -41,6 +49,38 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{str(file)!r} is not of the format {FORMAT!r}")
     return content
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """What a run found; ValueError unless the file is whole and belongs to the run whose folder it lies in."""
+    try:
+        content = read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{first_line(error)}; {REMEDY}") from error
+    kind = content.get("kind")
+    missing = {"dense": _DENSE, "prune": _PRUNED}.get(kind) if isinstance(kind, str) else None
+    wrong = "kind" if missing is None else _wrong(content, missing)
+    if wrong is None and kind == "prune":
+        dense, rounds = content["dense"], content["rounds"]
+        wrong = None if _wrong(dense, {"run": str, **_MEASURED}) is None else "dense"
+        wrong = wrong or ("rounds" if not rounds or any(_wrong(one, _ROUND) for one in rounds) else None)
+    if wrong is not None:
+        raise ValueError(f"{str(file)!r} is damaged: its {wrong!r} is missing or wrong; {REMEDY}")
+    if not file.parent.name.endswith(f"-{content.get('id')}"):
+        raise ValueError(f"{str(file)!r} is the result of another run, {content.get('id')!r}; {REMEDY}")
+    return content
+
+
+def _wrong(content: Any, kinds: Mapping[str, Any]) -> str | None:
+    """The first of the names whose value is not there, or not of its kind; an integer is a float as well."""
+    if not isinstance(content, dict):
+        return "object"
+    for name, kind in kinds.items():
+        value = content.get(name)
+        allowed = (int, float) if kind is float else kind
+        if name not in content or not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            return name
+    return None
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -71,7 +111,7 @@ class RunDirectory:
     def result(self) -> dict[str, Any] | None:
         """What the run found, or None while it is not done; ValueError for a damaged file."""
         file = self.path / RESULT
-        return read_json(file) if file.is_file() else None
+        return read_result(file) if file.is_file() else None
 
     @contextmanager
     def open(self) -> Iterator[Metrics]:

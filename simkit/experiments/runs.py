@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from ..errors import first_line
 from .arms import arms, retraining
 from .config import ExperimentConfig
 from .dense_runs import DenseRun, dense_run
+from .preflight import check_pruning
 from .progress import Progress
 from .pruned_run import PrunedRun, pruned_run
 from .structured_runs import structured_run
@@ -32,12 +34,13 @@ def train_runs(config: ExperimentConfig) -> Outcome:
 
     Raises:
         ValueError: missing data, an impossible option, a damaged run (the message names it). OSError: files that cannot
-            be written.
+            be written. A run that fails keeps none of the others from being carried out.
     """
     total = len(config.run.seeds) * config.train.epochs
     with torch_threads(config.run.threads), Progress(total, " epochs") as progress:
-        runs = list(_dense(workbench(config, progress)))
-        return Outcome(tuple(run.result for run in runs), sum(run.found for run in runs))
+        failed: list[str] = []
+        runs = list(_dense(workbench(config, progress), failed))
+        return _outcome([run.result for run in runs], sum(run.found for run in runs), failed)
 
 
 def prune_runs(config: ExperimentConfig) -> Outcome:
@@ -51,25 +54,36 @@ def prune_runs(config: ExperimentConfig) -> Outcome:
         raise ValueError("the config has no section [prune], which simkit prune needs")
     with torch_threads(config.run.threads), Progress(_epochs(config), " epochs") as progress:
         bench = workbench(config, progress)
+        check_pruning(bench, options)
+        failed: list[str] = []
         results: list[dict[str, Any]] = []
         found = 0
-        for dense in _dense(bench):
-            for arm in arms(options):
-                for amount in options.amounts:
-                    run = pruned_run(bench, options, arm, amount, dense)
-                    with _named(run.directory.name):
-                        done = run.directory.result()
-                        results.append(_carried_out(run) if done is None else done)
+        for dense in _dense(bench, failed):
+            for arm, amount in product(arms(options), options.amounts):
+                run = pruned_run(bench, options, arm, amount, dense)
+                with _noted(run.directory.name, failed):
+                    done = run.directory.result()
+                    results.append(_carried_out(run) if done is None else done)
                     found += done is not None
                     run.directory.tidy()
-        return Outcome(tuple(results), found)
+        return _outcome(results, found, failed)
 
 
-def _dense(bench: Workbench) -> Iterator[DenseRun]:
+def _dense(bench: Workbench, failed: list[str]) -> Iterator[DenseRun]:
     for seed in bench.config.run.seeds:
-        with _named(f"dense-s{seed}"):
+        run: DenseRun | None = None
+        with _noted(f"dense-s{seed}", failed):
             run = dense_run(bench, seed)
-        yield run
+        if run is not None:
+            yield run
+
+
+def _outcome(results: list[dict[str, Any]], found: int, failed: list[str]) -> Outcome:
+    """What came out, unless a run failed: ValueError with the reason of each."""
+    if failed:
+        rest = f" ({len(results)} other runs are done)" if results else ""
+        raise ValueError(f"{'; '.join(failed)}{rest}")
+    return Outcome(tuple(results), found)
 
 
 def _carried_out(run: PrunedRun) -> dict[str, Any]:
@@ -84,13 +98,12 @@ def _carried_out(run: PrunedRun) -> dict[str, Any]:
 
 
 @contextmanager
-def _named(run: str) -> Iterator[None]:
-    """What is wrong in a run is said with its name."""
+def _noted(run: str, failed: list[str]) -> Iterator[None]:
+    """What is wrong in a run is kept with its name, and the others go on."""
     try:
         yield
     except (ValueError, NotImplementedError) as error:
-        kind = NotImplementedError if isinstance(error, NotImplementedError) else ValueError
-        raise kind(f"run {run}: {first_line(error)}") from error
+        failed.append(f"run {run}: {first_line(error)}")
 
 
 def _epochs(config: ExperimentConfig) -> int:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ROUNDING = 1e-12  # of a mean
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -26,8 +28,15 @@ class Interval:
         return (self.high - self.low) / 2.0
 
     @property
+    def spread(self) -> bool:
+        """Whether the values differ by more than rounding; never for one."""
+        return self.half_width > ROUNDING * max(1.0, abs(self.mean))
+
+    @property
     def sign(self) -> int:
-        """1 or -1 where the whole interval lies above or below 0, else 0."""
+        """1 or -1 where the whole interval lies above or below 0, else 0; values without spread show nothing."""
+        if not self.spread:
+            return 0
         return int(self.low > 0.0) - int(self.high < 0.0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .. import pruning as P
-from ..errors import NothingPruned
+from ..errors import NothingPruned, first_line
 from ..files import write_atomically
 from ..graph import ChannelGraph
 from ..pruning.plan import kept_layers
@@ -21,7 +21,7 @@ from .dense_runs import weights_at
 from .measured import performance
 from .methods import SUPERVISED
 from .pruned_run import PrunedRun
-from .run_directory import Metrics
+from .run_directory import REMEDY, Metrics
 from .workbench import derived_seed
 
 COMPENSATIONS = {"none": None, "merge": P.Merge(), "least-squares": P.LeastSquares()}
@@ -49,6 +49,7 @@ class _Rounds:
         self.run = run
         self.metrics = metrics
         self.records: list[dict[str, Any]] = []
+        self.chosen = None if run.source is None else run.chosen()
         initial = run.options.start == "initial"
         self.current = weights_at(run.bench, run.dense, 0) if initial else run.dense.model
         graph = P.trace(self.current, run.bench.example)
@@ -62,11 +63,9 @@ class _Rounds:
     def next(self, number: int, share: float) -> None:
         """Cut, train, measure; or read what a finished round has left."""
         run, place = self.run, self.run.directory.checkpoints
-        graph = P.trace(self.current, run.bench.example)
-        amount = self._amount(graph, share)
-        if not amount:
+        plan = self._plan(number, share)
+        if plan is None:
             return  # so small a step takes no whole unit
-        plan = self._plan(number, amount)
         if self.rewound is not None:
             self.rewound = P.apply(self.rewound, _without_repairs(plan), run.bench.example, verify=False)
         trained = place / f"round-{number}.safetensors"
@@ -107,13 +106,19 @@ class _Rounds:
         scopes = self.run.score.scopes
         return self.run.options.scope or ("layer" if "layer" in scopes else scopes[0])
 
-    def _plan(self, number: int, amount: Any) -> P.PruningPlan:
-        """The plan of the round, as it was made if it was made before."""
+    def _plan(self, number: int, share: float) -> P.PruningPlan | None:
+        """The plan of the round: the source's, or as it was made if it was made before."""
         run = self.run
+        if self.chosen is not None:
+            there = self.chosen.get(number)
+            return None if there is None else _without_repairs(_read_plan(there.with_suffix(".plan.json")))
+        amount = self._amount(P.trace(self.current, run.bench.example), share)
+        if not amount:
+            return None
         file: Path = run.directory.checkpoints / f"round-{number}.plan.json"
         if file.is_file():
-            return P.PruningPlan.from_json(file.read_text(encoding="utf-8"))
-        inputs, labels = (part[: run.options.samples].to(run.bench.device) for part in run.bench.train)
+            return _read_plan(file)
+        inputs, labels = run.bench.drawn(run.options.samples)
         made = P.plan(
             self.current,
             run.bench.example,
@@ -140,6 +145,13 @@ class _Rounds:
         if options is not None:
             stage = f"round-{number}"
             run.bench.fit(model, options, run.directory.training / stage, self.metrics, stage)
+
+
+def _read_plan(file: Path) -> P.PruningPlan:
+    try:
+        return P.PruningPlan.from_json(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is damaged: {first_line(error)}; {REMEDY}") from error
 
 
 def _without_repairs(plan: P.PruningPlan) -> P.PruningPlan:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load as parse
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from .. import pruning as P
+from ..errors import first_line
 from ..files import write_atomically
 from ..graph import quiet_copy
 from .arms import rewound_epoch
 from .dense_runs import weights_at
 from .measured import performance
 from .pruned_run import PrunedRun
-from .run_directory import Metrics
+from .run_directory import REMEDY, Metrics
 from .workbench import derived_seed
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # every weight works once per output position
@@ -36,6 +40,7 @@ def _rounds(run: PrunedRun, metrics: Metrics) -> Any:
     # What the rounds call the model before training is what weights are rewound to.
     initial = weights_at(bench, run.dense, epoch or 0)
     dense = weights_at(bench, run.dense, 0) if options.start == "initial" else run.dense.model
+    score = run.score if run.source is None else survival(run.chosen(), unitwise=getattr(run.score, "unitwise", False))
     retrain: Any = P.FineTune() if epoch is None else P.RewindWeights()
     if arm.retrain == "reinit":
         retrain = P.Reinit(derived_seed(run.seed, "reinit"))
@@ -43,13 +48,13 @@ def _rounds(run: PrunedRun, metrics: Metrics) -> Any:
         initial,
         dense=dense,
         train=_trainer(run, metrics),
-        score=run.score,
+        score=score,
         amount=run.amount,
         rounds=options.rounds,
         schedule=options.schedule,
         scope=options.scope or "global",
         keep=options.keep,
-        data=tuple(part[: options.samples].to(bench.device) for part in bench.train),
+        data=bench.drawn(options.samples),
         checkpoints=run.directory.training / "rounds",
         retrain=retrain,
         seed=run.seed,
@@ -86,6 +91,43 @@ def _record(run: PrunedRun, one: P.SparseRound) -> dict[str, Any]:
         }
 
     return run.measured(one.number, one.model, measure)
+
+
+@dataclass(frozen=True)
+class Survival:
+    """A criterion that repeats nested masks: the number of rounds that a weight (or unit) has survived in them.
+
+    The k best after every round are those that its mask kept, where it kept k.
+    """
+
+    digest: str
+    unitwise: bool
+    rounds: Mapping[str, Tensor] = field(repr=False, compare=False)
+
+    def weights(self, network: Any) -> dict[str, Tensor]:
+        """The counts of the network's parameters."""
+        device = next(network.model.parameters()).device
+        missing = [name for name in network.names if name not in self.rounds]
+        if missing:
+            raise ValueError(f"the masks to repeat hold no {missing[0]!r}")
+        found = {name: self.rounds[name].to(device) for name in network.names}
+        return {name: count.flatten(1).amax(dim=1) for name, count in found.items()} if self.unitwise else found
+
+
+def survival(chosen: Mapping[int, Path], *, unitwise: bool) -> Survival:
+    """The criterion that repeats the masks of finished rounds; ValueError for a file that is damaged."""
+    found: dict[str, Tensor] = {}
+    digest = hashlib.sha256()
+    for place in chosen.values():
+        file = place.with_suffix(".masks.safetensors")
+        content = file.read_bytes()
+        digest.update(content)
+        try:
+            masks = parse(content)
+        except Exception as error:  # a damaged file may raise anything
+            raise ValueError(f"{str(file)!r} is damaged: {first_line(error)}; {REMEDY}") from error
+        found = {name: mask.float() + found.get(name, 0.0) for name, mask in masks.items()}
+    return Survival(digest.hexdigest(), unitwise, found)
 
 
 def saved_macs(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> int:

@@ -46,6 +46,12 @@ class Workbench:
         made = make_network(model.name, self.data.shape, self.data.classes, seed=seed, options=model.options)
         return made.to(self.device)
 
+    def drawn(self, count: int) -> Pair:
+        """So many training samples on the device, or all: always the same ones, drawn as the data may be sorted."""
+        inputs, labels = self.train
+        chosen = fixed_sample(len(inputs), count)
+        return inputs[chosen].to(self.device), labels[chosen].to(self.device)
+
     def fit(
         self,
         model: nn.Module,
@@ -96,14 +102,21 @@ def workbench(config: ExperimentConfig, progress: Progress) -> Workbench:
         model = bench.network(config.run.seeds[0]).eval()
         with torch.no_grad():
             outputs = model(bench.example)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"[model] {config.model.name} on {data.name}: {first_line(error)}") from error
+    except (Exception, SystemExit) as error:  # a user's network may raise anything
+        known = isinstance(error, ValueError | TypeError | RuntimeError)
+        said = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"[model] {config.model.name} on {data.name}: {said}") from error
     if not isinstance(outputs, Tensor) or outputs.shape != (EXAMPLES, data.classes):
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ValueError(
             f"[model] {config.model.name} gives {shape} for {EXAMPLES} samples, not scores of {data.classes} classes"
         )
     return bench
+
+
+def fixed_sample(n: int, count: int) -> Tensor:
+    """Indices ``[min(count, n)]`` of n samples: the first of a permutation that depends on n only."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:count]
 
 
 def derived_seed(seed: int, *parts: object) -> int:
@@ -114,6 +127,6 @@ def derived_seed(seed: int, *parts: object) -> int:
 
 def _check_device(device: str) -> None:
     try:
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).cpu()  # there and back: "meta" takes tensors, and never returns one
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"[run] device={device!r} cannot be used: {first_line(error)}") from None

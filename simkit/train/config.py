@@ -23,7 +23,7 @@ class TrainOptions:
             one before it, because BatchNorm cannot train on one sample.
         optimizer: ``"sgd"`` (with ``momentum``), ``"adam"`` or ``"adamw"``.
         lr: learning rate at the start.
-        momentum: of SGD only.
+        momentum: of SGD only, below 1.
         nesterov: Nesterov's form of SGD's momentum.
         weight_decay: as the optimiser defines it.
         schedule: ``"constant"``; ``"cosine"`` falls to 0 at the end, step by step; ``"step"`` multiplies by
@@ -34,7 +34,8 @@ class TrainOptions:
             scales the loss, leaving out steps whose gradients overflow.
         accumulate: batches whose gradients are averaged into one step.
         clip_norm: largest norm of the whole gradient, or None.
-        patience: stop after so many epochs without a lower validation loss, or None.
+        patience: stop after so many epochs without a lower validation loss, or None. The weights are those of the last
+            epoch, not of the best.
         seed: of the order of the samples and of dropout.
         device: where to train; None leaves the model where it is.
     """
@@ -67,7 +68,7 @@ class TrainOptions:
         for name in ("lr", "step_factor", "clip_norm"):
             _check_number(name, getattr(self, name), positive=True, optional=name == "clip_norm")
         for name in ("momentum", "weight_decay"):
-            _check_number(name, getattr(self, name), positive=False)
+            _check_number(name, getattr(self, name), positive=False, below=1.0 if name == "momentum" else math.inf)
         if not isinstance(self.nesterov, bool):
             raise ValueError(f"nesterov must be true or false, not {self.nesterov!r}")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
@@ -105,9 +106,11 @@ def _check_integer(name: str, value: object, smallest: int, *, optional: bool = 
         raise ValueError(f"{name} must be an integer of at least {smallest}, not {value!r}")
 
 
-def _check_number(name: str, value: object, *, positive: bool, optional: bool = False) -> None:
+def _check_number(name: str, value: object, *, positive: bool, optional: bool = False, below: float = math.inf) -> None:
     if optional and value is None:
         return
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
         raise ValueError(f"{name} must be a {'positive' if positive else 'non-negative'} number, not {value!r}")
+    if number >= below:
+        raise ValueError(f"{name} must be below {below:g}, not {value!r}")

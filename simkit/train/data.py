@@ -39,6 +39,10 @@ def digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     bunch = load_digits()
     images, labels = bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
     train, test = stratified_split(labels, test_fraction, seed)
+    if not len(train) or not len(test):
+        raise ValueError(
+            f"test_fraction={test_fraction} leaves {len(train)} samples to train on, {len(test)} to test on"
+        )
     return from_bytes("digits", (images[train], labels[train]), (images[test], labels[test]), CLASSES)
 
 

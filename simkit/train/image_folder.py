@@ -18,6 +18,8 @@ def folder(
 ) -> Dataset:
     """Images as ``path/train/CLASS/*`` and ``path/test/CLASS/*``, or as ``path/CLASS/*``, split by class from the seed.
 
+    Training and test samples are in an order drawn from the seed.
+
     All are read as colour images of 3 channels. ``size`` scales them to squares; without it all must be of one size.
 
     Raises:
@@ -49,7 +51,13 @@ def folder(
         raise ValueError(f"training images are {train[0].shape[1:]} and test images {test[0].shape[1:]}: set size")
     if not len(train[0]) or not len(test[0]):
         raise ValueError(f"{str(root)!r} has {len(train[0])} images to train on and {len(test[0])} to test on")
-    return from_bytes("folder", train, test, len(classes))
+    return from_bytes("folder", _shuffled(train, seed), _shuffled(test, seed), len(classes))
+
+
+def _shuffled(part: tuple[Bytes, Labels], seed: int) -> tuple[Bytes, Labels]:
+    """Files are read class by class; whoever takes the first samples must not get one class."""
+    order = np.random.default_rng(seed).permutation(len(part[1]))
+    return part[0][order], part[1][order]
 
 
 def _classes(root: Path) -> list[str]:

@@ -117,6 +117,8 @@ def fit(
 ) -> History:
     """Train the model in place; also the way to fine-tune a pruned one.
 
+    Where ``options.patience`` stops it early, the model keeps the weights of the last epoch, not of the best.
+
     The same seed, data and options give the same weights, bit for bit on one device with the same number of threads.
     Sample order and dropout draw from own random states, so torch's global ones neither matter nor change.
 

@@ -21,8 +21,8 @@ methods = ["{method}"]
 kind = "{kind}"
 amounts = [0.5]
 rounds = 2
-epochs = 1
-retrain = "{retrain}"
+{epochs}
+retrain = {ways}
 compensate = "{compensate}"
 samples = 100
 [compare]
@@ -45,7 +45,9 @@ def write_config(
 ) -> Path:
     """A config in the folder, whose runs go into its ``runs``."""
     chosen = method or ("l1" if kind == "structured" else "magnitude")
-    text = SMALL.format(kind=kind, method=chosen, retrain=retrain, compensate=compensate, out=folder / "runs")
+    ways = f'["none", "{retrain}"]' if retrain == "reinit" else f'"{retrain}"'  # somebody must choose
+    epochs = "" if retrain in ("none", "reinit", "rewind-init") else "epochs = 1"
+    text = SMALL.format(kind=kind, method=chosen, ways=ways, epochs=epochs, compensate=compensate, out=folder / "runs")
     (folder / "config.toml").write_text(text + more, encoding="utf-8")
     return folder / "config.toml"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...kernels import as_integer
 from .invariants import require_different
 from .network import Masks, Network
-from .scores import WeightScore
+from .scores import Updater, WeightScore
 from .scores.magnitude import Magnitude
 
 _MAGNITUDE = Magnitude()
@@ -23,8 +23,8 @@ class Shuffled:
     """Within every layer as many weights as ``score`` would remove, drawn at random from those that are left.
 
     What such a network reaches is what the layers' densities are worth; what the criterion reaches beyond it is due to
-    the weights that it chose. A draw that equals the criterion's mask is an error
-    (:class:`~simkit.errors.ControlEqualsCriterion`).
+    the weights that it chose. Where the criterion moves the weights that stay, so does the control. A draw that equals
+    the criterion's mask is an error (:class:`~simkit.errors.ControlEqualsCriterion`).
 
     Args:
         score: the criterion that is controlled; it judges the control's own network.
@@ -62,6 +62,13 @@ class Shuffled:
         drawn = {name: _drawn(mask, previous[name], self.seed, name) for name, mask in masks.items()}
         require_different(drawn, masks)
         return drawn
+
+
+def updater_of(score: object) -> Updater | None:
+    """What moves the weights that stay: the criterion, or that of a control; None if it leaves them alone."""
+    if isinstance(score, Shuffled):
+        return updater_of(score.score)
+    return score if isinstance(score, Updater) and not isinstance(score, type) else None
 
 
 def _drawn(mask: Tensor, before: Tensor, seed: int, name: str) -> Tensor:

@@ -87,8 +87,8 @@ class Sparsifier:
                     f"the layer of {name!r} has {leaf + SUFFIX!r} already: is another Sparsifier attached?"
                 )
         for name, (module, leaf) in self._places.items():
-            module.register_buffer(leaf + SUFFIX, self._given[name].clone())
             parameter = module.get_parameter(leaf)
+            module.register_buffer(leaf + SUFFIX, self._given[name].to(parameter.device, copy=True))
             if parameter.requires_grad:
                 hook = _GradientMask(module, leaf)
                 self._handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ from ...errors import LayerCollapseWarning, NothingPruned
 from ...graph import preserved_rng, quiet_copy
 from ...graph.preserve import own_copy
 from ..scores import L1
+from .control import updater_of
 from .invariants import checked_masks, require_change, require_exact, require_subset
 from .network import Masks, Network, first_names, open_weights, unit_dim, zero_masked
 from .scores import Magnitude, Reviser, UnitMagnitude, Updater, WeightScore
@@ -25,6 +26,7 @@ from .selection import (
     gone_after,
     removals,
     require_finite,
+    require_growth,
     take_lowest,
 )  # fmt: skip
 
@@ -85,7 +87,7 @@ def updated(
     model: nn.Module,
     masks: Mapping[str, Tensor],
     *,
-    score: Updater,
+    score: WeightScore | Updater,
     data: object = None,
     previous: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
@@ -94,7 +96,7 @@ def updated(
     Args:
         model: which ``masks`` were decided for; it is not changed.
         masks: of all weights to move or mask.
-        score: the criterion.
+        score: the criterion, or its control.
         data: as for :func:`masks`.
         previous: the masks before these, whose weights are gone already.
 
@@ -102,13 +104,14 @@ def updated(
         MaskGrowth: ``masks`` are not within ``previous``. TypeError: a criterion without such an update.
         ValueError: masks that do not fit, missing data.
     """
-    if isinstance(score, type) or not isinstance(score, Updater):
+    updater = updater_of(score)
+    if updater is None:
         raise TypeError(f"score must be a criterion that updates weights, such as OBS(), not {score!r}")
     wanted = checked_masks(dict(model.named_parameters(remove_duplicate=False)), masks)
     before = _before(model, list(wanted), previous)
     require_subset(wanted, before)
     with preserved_rng(), torch.enable_grad():
-        values = score.update(_network(model, list(wanted), before, data, None), wanted)
+        values = updater.update(_network(model, list(wanted), before, data, None), wanted)
     own = own_copy(model)
     parameters = dict(own.named_parameters())
     with torch.no_grad():
@@ -135,7 +138,9 @@ def score_all(
 
 
 def kept_share(masks: Mapping[str, Tensor]) -> float:
-    """The share of the masked parameters' entries that stay, 0 to 1."""
+    """The share of the masked parameters' entries that stay, 0 to 1; ValueError for no masks."""
+    if not masks:
+        raise ValueError(f"masks must hold a mask at least, not {masks!r}")
     return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
@@ -178,35 +183,41 @@ def _before(model: nn.Module, names: list[str], previous: Mapping[str, Tensor] |
 
 
 def _decide(network: Network, score: WeightScore, amount: float | dict[str, float] | Threshold, scope: Scope) -> Masks:
-    unitwise = _unitwise(score)
-    for chosen in _steps(network, score, amount, scope, _alive(network, score)):
-        network = _masked(network, _spread(network, chosen) if unitwise else {**network.masks, **chosen})
+    alive = _alive(network, score)
+    if isinstance(amount, Threshold):
+        return _reduced(network, score, below(_scores(network, score, alive), alive, amount.value)).masks
+    for step in _steps(score, amount, scope, alive):
+        if all(stay == sum(int(alive[name].sum()) for name in names) for names, stay in step):
+            continue  # there is nothing to choose
+        scores = _scores(network, score, alive)
+        for names, stay in step:
+            gone = sum(alive[name].numel() for name in names) - stay
+            alive = {**alive, **take_lowest({name: scores[name] for name in names}, alive, gone)}
+            require_exact({name: alive[name] for name in names}, stay)
+        network = _reduced(network, score, alive)
     return network.masks
 
 
 def _steps(
-    network: Network, score: WeightScore, amount: float | dict[str, float] | Threshold, scope: Scope, alive: Masks
-) -> Iterator[Masks]:
-    """The living entries after every step of a criterion; the network must be masked by them before the next."""
-    if isinstance(amount, Threshold):
-        yield below(_scores(network, score, alive), alive, amount.value)
-        return
+    score: WeightScore, amount: float | dict[str, float], scope: Scope, alive: Masks
+) -> Iterator[list[tuple[list[str], int]]]:
+    """For every step of a criterion, sets of tensors that are ranked together, and how many entries of each stay."""
     steps = int(getattr(score, "iterations", 1))
     wanted = removals(scope, amount, {name: mask.numel() for name, mask in alive.items()})
     sizes = [sum(alive[name].numel() for name in names) for names, _ in wanted]
     started = [sum(int(alive[name].sum()) for name in names) for names, _ in wanted]
+    for (_, gone), kept, size in zip(wanted, started, sizes, strict=True):
+        require_growth(size - kept, size, gone)
     for step in range(1, steps + 1):
-        left = [
-            size - gone_after(step / steps, kept, size, gone)
-            for (_, gone), kept, size in zip(wanted, started, sizes, strict=True)
+        yield [
+            (names, size - gone_after(step / steps, kept, size, gone))
+            for (names, gone), kept, size in zip(wanted, started, sizes, strict=True)
         ]
-        if step > 1 and left == [sum(int(alive[name].sum()) for name in names) for names, _ in wanted]:
-            continue  # there is nothing to choose
-        scores = _scores(network, score, alive)
-        for (names, _), size, stay in zip(wanted, sizes, left, strict=True):
-            alive = {**alive, **take_lowest({name: scores[name] for name in names}, alive, size - stay)}
-            require_exact({name: alive[name] for name in names}, stay)
-        yield alive
+
+
+def _reduced(network: Network, score: WeightScore, alive: Masks) -> Network:
+    """The network without the weights, or units, that a criterion took."""
+    return _masked(network, _spread(network, alive) if _unitwise(score) else {**network.masks, **alive})
 
 
 def _scores(network: Network, score: WeightScore, alive: Masks) -> dict[str, Tensor]:

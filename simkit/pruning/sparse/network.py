@@ -121,7 +121,8 @@ def unit_dim(model: nn.Module, name: str) -> int:
 
 def _default(model: nn.Module, keep: Collection[str]) -> list[str]:
     for name, module in model.named_modules():
-        if isinstance(module, _WEIGHTED) and is_parametrized(module) and not any(_inside(name, one) for one in keep):
+        computed = is_parametrized(module) or "weight_g" in module._parameters  # the latter by the older weight_norm
+        if isinstance(module, _WEIGHTED) and computed and not any(_inside(name, one) for one in keep):
             raise NotImplementedError(f"the weights of {name!r} are parametrised: name it in keep=")
     return [
         name

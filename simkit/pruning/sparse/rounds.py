@@ -15,13 +15,14 @@ from ...errors import InexactRewind
 from ...graph.preserve import own_copy
 from ...kernels import as_integer
 from .checkpoints import Checkpoints, as_json, described, digest
+from .control import updater_of
 from .enforcement import Sparsifier
 from .invariants import require_equal, require_exact, require_subset, require_zero
 from .masks import DEFAULT_SCORE, as_weight_score, kept_share, masks, require_removals, updated
 from .network import Masks, open_weights, zero_masked
 from .retrain import FineTune, Reinit, Retrain, RewindLR, RewindWeights, reinitialised, snapshot
 from .schedule import Exponential, Schedule, amounts
-from .scores import Updater, WeightScore
+from .scores import WeightScore
 from .selection import Scope, checked_amount
 from .watch import StepWatch, derived_seed, seeded
 
@@ -52,7 +53,8 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class SparseRound:
-    """One round: ``number`` from 1, the share of the weights that was to go and the share that stays, the masks, the
+    """One round: ``number`` from 1, the share of the weights, or units, that was to go, and that of
+    the masks' entries that stays (with units their biases count too), the masks, the
     model after training (masked weights are 0), and what ``train`` returned."""
 
     number: int
@@ -251,7 +253,7 @@ class _Run:
     ) -> dict[str, Tensor] | None:
         """The weights as the criterion moves them, where it does and retraining goes on from them."""
         score = choose["score"]
-        if not isinstance(score, Updater) or not isinstance(self.retrain, FineTune | RewindLR):
+        if updater_of(score) is None or not isinstance(self.retrain, FineTune | RewindLR):
             return None
         return snapshot(updated(model, chosen, score=score, data=choose["data"], previous=previous))
 
@@ -298,7 +300,10 @@ def _caller(train: Callable[..., Any]) -> Callable[[nn.Module, Stage], Any]:
     """The training function as one of two arguments; a second that is optional is given the stage if it is so named."""
     if not callable(train):
         raise TypeError(f"train must be a function of (model, stage), not {train!r}")
-    places = [one for one in inspect.signature(train).parameters.values() if one.kind in _POSITIONAL]
+    parameters = inspect.signature(train).parameters
+    if "stage" in parameters and parameters["stage"].kind is inspect.Parameter.KEYWORD_ONLY:
+        return lambda model, stage: train(model, stage=stage)
+    places = [one for one in parameters.values() if one.kind in _POSITIONAL]
     second = places[1] if len(places) > 1 else None
     if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in places) or (
         second is not None and (second.default is inspect.Parameter.empty or second.name == "stage")

@@ -87,9 +87,7 @@ def take_lowest(scores: Mapping[str, Tensor], alive: Masks, gone: int) -> Masks:
     living = torch.cat([alive[name].flatten().cpu() for name in scores])
     values = torch.cat([score.detach().flatten().cpu() for score in scores.values()])
     wanted = gone - int(living.logical_not().sum())
-    if wanted < 0:
-        dead = gone - wanted
-        raise MaskGrowth(f"{dead} of {len(living)} weights are gone already: only {gone} gone would revive {-wanted}")
+    require_growth(gone - wanted, len(living), gone)
     places = living.nonzero().flatten()
     kept = living.clone()
     kept[places[_lowest(values[places], wanted)]] = False
@@ -98,6 +96,12 @@ def take_lowest(scores: Mapping[str, Tensor], alive: Masks, gone: int) -> Masks:
         name: part.reshape(alive[name].shape).to(alive[name].device)
         for name, part in zip(scores, parts, strict=True)
     }  # fmt: skip
+
+
+def require_growth(dead: int, size: int, gone: int) -> None:
+    """MaskGrowth if more of ``size`` entries are dead than are to be gone."""
+    if dead > gone:
+        raise MaskGrowth(f"{dead} of {size} weights are gone already: only {gone} gone would revive {dead - gone}")
 
 
 def below(scores: Mapping[str, Tensor], alive: Masks, threshold: float) -> Masks:

@@ -20,7 +20,8 @@ from .enforcement import stepped
 class StepWatch:
     """Counts the optimiser's steps on a model while it is trained, and calls ``reached`` after step number ``step``.
 
-    Where several optimisers step the model's parameters, the steps of the first are counted.
+    Where several optimisers step the model's parameters, the steps of the first are counted. A call of ``step``
+    is one, however often it evaluates the model (LBFGS).
 
     Raises:
         StaleOptimizer: at its first step, an optimiser has state of earlier steps; unless ``resumed``.

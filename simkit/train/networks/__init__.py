@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from ...errors import first_line
 from .plain import conv8, lenet5, mlp, small_cnn
 from .resnet import resnet18, resnet20, resnet56
 from .sizes import Shape, seeded
@@ -80,6 +81,10 @@ def network_factory(name: str) -> Callable[..., nn.Module]:
             found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"the factory {name!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's module may do anything
+        raise ValueError(
+            f"the factory {name!r} cannot be imported: {type(error).__name__}: {first_line(error)}"
+        ) from error
     if not callable(found):
         raise ValueError(f"the factory {name!r} is no function but {type(found).__name__}")
     factory: Callable[..., nn.Module] = found
@@ -102,8 +107,13 @@ def make_network(
     check_call(name, given)
     if _takes(factory, "seed"):
         given["seed"] = seed
-    with seeded(seed):
-        model = factory(shape, classes, **given)
+    try:
+        with seeded(seed):
+            model = factory(shape, classes, **given)
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's function may do anything
+        raise ValueError(f"the factory {name!r} fails: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise TypeError(f"the factory {name!r} must return a torch.nn.Module, not {type(model).__name__}")
     return model

@@ -13,6 +13,8 @@ from .sizes import Shape, check_shape, check_sizes, seeded
 
 def mlp(inputs: int, hidden: Sequence[int] = (300, 100), classes: int = 10, *, seed: int = 0) -> nn.Sequential:
     """A fully connected ReLU network on flattened inputs ``[n, ...]``; (300, 100) on 28x28 is LeNet-300-100."""
+    if not isinstance(hidden, Sequence):
+        raise ValueError(f"hidden must be a list of widths, such as [64, 64], not {hidden!r}")
     check_sizes(inputs=inputs, classes=classes, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
     widths = [inputs, *hidden, classes]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())

@@ -38,7 +38,7 @@ def gauss_newton_rows(
     total = sum(count for _, _, count in batches)
     for inputs, targets, count in batches:
         outputs = model(inputs)
-        loss_of(loss, outputs, targets)  # that it is a mean shows only with several samples
+        _require_mean(loss, outputs.detach(), targets)
         for sample in range(count):  # samples do not mix in the loss: one block each
             one, target = outputs[sample : sample + 1], targets[sample : sample + 1]
             values, vectors = torch.linalg.eigh(_output_hessian(loss, one, target))
@@ -91,6 +91,16 @@ def require_small(weights: Sequence[Tensor], largest: int, what: str) -> None:
     count = sum(weight.numel() for weight in weights)
     if count > largest:
         raise ValueError(f"{what} of {count} weights is too large: at most {largest} can be afforded")
+
+
+def _require_mean(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+    """ValueError unless the loss of a batch is the mean of those of its samples: weighted means are not."""
+    whole = float(loss_of(loss, outputs, targets))
+    parts = [float(loss_of(loss, outputs[k : k + 1], targets[k : k + 1])) for k in range(len(outputs))]
+    mean = sum(parts) / len(parts)
+    precision = 100 * torch.finfo(outputs.dtype).eps
+    if abs(whole - mean) > precision * max(abs(part) for part in parts):
+        raise ValueError(f"loss must be a mean over the samples: it is {whole:.6g} for a batch, {mean:.6g} by samples")
 
 
 def _output_hessian(loss: Loss, outputs: Tensor, target: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ....graph.preserve import own_copy
+from ....kernels import as_integer
 from ..network import Network
 from .gradient_magnitude import check_iterations
 from .supervision import first_inputs
@@ -45,7 +46,10 @@ class SynFlow:
     def __post_init__(self) -> None:
         check_iterations(self.iterations)
         if self.shape is not None:
-            object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+            sizes = [as_integer(size) for size in self.shape] if isinstance(self.shape, Sequence) else []
+            if not sizes or any(size is None or size < 1 for size in sizes):
+                raise ValueError(f"shape must be the sizes of one input, such as (3, 32, 32), not {self.shape!r}")
+            object.__setattr__(self, "shape", tuple(sizes))
 
     @property
     def needs_data(self) -> bool:
@@ -66,7 +70,11 @@ class SynFlow:
             parameter.requires_grad_(False)
         for weight in weights:
             weight.requires_grad_(True)
-        outputs = model(inputs)
+        try:
+            outputs = model(inputs)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"SynFlow cannot run the model on shape={tuple(inputs.shape[1:])}: {reason}") from error
         if not isinstance(outputs, Tensor):
             raise ValueError(f"SynFlow needs a model that returns one tensor, not {type(outputs).__name__}")
         total = outputs.sum()
