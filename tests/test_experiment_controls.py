@@ -16,6 +16,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from simkit.experiments.config_file import read_config  # noqa: E402
 from simkit.experiments.runs import prune_runs  # noqa: E402
+from simkit.experiments.unstructured_runs import survival  # noqa: E402
 from simkit.experiments.workbench import fixed_sample  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,6 +42,8 @@ def test_new_weights_take_the_masks_of_the_method(method: str, tmp_path: Path) -
         assert found.keys() == expected.keys()
         trained = load_file(control / "checkpoints" / f"round-{number}.safetensors")
         assert not trained["fc1.weight"][~expected["fc1.weight"]].any()
+    again = survival({number: source / "checkpoints" / f"round-{number}" for number in (1, 2)}, unitwise=False)
+    assert list(again.rounds) == sorted(again.rounds)  # a file gives them in any order, and a resumed run must agree
     first, second = (load_file(run / "checkpoints" / "round-2.safetensors")["fc1.weight"] for run in (source, control))
     assert not torch.equal(first, second)
 

@@ -347,7 +347,7 @@ def test_config_without_pruning(run_simkit: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:layer .* the graph of weight is empty")
+@pytest.mark.filterwarnings("ignore:layer .* the graph of weight is empty", "ignore:layer collapse")
 def test_all_criteria_run(tmp_path: Path) -> None:
     """Every method of either kind, on a network that has what they need."""
     for kind, names in structured_runs_methods().items():

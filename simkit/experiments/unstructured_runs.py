@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -100,7 +99,6 @@ class Survival:
     The k best after every round are those that its mask kept, where it kept k.
     """
 
-    digest: str
     unitwise: bool
     rounds: Mapping[str, Tensor] = field(repr=False, compare=False)
 
@@ -117,17 +115,15 @@ class Survival:
 def survival(chosen: Mapping[int, Path], *, unitwise: bool) -> Survival:
     """The criterion that repeats the masks of finished rounds; ValueError for a file that is damaged."""
     found: dict[str, Tensor] = {}
-    digest = hashlib.sha256()
     for place in chosen.values():
         file = place.with_suffix(".masks.safetensors")
-        content = file.read_bytes()
-        digest.update(content)
         try:
-            masks = parse(content)
+            masks = parse(file.read_bytes())
         except Exception as error:  # a damaged file may raise anything
             raise ValueError(f"{str(file)!r} is damaged: {first_line(error)}; {REMEDY}") from error
-        found = {name: mask.float() + found.get(name, 0.0) for name, mask in masks.items()}
-    return Survival(digest.hexdigest(), unitwise, found)
+        # In the order of their names, for that of the file changes from reading to reading.
+        found = {name: mask.float() + found.get(name, 0.0) for name, mask in sorted(masks.items())}
+    return Survival(unitwise, found)
 
 
 def saved_macs(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> int:
