@@ -122,10 +122,10 @@ class PruneConfig(BaseModel):
         retrain: one way or several. ``"finetune"`` goes on at the last learning rate of the training; ``"rewind-lr"``
             runs its last epochs again; ``"rewind-weights"`` does that from the weights of that time; ``"rewind-init"``
             trains the first weights as long as the dense network (lottery tickets); ``"reinit"`` does that with new
-            ones, removing round by round what the same method's run of the first other way removes (the control of
-            lottery tickets); ``"none"`` only prunes.
-        epochs: of retraining after every round; None: as many as of the training. Not of ``"rewind-init"`` and
-            ``"reinit"``, which train as long as the dense network.
+            ones, removing round by round what the same method's run of the first other way removes, which alone is
+            fine-tuning (the control of lottery tickets); ``"none"`` only prunes.
+        epochs: of retraining after every round; None: as many as of the training. Of ``"rewind-init"`` and ``"reinit"``
+            it says nothing, which train as long as the dense network, nor of ``"none"``.
         lr: of fine-tuning; None: that of the training's last epoch.
         compensate: how the layers that read removed units make up for them; one way or several.
         samples: training samples that a criterion or a compensation sees.
@@ -150,7 +150,8 @@ class PruneConfig(BaseModel):
     @field_validator("retrain", "compensate", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        several = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        return ("finetune", "reinit") if several == ("reinit",) else several
 
     @field_validator("amounts")
     @classmethod
@@ -170,12 +171,8 @@ class PruneConfig(BaseModel):
                 raise ValueError(f"methods of kind={self.kind!r} are {known}, and not {method!r}")
         if self.lr is not None and "finetune" not in self.retrain:
             raise ValueError(f"lr={self.lr} is of fine-tuning, and retrain is {self.retrain[0]!r}")
-        if self.retrain == ("reinit",):
-            raise ValueError(
-                "retrain='reinit' takes what a run of another way removes: name one too, such as 'finetune'"
-            )
-        if self.epochs is not None and not _CUT_SHORT & set(self.retrain):
-            raise ValueError(f"epochs={self.epochs} is of {', '.join(sorted(_CUT_SHORT))}, not of {self.retrain[0]!r}")
+        if not _CUT_SHORT & set(self.retrain):
+            self.__dict__["epochs"] = None  # of none of these ways: the same runs with it and without
         self._check_scope()
         repairs = next((way for way in self.compensate if way != "none"), None)
         lost = next((way for way in self.retrain if way in ("rewind-weights", "rewind-init", "reinit")), None)
