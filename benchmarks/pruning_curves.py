@@ -187,6 +187,7 @@ def _draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
             axes.set_title(f"{network}, {'as cut' if part == 'cut' else 'fine-tuned for an epoch'}", fontsize=10)
             axes.set_xlabel("multiply-adds, share of the dense network")
             axes.grid(alpha=0.3)
+            axes.set_ylim(0, 100)
         row[0].set_ylabel("test accuracy (%)")
     grid[0][1].legend(fontsize=6, ncols=2)
     figure.savefig(path, dpi=120)
