@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +105,36 @@ compare(model, data=list(X.split(20)), resume={str(tmp_path / "kept")!r})
     m = compare(model, data=list(X.split(20)), resume=tmp_path / "kept")
     assert ran == [20, 20, 10]  # the first again, to be sure; then the fourth and fifth
     np.testing.assert_array_equal(m.values, compare(net(), data=list(X.split(20))).values)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_a_kill_without_a_folder_leaves_nothing(tmp_path: Path) -> None:
+    code = """
+import os, signal, torch
+from torch import nn
+from simkit.compare.models import compare
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(6, 4000), nn.ReLU(), nn.Linear(4000, 3))
+def data():
+    for i in range(9):
+        if i == 8:
+            sizes = [os.fstat(int(name)).st_size for name in os.listdir("/proc/self/fd") if spooled(name)]
+            print("written", sum(sizes), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield torch.randn(100, 6)
+def spooled(descriptor):
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}").startswith(os.environ["TMPDIR"])
+    except OSError:
+        return False
+compare(model, data=data(), memory="4 MB")
+"""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, timeout=60, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert int(done.stdout.split()[1]) == 800 * 4003 * 4
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_killed_after_the_last_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from heads import Heads
 from recipes import sealed
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -102,24 +103,6 @@ def test_the_file_has_a_json_recipe_and_no_pickle(path: Path) -> None:
     assert recipe["modules"]["0"]["attributes"] == {"in_channels": 1, "out_channels": 3}
     assert len(recipe["modules"]["0"]["kept"][0]["positions"]) == 3
     assert recipe["modules"]["4"]["attributes"] == {"in_features": 108, "out_features": 4}
-
-
-class Heads(nn.Module):
-    """Sizes in attributes, tied tensors, a buffer that state_dict leaves out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shape = (3, 2)
-        self.table, self.qkv = nn.Embedding(7, 5), nn.Linear(5, 18)
-        self.out, self.head = nn.Linear(6, 5), nn.Linear(5, 7, bias=False)
-        self.head.weight = self.table.weight
-        self.register_buffer("shift", torch.arange(5.0), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.table(x) + self.shift
-        q, k, v = self.qkv(y).unflatten(2, (3, *self.shape)).permute(2, 0, 3, 1, 4)
-        y = y + self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return self.head(y)
 
 
 def test_attributes_ties_and_buffers_of_any_kind_survive(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from heads import Heads
 from recipes import sealed
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -29,24 +30,6 @@ def images() -> nn.Module:
         nn.Conv2d(1, 5, 3, bias=False), nn.BatchNorm2d(5), nn.PReLU(5), nn.Conv2d(5, 4, 1), nn.GroupNorm(1, 4),
         nn.Flatten(), nn.Linear(64, 3),
     )  # fmt: skip
-
-
-class Heads(nn.Module):
-    """Sizes in attributes, tied tensors, a buffer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shape = (3, 2)
-        self.table, self.qkv = nn.Embedding(7, 5), nn.Linear(5, 18)
-        self.out, self.head = nn.Linear(6, 5), nn.Linear(5, 7, bias=False)
-        self.head.weight = self.table.weight
-        self.register_buffer("shift", torch.arange(5.0), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.table(x) + self.shift
-        q, k, v = self.qkv(y).unflatten(2, (3, *self.shape)).permute(2, 0, 3, 1, 4)
-        y = y + self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return self.head(y)  # type: ignore[no-any-return]
 
 
 def edits(whole: Any, here: Any, place: str = "recipe") -> Iterator[tuple[str, Any]]:

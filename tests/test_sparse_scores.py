@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,40 +11,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from scored_networks import batch, convnet, entries, mean_loss, mlp  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from simkit import pruning as P  # noqa: E402
-from simkit.errors import ControlEqualsCriterion, LayerCollapseWarning  # noqa: E402
+from simkit.errors import LayerCollapseWarning  # noqa: E402
 from simkit.pruning.sparse.masks import score_all  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 Batches = list[tuple[Tensor, Tensor]]
-
-
-def mlp() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)).double()
-
-
-def convnet() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, 3)
-    ).double()
-
-
-def batch(model: nn.Module, samples: int = 10) -> tuple[Tensor, Tensor]:
-    shape = (2, 4, 4) if isinstance(model[0], nn.Conv2d) else (4,)
-    return torch.randn(samples, *shape, dtype=torch.float64), torch.arange(samples) % 3
-
-
-def mean_loss(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
-    with torch.no_grad():
-        return float(functional.cross_entropy(model(data[0]), data[1]))
-
-
-def entries(weight: Tensor) -> Iterator[tuple[int, ...]]:
-    return itertools.product(*map(range, weight.shape))
 
 
 def slope(model: nn.Module, weight: Tensor, place: tuple[int, ...], data: tuple[Tensor, Tensor], by: float) -> float:
@@ -303,145 +280,6 @@ def test_cost_counts_multiply_adds() -> None:
         plain, costly = (score_all(model, kind(cost=cost), data=data) for cost in (0.0, 1e3))
         torch.testing.assert_close(plain["0.weight"] - costly["0.weight"], torch.full((3,), 18 * 4e-3).double())
         torch.testing.assert_close(plain["4.weight"] - costly["4.weight"], torch.full((3,), 12e-3).double())
-
-
-def test_the_oracle_removes_each_unit_and_each_weight() -> None:
-    model = convnet().eval()
-    data = batch(model)
-    found = score_all(model, P.Oracle(absolute=False), data=data)
-    single = score_all(model, P.Oracle(absolute=False, units=False), data=data)
-    base = mean_loss(model, data)
-    for name in ("0.weight", "4.weight"):
-        layer = model.get_submodule(name[0])
-        for unit in range(3):
-            held = layer.weight[unit].clone(), layer.bias[unit].clone()
-            with torch.no_grad():
-                layer.weight[unit], layer.bias[unit] = 0.0, 0.0
-                assert float(found[name][unit]) == pytest.approx(mean_loss(model, data) - base, abs=1e-12)
-                layer.weight[unit], layer.bias[unit] = held
-        for place in list(entries(layer.weight))[::5]:
-            with torch.no_grad():
-                kept = layer.weight[place].item()
-                layer.weight[place] = 0.0
-                assert float(single[name][place]) == pytest.approx(mean_loss(model, data) - base, abs=1e-12)
-                layer.weight[place] = kept
-
-
-def test_agreement_is_spearmans() -> None:
-    from scipy import stats
-
-    model = mlp()
-    data = batch(model, 30)
-    assert P.agreement(model, P.Oracle(), data=data).overall == pytest.approx(1.0)
-    found = P.agreement(model, P.SNIP(), P.Magnitude(), data=data)
-    first, second = score_all(model, P.SNIP(), data=data), score_all(model, P.Magnitude())
-    for name, rho in found.layers.items():
-        assert rho == pytest.approx(stats.spearmanr(first[name].flatten(), second[name].flatten()).statistic)
-    with pytest.raises(ValueError, match=r"SNIP\(iterations=1\) and Oracle\(.*\) score '0\.weight' in shapes"):
-        P.agreement(model, P.SNIP(), data=data)
-    with torch.no_grad():
-        model[0].weight.fill_(1.0)
-    assert np.isnan(P.agreement(model, P.Magnitude(), P.Magnitude()).layers["0.weight"])
-
-
-def test_a_control_has_the_criterions_densities_and_other_weights() -> None:
-    model = nn.Sequential(nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 5))
-    first = P.masks(model, amount=0.5)
-    previous = None
-    for amount in (0.5, 0.8):
-        masks = P.masks(model, amount=amount, previous=first if amount == 0.8 else None)
-        control = P.masks(model, score=P.Shuffled(seed=1), amount=amount, previous=previous)
-        if previous is None:
-            assert all(int(control[name].sum()) == int(masks[name].sum()) for name in masks)
-        assert any(not torch.equal(control[name], masks[name]) for name in masks)
-        previous = control
-    other = P.masks(model, score=P.Shuffled(seed=2), amount=0.5)
-    assert any(not torch.equal(P.masks(model, score=P.Shuffled(seed=1), amount=0.5)[n], other[n]) for n in other)
-
-
-def test_a_control_that_equals_the_criterion_is_an_error() -> None:
-    model = nn.Linear(1, 2)
-    (kept,) = P.masks(model, amount=0.5)["weight"].nonzero()[:1, 0]
-    drawn = {seed: control_of_two(seed) for seed in range(8)}
-    assert set(drawn.values()) == {0, 1}
-    for seed, place in drawn.items():
-        if place == int(kept):
-            with pytest.raises(ControlEqualsCriterion, match="keeps the same 1 weights as the criterion: it controls"):
-                P.masks(model, score=P.Shuffled(seed=seed), amount=0.5)
-        else:
-            assert int(P.masks(model, score=P.Shuffled(seed=seed), amount=0.5)["weight"].flatten().nonzero()) == place
-
-
-def control_of_two(seed: int) -> int:
-    """Which of two weights a control keeps, by asking it for the control of either."""
-    full = {"weight": torch.ones(2, 1) > 0}
-    for place in range(2):
-        masks = {"weight": (torch.arange(2) == place)[:, None]}
-        try:
-            return int(P.Shuffled(seed=seed).revise(masks, full)["weight"].flatten().nonzero())
-        except ControlEqualsCriterion:
-            continue
-    raise AssertionError("a control of one weight equals both masks of one")
-
-
-@pytest.mark.parametrize("score", [P.SNIP(), P.GraSP(), P.Taylor(), P.Fisher(), P.OBD(), P.OBS(), P.Oracle()], ids=repr)
-def test_missing_and_odd_data_get_one_sentence(score: Any) -> None:
-    model = mlp()
-    name = type(score).__name__
-    inputs, labels = batch(model)
-    with pytest.raises(ValueError, match=rf"{name}\(\) needs data=: \(inputs, targets\) tensors, or batches of them"):
-        P.masks(model, score=score)
-    with pytest.raises(TypeError, match=rf"{name}\(\) needs data= of \(inputs, targets\), not Tensor"):
-        P.masks(model, score=score, data=inputs)
-    with pytest.raises(ValueError, match=rf"{name}\(\) needs samples, but data= has none"):
-        P.masks(model, score=score, data=[])
-    with pytest.raises(ValueError, match="data has 10 inputs and 9 targets"):
-        P.masks(model, score=score, data=(inputs, labels[:9]))
-    with pytest.raises(TypeError, match=r"data must yield \(inputs, targets\) tensors, not Tensor"):
-        P.masks(model, score=score, data=[inputs])
-
-
-@pytest.mark.parametrize("score", [P.SNIP(), P.GraSP(), P.Taylor(), P.Fisher(), P.OBD(), P.Oracle()], ids=repr)
-def test_a_loss_that_is_no_finite_mean_gets_one_sentence(score: Any) -> None:
-    model = mlp()
-    inputs, labels = batch(model)
-    kind = type(score)
-    with pytest.raises(ValueError, match=r"loss must be a mean over the samples, not of shape \(\d+,\)"):
-        P.masks(
-            model, score=kind(loss=lambda o, t: functional.cross_entropy(o, t, reduction="none")), data=(inputs, labels)
-        )
-    with pytest.raises(ValueError, match="the loss is nan"):
-        P.masks(model, score=kind(loss=lambda o, t: o.mean() * float("nan")), data=(inputs, labels))
-
-
-def test_options_get_one_sentence() -> None:
-    bad: list[tuple[Callable[[], object], str]] = [
-        (lambda: P.SNIP(iterations=0), "iterations must be an integer of at least 1, not 0"),
-        (lambda: P.SynFlow(iterations=1.5), r"iterations must be an integer of at least 1, not 1\.5"),
-        (lambda: P.GraSP(temperature=0), "temperature must be a positive number, not 0"),
-        (lambda: P.Taylor(cost=-1), "cost must be a number of at least 0, not -1"),
-        (lambda: P.Fisher(cost=float("nan")), "cost must be a number of at least 0, not nan"),
-        (lambda: P.OBD(diagonal="full"), "diagonal must be one of gauss-newton, exact, hutchinson, not 'full'"),
-        (lambda: P.OBD(samples=0), "samples must be an integer of at least 1, not 0"),
-        (lambda: P.OBS(form="block"), "form must be one of layer, full, exact, not 'block'"),
-        (lambda: P.OBS(damping=0), "damping must be a positive number, not 0"),
-        (lambda: P.Zhou("big"), "criterion must be one of large_final, .*, not 'big'"),
-        (lambda: P.Zhou(scale=-1), "scale must be a positive number, not -1"),
-        (lambda: P.masks(mlp(), score=P.Zhou()), "the other value of '0.weight' is needed"),
-        (lambda: P.masks(mlp(), score=P.SynFlow()), "SynFlow needs shape=, the shape of one input, or data="),
-        (
-            lambda: P.masks(mlp(), score=P.SynFlow(), data=torch.ones(2, 4).long()),
-            "SynFlow needs inputs of real numbers",
-        ),
-        (lambda: P.Shuffled(seed=-1), "seed must be an integer of at least 0, not -1"),
-        (lambda: P.supermask(mlp(), {}, kept="x"), "kept must be one of init, constant, not 'x'"),
-        (lambda: P.supermask(mlp(), {}, pruned="x"), "pruned must be one of zero, init, toward-zero, not 'x'"),
-    ]
-    for call, text in bad:
-        with pytest.raises(ValueError, match=text):
-            call()
-    with pytest.raises(NotImplementedError, match=r"UnitMagnitude\(\) scores units; Shuffled exchanges single weights"):
-        P.Shuffled(P.UnitMagnitude())
 
 
 def test_a_frozen_model_is_scored_all_the_same() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from simkit.arrays import Matrix, as_matrix
+from simkit.compare import spool as spool_module
 from simkit.compare.spool import Spool
 
 
@@ -61,12 +62,33 @@ def test_strided_batches_are_stored_row_by_row(temporary: Path) -> None:
         np.testing.assert_array_equal(spool.matrices()["x"].values, np.vstack([x[:, ::2], x[:, 1::2]]))
 
 
+@pytest.mark.parametrize("ram", [0, 100])
+def test_files_have_no_name_that_a_kill_could_leave(temporary: Path, ram: int) -> None:
+    with Spool(ram=ram) as spool:
+        for batch in batches():
+            for name, features in batch.items():
+                spool.append(name, features)
+        assert spool.on_disk
+        assert list(temporary.iterdir()) == []
+        stored = spool.matrices()
+    np.testing.assert_array_equal(stored["a/x"].values, np.concatenate([b["a/x"].values for b in batches()]))
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_the_folder_goes_with_an_exception(temporary: Path, error: type[BaseException]) -> None:
+def test_named_files_go_with_an_exception(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    monkeypatch.setattr(spool_module, "NAMELESS", 1)
+
     def fail() -> None:
         with Spool(ram=0) as spool:
-            spool.append("x", as_matrix(np.ones((2, 2))))
-            assert len(list(temporary.iterdir())) == 1
+            for name in ("x", "y", "z"):
+                spool.append(name, as_matrix(np.full((2, 2), ord(name))))
+            (folder,) = temporary.iterdir()
+            assert len(list(folder.iterdir())) == 2
+            spool.append("z", as_matrix(np.zeros((1, 2))))
+            found = {name: matrix.values.tolist() for name, matrix in spool.matrices().items()}
+            assert found == {"x": [[120, 120]] * 2, "y": [[121, 121]] * 2, "z": [[122, 122]] * 2 + [[0, 0]]}
             raise error
 
     with pytest.raises(error):
@@ -114,10 +136,7 @@ def test_a_disk_too_small_is_found_at_the_start(temporary: Path) -> None:
 
 def test_a_disk_that_fills_up(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
-        def __enter__(self) -> Full:
-            return self
-
-        def __exit__(self, *_: object) -> None:
+        def close(self) -> None:
             pass
 
         def write(self, _: object) -> int:
@@ -127,7 +146,7 @@ def test_a_disk_that_fills_up(temporary: Path, monkeypatch: pytest.MonkeyPatch) 
         return Full()
 
     with Spool(ram=0) as spool:
-        monkeypatch.setattr(Path, "open", opened)
+        monkeypatch.setattr(tempfile, "TemporaryFile", opened)
         with pytest.raises(OSError, match="the features need more than 32 bytes of disk") as caught:
             spool.append("x", as_matrix(np.ones((2, 2))))
         assert caught.value.errno == errno.ENOSPC

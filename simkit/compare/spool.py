@@ -11,22 +11,24 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arrays import Matrix
 
+NAMELESS = 128  # files without a name stay open, and there may be few descriptors
 _ON_DISK = {"bfloat16": "uint16"}
 
 
 @dataclass
 class Stored:
-    """The rows ``[n, p]`` of one layer so far: in ``held`` while in memory, in the file ``path`` after that."""
+    """The rows ``[n, p]`` of one layer so far: in ``held`` while in memory, after that in ``file`` or at ``path``."""
 
     name: str
     dtype: str
@@ -34,6 +36,7 @@ class Stored:
     path: Path
     n: int = 0
     held: npt.NDArray[np.uint8] | None = None  # room for more rows than it has
+    file: IO[bytes] | None = None  # without a name: gone with the process, however that ends
 
     @property
     def row_bytes(self) -> int:
@@ -48,7 +51,8 @@ class Spool:
         ram: bytes that may stay in memory; 0 writes through from the first row.
         expected: bytes in all, if known, to find out early that the disk is too small.
         rows: of each layer, if known, to take their memory at once.
-        directory: where the files go and stay; None makes a temporary directory that :meth:`close` removes.
+        directory: where the files go and stay; None makes temporary ones, of which even SIGKILL leaves nothing (but
+            those of layers beyond the first 128, which :meth:`close` removes).
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class Spool:
             dtype = np.dtype(_ON_DISK.get(layer.dtype, layer.dtype))
             values: npt.NDArray[Any]
             if layer.held is None:
-                values = np.memmap(layer.path, dtype=dtype, mode="r", shape=(layer.n, layer.p))
+                values = np.memmap(layer.file or layer.path, dtype=dtype, mode="r", shape=(layer.n, layer.p))
             else:
                 values = layer.held[: layer.n * layer.row_bytes].view(dtype).reshape(layer.n, layer.p)
                 values.flags.writeable = False
@@ -121,7 +125,10 @@ class Spool:
             self.bytes += layer.n * layer.row_bytes
 
     def close(self) -> None:
-        """Let go of everything; a temporary directory is removed."""
+        """Let go of everything; temporary files are removed."""
+        for layer in self.layers.values():
+            if layer.file is not None:
+                layer.file.close()
         self.layers = {}
         if self._directory is not None and self._given is None:
             shutil.rmtree(self._directory, ignore_errors=True)
@@ -130,16 +137,20 @@ class Spool:
     def _add(self, name: str, features: Matrix) -> Stored:
         in_memory = self._ram > 0 and not self.on_disk
         path = Path(f"{len(self.layers):05d}.rows")  # names of layers are no file names
-        if not in_memory:
-            path = self._folder() / path
         layer = Stored(name, features.dtype, features.p, path, held=np.empty(0, dtype=np.uint8) if in_memory else None)
+        if not in_memory:
+            self._place(layer)
         self.layers[name] = layer
         return layer
 
-    def _folder(self) -> Path:
+    def _place(self, layer: Stored) -> None:
+        """Give the layer its file."""
+        if self._given is None and sum(other.file is not None for other in self.layers.values()) < NAMELESS:
+            layer.file = tempfile.TemporaryFile(buffering=0, prefix="simkit-")  # noqa: SIM115, closed by close()
+            return
         if self._directory is None:
             self._directory = Path(tempfile.mkdtemp(prefix="simkit-"))
-        return self._directory
+        layer.path = self._directory / layer.path
 
     def _room(self, layer: Stored, more: int) -> npt.NDArray[np.uint8]:
         """The memory of the layer, with room for so many more rows."""
@@ -157,25 +168,28 @@ class Spool:
         """Move every layer from memory to its file, freeing one at a time."""
         for layer in self.layers.values():
             if layer.held is not None:
-                layer.path = self._folder() / layer.path
+                self._place(layer)
                 rows, layer.held = layer.held[: layer.n * layer.row_bytes], None
                 self._write(layer, rows)
 
     def _write(self, layer: Stored, rows: npt.NDArray[Any]) -> None:
         try:
-            with layer.path.open("ab", buffering=0) as file:
+            with layer.path.open("ab", buffering=0) if layer.file is None else nullcontext(layer.file) as file:
                 left = rows.data.cast("B")
                 while left:
                     left = left[file.write(left) :]
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise self._full(rows.nbytes, shutil.disk_usage(self._folder()).free) from None
+            raise self._full(rows.nbytes, self._free()) from None
 
     def _check_space(self, more: int) -> None:
-        free = shutil.disk_usage(self._given or tempfile.gettempdir()).free
+        free = self._free()
         if self._expected is not None and self._expected > free:
             raise self._full(more, free)
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self._given or tempfile.gettempdir()).free
 
     def _full(self, more: int, free: int) -> OSError:
         needed = self._expected or self.bytes + more

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..network import Network
-from .supervision import Loss, supervised
-from .taylor import check_cost, layers_of
-from .unit_gradients import multiply_adds, unit_products
+from .supervision import Loss
+from .unit_gradients import check_cost, unit_means
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,5 @@ class Fisher:
 
     def weights(self, network: Network) -> dict[str, Tensor]:
         """One score per unit ``[units]``, in float64; ValueError for missing data."""
-        layers = layers_of(network)
-        sums: dict[str, Tensor] = {}
-        costs: dict[str, float] = {}
-        samples: dict[str, int] = dict.fromkeys(layers, 0)
-        for found in unit_products(network.model, layers, self.loss, supervised(network, "Fisher()")):
-            for layer, here in found.items():
-                part = here.products.square().sum(dim=0)
-                sums[layer] = sums[layer] + part if layer in sums else part
-                costs[layer] = self.cost * multiply_adds(network.weights[layers[layer]], len(part), here.positions)
-                samples[layer] += len(here.products)
-        return {name: sums[layer] / (2 * samples[layer]) - costs[layer] for layer, name in layers.items()}
+        means = unit_means(network, self.loss, "Fisher()", lambda found: found.products.square())
+        return {name: mean.values / 2 - self.cost * mean.cost for name, mean in means.items()}

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ....kernels import as_number
 from ...scores.ranking import FloatArray, Ranking, Scope, Subject, ascending, require_finite
-from ..network import Network, unit_dim
+from ..network import Network
 from .producers import by_group
-from .supervision import Loss, supervised
-from .unit_gradients import multiply_adds, unit_products
+from .supervision import Loss
+from .unit_gradients import check_cost, unit_means
 
 
 @dataclass(frozen=True)
@@ -56,17 +55,8 @@ class Taylor:
 
     def weights(self, network: Network) -> dict[str, Tensor]:
         """One score per unit ``[units]``, in float64; ValueError for missing data."""
-        layers = layers_of(network)
-        sums: dict[str, Tensor] = {}
-        costs: dict[str, float] = {}
-        samples: dict[str, int] = dict.fromkeys(layers, 0)
-        for found in unit_products(network.model, layers, self.loss, supervised(network, "Taylor()")):
-            for layer, here in found.items():
-                part = (here.products / here.positions).abs().sum(dim=0)
-                sums[layer] = sums[layer] + part if layer in sums else part
-                costs[layer] = self.cost * multiply_adds(network.weights[layers[layer]], len(part), here.positions)
-                samples[layer] += len(here.products)
-        return {name: _normalised(sums[layer] / samples[layer]) - costs[layer] for layer, name in layers.items()}
+        means = unit_means(network, self.loss, "Taylor()", lambda found: (found.products / found.positions).abs())
+        return {name: _normalised(mean.values) - self.cost * mean.cost for name, mean in means.items()}
 
     def rank(self, subject: Subject, counts: Mapping[str, int]) -> dict[str, Ranking]:
         """All units of the counted groups, smallest change first; ValueError for missing data."""
@@ -80,21 +70,6 @@ class Taylor:
         for name, values in sums.items():
             require_finite(groups[name], values)
         return {name: ascending(_normalised(torch.from_numpy(values)).numpy()) for name, values in sums.items()}
-
-
-def layers_of(network: Network) -> dict[str, str]:
-    """Layer -> its weight; NotImplementedError for a parameter that is no layer's weight with units first."""
-    found: dict[str, str] = {}
-    for name in network.names:
-        unit_dim(network.model, name)
-        found[name.rpartition(".")[0]] = name
-    return found
-
-
-def check_cost(cost: object) -> None:
-    """ValueError unless it is a finite number of at least 0."""
-    if not 0.0 <= as_number(cost) < float("inf"):
-        raise ValueError(f"cost must be a number of at least 0, not {cost!r}")
 
 
 def _normalised(values: Tensor) -> Tensor:

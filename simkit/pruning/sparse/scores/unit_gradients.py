@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .supervision import Loss, eval_mode, loss_of
+from ....kernels import as_number
+from ..network import Network, unit_dim
+from .supervision import Loss, eval_mode, loss_of, supervised
 
 _CONVOLUTIONS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -53,9 +55,48 @@ def unit_products(
             handle.remove()
 
 
-def multiply_adds(weight: Tensor, units: int, positions: int) -> float:
-    """Multiply-adds of one unit for one sample, in millions."""
-    return weight.numel() / units * positions / 1e6
+@dataclass(frozen=True)
+class UnitMeans:
+    """Of one weight: the mean over the samples ``[units]``, and millions of multiply-adds of a unit for a sample."""
+
+    values: Tensor
+    cost: float
+
+
+def unit_means(
+    network: Network, loss: Loss, criterion: str, term: Callable[[UnitProducts], Tensor]
+) -> dict[str, UnitMeans]:
+    """Weight -> the mean over all samples of ``term(products) [n, units]``.
+
+    Raises:
+        NotImplementedError: a parameter that is no layer's weight with units first, and as :func:`unit_products`.
+        ValueError: missing data, and as :func:`unit_products`.
+    """
+    layers = _layers_of(network)
+    sums: dict[str, Tensor] = {}
+    samples: dict[str, int] = dict.fromkeys(layers, 0)
+    costs: dict[str, float] = {}
+    for found in unit_products(network.model, layers, loss, supervised(network, criterion)):
+        for layer, here in found.items():
+            part = term(here).sum(dim=0)
+            sums[layer] = sums[layer] + part if layer in sums else part
+            samples[layer] += len(here.products)
+            costs[layer] = network.weights[layers[layer]].numel() / len(part) * here.positions / 1e6
+    return {name: UnitMeans(sums[layer] / samples[layer], costs[layer]) for layer, name in layers.items()}
+
+
+def check_cost(cost: object) -> None:
+    """ValueError unless it is a finite number of at least 0."""
+    if not 0.0 <= as_number(cost) < float("inf"):
+        raise ValueError(f"cost must be a number of at least 0, not {cost!r}")
+
+
+def _layers_of(network: Network) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in network.names:
+        unit_dim(network.model, name)
+        found[name.rpartition(".")[0]] = name
+    return found
 
 
 def _recorder(kept: list[Tensor]) -> Any:
