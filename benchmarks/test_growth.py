@@ -15,10 +15,8 @@ from simkit.backends.choose import choose
 from simkit.metrics.cka import ForcedRoute, sums_of
 from simkit.metrics.prepare import prepare
 
-from .machine import rate_now
-
 WITHIN = 0.2
-ROUNDS = 5
+ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -60,18 +58,15 @@ def _series(scale: int) -> list[Series]:
 
 def _fitted(series: Series, *, rounds: int) -> dict[str, Any]:
     calls = [series.make(size) for size in series.sizes]
-    work: list[list[float]] = [[] for _ in calls]
+    best = [float("inf")] * len(calls)
     for call in calls:
         call()
-    for _ in range(rounds):
-        for call, seconds in zip(calls, work, strict=True):
-            before = rate_now(1024, ("float32",)).float32
+    for _ in range(rounds):  # each size once a round: who else uses the machine slows some rounds, and seldom all
+        for i, call in enumerate(calls):
             start = perf_counter()
             call()
-            took = perf_counter() - start
-            seconds.append(took * (before + rate_now(1024, ("float32",)).float32) / 2)  # multiply-adds lost meanwhile
-    medians = [float(np.median(values)) for values in work]
-    exponent = float(np.polyfit(np.log(series.sizes), np.log(medians), 1)[0])
+            best[i] = min(best[i], perf_counter() - start)
+    exponent = float(np.polyfit(np.log(series.sizes), np.log(best), 1)[0])
     return {
         "name": series.name,
         "variable": series.variable,
