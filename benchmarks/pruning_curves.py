@@ -14,17 +14,18 @@ import argparse
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from simkit import pruning as P
 from simkit import train
-from simkit.experiments.statistics import mean_interval
+from simkit.experiments.statistics import Interval, mean_interval
 from simkit.files import write_atomically
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -135,6 +136,7 @@ def report(out: Path) -> None:
     """The table and the picture of a finished (or half-finished) run."""
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     text = ["# Pruning: accuracy against multiply-adds", "", *_header(), ""]
+    text += [*_found(lines), ""]
     for network in NETWORKS:
         text += [*_table(network, [line for line in lines if line["key"][0] == network]), ""]
     DOCS.mkdir(exist_ok=True)
@@ -149,6 +151,57 @@ def _header() -> list[str]:
         "as cut and after one epoch of fine-tuning. `redundancy` decides how many filters each layer loses, the others",
         "take the same share of every layer; so compare at equal multiply-adds (MACs, share of the dense network).",
     ]
+
+
+def _found(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Paired differences over seeds: what a choice is worth after fine-tuning, and how often that is certain."""
+    between = list(product([(a, b) for a in ("CKA damage", "redundancy") for b in ("L1", "random")], WAYS))
+    rows = [(f"{a} − {b}", f", {'without' if way == 'none' else way}", (a, way), (b, way)) for (a, b), way in between]
+    rows += [(f"{way} − none", f", {name}", (name, way), (name, "none")) for way in list(WAYS)[1:] for name in SCORES]
+    signs: dict[str, list[int]] = {}
+    table = []
+    for network in NETWORKS:
+        own = {tuple(line["key"][1:]): line for line in lines if line["key"][0] == network}
+        for what, where, key, other in rows:
+            found = [_difference(own, (*key, amount), other) for amount in AMOUNTS]
+            signs.setdefault(what, []).extend(one.sign for one in found if one is not None)
+            table.append(f"| {network} | {what}{where} | {' | '.join(map(_signed, found))} |")
+    yield "## What is found"
+    yield ""
+    yield "Differences of accuracy after fine-tuning, in points, paired by seed, with 95% intervals; **bold** where the"
+    yield "interval excludes 0 (no correction for the number of rows). Between criteria: beside the other one's accuracy"
+    yield "at the same multiply-adds, on the straight line between its own points and the dense network. How often the sign"
+    yield "is certain:"
+    yield ""
+    for what, all_signs in signs.items():
+        yield f"* {what}: above 0 in {all_signs.count(1)}, below in {all_signs.count(-1)} of {len(all_signs)}"
+    yield ""
+    yield f"| network | difference | {' | '.join(f'{amount:.0%} removed' for amount in AMOUNTS)} |"
+    yield f"|---|---|{'---:|' * len(AMOUNTS)}"
+    yield from table
+
+
+def _difference(
+    own: Mapping[tuple[Any, ...], dict[str, Any]], key: tuple[str, str, float], other: tuple[str, str]
+) -> Interval | None:
+    points = []
+    for seed in SEEDS:
+        line, dense = own.get((seed, *key)), own.get((seed, "dense", "none", 0.0))
+        curve = [one for one in (own.get((seed, *other, amount)) for amount in AMOUNTS) if one is not None]
+        if line is None or dense is None or len(curve) < len(AMOUNTS):
+            continue
+        known = sorted([(one["macs"], one["tuned"]) for one in curve] + [(dense["macs"], dense["cut"])])
+        macs, tuned = zip(*known, strict=True)
+        if macs[0] <= line["macs"]:  # nothing is known of fewer
+            points.append(100 * (line["tuned"] - float(np.interp(line["macs"], macs, tuned))))
+    return mean_interval(points) if points else None
+
+
+def _signed(found: Interval | None) -> str:
+    if found is None:
+        return ""
+    text = f"{found.mean:+.1f}" if math.isnan(found.low) else f"{found.mean:+.1f} ± {found.half_width:.1f}"
+    return f"**{text}**" if found.sign else text
 
 
 def _table(network: str, lines: Sequence[dict[str, Any]]) -> Iterator[str]:
