@@ -169,9 +169,8 @@ def _found(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "## What is found"
     yield ""
     yield "Differences of accuracy after fine-tuning, in points, paired by seed, with 95% intervals; **bold** where the"
-    yield "interval excludes 0 (no correction for the number of rows). Between criteria: beside the other one's accuracy"
-    yield "at the same multiply-adds, on the straight line between its own points and the dense network. How often the sign"
-    yield "is certain:"
+    yield "interval excludes 0 (no correction for the number of rows). Between criteria: beside the other one at the same"
+    yield "multiply-adds, on the straight line between its points and the dense network. How often the sign is certain:"
     yield ""
     for what, all_signs in signs.items():
         yield f"* {what}: above 0 in {all_signs.count(1)}, below in {all_signs.count(-1)} of {len(all_signs)}"
