@@ -169,7 +169,7 @@ def _found(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "## What is found"
     yield ""
     yield "Differences of accuracy after fine-tuning, in points, paired by seed, with 95% intervals; **bold** where the"
-    yield "interval excludes 0 (no correction for the number of rows). Between criteria: beside the other one at the same"
+    yield "interval excludes 0 (not corrected for the number of rows). Between criteria: beside the other at the same"
     yield "multiply-adds, on the straight line between its points and the dense network. How often the sign is certain:"
     yield ""
     for what, all_signs in signs.items():
