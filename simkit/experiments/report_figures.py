@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from .report_data import Cell, Experiment
 from .statistics import Interval, mean_interval
@@ -17,7 +19,8 @@ from .statistics import Interval, mean_interval
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")  # Okabe and Ito
 GREYS = ("#7f7f7f", "#303030", "#b0b0b0")  # of controls
 FORMS = ("o-", "s--", "^:", "D-.", "v-", "P--", "X:")  # marker and line, new ones every time the colours are used up
-COSTS = {"parameters": "parameters left", "macs": "multiply-adds a sample", "latency": "seconds a pass of 32 samples"}
+COSTS = {"parameters": "parameters left", "macs": "multiply-adds a sample", "latency": "time of a pass of 32 samples"}
+APART = 0.08  # rounds between the marks of two arms, so that intervals do not hide each other
 CAPTION = "mean and 95% confidence interval over seeds (Student's t, cut at what is possible)"
 
 
@@ -31,6 +34,8 @@ def accuracy_figure(one: Experiment) -> bytes:
         for arm, style in styles(one).items():
             _points(axes, _shown(one, arm), quantity, arm, style)
         axes.set_xlabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(EngFormatter(unit="s" if quantity == "latency" else ""))
         axes.set_ylabel("test accuracy (%)")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
@@ -44,10 +49,11 @@ def rounds_figure(one: Experiment) -> bytes:
     for axes, amount in zip(figure.subplots(1, len(one.amounts), squeeze=False)[0], one.amounts, strict=True):
         if dense is not None:
             axes.axhline(100.0 * dense.mean, color="k", linestyle="--", linewidth=1, label="dense")
-        for arm, (colour, form) in styles(one).items():
+        for i, (arm, (colour, form)) in enumerate(styles(one).items()):
             cells = one.rounds(arm, amount)
             found = [_percent(cell) for cell in cells]
-            axes.errorbar([c.round for c in cells], [f.mean for f in found], yerr=_ends(found, 100.0),
+            aside = APART * (i - (len(one.arms) - 1) / 2)
+            axes.errorbar([c.round + aside for c in cells], [f.mean for f in found], yerr=_ends(found, 100.0),
                           fmt=form, markersize=4, capsize=4, color=colour, label=arm)  # fmt: skip
         axes.set_title(f"amount {amount:g}", fontsize=10)
         axes.set_xlabel("round")
@@ -143,9 +149,10 @@ def styles(one: Experiment) -> dict[str, tuple[str, str]]:
 
 
 def _figure(columns: int, rows: int, title: str) -> Figure:
-    figure = Figure(figsize=(max(4.2 * columns, 5.0), 3.4 * rows + 0.8), layout="constrained")
+    width = max(4.2 * columns, 5.0)
+    figure = Figure(figsize=(width, 3.4 * rows + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle("\n".join(textwrap.fill(line, int(12 * width)) for line in title.split("\n")), fontsize=10)
     return figure
 
 
