@@ -20,7 +20,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f
 GREYS = ("#7f7f7f", "#303030", "#b0b0b0")  # of controls
 FORMS = ("o-", "s--", "^:", "D-.", "v-", "P--", "X:")  # marker and line, new ones every time the colours are used up
 COSTS = {"parameters": "parameters left", "macs": "multiply-adds a sample", "latency": "time of a pass of 32 samples"}
-APART = 0.08  # rounds between the marks of two arms, so that intervals do not hide each other
+SPREAD = 0.3  # of a round, over which the marks of all arms are spread: intervals do not hide each other
 CAPTION = "mean and 95% confidence interval over seeds (Student's t, cut at what is possible)"
 
 
@@ -52,7 +52,7 @@ def rounds_figure(one: Experiment) -> bytes:
         for i, (arm, (colour, form)) in enumerate(styles(one).items()):
             cells = one.rounds(arm, amount)
             found = [_percent(cell) for cell in cells]
-            aside = APART * (i - (len(one.arms) - 1) / 2)
+            aside = SPREAD * ((i + 0.5) / len(one.arms) - 0.5)
             axes.errorbar([c.round + aside for c in cells], [f.mean for f in found], yerr=_ends(found, 100.0),
                           fmt=form, markersize=4, capsize=4, color=colour, label=arm)  # fmt: skip
         axes.set_title(f"amount {amount:g}", fontsize=10)
