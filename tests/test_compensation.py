@@ -208,6 +208,26 @@ class Shifted(nn.Module):
         return self.b(nn.functional.pad(hidden[:, None], (0, 0, 1, 1), value=1.0))
 
 
+class Beside(nn.Module):
+    """What passes the norm meets what does not."""
+
+    def __init__(self, run: Callable[[Beside, Tensor], Tensor], width: int = 8) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.run = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(width, 3), run
+        for parameter in self.norm.parameters():
+            parameter.data.uniform_(0.5, 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.run(self, self.a(x))))
+
+
+class Rounded(nn.Linear):
+    """Computes with other weights than those it has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, torch.round(self.weight * 8) / 8, self.bias)
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -259,6 +279,20 @@ def test_constants_only_go_where_every_output_meets_them_once(make: Callable[[],
             lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 2)),
             "2 does not come right after the layer",
         ),
+        (lambda: Beside(lambda m, x: m.norm(x) + x), "norm is not once on every way to b"),
+        (lambda: Beside(lambda m, x: torch.cat([m.norm(x), x], 1), 16), "norm is not once on every way to b"),
+        (lambda: Beside(lambda m, x: m.norm(m.norm(x))), "norm is not once on every way to b"),
+        (
+            lambda: nn.Sequential(
+                nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 4, 1), nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 2)
+            ),
+            "a unit is several channels of 3",
+        ),
+        (lambda: nn.Sequential(Rounded(6, 8), nn.ReLU(), nn.Linear(8, 2)), "computes with other values than 0.weight"),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Rounded(8, 2)),
+            "the weight that reads its units is computed from 2.weight",
+        ),
     ],
 )
 def test_refusals_are_named(make: Callable[[], nn.Module], reason: str) -> None:
@@ -271,6 +305,29 @@ def test_refusals_are_named(make: Callable[[], nn.Module], reason: str) -> None:
     assert reason in with_note.layers[0].compensation
     assert reason in with_note.explain()
     torch.testing.assert_close(P.apply(model, with_note, x)(x), P.apply(model, plan, x)(x))
+
+
+def test_constants_stay_out_of_a_norm_that_not_all_of_them_pass() -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Beside(lambda m, x: m.norm(x) + x)).double().eval()
+    model[2].a = nn.Linear(8, 8, bias=False).double()
+    x = torch.randn(400, 6, dtype=torch.float64)
+    plan = P.plan(model, x[:2], score=P.L1(), amount={"0": 0.5}, data=x, compensate=P.LeastSquares())
+    assert [one.constant for one in plan.layers[0].repairs] == [None]
+
+
+def test_a_bias_that_passes_an_activation_on_one_way_only_is_no_constant() -> None:
+    model, x = Beside(lambda m, x: x + torch.relu(x)).eval(), torch.randn(3, 6)
+    plan = P.plan(model, x, score=P.L1(), amount=0.5, compensate=P.LiveBias())
+    assert plan.layers[0].compensation == "biases removed with their units: several activations are on the way to b"
+
+
+def test_a_norm_without_shifts_merges() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).eval(), torch.randn(3, 6)
+    with torch.no_grad():
+        model[1].weight[::2] = 0.0
+    P.merge(model, P.plan(model, x, score=P.L1(), amount=0.5), x, threshold=-1.0)
 
 
 def test_plans_with_repairs_are_data() -> None:

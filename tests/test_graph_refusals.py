@@ -107,6 +107,22 @@ def test_channels_that_are_not_followed_are_frozen_by_name(run: Callable[[Three,
     assert trace(Three(run), torch.zeros(2, 3)).frozen["a"] == reason
 
 
+def test_pairs_of_channels_along_one_dimension_are_coupled() -> None:
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(3, 5), nn.Linear(20, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c((self.a(x).unsqueeze(2) * self.b(x).unsqueeze(1)).flatten(1))
+
+    frozen = trace(Pairs(), torch.zeros(2, 3)).frozen
+    reason = (
+        "all its channels are coupled: 'flatten' in the model's forward lays the channels of two dimensions along one"
+    )
+    assert (frozen["a"], frozen["b"]) == (reason, reason)
+
+
 def test_channels_of_which_one_is_picked_stay() -> None:
     graph = trace(Three(picked), torch.zeros(2, 3))
     assert graph.frozen["a"] == "'slice' in the model's forward takes it alone"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from traced_models import Attention, Functional, Residual
 
+from simkit import pruning as P
 from simkit.graph import trace
 from simkit.pruning.representations import Source, representations
 
@@ -65,6 +66,45 @@ def test_the_representation_of_tokens_and_heads_has_units_second() -> None:
         q, k, v = heads.qkv(y).view(4, 7, 3, 3, 2).permute(2, 0, 3, 1, 4)
         expected = functional.scaled_dot_product_attention(q, k, v, is_causal=True).reshape(4, 3, -1)
     torch.testing.assert_close(read(heads, y, "qkv"), expected)
+
+
+class Mixed(nn.Module):
+    """Tokens are mixed by an equation; ``out`` puts the samples where it says."""
+
+    def __init__(self, out: str) -> None:
+        super().__init__()
+        self.w, self.b, self.out = nn.Parameter(torch.randn(4, 2, 5)), nn.Linear(5, 3), out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(torch.einsum(f"nld,dhe->{self.out}", x, self.w)))
+
+
+def test_samples_are_followed_through_equations() -> None:
+    torch.manual_seed(0)
+    model, x = Mixed("nhle").eval(), torch.randn(3, 6, 4)
+    hidden = torch.relu(torch.einsum("nld,dhe->nhle", x, model.w)).detach()
+    torch.testing.assert_close(read(model, x, "w#1"), hidden.movedim(3, 1).flatten(2))
+
+
+def test_where_samples_cannot_be_told_the_layer_is_named() -> None:
+    model, x = Mixed("hnle").eval(), torch.randn(3, 6, 4)
+    with pytest.raises(ValueError, match=r"^layer 'w#1' has no representation by sample: 'relu' does not hold .*0$"):
+        P.plan(model, x, data=torch.randn(9, 6, 4), amount=0.4)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (torch.randn(9, 5), r"torch.float32 \[9, 5\]: mat1 and mat2 shapes cannot be multiplied"),
+        (torch.randn(9, 4).double(), r"torch.float64 \[9, 4\]: mat1 and mat2 must have the same dtype"),
+    ],
+)
+def test_data_that_does_not_fit_is_the_users_error(data: Tensor, found: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    for compensate in (None, P.LeastSquares()):
+        score = P.CKADamage() if compensate is None else P.L1()
+        with pytest.raises(ValueError, match=rf"^the model does not run on data of {found}[^\n]*$"):
+            P.plan(model, torch.zeros(2, 4), data=data, score=score, compensate=compensate)
 
 
 def test_the_representation_of_a_stream_is_what_its_first_reader_reads() -> None:

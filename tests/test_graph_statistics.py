@@ -128,6 +128,57 @@ def test_lengths_over_channels_count_the_removed_as_zero(length: Callable[[Tenso
     assert relative_gap(expected, P.apply(model, plan, x)(x)) < 1e-12
 
 
+class Heads(nn.Module):
+    """Hidden units are normalised, split into heads and put together again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.same, self.b = nn.Linear(4, 8), nn.Identity(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.normalize(self.same(self.a(x)), dim=1).unflatten(1, (2, -1)).cos().flatten(1))
+
+
+def test_normalised_units_are_followed_into_heads() -> None:
+    torch.manual_seed(0)
+    model, x = settled(Heads()), drawn(5, 4)
+    plan = P.plan(model, x, score=P.L1(), amount={"a": 0.5})
+    assert plan.exact
+    gone = tuple(i for slot in plan["a"].slots if slot.tensor == "a.weight" for i in slot.positions)
+    expected = masked_run(model, (x,), consumed(plan), silenced=[Removed("same", 1, gone)])
+    assert relative_gap(expected, P.apply(model, plan, x)(x)) < 1e-12
+
+
+@pytest.mark.parametrize("counts", [(2,), (1, 2)])
+def test_tiled_units_go_from_every_tile(counts: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, x = settled(Between(lambda m, x: x.cos().tile(counts), tuple(range(14)))), drawn(5, 4)
+    plan = P.plan(model, x, score=P.L1(), amount=0.4)
+    assert relative_gap(masked_run(model, (x,), consumed(plan)), P.apply(model, plan, x)(x)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("scaled", "operation"),
+    [
+        (lambda w: w / w.norm(dim=1, keepdim=True), "linalg_vector_norm"),
+        (lambda w: F.normalize(w, dim=1), "linalg_vector_norm"),
+        (lambda w: w / w.abs().sum(1, keepdim=True), "sum"),
+    ],
+)
+def test_weights_divided_by_their_length_keep_what_they_read(
+    scaled: Callable[[Tensor], Tensor], operation: str
+) -> None:
+    """Cut, they would have another length; where they read zeros they would not."""
+
+    class Cosines(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, scaled(self.weight))
+
+    graph = trace(nn.Sequential(nn.Linear(4, 7), nn.ReLU(), Cosines(7, 5), nn.Linear(5, 2)), torch.zeros(2, 4))
+    assert graph.frozen["0"] == f"'{operation}' in module '2' runs over them"
+    assert [group.name for group in graph.prunable] == ["2"]
+
+
 ORDERS = {
     "index": (lambda m, x: torch.relu(x[:, m.order]), (3, 0, 6, 5, 1, 2, 4)),
     "index_select": (lambda m, x: torch.cos(x.index_select(-1, m.order)), (3, 0, 6, 5, 1, 2, 4)),

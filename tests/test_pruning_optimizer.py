@@ -105,6 +105,16 @@ def test_recalibrated_statistics_are_those_of_the_data(samples: int) -> None:
     assert small[1].num_batches_tracked == model[1].num_batches_tracked
 
 
+def test_statistics_of_data_that_does_not_fit_are_the_users_error() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8))
+    for data, found in (
+        (torch.zeros(6, 4), r"float32 \[6, 4\]: mat1"),
+        (torch.zeros(6, 5).double(), r"float64 .*: mat1"),
+    ):
+        with pytest.raises(ValueError, match=rf"^Sequential does not run on data of torch.{found}[^\n]*$"):
+            P.recalibrated(model, data)
+
+
 def test_a_cut_model_may_be_recalibrated_at_once(tmp_path: Path) -> None:
     torch.manual_seed(3)
     model, x = network().eval(), torch.randn(200, 2, 6, 6, dtype=torch.float64) + 1.0

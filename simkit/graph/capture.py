@@ -142,7 +142,7 @@ def _run_once(quiet: nn.Module, inputs: tuple[Any, ...]) -> None:
         with torch.no_grad():
             quiet(*inputs)
     except Exception as error:
-        raise ValueError(f"{type(quiet).__name__} does not run on example_inputs: {_first_line(error)}") from error
+        raise ValueError(f"{type(quiet).__name__} does not run on example_inputs: {first_line(error)}") from error
 
 
 def _export(quiet: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
@@ -151,11 +151,9 @@ def _export(quiet: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedP
             warnings.simplefilter("ignore")  # torch's own deprecations are not the user's business
             return torch.export.export(quiet, inputs, strict=False)
     except Exception as error:
-        raise NotImplementedError(
-            f"torch.export cannot capture {type(quiet).__name__}: {_first_line(error)}"
-        ) from error
+        raise NotImplementedError(f"torch.export cannot capture {type(quiet).__name__}: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

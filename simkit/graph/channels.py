@@ -24,7 +24,8 @@ def weakest(transfers: Iterable[Transfer]) -> Transfer:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation between producer and consumer, the module it runs in, and its transfer class.
+    """One operation between producer and consumer, the module it runs in, its transfer class, and whether every way
+    from producer to consumer leads through it, ``once``.
 
     identity: passes values on, or adds up several channels of the group; homogeneous: f(s·v) = s·f(v) for s > 0 (ReLU,
     max-pool); affine: per channel (BatchNorm); mixing: linear within a channel (average pool, flatten); other: none of
@@ -34,6 +35,7 @@ class Step:
     op: str
     module: str
     transfer: Transfer
+    once: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,7 @@ class Slot:
 
     ``units [size]`` holds the unit at every position, -1 where the position belongs to no unit of the group.
     ``steps`` are the operations on the way from the producers to a consumer, ``reads`` the values that it reads.
+    ``plain`` says that a producer or consumer uses the tensor as it is, not what is computed from it.
     """
 
     role: Role
@@ -107,6 +110,7 @@ class Slot:
     units: Units
     steps: tuple[Step, ...] = ()
     reads: tuple[View, ...] = ()
+    plain: bool = True
 
     @property
     def module(self) -> str:

@@ -158,7 +158,8 @@ class Flow:
             joint = label
             for other in met:
                 self.unite(label, other)
-                joint = np.broadcast_to(joint, np.broadcast_shapes(joint.shape, other.shape))
+                shape = np.broadcast_shapes(joint.shape, other.shape)
+                joint = np.broadcast_to(other if self.is_blank(joint) else joint, shape)
             result = [other for other in result if not any(other is one for one in met)] + [joint]
         return tuple(result)
 

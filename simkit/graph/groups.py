@@ -164,6 +164,26 @@ def _why(roots: Label, solution: Solution, single: set[int]) -> str:
     return UNREAD
 
 
+@dataclass(frozen=True)
+class _Ways:
+    """Of all ways that lead to a value: the operations (name, module) on any, and those that are once on each."""
+
+    any: frozenset[tuple[str, str]] = frozenset()
+    once: frozenset[tuple[str, str]] = frozenset()
+
+    @classmethod
+    def meeting(cls, branches: list[_Ways]) -> _Ways:
+        """Where several values are put together."""
+        if not branches:
+            return cls()
+        every, once = [one.any for one in branches], [one.once for one in branches]
+        return cls(frozenset.union(*every), frozenset.intersection(*once))
+
+    def through(self, step: tuple[str, str]) -> _Ways:
+        """Behind one more operation."""
+        return _Ways(self.any | {step}, self.once - {step} if step in self.any else self.once | {step})
+
+
 class _Builder:
     """Everything that is asked of the walk while a group is put together."""
 
@@ -223,23 +243,30 @@ class _Builder:
     def _slots(self, index: int, place: Place) -> Iterator[Slot]:
         numbers = self.units.of(index, self.roots[place.atoms])
         if place.made:
-            yield Slot("producer", place.name(place.made[0].node), place.dim, numbers)
+            plain = place.plain(self.flow, place.made)
+            yield Slot("producer", place.name(place.made[0].node), place.dim, numbers, plain=plain)
         for name in dict.fromkeys(place.name(use.node) for use in place.read):
             uses = [use for use in place.read if place.name(use.node) == name]
             sources = dict.fromkeys(use.source for use in uses if use.source is not None)
             found = (self._view(index, self._by_sample(source)) for source in sources)
             reads = tuple(view for view in found if view is not None)
-            yield Slot("consumer", name, place.dim, numbers, self._steps(index, uses), reads)
+            plain = place.plain(self.flow, uses)
+            yield Slot("consumer", name, place.dim, numbers, self._steps(index, uses), reads, plain)
         if not place.made and not place.read:
             yield Slot("carrier", place.names[0], place.dim, numbers)
 
     def _steps(self, index: int, uses: list[Use]) -> tuple[Step, ...]:
-        passed: set[fx.Node] = set()
-        for use in uses:
-            passed |= self._path(index, use)[0]
-        ordered = sorted(passed, key=lambda node: self.order[node])
+        paths = [self._path(index, use) for use in uses]
+        passed = sorted(set().union(*(nodes for nodes, _ in paths)), key=lambda node: self.order[node])
+        ways = {node: _Ways() for _, ends in paths for node in ends}
+        for node in passed:
+            branches = [ways[one] for one in node.all_input_nodes if one in ways]
+            ways[node] = _Ways.meeting(branches).through((opname(node), where(node)))
+        last = _Ways.meeting([ways[use.source] for use in uses if use.source in ways])
         return tuple(
-            Step(opname(node), where(node), self.flow.transfer[node]) for node in ordered if opname(node) != "getitem"
+            Step(opname(node), where(node), self.flow.transfer[node], (opname(node), where(node)) in last.once)
+            for node in passed
+            if opname(node) != "getitem"
         )
 
     def _path(self, index: int, use: Use) -> tuple[set[fx.Node], set[fx.Node]]:

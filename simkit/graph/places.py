@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,19 @@ class Place:
     def name(self, node: fx.Node) -> str:
         """Of the names of a tied tensor, the one in the module where it is used."""
         return next((name for name in self.names if name.rpartition(".")[0] == where(node)), self.names[0])
+
+    def plain(self, flow: Flow, uses: Iterable[Use]) -> bool:
+        """Whether all these operations read the tensor itself, not what others compute from it."""
+        return all(any(flow.captured.tensors.get(one.name) in self.names for one in _roots(flow, use)) for use in uses)
+
+
+def _roots(flow: Flow, use: Use) -> Iterator[fx.Node]:
+    """The weights that the operation reads, before they were reshaped."""
+    for node in use.node.all_input_nodes:
+        while (flow.kind.get(node), flow.transfer.get(node)) == ("shape", "identity"):
+            node = node.all_input_nodes[0]  # noqa: PLW2901
+        if node in flow.weights:
+            yield node
 
 
 def places_of(captured: Captured, flow: Flow) -> list[Place]:

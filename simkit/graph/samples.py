@@ -59,6 +59,8 @@ def _after(node: fx.Node, found: Mapping[fx.Node, Label]) -> Label | None:
         return moved.numpy()
     if name in _RESHAPES:
         return reshaped(label, before, after)
+    if name == "einsum":
+        return _through_einsum(node, source, label)
     if name == "stack":
         return np.expand_dims(label, int(bound(node)["dim"]) % len(after))
     if name in _REORDERS and any(label.shape[dim] > 1 for dim in _dims(node, len(before))):
@@ -69,6 +71,20 @@ def _after(node: fx.Node, found: Mapping[fx.Node, Label]) -> Label | None:
     if name in _LEFT_ALIGNED:
         return label.reshape(label.shape + (1,) * (len(after) - len(before)))
     return aligned(label, len(after))
+
+
+def _through_einsum(node: fx.Node, source: fx.Node, label: Label) -> Label | None:
+    """The equation says where a dimension goes; None where the samples are summed over, or it is of another form."""
+    equation, operands = str(node.args[0]).replace(" ", ""), node.args[1]
+    terms, arrow, out = equation.partition("->")
+    given = terms.split(",")[list(operands).index(source)]  # type: ignore[arg-type]
+    if not arrow or "." in equation or any(letter not in out for dim in support(label) for letter in given[dim]):
+        return None
+    places = [given.find(letter) for letter in out]
+    kept = [dim for dim in places if dim >= 0]
+    moved = label.transpose([*kept, *(dim for dim in range(label.ndim) if dim not in kept)])
+    sizes = [label.shape[dim] if dim >= 0 else 1 for dim in places]
+    return moved.reshape(sizes)
 
 
 def _dims(node: fx.Node, count: int) -> list[int]:

@@ -176,6 +176,8 @@ def _blame(model: nn.Module, example_inputs: Any, group: Group) -> str:
     """Which code writes a size: that in which the cut model fails, or else that of the likeliest operation."""
     module = _failing(cut(quiet_copy(model), [layer_plan(group, [0], [0.0], "probe")]), as_inputs(example_inputs))
     if module is None:
+        if not any(one.op in chain(*WRITES_SIZES) for one in group.extents):
+            return "the model without them is not the model with zeros in their place, and its code writes no size"
         found = ([one for one in group.extents if one.op in names] for names in WRITES_SIZES)
         module = next(filter(None, found), list(group.extents))[0].module
     here = [one for one in group.extents if one.module == module] or group.extents

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import preserved_rng
+from ..graph.capture import first_line
 from ..graph.preserve import own_copy
 from ..kernels import as_integer
 from .representations import take
@@ -46,7 +47,7 @@ def recalibrated(model: nn.Module, data: object, *, samples: int = 2000) -> nn.M
 
     Raises:
         ValueError: the model has no BatchNorm layer that keeps statistics, or one that reads a single value; fewer than
-            two samples; ``samples`` is not an integer of at least 2.
+            two samples; ``samples`` is not an integer of at least 2; the model does not run on the data alone.
     """
     count = as_integer(samples)
     if count is None or count < 2:
@@ -67,11 +68,21 @@ def recalibrated(model: nn.Module, data: object, *, samples: int = 2000) -> nn.M
     with _reading(small, norms, pooled), torch.no_grad(), preserved_rng():
         batches = [batch for batch in torch.split(inputs, BATCH) if len(batch) > 1]  # one sample has no variance
         for batch in batches:
-            small(batch.to(device))
+            _run(small, batch.to(device))
     for name, norm in norms.items():
         _write(name, norm, pooled[name])
     setattr(small, RECALIBRATED, sum(map(len, batches)))
     return small
+
+
+def _run(small: nn.Module, batch: Tensor) -> None:
+    try:
+        small(batch)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError) as error:
+        found = f"{batch.dtype} {list(batch.shape)}"
+        raise ValueError(f"{type(small).__name__} does not run on data of {found}: {first_line(error)}") from error
 
 
 def _write(name: str, norm: nn.modules.batchnorm._BatchNorm, found: _Pooled) -> None:

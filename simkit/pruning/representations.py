@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..graph import ChannelGraph, Group, View, preserved_rng
-from ..graph.capture import Captured, as_inputs, capture, plain_attention
+from ..graph.capture import Captured, as_inputs, capture, first_line, plain_attention
 from ..graph.channels import Units
 from ..streaming.covariance import Covariance, CovarianceStream
 
@@ -196,6 +196,9 @@ def _required(group: Group, view: View | None) -> View:
     """The view; ValueError where there is none."""
     if view is None:
         raise ValueError(f"layer {group.name!r} has no representation that could be read")
+    if not view.rows:
+        why = f"{view.node!r} does not hold samples along dimension 0"
+        raise ValueError(f"layer {group.name!r} has no representation by sample: {why}")
     return view
 
 
@@ -235,6 +238,7 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, captured: Captured, wanted: Collection[str], keep: Callable[[str, Tensor], None]) -> None:
         super().__init__(captured.module)
+        self.extra_traceback = False  # messages stay one sentence
         self.left = set(wanted)
         self.keep = keep
 
@@ -274,7 +278,13 @@ def _run(
 
                 device = next(iter(captured.constants.values())).device
                 given = (*(_padded(value, batch).to(device) for value in part), *fixed)
-                _Recorder(captured, at, hand_on).run(*captured.arguments(given), enable_io_processing=False)
+                try:
+                    _Recorder(captured, at, hand_on).run(*captured.arguments(given), enable_io_processing=False)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    found = ", ".join(f"{value.dtype} {list(value.shape)}" for value in part)
+                    raise ValueError(f"the model does not run on data of {found}: {first_line(error)}") from error
 
 
 def _batches(pieces: Iterable[Inputs], size: int) -> Iterator[Inputs]:

@@ -54,8 +54,10 @@ def _reduction(flow: Flow, node: fx.Node, *, transfer: Transfer, kind: Kind) -> 
     listed = [given] if isinstance(given, int) else list(given or range(count))
     dims = [int(dim) % max(count, 1) for dim in listed]
     uses: list[Use] = []
-    averages = opname(node) in _STATISTICS and node.args[0] not in flow.weights
-    kept = _pinned(flow, node, dims, uses if averages or _ignores_zeros(node) else None)
+    averages = opname(node) in _STATISTICS
+    # A weight that is divided by its length keeps it where the layer reads zeros, and loses some where it is cut.
+    open_ = node.args[0] not in flow.weights and (averages or _ignores_zeros(node))
+    kept = _pinned(flow, node, dims, uses if open_ else None)
     if flow.lenient:
         uses.clear()
     if averages:

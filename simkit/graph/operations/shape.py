@@ -20,7 +20,11 @@ def _reshape(flow: Flow, node: fx.Node) -> None:
     source = node.args[0]
     before, after = shape_of(source), shape_of(node)
     named = [label for label in flow.labels(source) if not flow.is_blank(label)]
-    labels = flow.merged(reshaped(label, before, after) for label in named)
+    found = [reshaped(label, before, after) for label in named]
+    for label in found:
+        if any(other is not label and {*support(other)} & {*support(label)} for other in found):
+            flow.notes.append((label.ravel(), f"{described(node)} lays the channels of two dimensions along one"))
+    labels = flow.merged(found)
     labels = (*labels, *_blanks(flow, source, labels, after))
     flow.pass_on(node, rectangles(flow, labels), "identity" if _one_by_one(labels, after) else "mixing", "shape")
 
@@ -76,10 +80,12 @@ def _spread(flow: Flow, node: fx.Node) -> Labels:
 
 
 def _repeat(flow: Flow, node: fx.Node) -> None:
-    counts: Any = node.args[1]
+    given: Any = node.args[1]
+    dims = len(shape_of(node))
+    counts = [1] * (dims - len(given)) + list(given)  # tile may leave the first ones out
     tiled = []
     for label in flow.labels(node.args[0]):
-        wide = aligned(label, len(counts))
+        wide = aligned(label, dims)
         tiled.append(np.tile(wide, [n if size > 1 else 1 for n, size in zip(counts, wide.shape, strict=True)]))
     flow.pass_on(node, [*tiled, *_spread(flow, node)], "identity", "shape")
 

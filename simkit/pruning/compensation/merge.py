@@ -145,6 +145,9 @@ class LayerWeights:
         biases = [slot for slot in group.producers if tensors[slot.tensor].dim() == 1]
         if len(weights) != 1 or len(biases) > 1 or not isinstance(model.get_submodule(makers[0]), _LAYERS):
             raise CannotRepair(f"{makers[0] or 'the model itself'} is no plain Linear or convolution layer")
+        changed = [slot.tensor for slot in (*weights, *biases) if not slot.plain]
+        if changed:
+            raise CannotRepair(f"the layer computes with other values than {changed[0]}")
         if getattr(model.get_submodule(makers[0]), "groups", 1) > 1:
             raise CannotRepair(f"the filters of {makers[0]} read different groups of channels")
         if len(np.unique(weights[0].units[weights[0].units >= 0])) != (weights[0].units >= 0).sum():
@@ -184,6 +187,8 @@ def _batch_norm(model: nn.Module, group: Group) -> tuple[BatchNorm | None, str |
     slots = {slot.tensor.rpartition(".")[2]: slot for slot in group.carriers}
     if "running_mean" not in slots or "running_var" not in slots:
         raise CannotRepair(f"{modules[0]} keeps no running statistics")
+    if any((np.bincount(slot.units[slot.units >= 0]) != 1).any() for slot in slots.values()):
+        raise CannotRepair(f"a unit is several channels of {modules[0]}")
     tensors = named_tensors(model)
     assert isinstance(module, nn.modules.batchnorm._BatchNorm)
     values = {
@@ -200,6 +205,8 @@ def _require_homogeneous(slot: Slot, norm_module: str | None) -> None:
     reader, seen = slot.module or slot.tensor, False
     if norm_module is not None and not any(_is_norm(step, norm_module) for step in slot.steps):
         raise CannotRepair(f"{reader} reads its units without {norm_module}")
+    if any(_is_norm(step, norm_module) and not step.once for step in slot.steps):
+        raise CannotRepair(f"{norm_module} is not once on every way to {reader}")
     for step in slot.steps:
         if _is_norm(step, norm_module):
             if seen:
@@ -226,6 +233,8 @@ def slope(model: nn.Module, slot: Slot) -> float | None:
             slopes.append(_SLOPES[step.op])
         elif step.op == "prelu":
             slopes.append(None)
+        if step.transfer == "homogeneous" and not step.once:
+            slopes.append(None)  # ways with and without an activation
     return slopes[0] if len(slopes) == 1 else 1.0 if not slopes else None
 
 
@@ -244,10 +253,8 @@ def _constants(norm: BatchNorm, found: Merging, slope: float | None) -> Floats:
 
 def _mean(centre: Floats, spread: Floats, slope: float) -> Floats:
     """E[f(v)] for v ~ N(centre, spread²), f(v) = v above 0 and slope · v below."""
-    safe = np.where(spread > 0.0, spread, 1.0)
-    z = np.where(spread > 0.0, centre / safe, np.sign(centre) * math.inf)
-    with np.errstate(invalid="ignore"):
-        above = centre * ndtr(z) + spread * np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+    z = centre / np.where(spread > 0.0, spread, 1.0)
+    above = centre * ndtr(z) + spread * np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
     above = np.where(spread > 0.0, above, np.maximum(centre, 0.0))
     mean: Floats = (1.0 - slope) * above + slope * centre
     return mean

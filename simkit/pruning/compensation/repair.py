@@ -86,6 +86,8 @@ def require_linear(model: nn.Module, group: Group) -> None:
     made = {id(tensors[slot.tensor]) for slot in group.producers}
     seen: dict[int, str] = {}
     for slot in group.consumers:
+        if not slot.plain:
+            raise CannotRepair(f"the weight that reads its units is computed from {slot.tensor}")
         own = id(tensors[slot.tensor])
         if own in made:
             raise CannotRepair(f"{slot.tensor} both computes and reads its units")
@@ -115,7 +117,8 @@ def constant_of(model: nn.Module, graph: ChannelGraph, slot: Slot) -> str | None
     for group in graph.groups:
         if slot.tensor in {made.tensor for made in group.producers} and len(group.producers) == 1:
             means = [one.tensor for one in group.carriers if one.tensor.endswith(RUNNING_MEAN)]
-            follows = all(one.steps and one.steps[0].op == "batch_norm" for one in group.consumers)
+            firsts = [one.steps[:1] for one in group.consumers]
+            follows = all(steps and steps[0].op == "batch_norm" and steps[0].once for steps in firsts)
             if len(means) == 1 and group.consumers and follows and tuple(tensors[means[0]].shape) == (outputs,):
                 return means[0]
     return None
