@@ -48,6 +48,24 @@ def test_factories_that_fail(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_network_that_fails_while_it_is_trained(
+    run_simkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "balks.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        if self.training: raise RuntimeError('not like this')\n"
+        "        return super().forward(x)\n"
+        "def make(shape, classes): return Net(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text('[model]\nname = "balks:make"\n[data]\nname = "digits"\n')
+    result = run_simkit("train", "c.toml")
+    assert_one_sentence(*result)
+    assert "run dense-s0: training fails: RuntimeError: not like this" in result[2]
+
+
 def test_an_exit_in_the_middle_is_a_mistake(run_simkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simkit.experiments.doctor.diagnose", lambda: sys.exit(0))
     result = run_simkit("doctor")
