@@ -44,6 +44,7 @@ class PrunedRun:
 
     def result(self, rounds: list[dict[str, Any]]) -> dict[str, Any]:
         """The content of ``result.json``."""
+        source = chooser(self.options, self.arm)
         return {
             "kind": "prune",
             "experiment": experiment_identity(self.bench.config, self.options),
@@ -54,6 +55,7 @@ class PrunedRun:
             "control": self.arm.control,
             "retrain": self.arm.retrain,
             "compensate": self.arm.compensate,
+            "chosen_by": None if source is None else source.label,
             "amount": self.amount,
             "dense": {"run": self.dense.directory.name, **{name: self.dense.result[name] for name in KEPT_OF_DENSE}},
             "rounds": rounds,
