@@ -13,6 +13,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn.datasets")
 
 from experiments import write_config  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+from simkit.experiments.tensor_files import read_tensors, write_tensors  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NETWORK = """
@@ -102,6 +105,28 @@ def test_results_that_are_not_whole(run_simkit: Run, tmp_path: Path) -> None:
     assert_one_sentence(*result)
     assert str(model) in result[2]
     assert "remove the folder of that run" in result[2]
+
+
+def test_a_wrong_bit_of_a_kept_tensor_is_damage(tmp_path: Path) -> None:
+    file = tmp_path / "masks.safetensors"
+    held = {"b": torch.tensor([True, False]), "a": torch.arange(3.0)}
+    write_tensors(file, held)
+    found = read_tensors(file)
+    assert list(found) == ["a", "b"]
+    assert all(torch.equal(found[name], held[name]) for name in held)
+    whole = file.read_bytes()
+    for place in (-1, -4, -14):
+        data = bytearray(whole)
+        data[place] ^= 1
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=r"masks\.safetensors' is damaged: it is not what was written"):
+            read_tensors(file)
+    for data in (whole[:-1], b"", b"junk" * 9):
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=r"masks\.safetensors' is damaged: "):
+            read_tensors(file)
+    save_file(held, file)  # as a version without digests did
+    assert list(read_tensors(file)) == ["a", "b"]
 
 
 def test_a_damaged_plan_is_named(run_simkit: Run, tmp_path: Path) -> None:
