@@ -14,7 +14,7 @@ from .config import ExperimentConfig, PruneConfig
 from .dense_runs import DenseRun, dense_content
 from .measured import similarity
 from .methods import METHODS
-from .run_directory import RunDirectory, identity, read_json, write_json
+from .run_directory import RunDirectory, identity, read_round, write_json
 from .workbench import Workbench
 
 KEPT_OF_DENSE = ("accuracy", "loss", "parameters", "macs", "latency")
@@ -77,7 +77,7 @@ class PrunedRun:
         """The record of a round: read where it is there, else measured and written."""
         file = self.directory.training / f"round-{number}.json"
         if file.is_file():
-            record = read_json(file)
+            record = read_round(file)
         else:
             found = similarity(self.dense.model, model, self.bench, self.bench.config.compare)
             record = {"round": number, **measure(), "similarity": found}

@@ -64,8 +64,7 @@ def read_result(file: Path) -> dict[str, Any]:
     if wrong is None and kind == "prune":
         dense, rounds = content["dense"], content["rounds"]
         wrong = None if _wrong(dense, {"run": str, **_MEASURED}) is None else "dense"
-        whole = rounds and not any(_wrong(one, _ROUND) or _dissimilar(one["similarity"]) for one in rounds)
-        wrong = wrong or (None if whole else "rounds")
+        wrong = wrong or (None if rounds and all(map(_whole, rounds)) else "rounds")
     if wrong is not None:
         raise ValueError(f"{str(file)!r} is damaged: its {wrong!r} is missing or wrong; {REMEDY}")
     if not file.parent.name.endswith(f"-{content.get('id')}"):
@@ -89,13 +88,26 @@ def _wrong(content: Any, kinds: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _dissimilar(similarity: Mapping[str, Any]) -> bool:
-    """Whether something is not what it should be: measure -> layer -> a finite number, or None."""
-    for layers in similarity.values():
+def read_round(file: Path) -> dict[str, Any]:
+    """What was measured after a round; ValueError unless the file is whole."""
+    try:
+        content = read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{first_line(error)}; {REMEDY}") from error
+    if not _whole(content):
+        raise ValueError(f"{str(file)!r} is damaged: something is missing or wrong; {REMEDY}")
+    return content
+
+
+def _whole(measured: Any) -> bool:
+    """Whether a round's record is what it should be; of the similarity: measure -> layer -> a number, or None."""
+    if _wrong(measured, _ROUND) is not None:
+        return False
+    for layers in measured["similarity"].values():
         defined = [name for name, value in layers.items() if value is not None] if isinstance(layers, dict) else []
         if not isinstance(layers, dict) or _wrong(layers, dict.fromkeys(defined, float)) is not None:
-            return True
-    return False
+            return False
+    return True
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
