@@ -15,7 +15,7 @@ pytest.importorskip("sklearn.datasets")
 from experiments import write_config  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from simkit.experiments.run_directory import FORMAT, read_round, write_json  # noqa: E402
+from simkit.experiments.run_directory import read_round, write_json, write_round  # noqa: E402
 from simkit.experiments.tensor_files import read_tensors, write_tensors  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,8 +133,11 @@ def test_a_wrong_bit_of_a_kept_tensor_is_damage(tmp_path: Path) -> None:
 def test_a_round_that_is_not_whole_is_damage(tmp_path: Path) -> None:
     file = tmp_path / "round-1.json"
     whole = {"round": 1, "accuracy": 0.5, "parameters": 3, "macs": None, "latency": 1e-3, "similarity": {"cka": {}}}
-    write_json(file, whole)
-    assert read_round(file) == {"format": FORMAT, **whole}
+    write_round(file, whole)
+    assert read_round(file) == whole
+    file.write_text(file.read_text().replace("0.5", "0.9"))
+    with pytest.raises(ValueError, match=r"round-1\.json' is damaged: something is missing .*; remove the folder"):
+        read_round(file)
     for name in whole:
         write_json(file, {("x" if key == name else key): value for key, value in whole.items()})
         with pytest.raises(ValueError, match=r"round-1\.json' is damaged: something is missing .*; remove the folder"):

@@ -14,7 +14,7 @@ from .config import ExperimentConfig, PruneConfig
 from .dense_runs import DenseRun, dense_content
 from .measured import similarity
 from .methods import METHODS
-from .run_directory import RunDirectory, identity, read_round, write_json
+from .run_directory import RunDirectory, identity, read_round, write_round
 from .workbench import Workbench
 
 KEPT_OF_DENSE = ("accuracy", "loss", "parameters", "macs", "latency")
@@ -81,8 +81,8 @@ class PrunedRun:
         else:
             found = similarity(self.dense.model, model, self.bench, self.bench.config.compare)
             record = {"round": number, **measure(), "similarity": found}
-            write_json(file, record)
-        return {name: value for name, value in record.items() if name != "format"}
+            write_round(file, record)
+        return record
 
 
 def pruned_run(bench: Workbench, options: PruneConfig, arm: Arm, amount: float, dense: DenseRun) -> PrunedRun:
