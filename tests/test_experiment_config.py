@@ -61,6 +61,12 @@ def test_json_says_the_same_as_toml(tmp_path: Path) -> None:
     assert read_config(write(tmp_path, json.dumps(content), "c.json")) == read_config(write(tmp_path, GOOD))
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    plain = read_config(write(tmp_path, GOOD))
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert read_config(tmp_path / "marked.toml") == plain
+
+
 def test_overrides(tmp_path: Path) -> None:
     file = write(tmp_path, GOOD)
     config = read_config(
@@ -178,6 +184,12 @@ BAD: dict[str, tuple[str, str, str]] = {
     "seeds": ("[prune]", "[run]\nseeds = [0, 0]\n[prune]", "[run] seeds names 0 twice"),
     "seed": ("[prune]", "[run]\nseeds = [-1]\n[prune]", "[run] seeds must be integers from 0 to 2^32 - 1, not -1"),
     "search": ("[prune]", "[search]\ntrials = 3\n[prune]", "[search] is reserved for a later version"),
+    "too many rounds": (
+        "amounts",
+        "rounds = 18446744073709551616\namounts",
+        "prune.rounds should be less than or equal to 10000, not 18446744073709551616",
+    ),
+    "thousands of digits": ("epochs = 1", f"epochs = {'9' * 5000}", "is not TOML: Exceeds the limit"),
     "measure": ("[prune]", '[compare]\nmeasures = ["ckaa"]\n[prune]', "compare.measures[0] should be 'cka', "),
 }
 
@@ -200,6 +212,7 @@ def test_bad_configs_are_one_sentence(mistake: str, run_simkit: Run, tmp_path: P
         (["--set", "train.lrr=1"], "--set train.lrr=1: there is no option train.lrr; did you mean lr?"),
         (["--set", "train=1"], "--set train=1 must be SECTION.NAME=VALUE, such as train.lr=0.1"),
         (["--set", "train.lr"], "--set train.lr must be SECTION.NAME=VALUE"),
+        (["--set", "train.lr=1\nepochs = 3"], "train.lr should be a valid number, not '1\\nepochs = 3'"),
         (["--set", "train.epochs=few"], "--set train.epochs=few: train.epochs should be a valid integer, not 'few'"),
         (["--seeds", "3:3"], "--seeds 3:3: seeds are FIRST:END, such as 0:10"),
         (["--seeds", "0:100000000000"], "--seeds 0:100000000000: at most 10000 seeds"),

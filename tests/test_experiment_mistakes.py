@@ -13,6 +13,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn.datasets")
 
 from experiments import write_config  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+from simkit.experiments.run_directory import read_round, write_json, write_round  # noqa: E402
+from simkit.experiments.tensor_files import read_tensors, write_tensors  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NETWORK = """
@@ -46,6 +50,24 @@ def test_factories_that_fail(
     assert_one_sentence(*result)
     assert sentence in result[2]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_network_that_fails_while_it_is_trained(
+    run_simkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "balks.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        if self.training: raise RuntimeError('not like this')\n"
+        "        return super().forward(x)\n"
+        "def make(shape, classes): return Net(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text('[model]\nname = "balks:make"\n[data]\nname = "digits"\n')
+    result = run_simkit("train", "c.toml")
+    assert_one_sentence(*result)
+    assert "run dense-s0: training fails: RuntimeError: not like this" in result[2]
 
 
 def test_an_exit_in_the_middle_is_a_mistake(run_simkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +106,42 @@ def test_results_that_are_not_whole(run_simkit: Run, tmp_path: Path) -> None:
     assert_one_sentence(*result)
     assert str(model) in result[2]
     assert "remove the folder of that run" in result[2]
+
+
+def test_a_wrong_bit_of_a_kept_tensor_is_damage(tmp_path: Path) -> None:
+    file = tmp_path / "masks.safetensors"
+    held = {"b": torch.tensor([True, False]), "a": torch.arange(3.0)}
+    write_tensors(file, held)
+    found = read_tensors(file)
+    assert list(found) == ["a", "b"]
+    assert all(torch.equal(found[name], held[name]) for name in held)
+    whole = file.read_bytes()
+    for place in (-1, -4, -14):
+        data = bytearray(whole)
+        data[place] ^= 1
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=r"masks\.safetensors' is damaged: it is not what was written"):
+            read_tensors(file)
+    for data in (whole[:-1], b"", b"junk" * 9):
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=r"masks\.safetensors' is damaged: "):
+            read_tensors(file)
+    save_file(held, file)  # as a version without digests did
+    assert list(read_tensors(file)) == ["a", "b"]
+
+
+def test_a_round_that_is_not_whole_is_damage(tmp_path: Path) -> None:
+    file = tmp_path / "round-1.json"
+    whole = {"round": 1, "accuracy": 0.5, "parameters": 3, "macs": None, "latency": 1e-3, "similarity": {"cka": {}}}
+    write_round(file, whole)
+    assert read_round(file) == whole
+    file.write_text(file.read_text().replace("0.5", "0.9"))
+    with pytest.raises(ValueError, match=r"round-1\.json' is damaged: something is missing .*; remove the folder"):
+        read_round(file)
+    for name in whole:
+        write_json(file, {("x" if key == name else key): value for key, value in whole.items()})
+        with pytest.raises(ValueError, match=r"round-1\.json' is damaged: something is missing .*; remove the folder"):
+            read_round(file)
 
 
 def test_a_damaged_plan_is_named(run_simkit: Run, tmp_path: Path) -> None:

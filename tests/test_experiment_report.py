@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,53 @@ def test_unfinished_runs_are_counted(tmp_path: Path) -> None:
     experiments, unfinished = read_experiments(tmp_path)
     assert unfinished == 1
     assert experiments[0].rounds("l1", 0.3)[0].seeds == (1, 2)
+
+
+def test_a_copy_of_a_run_is_no_other_seed(tmp_path: Path, run_simkit: Run) -> None:
+    write_runs(tmp_path)
+    run = next(tmp_path.glob("l1-0.3-s0-*"))
+    shutil.copytree(run, tmp_path / f"copy-of-{run.name}")
+    result = run_simkit("report", tmp_path)
+    assert_one_sentence(*result)
+    assert f"copy-of-{run.name}/result.json' is a copy of the run '{run.name}': move its folder elsewhere" in result[2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"accuracy": float("nan")},
+        {"parameters": 10**400},
+        {"latency": float("inf")},
+        {"similarity": {"cka": [1]}},
+        {"similarity": {"cka": {"fc1": "x"}}},
+        {"similarity": {"cka": {"fc1": float("nan")}}},
+    ],
+)
+def test_numbers_that_are_none_are_damage(change: dict[str, Any], tmp_path: Path, run_simkit: Run) -> None:
+    write_runs(tmp_path, seeds=(0,))
+    file = next(tmp_path.glob("l1-0.3-s0-*/result.json"))
+    content = json.loads(file.read_text())
+    content["rounds"][1].update(change)
+    file.write_text(json.dumps(content))
+    result = run_simkit("report", tmp_path)
+    assert_one_sentence(*result)
+    assert f"'{file}' is damaged: its 'rounds' is missing or wrong" in result[2]
+
+
+def test_new_weights_under_the_masks_of_two_arms_are_two_arms(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    other = "ba9876543210"
+    for file in list(tmp_path.glob("l1+reinit-*/result.json")):
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps({**content, "chosen_by": "l1"}))
+        run = tmp_path / file.parent.name.replace(ID, other)
+        run.mkdir()
+        (run / "config.json").write_text("{}")
+        changed = {**content, "id": other, "name": run.name, "chosen_by": "l1+rewind-lr"}
+        (run / "result.json").write_text(json.dumps(changed))
+    (experiment,) = read_experiments(tmp_path)[0]
+    assert {"l1+reinit of l1", "l1+reinit of l1+rewind-lr"} < set(experiment.arms)
+    assert all(cell.seeds == SEEDS for cell in experiment.cells)
 
 
 def test_folders_without_runs(tmp_path: Path, run_simkit: Run) -> None:

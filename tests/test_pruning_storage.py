@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -214,6 +215,25 @@ def test_a_recipe_that_was_changed_is_known_by_its_checksum(path: Path) -> None:
     save_file(state, path, {"simkit": json.dumps(data)})
     with pytest.raises(ValueError, match=r"^the recipe in '.*' was changed after it was saved: its checksum is"):
         P.load(path, network)
+
+
+def test_a_wrong_bit_of_a_tensor_is_known_by_their_checksum(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"^the tensors in '.*' were changed after they were saved: their checksum"):
+        P.load(path, network)
+
+
+def test_files_without_a_checksum_of_the_tensors_are_read(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        data = json.loads(file.metadata()["simkit"])
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del data["tensors"], data["checksum"]
+    written = json.dumps(data, separators=(",", ":"))
+    data["checksum"] = hashlib.sha256(written.encode()).hexdigest()
+    save_file(state, path, {"simkit": json.dumps(data)})
+    small = P.load(path, network)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in small.state_dict().items())
 
 
 def test_files_that_are_something_else(tmp_path: Path) -> None:

@@ -296,3 +296,29 @@ def test_mistakes_get_one_sentence() -> None:
             sparsifier.attach()
         with pytest.raises(ValueError, match=r"the layer of '0\.weight' has 'weight_mask' already"):
             P.Sparsifier(model, masks, optimizer).attach()
+    for odd in (masks["4.weight"].to("meta"), masks["4.weight"].to_sparse()):
+        with pytest.raises(TypeError, match=r"the mask of '4\.weight' must hold its entries, not be torch\."):
+            P.Sparsifier(model, {"4.weight": odd}, optimizer)
+    for call in (
+        lambda: P.Sparsifier("model", masks),
+        lambda: P.masks("model"),
+        lambda: P.rounds("model", train=print, amount=0.5),
+    ):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, not str"):
+            call()
+
+
+def test_what_fails_while_it_is_attached_leaves_nothing_behind() -> None:
+    class Failing(P.Sparsifier):
+        def enforce(self) -> None:
+            raise RuntimeError("no")
+
+    model, optimizer = warmed("momentum")
+    masks, names = P.masks(model, amount=0.5), list(model.state_dict())
+    with pytest.raises(RuntimeError, match="no"):
+        Failing(model, masks, optimizer).attach()
+    assert list(model.state_dict()) == names
+    with P.Sparsifier(model, masks, optimizer):
+        backward(model)
+        optimizer.step()
+    assert zeros(model, masks)

@@ -297,6 +297,26 @@ def test_results_must_be_json_where_they_are_kept(tmp_path: Path) -> None:
             list(P.rounds(network(), train=lambda model, r=result: r, checkpoints=tmp_path, **OPTIONS))
 
 
+def test_what_is_trained_outlives_a_result_that_cannot_be_kept(tmp_path: Path) -> None:
+    whole = run(Training())
+    calls = []
+
+    def train(model: nn.Module, stage: Stage) -> object:
+        calls.append(stage.number)
+        return [Training()(model, stage), object()]
+
+    for number in range(4):
+        with pytest.raises(TypeError, match="what it has trained is kept, and the next run goes on from there, with"):
+            list(P.rounds(network(), train=train, checkpoints=tmp_path, **OPTIONS))
+        assert calls == list(range(number + 1))
+    resumed = run(Training(), checkpoints=tmp_path)
+    assert [one.result for one in resumed] == [None] * 3
+    for one, other in zip(resumed, whole, strict=True):
+        assert all(
+            torch.equal(a, b) for a, b in zip(plain(one.model).values(), plain(other.model).values(), strict=True)
+        )
+
+
 def test_an_optimizer_from_an_earlier_round_is_stale() -> None:
     kept: list[torch.optim.Optimizer] = []
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simkit import train
@@ -165,6 +166,22 @@ def test_a_state_written_without_its_pointer_is_ignored(folder: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(state(model), uninterrupted("sgd")[0], strict=True))
 
 
+def flip(file: Path, tensor: Tensor) -> None:
+    """One wrong bit in the first number of a tensor."""
+    data = bytearray(file.read_bytes())
+    data[data.index(tensor.numpy().tobytes())] ^= 1
+    file.write_bytes(data)
+
+
+def weights(folder: Path) -> Tensor:
+    return load_file(folder / "epoch-00006.safetensors")["0.weight"]
+
+
+def momentum(folder: Path) -> Tensor:
+    found: Tensor = torch.load(folder / "epoch-00006.pt", weights_only=True)["optimizer"]["state"][0]["momentum_buffer"]
+    return found
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
@@ -177,6 +194,12 @@ def test_a_state_written_without_its_pointer_is_ignored(folder: Path) -> None:
         (lambda f: (f / "epoch-00006.safetensors").unlink(), "does not fit or is damaged"),
         (lambda f: (f / "epoch-00006.safetensors").write_bytes(b"junk"), "does not fit or is damaged"),
         (lambda f: (f / "epoch-00006.pt").write_bytes(b"junk"), "does not fit or is damaged"),
+        (lambda f: flip(f / "epoch-00006.safetensors", weights(f)), "is damaged: its files are not what was written"),
+        (lambda f: flip(f / "epoch-00006.pt", momentum(f)), "is damaged: its files are not what was written"),
+        (
+            lambda f: (f / POINTER).write_text((f / POINTER).read_text().replace('"accuracy"', '"accurasy"', 1)),
+            "is damaged: the record of an epoch is not whole",
+        ),
     ],
 )
 def test_damaged_checkpoints_are_reported(damage: Any, sentence: str, folder: Path) -> None:

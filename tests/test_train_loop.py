@@ -292,6 +292,13 @@ def test_bad_data(call: Callable[[], object], error: type[Exception], sentence: 
         ({"nesterov": True, "optimizer": "adam"}, "nesterov needs sgd with momentum, not adam with momentum=0.9"),
         ({"warmup_epochs": 11}, "warmup_epochs must be at most epochs=10, not 11"),
         ({"first_epoch": 11}, "first_epoch must be at most epochs=10, not 11"),
+        ({"lr": 1e308}, r"lr must be below 1e\+30, not 1e\+308"),
+        ({"weight_decay": 1e39}, r"weight_decay must be below 1e\+30, not 1e\+39"),
+        (
+            {"schedule": "step", "step_epochs": 1, "step_factor": 1e9},
+            r"step_factor=1000000000.0 raises lr=0.05 to 1e\+30 and more",
+        ),
+        ({"accumulate": 2**31}, "accumulate must be at most 2147483647, not 2147483648"),
     ],
 )
 def test_bad_options(options: dict[str, Any], sentence: str) -> None:

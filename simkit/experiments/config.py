@@ -21,6 +21,7 @@ _OWNED = (
     ("step_factor", "schedule", "step"),
 )
 _CUT_SHORT = frozenset({"finetune", "rewind-lr", "rewind-weights"})  # ways that prune.epochs decides
+MOST_ROUNDS = 10_000  # more only fill the memory with the shares of each
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -136,7 +137,7 @@ class PruneConfig(BaseModel):
     kind: Kind = "structured"
     methods: tuple[str, ...] = Field(min_length=1)
     amounts: tuple[float, ...] = Field(min_length=1)
-    rounds: int = Field(default=1, ge=1)
+    rounds: int = Field(default=1, ge=1, le=MOST_ROUNDS)
     schedule: Literal["exponential", "linear", "cubic"] = "exponential"
     scope: Literal["layer", "global"] | None = None
     keep: tuple[str, ...] = ()

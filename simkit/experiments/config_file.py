@@ -84,11 +84,11 @@ def _parsed(file: Path) -> dict[str, Any]:
     if file.suffix.lower() not in (".toml", ".json"):
         raise ValueError(f"the config {place} must end in .toml or .json")
     try:
-        text = file.read_bytes().decode("utf-8")
+        text = file.read_bytes().decode("utf-8-sig")  # some editors begin UTF-8 with a mark
         content = tomllib.loads(text) if file.suffix.lower() == ".toml" else json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{place} is not UTF-8: {error}") from None
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of the parsers, or of Python about thousands of digits
         raise ValueError(f"{place} is not {file.suffix[1:].upper()}: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{place} must hold sections such as [model], not {content!r}")
@@ -109,10 +109,11 @@ def _override(content: dict[str, Any], text: str) -> str:
     if not equals or not dot or not section or not option or "." in option:
         raise ValueError(f"--set {text} must be SECTION.NAME=VALUE, such as train.lr=0.1")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()  # a word without quotes
-    _section(content, section)[option] = parsed
+        parsed = tomllib.loads(f"value = {value}")
+    except ValueError:
+        parsed = {}
+    alone = parsed.keys() == {"value"}  # else a word without quotes, or more than one line
+    _section(content, section)[option] = parsed["value"] if alone else value.strip()
     return f"{section}.{option}"
 
 

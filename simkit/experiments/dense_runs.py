@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors.torch import load as parse
-from safetensors.torch import save as serialize
 from torch import nn
 
 from .. import pruning as P
 from ..errors import first_line
-from ..files import write_atomically
 from .config import ExperimentConfig
 from .measured import performance
 from .run_directory import REMEDY, RunDirectory, identity
+from .tensor_files import read_tensors, write_tensors
 from .workbench import Workbench
 
 MODEL = "dense.safetensors"
@@ -62,15 +60,17 @@ def weights_at(bench: Workbench, dense: DenseRun, epoch: int) -> nn.Module:
     file = dense.directory.checkpoints / f"epoch-{epoch:05d}.safetensors"
     if file.is_file():
         try:
-            model.load_state_dict(parse(file.read_bytes()))
-        except Exception as error:  # a damaged file may raise anything
-            raise ValueError(f"{str(file)!r} does not fit or is damaged: {first_line(error)}") from error
+            model.load_state_dict(read_tensors(file))
+        except RuntimeError as error:
+            raise ValueError(f"{str(file)!r} does not fit: {first_line(error)}; {REMEDY}") from error
+        except ValueError as error:
+            raise ValueError(f"{first_line(error)}; {REMEDY}") from error
         return model
     options = bench.config.train.training(dense.seed, bench.config.run.device)
     with dense.directory.open() as metrics:
         folder = dense.directory.training / file.stem
         bench.fit(model, options, folder, metrics, "training", stop_after=epoch)
-        write_atomically(file, serialize({name: value.contiguous() for name, value in model.state_dict().items()}))
+        write_tensors(file, model.state_dict())
         dense.directory.tidy(file.stem)
     return model
 

@@ -14,7 +14,7 @@ from .config import ExperimentConfig, PruneConfig
 from .dense_runs import DenseRun, dense_content
 from .measured import similarity
 from .methods import METHODS
-from .run_directory import RunDirectory, identity, read_json, write_json
+from .run_directory import RunDirectory, identity, read_round, write_round
 from .workbench import Workbench
 
 KEPT_OF_DENSE = ("accuracy", "loss", "parameters", "macs", "latency")
@@ -44,6 +44,7 @@ class PrunedRun:
 
     def result(self, rounds: list[dict[str, Any]]) -> dict[str, Any]:
         """The content of ``result.json``."""
+        source = chooser(self.options, self.arm)
         return {
             "kind": "prune",
             "experiment": experiment_identity(self.bench.config, self.options),
@@ -54,6 +55,7 @@ class PrunedRun:
             "control": self.arm.control,
             "retrain": self.arm.retrain,
             "compensate": self.arm.compensate,
+            "chosen_by": None if source is None else source.label,
             "amount": self.amount,
             "dense": {"run": self.dense.directory.name, **{name: self.dense.result[name] for name in KEPT_OF_DENSE}},
             "rounds": rounds,
@@ -75,12 +77,12 @@ class PrunedRun:
         """The record of a round: read where it is there, else measured and written."""
         file = self.directory.training / f"round-{number}.json"
         if file.is_file():
-            record = read_json(file)
+            record = read_round(file)
         else:
             found = similarity(self.dense.model, model, self.bench, self.bench.config.compare)
             record = {"round": number, **measure(), "similarity": found}
-            write_json(file, record)
-        return {name: value for name, value in record.items() if name != "format"}
+            write_round(file, record)
+        return record
 
 
 def pruned_run(bench: Workbench, options: PruneConfig, arm: Arm, amount: float, dense: DenseRun) -> PrunedRun:

@@ -134,6 +134,7 @@ def _training(identity: str, results: list[dict[str, Any]]) -> Experiment:
 
 def _pruning(identity: str, results: list[dict[str, Any]]) -> Experiment:
     dense = {result["seed"]: result["dense"] for result in results}
+    results = _told_apart(results)
     # A run with new weights is a control until its way is asked for, and it is one run all the same.
     controls = {arm: all(r["control"] for r in results if r["arm"] == arm) for arm in {r["arm"] for r in results}}
     gathered: dict[tuple[str, tuple[str, str], bool, float, int], list[tuple[int, dict[str, Any]]]] = {}
@@ -144,6 +145,20 @@ def _pruning(identity: str, results: list[dict[str, Any]]) -> Experiment:
             gathered.setdefault(key, []).append((result["seed"], record))
     cells = tuple(_cell(*key, records) for key, records in gathered.items())
     return Experiment(identity, results[0]["title"], _cell(DENSE, UNPRUNED, False, 0.0, 0, list(dense.items())), cells)
+
+
+def _told_apart(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results; arms with new weights under masks of several other arms are named after those."""
+    sources: dict[str, set[str | None]] = {result["arm"]: set() for result in results}
+    for result in results:
+        if "chosen_by" in result:  # a version before this one did not say it
+            sources[result["arm"]].add(result["chosen_by"])
+    return [
+        {**result, "arm": f"{result['arm']} of {result.get('chosen_by') or 'an earlier version'}"}
+        if len(sources[result["arm"]]) > 1
+        else result
+        for result in results
+    ]
 
 
 def _cell(

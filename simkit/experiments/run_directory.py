@@ -25,6 +25,7 @@ CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 CHECKPOINTS, TRAINING = "checkpoints", "training"
 LOCK = ".lock"
 REMEDY = "remove the folder of that run, and it is carried out anew"
+_LARGEST = 1e300  # of any number; NaN is not below it
 _MEASURED = {"accuracy": float, "parameters": int, "macs": (int, type(None)), "latency": float}
 _DENSE: dict[str, Any] = {"seed": int, "experiment": str, "title": str, "name": str, "loss": float, **_MEASURED}
 _PRUNED: dict[str, Any] = {
@@ -63,11 +64,13 @@ def read_result(file: Path) -> dict[str, Any]:
     if wrong is None and kind == "prune":
         dense, rounds = content["dense"], content["rounds"]
         wrong = None if _wrong(dense, {"run": str, **_MEASURED}) is None else "dense"
-        wrong = wrong or ("rounds" if not rounds or any(_wrong(one, _ROUND) for one in rounds) else None)
+        wrong = wrong or (None if rounds and all(map(_whole, rounds)) else "rounds")
     if wrong is not None:
         raise ValueError(f"{str(file)!r} is damaged: its {wrong!r} is missing or wrong; {REMEDY}")
     if not file.parent.name.endswith(f"-{content.get('id')}"):
         raise ValueError(f"{str(file)!r} is the result of another run, {content.get('id')!r}; {REMEDY}")
+    if file.parent.name != content["name"]:  # counted twice, a run would pass for two seeds
+        raise ValueError(f"{str(file)!r} is a copy of the run {content['name']!r}: move its folder elsewhere")
     return content
 
 
@@ -80,7 +83,37 @@ def _wrong(content: Any, kinds: Mapping[str, Any]) -> str | None:
         allowed = (int, float) if kind is float else kind
         if name not in content or not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
             return name
+        if isinstance(value, (int, float)) and not abs(value) < _LARGEST:
+            return name
     return None
+
+
+def read_round(file: Path) -> dict[str, Any]:
+    """What was measured after a round; ValueError unless the file is whole."""
+    try:
+        content = read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{first_line(error)}; {REMEDY}") from error
+    record = {name: value for name, value in content.items() if name not in ("format", "digest")}
+    if not _whole(record) or content.get("digest", identity(record)) != identity(record):
+        raise ValueError(f"{str(file)!r} is damaged: something is missing or wrong; {REMEDY}")
+    return record
+
+
+def write_round(file: Path, record: Mapping[str, Any]) -> None:
+    """Write what :func:`read_round` reads, with a digest: a wrong digit would be taken for a measurement."""
+    write_json(file, {**record, "digest": identity(record)})
+
+
+def _whole(measured: Any) -> bool:
+    """Whether a round's record is what it should be; of the similarity: measure -> layer -> a number, or None."""
+    if _wrong(measured, _ROUND) is not None:
+        return False
+    for layers in measured["similarity"].values():
+        defined = [name for name, value in layers.items() if value is not None] if isinstance(layers, dict) else []
+        if not isinstance(layers, dict) or _wrong(layers, dict.fromkeys(defined, float)) is not None:
+            return False
+    return True
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -162,7 +195,9 @@ class Metrics:
                 entry = json.loads(line)
                 self._known.add((entry["stage"], entry["epoch"]))
             except (ValueError, KeyError, TypeError):
-                raise ValueError(f"line {number} of {str(self._path)!r} is damaged") from None
+                raise ValueError(
+                    f"line {number} of {str(self._path)!r} is damaged; remove the line, and the run goes on"
+                ) from None
         self._file = self._path.open("ab")
         return self
 

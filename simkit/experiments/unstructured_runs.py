@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load as parse
-from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from .. import pruning as P
 from ..errors import first_line
-from ..files import write_atomically
 from ..graph import quiet_copy
 from .arms import rewound_epoch
 from .dense_runs import weights_at
 from .measured import performance
 from .pruned_run import PrunedRun
 from .run_directory import REMEDY, Metrics
+from .tensor_files import read_tensors, write_tensors
 from .workbench import derived_seed
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # every weight works once per output position
@@ -76,7 +74,7 @@ def _record(run: PrunedRun, one: P.SparseRound) -> dict[str, Any]:
     masked = sum(int((~mask).sum()) for mask in one.masks.values())
     place = run.directory.checkpoints
     P.save(one.model, place / f"round-{one.number}.safetensors")
-    write_atomically(place / f"round-{one.number}.masks.safetensors", serialize(dict(one.masks)))
+    write_tensors(place / f"round-{one.number}.masks.safetensors", one.masks)
 
     def measure() -> Mapping[str, Any]:
         found = performance(one.model, run.bench)
@@ -118,11 +116,10 @@ def survival(chosen: Mapping[int, Path], *, unitwise: bool) -> Survival:
     for place in chosen.values():
         file = place.with_suffix(".masks.safetensors")
         try:
-            masks = parse(file.read_bytes())
-        except Exception as error:  # a damaged file may raise anything
-            raise ValueError(f"{str(file)!r} is damaged: {first_line(error)}; {REMEDY}") from error
-        # In the order of their names, for that of the file changes from reading to reading.
-        found = {name: mask.float() + found.get(name, 0.0) for name, mask in sorted(masks.items())}
+            masks = read_tensors(file)
+        except ValueError as error:
+            raise ValueError(f"{first_line(error)}; {REMEDY}") from error
+        found = {name: mask.float() + found.get(name, 0.0) for name, mask in masks.items()}
     return Survival(unitwise, found)
 
 

@@ -62,7 +62,11 @@ class Workbench:
         *,
         stop_after: int | None = None,
     ) -> History:
-        """Train in place, going on from what the folder holds; every finished epoch is in the metrics once."""
+        """Train in place, going on from what the folder holds; every finished epoch is in the metrics once.
+
+        Raises:
+            ValueError: as :func:`simkit.train.fit`; whatever a network of the user's raises while it is trained.
+        """
         for record in finished_epochs(folder):  # of one, the process may have been killed before it was noted
             metrics.add(stage, record)
             self.progress.step()
@@ -71,15 +75,20 @@ class Workbench:
             metrics.add(stage, record)
             self.progress.step()
 
-        return fit(
-            model,
-            self.train,
-            options,
-            validation=self.validation,
-            checkpoint=folder,
-            progress=note,
-            stop_after=stop_after,
-        )
+        try:
+            return fit(
+                model,
+                self.train,
+                options,
+                validation=self.validation,
+                checkpoint=folder,
+                progress=note,
+                stop_after=stop_after,
+            )
+        except (ValueError, OSError):
+            raise
+        except Exception as error:
+            raise ValueError(f"training fails: {type(error).__name__}: {first_line(error)}") from error
 
 
 def workbench(config: ExperimentConfig, progress: Progress) -> Workbench:

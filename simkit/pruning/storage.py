@@ -62,6 +62,7 @@ class Recipe(BaseModel):
 
     ``recalibrated`` is the number of samples on which BatchNorm statistics were estimated after the last cut.
     ``checksum`` is of all the rest: whether a size is right that only the model's code reads, nothing else could tell.
+    ``tensors`` is that of the tensors, None in a file of a version that wrote none.
     """
 
     model_config: ClassVar[ConfigDict] = _STRICT
@@ -71,11 +72,12 @@ class Recipe(BaseModel):
     sizes: tuple[SizeRecipe, ...]
     tied: dict[str, str]
     recalibrated: Annotated[int, Field(ge=2)] | None
+    tensors: str | None = None
     checksum: str = ""
 
     def sealed(self) -> Recipe:
         """The recipe with the checksum that it should have."""
-        written = self.model_dump_json(exclude={"checksum"})
+        written = self.model_dump_json(exclude={"checksum", *(() if self.tensors else ("tensors",))})
         return self.model_copy(update={"checksum": hashlib.sha256(written.encode()).hexdigest()})
 
 
@@ -104,6 +106,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
         ),
         tied=tied,
         recalibrated=getattr(small, RECALIBRATED, None),
+        tensors=_checksum(state),
     )
     try:
         data = serialize(state, metadata={METADATA: recipe.sealed().model_dump_json()})
@@ -154,7 +157,20 @@ def load(path: str | os.PathLike[str], model_factory: Callable[[], nn.Module]) -
     _check_modules(small, recipe)
     _check_sizes(small, recipe, {name.rpartition(".")[0] for name in changed})
     _finish(small, recipe, {name: tuple(tensor.shape) for name, tensor in current.items()})
+    if recipe.tensors not in (None, _checksum(state)):
+        raise ValueError(
+            f"the tensors in {os.fspath(path)!r} were changed after they were saved: their checksum differs"
+        )
     return small
+
+
+def _checksum(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors with their names, types and shapes."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        found.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _check_ties(recipe: Recipe, state: Mapping[str, torch.Tensor], current: Mapping[str, torch.Tensor]) -> None:

@@ -1,11 +1,13 @@
 """Checkpoints that survive a kill at any moment: two numbered files, then one pointer that is replaced atomically.
 
-The model is a safetensors file; the optimiser and the random states are read with ``weights_only=True``.
+The model is a safetensors file; the optimiser and the random states are read with ``weights_only=True``. The pointer
+holds the digests of both, for a single wrong bit of a weight would otherwise change every number after it.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import json
 import os
@@ -26,7 +28,7 @@ from .config import TrainOptions
 from .randomness import Randomness
 from .records import EpochRecord, as_record
 
-FORMAT = "simkit checkpoint 1"
+FORMAT = "simkit checkpoint 2"
 POINTER = "checkpoint.json"
 _STATE = re.compile(r"epoch-\d{5,}\.(safetensors|pt)")
 
@@ -56,12 +58,14 @@ def save_checkpoint(
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.model.state_dict().items()}
     rest = io.BytesIO()
     torch.save(state.rest(), rest)
-    write_atomically(place / weights, serialize(tensors))
-    write_atomically(place / others, rest.getvalue())
+    files = serialize(tensors), rest.getvalue()
+    write_atomically(place / weights, files[0])
+    write_atomically(place / others, files[1])
     pointer = {
         "format": FORMAT,
         "weights": weights,
         "state": others,
+        "sha256": _digests(*files),
         "options": _comparable(options),
         "epochs": records,
     }
@@ -72,7 +76,7 @@ def save_checkpoint(
             old.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: str | os.PathLike[str], state: TrainState, options: TrainOptions) -> list[dict[str, Any]]:
+def load_checkpoint(folder: str | os.PathLike[str], state: TrainState, options: TrainOptions) -> list[EpochRecord]:
     """Put the state where the folder's checkpoint has it, or leave all of it as it is; its epoch records, or [].
 
     Raises:
@@ -87,13 +91,16 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainState, options: 
         if made != value:
             raise ValueError(f"the checkpoint in {str(place)!r} was made with {name}={made!r}, not {value!r}")
     try:
-        tensors = parse((place / pointer["weights"]).read_bytes())
-        rest = torch.load(place / pointer["state"], weights_only=True, map_location="cpu")
+        weights, others = ((place / pointer[part]).read_bytes() for part in ("weights", "state"))
+        tensors = parse(weights)
+        rest = torch.load(io.BytesIO(others), weights_only=True, map_location="cpu")
         _check_tensors(state.model, tensors)
         _check_optimizer(state.optimizer, rest["optimizer"])
         state.randomness.check(rest["random"])
         if state.scaler is not None:
             copy.copy(state.scaler).load_state_dict(rest["scaler"])
+        if _digests(weights, others) != pointer["sha256"]:
+            raise ValueError("its files are not what was written")
     except Exception as error:  # a damaged file may raise anything, torch's unpickling errors included
         raise ValueError(f"the checkpoint in {str(place)!r} does not fit or is damaged: {first_line(error)}") from error
     state.model.load_state_dict(tensors)
@@ -101,14 +108,15 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainState, options: 
     state.randomness.restore(rest["random"])
     if state.scaler is not None:
         state.scaler.load_state_dict(rest["scaler"])
-    records: list[dict[str, Any]] = pointer["epochs"]
+    records: list[EpochRecord] = pointer["epochs"]
     return records
 
 
 def finished_epochs(folder: str | os.PathLike[str]) -> list[EpochRecord]:
     """The records of the epochs whose state the folder holds, or []; ValueError if its checkpoint is damaged."""
     place = Path(folder)
-    return [as_record(entry) for entry in _pointer(place)["epochs"]] if (place / POINTER).is_file() else []
+    records: list[EpochRecord] = _pointer(place)["epochs"] if (place / POINTER).is_file() else []
+    return records
 
 
 def _check_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -144,15 +152,23 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any])
                 raise ValueError(f"the optimiser's {name!r} of parameter {index} is {tuple(value.shape)}")
 
 
+def _digests(weights: bytes, others: bytes) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in (("weights", weights), ("state", others))}
+
+
 def _pointer(place: Path) -> dict[str, Any]:
     try:
         pointer = json.loads((place / POINTER).read_text())
     except ValueError as error:
         raise ValueError(f"{str(place / POINTER)!r} is not JSON: {error}") from error
-    parts = {"weights": str, "state": str, "options": dict, "epochs": list}
+    parts = {"weights": str, "state": str, "sha256": dict, "options": dict, "epochs": list}
     given = pointer if isinstance(pointer, dict) else {}
     if given.get("format") != FORMAT or any(not isinstance(given.get(part), kind) for part, kind in parts.items()):
         raise ValueError(f"{str(place / POINTER)!r} is not a checkpoint of format {FORMAT!r}")
+    try:
+        given["epochs"] = [as_record(entry) for entry in given["epochs"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{str(place / POINTER)!r} is damaged: the record of an epoch is not whole") from error
     return given
 
 

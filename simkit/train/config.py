@@ -66,9 +66,10 @@ class TrainOptions:
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, not {getattr(self, name)!r}")
         for name in ("lr", "step_factor", "clip_norm"):
-            _check_number(name, getattr(self, name), positive=True, optional=name == "clip_norm")
+            _check_number(name, getattr(self, name), positive=True, optional=name == "clip_norm", below=_TOO_LARGE)
         for name in ("momentum", "weight_decay"):
-            _check_number(name, getattr(self, name), positive=False, below=1.0 if name == "momentum" else math.inf)
+            _check_number(name, getattr(self, name), positive=False, below=1.0 if name == "momentum" else _TOO_LARGE)
+        self._check_rise()
         if not isinstance(self.nesterov, bool):
             raise ValueError(f"nesterov must be true or false, not {self.nesterov!r}")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
@@ -84,6 +85,11 @@ class TrainOptions:
             return self._scheduled(self.warmup_epochs, self.warmup_epochs) * done / self.warmup_epochs
         return self._scheduled(epoch, done)
 
+    def _check_rise(self) -> None:
+        steps = max(self.epochs - 1, 0) // self.step_epochs if self.schedule == "step" else 0
+        if math.log(self.lr) + steps * math.log(self.step_factor) >= math.log(_TOO_LARGE):
+            raise ValueError(f"step_factor={self.step_factor!r} raises lr={self.lr!r} to {_TOO_LARGE:g} and more")
+
     def _scheduled(self, epoch: int, done: float) -> float:
         if self.schedule == "cosine":
             left = max(self.epochs - self.warmup_epochs, 1)
@@ -93,6 +99,8 @@ class TrainOptions:
         return self.lr
 
 
+_TOO_LARGE = 1e30  # float32 ends at 3.4e38, where torch raises errors of its own
+_MOST = 2**31 - 1  # of what is counted
 _INTEGERS = {
     "epochs": 0, "first_epoch": 0, "batch_size": 1, "step_epochs": 1, "warmup_epochs": 0, "accumulate": 1,
     "patience": 1, "seed": 0,
@@ -104,9 +112,11 @@ def _check_integer(name: str, value: object, smallest: int, *, optional: bool = 
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise ValueError(f"{name} must be an integer of at least {smallest}, not {value!r}")
+    if value > _MOST and name != "seed":
+        raise ValueError(f"{name} must be at most {_MOST}, not {value!r}")
 
 
-def _check_number(name: str, value: object, *, positive: bool, optional: bool = False, below: float = math.inf) -> None:
+def _check_number(name: str, value: object, *, positive: bool, below: float, optional: bool = False) -> None:
     if optional and value is None:
         return
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan

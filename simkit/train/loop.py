@@ -21,7 +21,7 @@ from .config import Precision, TrainOptions
 from .optimizers import make_optimizer, set_rate, step
 from .precision import autocast, loss_scaler
 from .randomness import Randomness
-from .records import EpochRecord, Evaluation, History, as_record
+from .records import EpochRecord, Evaluation, History
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 DEFAULT_OPTIONS = TrainOptions()
@@ -147,7 +147,7 @@ def fit(
     )
     records: list[EpochRecord] = []
     if checkpoint is not None:
-        records = [as_record(entry) for entry in load_checkpoint(checkpoint, state, options)]
+        records = load_checkpoint(checkpoint, state, options)
     last = options.epochs if stop_after is None else min(stop_after, options.epochs)
     while options.first_epoch + len(records) < last and not _stalled(records, options.patience):
         epoch = options.first_epoch + len(records)

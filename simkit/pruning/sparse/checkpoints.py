@@ -111,8 +111,11 @@ def as_json(result: object) -> Any:
     """What a round trip through JSON leaves, NaN and infinities included; TypeError for what has no JSON form."""
     try:
         return json.loads(json.dumps(result))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"with checkpoints=, train must return JSON data, not {result!r}: {error}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"with checkpoints=, train must return JSON data, not {result!r}: {error}; what it has trained is kept, "
+            "and the next run goes on from there, with None for this result"
+        ) from None
 
 
 def _described(value: object, within: tuple[object, ...]) -> str:

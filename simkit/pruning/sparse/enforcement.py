@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...graph.preserve import own_copy
 from .invariants import checked_masks, require_zero
-from .network import Masks, zero_masked
+from .network import Masks, require_module, zero_masked
 
 SUFFIX = "_mask"
 
@@ -59,6 +59,7 @@ class Sparsifier:
         masks: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | None = None,
     ) -> None:
+        require_module(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         self.model = model
         self._given = checked_masks(parameters, masks)
@@ -86,6 +87,14 @@ class Sparsifier:
                 raise ValueError(
                     f"the layer of {name!r} has {leaf + SUFFIX!r} already: is another Sparsifier attached?"
                 )
+        try:
+            self._install()
+        except BaseException:
+            self._remove()  # half of it would stand in the way of the next
+            raise
+        return self
+
+    def _install(self) -> None:
         for name, (module, leaf) in self._places.items():
             parameter = module.get_parameter(leaf)
             module.register_buffer(leaf + SUFFIX, self._given[name].to(parameter.device, copy=True))
@@ -97,11 +106,13 @@ class Sparsifier:
         for one in self._optimizers or ():
             self._handles.append(one.register_step_post_hook(self._after_step))
         self.enforce()
-        return self
 
     def detach(self) -> None:
         """Stop enforcing and take the masks out of the model; its weights stay as they are."""
         self._given = {name: mask.clone() for name, mask in self.masks.items()}
+        self._remove()
+
+    def _remove(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -34,6 +34,8 @@ def checked_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor])
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise TypeError(f"the mask of {name!r} must be a bool tensor, not {kind}")
+        if mask.is_meta or mask.layout != torch.strided:
+            raise TypeError(f"the mask of {name!r} must hold its entries, not be {mask.layout} on {mask.device}")
         if mask.shape != parameters[name].shape:
             raise ValueError(
                 f"the mask of {name!r} has shape {tuple(mask.shape)}, not {tuple(parameters[name].shape)} as the weight"

@@ -73,7 +73,9 @@ def open_weights(
 
     Raises:
         ValueError: an unknown name, or nothing is open. NotImplementedError: a parametrised layer, unless kept.
+        TypeError: no module.
     """
+    require_module(model)
     known = dict(model.named_parameters())
     aliases = first_names(model)
     if parameters is not None:
@@ -88,6 +90,12 @@ def open_weights(
     if not found:
         raise ValueError(f"{type(model).__name__} has no weights that can be pruned")
     return found
+
+
+def require_module(model: object) -> None:
+    """TypeError unless it is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
 
 
 def weight_name(name: str, weights: Collection[str], option: str, aliases: Mapping[str, str]) -> str:

@@ -103,7 +103,8 @@ def rounds(  # noqa: PLR0913  (the public face)
         checkpoints: a folder. A run that finds a killed one of the same options there continues it, and ends with the
             same weights bit for bit; rounds that are done are read, not repeated. Functions among the options are
             told apart by name, tensors and lists of them by content, other iterables of data only by type. ``train``
-            must then return JSON data. Training itself starts its round again, or goes on from what it keeps in
+            must then return JSON data; where it does not, its weights are kept all the same, and a run that continues
+            has None for that result. Training itself starts its round again, or goes on from what it keeps in
             ``stage.folder``.
         retrain: :class:`FineTune`, :class:`RewindLR`, :class:`RewindWeights` or :class:`Reinit`.
         scope: as for :func:`masks`.
@@ -280,7 +281,11 @@ class _Run:
         require_zero(model, chosen)
         done = snapshot(model)
         if store is not None:
-            result = as_json(result)
+            try:
+                result = as_json(result)
+            except TypeError:
+                store.write(name, done, chosen)  # hours of training are not lost for what it returned
+                raise
             store.write(name, done, chosen, result)
         return done, result
 
