@@ -154,7 +154,7 @@ def _header() -> list[str]:
 
 
 def _found(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Paired differences over seeds: what a choice is worth after fine-tuning, and how often that is certain."""
+    """Paired differences over seeds: what a choice is worth after fine-tuning, and in how many rows that is clear."""
     between = list(product([(a, b) for a in ("CKA damage", "redundancy") for b in ("L1", "random")], WAYS))
     rows = [(f"{a} − {b}", f", {'without' if way == 'none' else way}", (a, way), (b, way)) for (a, b), way in between]
     rows += [(f"{way} − none", f", {name}", (name, way), (name, "none")) for way in list(WAYS)[1:] for name in SCORES]
@@ -170,7 +170,7 @@ def _found(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield "Differences of accuracy after fine-tuning, in points, paired by seed, with 95% intervals; **bold** where the"
     yield "interval excludes 0 (not corrected for the number of rows). Between criteria: beside the other at the same"
-    yield "multiply-adds, on the straight line between its points and the dense network. How often the sign is certain:"
+    yield "multiply-adds, on the straight line between its points and the dense network. How often it excludes 0:"
     yield ""
     for what, all_signs in signs.items():
         yield f"* {what}: above 0 in {all_signs.count(1)}, below in {all_signs.count(-1)} of {len(all_signs)}"
@@ -188,12 +188,13 @@ def _difference(
         line, dense = own.get((seed, *key)), own.get((seed, "dense", "none", 0.0))
         curve = [one for one in (own.get((seed, *other, amount)) for amount in AMOUNTS) if one is not None]
         if line is None or dense is None or len(curve) < len(AMOUNTS):
-            continue
+            return None
         known = sorted([(one["macs"], one["tuned"]) for one in curve] + [(dense["macs"], dense["cut"])])
         macs, tuned = zip(*known, strict=True)
-        if macs[0] <= line["macs"]:  # nothing is known of fewer
-            points.append(100 * (line["tuned"] - float(np.interp(line["macs"], macs, tuned))))
-    return mean_interval(points) if points else None
+        if line["macs"] < macs[0]:  # nothing is known of so few, and the other seeds alone would be a chosen few
+            return None
+        points.append(100 * (line["tuned"] - float(np.interp(line["macs"], macs, tuned))))
+    return mean_interval(points)
 
 
 def _signed(found: Interval | None) -> str:

@@ -322,6 +322,35 @@ def test_a_bias_that_passes_an_activation_on_one_way_only_is_no_constant() -> No
     assert plan.layers[0].compensation == "biases removed with their units: several activations are on the way to b"
 
 
+class Pooled(nn.Module):
+    """Two pools and two activations, as functions or as modules."""
+
+    def __init__(self, *, modules: bool) -> None:
+        super().__init__()
+        self.conv1, self.norm, self.conv2 = nn.Conv2d(3, 9, 3), normed(9), nn.Conv2d(9, 4, 1)
+        self.pools = nn.ModuleList([nn.MaxPool2d(2), nn.MaxPool2d(2)] if modules else [])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv1(x)))
+        for pool in self.pools or [lambda y: nn.functional.max_pool2d(y, 2)] * 2:
+            x = pool(x)
+        return self.conv2(x)
+
+
+@pytest.mark.parametrize("way", [P.Merge(threshold=-1.0), P.LiveBias()], ids=["merge", "biases"])
+def test_an_operation_that_runs_twice_is_not_one_that_is_passed_by(way: P.Merge | P.LiveBias) -> None:
+    torch.manual_seed(5)
+    model = Pooled(modules=True).double().eval()
+    other = Pooled(modules=False).double().eval()
+    other.load_state_dict(model.state_dict())
+    x = torch.randn(4, 3, 14, 14, dtype=torch.float64)
+    first, second = (
+        P.apply(one, P.plan(one, x, score=P.L1(), amount=0.5, compensate=way), x) for one in (model, other)
+    )
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value, rtol=0, atol=0)
+
+
 def test_a_norm_without_shifts_merges() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).eval(), torch.randn(3, 6)

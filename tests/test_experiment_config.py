@@ -210,6 +210,7 @@ def test_bad_configs_are_one_sentence(mistake: str, run_simkit: Run, tmp_path: P
     [
         (["--set", "train.lr=-1"], " with --set train.lr=-1: [train] lr must be a positive number, not -1.0"),
         (["--set", "train.lrr=1"], "--set train.lrr=1: there is no option train.lrr; did you mean lr?"),
+        (["--set", f"train.lr={'[' * 20_000}"], "train.lr should be a valid number, not '[[["),
         (["--set", "train=1"], "--set train=1 must be SECTION.NAME=VALUE, such as train.lr=0.1"),
         (["--set", "train.lr"], "--set train.lr must be SECTION.NAME=VALUE"),
         (["--set", "train.lr=1\nepochs = 3"], "train.lr should be a valid number, not '1\\nepochs = 3'"),

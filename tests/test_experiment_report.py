@@ -225,19 +225,23 @@ def test_numbers_that_are_none_are_damage(change: dict[str, Any], tmp_path: Path
     assert f"'{file}' is damaged: its 'rounds' is missing or wrong" in result[2]
 
 
-def test_new_weights_under_the_masks_of_two_arms_are_two_arms(tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [False, True])
+def test_new_weights_under_the_masks_of_two_arms_are_two_arms(tmp_path: Path, earlier: bool) -> None:
+    """Also beside results of a version that did not write whose masks they have."""
     write_runs(tmp_path)
     other = "ba9876543210"
     for file in list(tmp_path.glob("l1+reinit-*/result.json")):
         content = json.loads(file.read_text())
-        file.write_text(json.dumps({**content, "chosen_by": "l1"}))
+        if not earlier:
+            file.write_text(json.dumps({**content, "chosen_by": "l1"}))
         run = tmp_path / file.parent.name.replace(ID, other)
         run.mkdir()
         (run / "config.json").write_text("{}")
         changed = {**content, "id": other, "name": run.name, "chosen_by": "l1+rewind-lr"}
         (run / "result.json").write_text(json.dumps(changed))
     (experiment,) = read_experiments(tmp_path)[0]
-    assert {"l1+reinit of l1", "l1+reinit of l1+rewind-lr"} < set(experiment.arms)
+    first = "an earlier version" if earlier else "l1"
+    assert {f"l1+reinit of {first}", "l1+reinit of l1+rewind-lr"} < set(experiment.arms)
     assert all(cell.seeds == SEEDS for cell in experiment.cells)
 
 

@@ -107,6 +107,13 @@ def test_data_that_does_not_fit_is_the_users_error(data: Tensor, found: str) -> 
             P.plan(model, torch.zeros(2, 4), data=data, score=score, compensate=compensate)
 
 
+def test_an_index_out_of_range_is_the_users_error() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    sentence = r"^the model does not run on data of torch.int64 \[9, 3\]: index out of range[^\n]*$"
+    with pytest.raises(ValueError, match=sentence):
+        P.plan(model, torch.zeros(2, 3, dtype=torch.int64), data=torch.full((9, 3), 5), score=P.CKADamage())
+
+
 def test_the_representation_of_a_stream_is_what_its_first_reader_reads() -> None:
     torch.manual_seed(0)
     model = Residual().eval()

@@ -105,6 +105,14 @@ def test_recalibrated_statistics_are_those_of_the_data(samples: int) -> None:
     assert small[1].num_batches_tracked == model[1].num_batches_tracked
 
 
+def test_statistics_of_images_without_channels_are_the_users_error() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(5), nn.Conv2d(5, 8, 1))
+    with pytest.raises(
+        ValueError, match=r"^Sequential does not run on data of torch.float32 \[6, 5\]: expected 4D input"
+    ):
+        P.recalibrated(model, torch.zeros(6, 5))
+
+
 def test_statistics_of_data_that_does_not_fit_are_the_users_error() -> None:
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8))
     for data, found in (

@@ -292,6 +292,8 @@ def test_bad_data(call: Callable[[], object], error: type[Exception], sentence: 
         ({"nesterov": True, "optimizer": "adam"}, "nesterov needs sgd with momentum, not adam with momentum=0.9"),
         ({"warmup_epochs": 11}, "warmup_epochs must be at most epochs=10, not 11"),
         ({"first_epoch": 11}, "first_epoch must be at most epochs=10, not 11"),
+        ({"lr": 10**400}, r"lr must be below 1e\+30, not 10{400}"),
+        ({"lr": float("inf")}, "lr must be a positive number, not inf"),
         ({"lr": 1e308}, r"lr must be below 1e\+30, not 1e\+308"),
         ({"weight_decay": 1e39}, r"weight_decay must be below 1e\+30, not 1e\+39"),
         (

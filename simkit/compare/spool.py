@@ -111,6 +111,8 @@ class Spool:
             values: npt.NDArray[Any]
             if layer.held is None:
                 values = np.memmap(layer.file or layer.path, dtype=dtype, mode="r", shape=(layer.n, layer.p))
+                if layer.file is not None:
+                    layer.file.close()  # the map holds a descriptor of its own
             else:
                 values = layer.held[: layer.n * layer.row_bytes].view(dtype).reshape(layer.n, layer.p)
                 values.flags.writeable = False

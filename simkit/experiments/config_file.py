@@ -110,7 +110,7 @@ def _override(content: dict[str, Any], text: str) -> str:
         raise ValueError(f"--set {text} must be SECTION.NAME=VALUE, such as train.lr=0.1")
     try:
         parsed = tomllib.loads(f"value = {value}")
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = {}
     alone = parsed.keys() == {"value"}  # else a word without quotes, or more than one line
     _section(content, section)[option] = parsed["value"] if alone else value.strip()

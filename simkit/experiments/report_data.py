@@ -151,8 +151,7 @@ def _told_apart(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results; arms with new weights under masks of several other arms are named after those."""
     sources: dict[str, set[str | None]] = {result["arm"]: set() for result in results}
     for result in results:
-        if "chosen_by" in result:  # a version before this one did not say it
-            sources[result["arm"]].add(result["chosen_by"])
+        sources[result["arm"]].add(result.get("chosen_by"))  # a version before this one did not say it
     return [
         {**result, "arm": f"{result['arm']} of {result.get('chosen_by') or 'an earlier version'}"}
         if len(sources[result["arm"]]) > 1

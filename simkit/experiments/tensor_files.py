@@ -19,7 +19,7 @@ _DIGEST = "sha256"
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the tensors; the file appears whole or not at all. Raises OSError."""
-    own = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    own = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}  # tied ones share memory
     write_atomically(file, serialize(own, metadata={_DIGEST: _digest(own)}))
 
 

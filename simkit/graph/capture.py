@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..errors import first_line
 from .preserve import preserved_rng, quiet_copy
 
 
@@ -152,8 +153,3 @@ def _export(quiet: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedP
             return torch.export.export(quiet, inputs, strict=False)
     except Exception as error:
         raise NotImplementedError(f"torch.export cannot capture {type(quiet).__name__}: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

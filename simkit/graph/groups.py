@@ -166,10 +166,10 @@ def _why(roots: Label, solution: Solution, single: set[int]) -> str:
 
 @dataclass(frozen=True)
 class _Ways:
-    """Of all ways that lead to a value: the operations (name, module) on any, and those that are once on each."""
+    """Of all ways that lead to a value: the operations on any, and those that are once on each."""
 
-    any: frozenset[tuple[str, str]] = frozenset()
-    once: frozenset[tuple[str, str]] = frozenset()
+    any: frozenset[fx.Node | str] = frozenset()
+    once: frozenset[fx.Node | str] = frozenset()
 
     @classmethod
     def meeting(cls, branches: list[_Ways]) -> _Ways:
@@ -179,9 +179,15 @@ class _Ways:
         every, once = [one.any for one in branches], [one.once for one in branches]
         return cls(frozenset.union(*every), frozenset.intersection(*once))
 
-    def through(self, step: tuple[str, str]) -> _Ways:
+    def through(self, node: fx.Node) -> _Ways:
         """Behind one more operation."""
+        step = _step(node)
         return _Ways(self.any | {step}, self.once - {step} if step in self.any else self.once | {step})
+
+
+def _step(node: fx.Node) -> fx.Node | str:
+    """The operation; a norm by its module, whose one set of numbers acts wherever it runs."""
+    return where(node) or node if opname(node) == "batch_norm" else node
 
 
 class _Builder:
@@ -261,10 +267,10 @@ class _Builder:
         ways = {node: _Ways() for _, ends in paths for node in ends}
         for node in passed:
             branches = [ways[one] for one in node.all_input_nodes if one in ways]
-            ways[node] = _Ways.meeting(branches).through((opname(node), where(node)))
+            ways[node] = _Ways.meeting(branches).through(node)
         last = _Ways.meeting([ways[use.source] for use in uses if use.source in ways])
         return tuple(
-            Step(opname(node), where(node), self.flow.transfer[node], (opname(node), where(node)) in last.once)
+            Step(opname(node), where(node), self.flow.transfer[node], _step(node) in last.once)
             for node in passed
             if opname(node) != "getitem"
         )

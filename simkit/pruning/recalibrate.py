@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import first_line
 from ..graph import preserved_rng
-from ..graph.capture import first_line
 from ..graph.preserve import own_copy
 from ..kernels import as_integer
 from .representations import take
@@ -80,7 +80,7 @@ def _run(small: nn.Module, batch: Tensor) -> None:
         small(batch)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
         found = f"{batch.dtype} {list(batch.shape)}"
         raise ValueError(f"{type(small).__name__} does not run on data of {found}: {first_line(error)}") from error
 

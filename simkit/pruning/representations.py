@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ..errors import first_line
 from ..graph import ChannelGraph, Group, View, preserved_rng
-from ..graph.capture import Captured, as_inputs, capture, first_line, plain_attention
+from ..graph.capture import Captured, as_inputs, capture, plain_attention
 from ..graph.channels import Units
 from ..streaming.covariance import Covariance, CovarianceStream
 
@@ -236,8 +237,11 @@ class _Recorder(fx.Interpreter):
     """Runs a captured model up to the last of the wanted nodes, and hands on their values at once: an operation in
     place may overwrite them next."""
 
-    def __init__(self, captured: Captured, wanted: Collection[str], keep: Callable[[str, Tensor], None]) -> None:
+    def __init__(
+        self, captured: Captured, wanted: Collection[str], keep: Callable[[str, Tensor], None], data: str
+    ) -> None:
         super().__init__(captured.module)
+        self.data = data
         self.extra_traceback = False  # messages stay one sentence
         self.left = set(wanted)
         self.keep = keep
@@ -245,7 +249,12 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if not self.left:
             return None
-        value = super().run_node(n)
+        try:
+            value = super().run_node(n)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(f"the model does not run on data of {self.data}: {first_line(error)}") from error
         if n.name in self.left:
             self.left.remove(n.name)
             self.keep(n.name, value)
@@ -278,13 +287,9 @@ def _run(
 
                 device = next(iter(captured.constants.values())).device
                 given = (*(_padded(value, batch).to(device) for value in part), *fixed)
-                try:
-                    _Recorder(captured, at, hand_on).run(*captured.arguments(given), enable_io_processing=False)
-                except torch.OutOfMemoryError:
-                    raise
-                except RuntimeError as error:
-                    found = ", ".join(f"{value.dtype} {list(value.shape)}" for value in part)
-                    raise ValueError(f"the model does not run on data of {found}: {first_line(error)}") from error
+                found = ", ".join(f"{value.dtype} {list(value.shape)}" for value in part)
+                recorder = _Recorder(captured, at, hand_on, found)
+                recorder.run(*captured.arguments(given), enable_io_processing=False)
 
 
 def _batches(pieces: Iterable[Inputs], size: int) -> Iterator[Inputs]:

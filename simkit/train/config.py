@@ -120,7 +120,7 @@ def _check_number(name: str, value: object, *, positive: bool, below: float, opt
     if optional and value is None:
         return
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if below <= number < math.inf:  # before isfinite, which great integers overflow
+        raise ValueError(f"{name} must be below {below:g}, not {value!r}")
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
         raise ValueError(f"{name} must be a {'positive' if positive else 'non-negative'} number, not {value!r}")
-    if number >= below:
-        raise ValueError(f"{name} must be below {below:g}, not {value!r}")
