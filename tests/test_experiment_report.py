@@ -200,7 +200,8 @@ def test_a_copy_of_a_run_is_no_other_seed(tmp_path: Path, run_simkit: Run) -> No
     shutil.copytree(run, tmp_path / f"copy-of-{run.name}")
     result = run_simkit("report", tmp_path)
     assert_one_sentence(*result)
-    assert f"copy-of-{run.name}/result.json' is a copy of the run '{run.name}': move its folder elsewhere" in result[2]
+    remedy = "move its folder elsewhere if it is a copy, or name it so"
+    assert f"copy-of-{run.name}/result.json' is of the run '{run.name}': {remedy}" in result[2]
 
 
 @pytest.mark.parametrize(

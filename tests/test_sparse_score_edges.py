@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from scored_networks import batch, entries, mlp, slope_of_scaling  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
@@ -34,17 +34,10 @@ class Kept:
         return self.scores
 
 
-def mlp() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)).double()
-
-
-def batch(samples: int = 10) -> tuple[Tensor, Tensor]:
-    return torch.randn(samples, 4, dtype=torch.float64), torch.arange(samples) % 3
-
-
 def test_grasp_leaves_dead_weights_out_of_the_gradient() -> None:
     """Of the masked network θ ⊙ m, whose dead weights have no gradient."""
-    model, data = mlp(), batch()
+    model = mlp()
+    data = batch(model)
     previous = P.masks(model, amount=0.5)
     with torch.no_grad():
         for name, mask in previous.items():
@@ -58,22 +51,15 @@ def test_grasp_leaves_dead_weights_out_of_the_gradient() -> None:
     kept = Kept(P.GraSP(temperature=2.0))
     P.masks(model, score=kept, amount=0.7, data=data, previous=previous)
     for name, weight in zip(NAMES, weights, strict=True):
-        for place in itertools.product(*map(range, weight.shape)):
-            start, values = weight[place].item(), []
-            for sign in (1, -1):
-                with torch.no_grad():
-                    weight[place] = start * (1 + sign * 1e-4)
-                values.append(half_norm())
-            with torch.no_grad():
-                weight[place] = start
-            slope = (values[0] - values[1]) / 2e-4
+        for place in entries(weight):
+            slope = slope_of_scaling(half_norm, weight, place)
             assert float(kept.scores[name][place]) == pytest.approx(slope, rel=1e-4, abs=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_grasp_scores_half_precision_in_single(dtype: torch.dtype) -> None:
     model = mlp().to(dtype)
-    inputs, labels = batch()
+    inputs, labels = batch(model)
     inputs = inputs.to(dtype)
     found = score_all(model, P.GraSP(), data=(inputs, labels))
     expected = score_all(quiet_copy(model).train().float(), P.GraSP(), data=(inputs.float(), labels))
@@ -93,7 +79,7 @@ def test_both_passes_of_grasp_see_the_same_dropout() -> None:
             return found
 
     model = nn.Sequential(nn.Linear(4, 6), Watched(0.5), nn.Linear(6, 3)).double()
-    score_all(model, P.GraSP(), data=batch())
+    score_all(model, P.GraSP(), data=batch(model))
     assert len(seen) == 2
     assert torch.equal(seen[0], seen[1])
 
@@ -181,7 +167,8 @@ def test_dead_weights_are_no_part_of_a_distribution() -> None:
     "score", [P.OBD(), P.OBD(diagonal="exact"), P.OBD(diagonal="hutchinson", samples=2), P.OBS(form="full")], ids=repr
 )
 def test_curvature_does_not_depend_on_the_batches(score: Any) -> None:
-    model, (inputs, labels) = mlp(), batch(13)
+    model = mlp()
+    inputs, labels = batch(model, 13)
     split = [(inputs[:4], labels[:4]), (inputs[4:], labels[4:])]
     torch.testing.assert_close(
         score_all(model, score, data=split), score_all(model, score, data=(inputs, labels)), rtol=1e-9, atol=1e-14
@@ -194,9 +181,10 @@ def test_losses_that_weigh_samples_are_no_means(score: Any) -> None:
         return functional.cross_entropy(outputs, targets, weight=torch.tensor([1.0, 2.0, 5.0]).to(outputs))
 
     options = {"form": "full"} if score is P.OBS else {}
+    model = mlp()
     for loss in (weighted, lambda out, labels: functional.cross_entropy(out, labels, reduction="sum")):
         with pytest.raises(ValueError, match=r"loss must be a mean over the samples: it is .* by samples"):
-            score_all(mlp(), score(loss=loss, **options), data=batch())
+            score_all(model, score(loss=loss, **options), data=batch(model))
 
 
 def test_shapes_of_inputs_are_checked() -> None:
@@ -210,7 +198,8 @@ def test_shapes_of_inputs_are_checked() -> None:
 
 
 def test_a_control_moves_weights_as_its_criterion_does() -> None:
-    model, data = mlp(), batch()
+    model = mlp()
+    data = batch(model)
     control = P.Shuffled(P.OBS(), seed=1)
     masks = P.masks(model, score=control, amount=0.5, data=data)
     found = P.updated(model, masks, score=control, data=data)
@@ -246,8 +235,9 @@ def test_rows_that_are_no_samples_are_refused(score: Any) -> None:
 
 @pytest.mark.parametrize("score", [P.SNIP(iterations=2), P.GraSP(), P.Oracle()])
 def test_data_that_ends_is_refused(score: Any) -> None:
+    model = mlp()
     with pytest.raises(TypeError, match=r"data= must be iterable again and again, .* not generator"):
-        P.masks(mlp(), score=score, data=(batch() for _ in range(2)))
+        P.masks(model, score=score, data=(batch(model) for _ in range(2)))
 
 
 def test_a_copy_to_run_has_no_backward_hooks() -> None:
@@ -255,9 +245,9 @@ def test_a_copy_to_run_has_no_backward_hooks() -> None:
     model[2].register_full_backward_hook(lambda *args: calls.append("backward"))
     model[2].register_full_backward_pre_hook(lambda *args: calls.append("before"))
     for score in (P.SNIP(), P.GraSP(), P.Taylor()):
-        score_all(model, score, data=batch())
+        score_all(model, score, data=batch(model))
     assert calls == []
-    functional.cross_entropy(model(batch()[0]), batch()[1]).backward()
+    functional.cross_entropy(model(batch(model)[0]), batch(model)[1]).backward()
     assert calls == ["before", "backward"]
 
 

@@ -54,10 +54,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def read_result(file: Path) -> dict[str, Any]:
     """What a run found; ValueError unless the file is whole and belongs to the run whose folder it lies in."""
-    try:
-        content = read_json(file)
-    except ValueError as error:
-        raise ValueError(f"{first_line(error)}; {REMEDY}") from error
+    content = _read(file)
     kind = content.get("kind")
     missing = {"dense": _DENSE, "prune": _PRUNED}.get(kind) if isinstance(kind, str) else None
     wrong = "kind" if missing is None else _wrong(content, missing)
@@ -70,8 +67,17 @@ def read_result(file: Path) -> dict[str, Any]:
     if not file.parent.name.endswith(f"-{content.get('id')}"):
         raise ValueError(f"{str(file)!r} is the result of another run, {content.get('id')!r}; {REMEDY}")
     if file.parent.name != content["name"]:  # counted twice, a run would pass for two seeds
-        raise ValueError(f"{str(file)!r} is a copy of the run {content['name']!r}: move its folder elsewhere")
+        raise ValueError(
+            f"{str(file)!r} is of the run {content['name']!r}: move its folder elsewhere if it is a copy, or name it so"
+        )
     return content
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{first_line(error)}; {REMEDY}") from error
 
 
 def _wrong(content: Any, kinds: Mapping[str, Any]) -> str | None:
@@ -90,10 +96,7 @@ def _wrong(content: Any, kinds: Mapping[str, Any]) -> str | None:
 
 def read_round(file: Path) -> dict[str, Any]:
     """What was measured after a round; ValueError unless the file is whole."""
-    try:
-        content = read_json(file)
-    except ValueError as error:
-        raise ValueError(f"{first_line(error)}; {REMEDY}") from error
+    content = _read(file)
     record = {name: value for name, value in content.items() if name not in ("format", "digest")}
     if not _whole(record) or content.get("digest", identity(record)) != identity(record):
         raise ValueError(f"{str(file)!r} is damaged: something is missing or wrong; {REMEDY}")

@@ -1,8 +1,7 @@
-"""Tensors that a run keeps for itself: safetensors files whose metadata hold a digest of what they hold."""
+"""Tensors that a run keeps for itself: safetensors files whose metadata hold a checksum of what they hold."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +12,15 @@ from torch import Tensor
 
 from ..errors import first_line
 from ..files import write_atomically
+from ..pruning.storage import checksum
 
-_DIGEST = "sha256"
+_CHECKSUM = "checksum"
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the tensors; the file appears whole or not at all. Raises OSError."""
     own = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}  # tied ones share memory
-    write_atomically(file, serialize(own, metadata={_DIGEST: _digest(own)}))
+    write_atomically(file, serialize(own, metadata={_CHECKSUM: checksum(own)}))
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -29,14 +29,10 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         data = file.read_bytes()
         tensors = dict(sorted(parse(data).items()))
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        # A version before this one wrote no digest.
-        intact = header.get("__metadata__", {}).get(_DIGEST, _digest(tensors)) == _digest(tensors)
+        found = checksum(tensors)
+        intact = header.get("__metadata__", {}).get(_CHECKSUM, found) == found  # a version before this one wrote none
     except Exception as error:  # a damaged file may raise anything
         raise ValueError(f"{str(file)!r} is damaged: {first_line(error)}") from error
     if not intact:
         raise ValueError(f"{str(file)!r} is damaged: it is not what was written")
     return tensors
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(serialize(dict(sorted(tensors.items())))).hexdigest()

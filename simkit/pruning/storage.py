@@ -106,7 +106,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
         ),
         tied=tied,
         recalibrated=getattr(small, RECALIBRATED, None),
-        tensors=_checksum(state),
+        tensors=checksum(state),
     )
     try:
         data = serialize(state, metadata={METADATA: recipe.sealed().model_dump_json()})
@@ -157,14 +157,14 @@ def load(path: str | os.PathLike[str], model_factory: Callable[[], nn.Module]) -
     _check_modules(small, recipe)
     _check_sizes(small, recipe, {name.rpartition(".")[0] for name in changed})
     _finish(small, recipe, {name: tuple(tensor.shape) for name, tensor in current.items()})
-    if recipe.tensors not in (None, _checksum(state)):
+    if recipe.tensors not in (None, checksum(state)):
         raise ValueError(
             f"the tensors in {os.fspath(path)!r} were changed after they were saved: their checksum differs"
         )
     return small
 
 
-def _checksum(state: Mapping[str, torch.Tensor]) -> str:
+def checksum(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of tensors with their names, types and shapes."""
     found = hashlib.sha256()
     for name, tensor in sorted(state.items()):

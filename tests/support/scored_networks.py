@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -32,3 +32,15 @@ def mean_loss(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
 
 def entries(weight: Tensor) -> Iterator[tuple[int, ...]]:
     return itertools.product(*map(range, weight.shape))
+
+
+def slope_of_scaling(value: Callable[[], float], weight: Tensor, place: tuple[int, ...]) -> float:
+    """θ ∂value/∂θ of one entry, by central differences of 1e-4 of it."""
+    start, values = weight[place].item(), []
+    with torch.no_grad():
+        for sign in (1, -1):
+            weight[place] = start * (1 + sign * 1e-4)
+            with torch.enable_grad():
+                values.append(value())
+        weight[place] = start
+    return (values[0] - values[1]) / 2e-4
