@@ -18,7 +18,7 @@ import pytest
 
 import simkit as sk
 from simkit.arrays import DeviceMatrix, as_matrix
-from simkit.backends import native_cpu, native_cuda
+from simkit.backends import cuda_device, native_cpu, native_cuda
 from simkit.backends.choose import choose
 from simkit.devices import LEGACY_STREAM, device_view
 
@@ -331,8 +331,8 @@ def test_streams_are_summed_on_the_host(x: Array) -> None:
 
 def test_a_build_without_cuda_says_so(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     why = "this build has no CUDA code (SIMKIT_CUDA=OFF, or no nvcc was found)"
-    monkeypatch.setattr(native_cuda, "_load", lambda: (None, why))
-    native_cuda.device_report.cache_clear()
+    monkeypatch.setattr(cuda_device, "load", lambda: (None, why))
+    cuda_device.device_report.cache_clear()
     try:
         assert native_cuda.device_report() == (False, [], why)
         assert native_cuda.unsupported_reasons("column_stats") == [why]
@@ -340,7 +340,7 @@ def test_a_build_without_cuda_says_so(x: Array, monkeypatch: pytest.MonkeyPatch)
         m = sk.similarity_matrix({"x": OnDevice(x)})
         assert m.plan.steps[0].reason.startswith(f"native_cuda: {why}; copied from the device to the host")
     finally:
-        native_cuda.device_report.cache_clear()
+        cuda_device.device_report.cache_clear()
 
 
 # The planner and the binding.
@@ -368,7 +368,7 @@ def test_the_planner_of_tiles(x: Array) -> None:
 
 
 def test_the_binding_refuses_what_it_cannot_read() -> None:
-    cuda: Any = native_cuda._load()[0]
+    cuda: Any = cuda_device.load()[0]
     if cuda is None:
         pytest.skip("this build has no CUDA code")
     address = ctypes.addressof(ctypes.create_string_buffer(1024))

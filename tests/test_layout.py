@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from simkit.backends import base, native_cuda
+from simkit.backends import base, cuda_device
 from simkit.backends.choose import ON_DEVICES, PREFERENCE
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +114,7 @@ def test_the_op_table_documents_every_op() -> None:
 
 @pytest.mark.parametrize("name", ["_core", "_cuda"])
 def test_the_stub_names_what_the_module_has(name: str) -> None:
-    module = importlib.import_module(f"simkit.backends.{name}") if name == "_core" else native_cuda._load()[0]
+    module = importlib.import_module(f"simkit.backends.{name}") if name == "_core" else cuda_device.load()[0]
     if module is None:
         pytest.skip("this build has no CUDA code")
     stub = _tree(ROOT / "simkit" / "backends" / f"{name}.pyi")

@@ -18,8 +18,8 @@ import numpy as np
 from .. import __version__
 from ..backends.base import OPS, Estimator
 from ..backends.choose import ON_HOST, PREFERENCE
+from ..backends.cuda_device import device_report
 from ..backends.native_cpu import unsupported_reasons
-from ..backends.native_cuda import device_report
 from ..backends.routes import default_threads
 from ..compare.collect import free_memory
 from ..metrics.cka import cka

@@ -1,68 +1,14 @@
-// The CUDA programs on the emulator, as C functions for ctypes: the same drivers that the device runs.
-#include <exception>
-#include <string>
-
+// All pairs, columns and elimination on the emulator, as C functions for ctypes: the drivers that the device runs.
 #include "cuda/columns.hpp"
 #include "cuda/distances.hpp"
 #include "cuda/elimination.hpp"
 #include "cuda/feature.hpp"
 #include "cuda/pair_sums.hpp"
-#include "emulator.hpp"
-
-namespace {
+#include "emulated.hpp"
 
 using namespace simkit;
-using cuda::Index;
+using namespace emulated;
 using emulator::Machine;
-
-std::string message;
-
-template <class Call>
-int guarded(Call&& call) {
-    try {
-        call();
-        return 0;
-    } catch (const std::exception& error) {
-        message = error.what();
-        return 1;
-    }
-}
-
-}  // namespace
-
-extern "C" {
-
-struct Matrix {
-    const void* data;
-    Index rows, cols, row_stride, col_stride;
-    int dtype;  // of Dtype
-    const double* shift;
-    const double* row_scale;
-    double scale;
-    int kernel;  // of Kernel
-    double length, coef0;
-    int degree;
-};
-
-const char* last_error() { return message.c_str(); }
-
-}  // extern "C"
-
-namespace {
-
-MatrixView view_of(const Matrix& x) {
-    return {static_cast<const std::byte*>(x.data), x.rows, x.cols, x.row_stride, x.col_stride,
-            static_cast<Dtype>(x.dtype),           false};
-}
-
-BlockView block_of(const Matrix& x) {
-    return {view_of(x), x.shift, x.row_scale, x.scale, static_cast<Kernel>(x.kernel),
-            x.length,   x.coef0, x.degree,    nullptr};
-}
-
-bool narrow(const Matrix& x) { return x.dtype != static_cast<int>(Dtype::f64) && !x.row_scale; }
-
-}  // namespace
 
 extern "C" {
 

@@ -43,17 +43,17 @@ class Matrix(ctypes.Structure):
     )
 
 
-def compile_programs(folder: Path) -> Any:
-    """The CUDA programs and their emulator as a library, compiled once in ``folder``; None without a compiler."""
+def compile_programs(folder: Path, source: str = "cuda_programs") -> Any:
+    """A file of ``tests/native`` with CUDA programs on the emulator, compiled once in ``folder``; None: no compiler."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         return None
-    library = folder / "programs.so"
+    library = folder / f"{source}.so"
     if not library.exists():
         # No fused products: the device is told which ones it must not fuse.
         options = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
         includes = ["-I", str(NATIVE.parents[1] / "csrc"), "-I", str(NATIVE)]
-        subprocess.run([compiler, *options, *includes, NATIVE / "cuda_programs.cpp", "-o", library], check=True)
+        subprocess.run([compiler, *options, *includes, NATIVE / f"{source}.cpp", "-o", library], check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.last_error.restype = ctypes.c_char_p
     return loaded

@@ -1,0 +1,82 @@
+"""The planner of a device: which exact route forms the all-pairs sums there, and the bytes it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import TooLittleMemory
+from .base import Block, Precision, Route, RouteName
+from .routes import FLOAT64_COST, Workspace, count_multiply_adds, products_precision
+
+WORKSPACE = 2**30  # bytes of panels in flight, where no memory is given: many tiles, for the last ones of a round wait
+PARTS = 2**28  # bytes of the parts of cross-products, whatever the memory: they decide the last bits
+TILES = {"float32": 128, "float64": 64}  # samples; see csrc/cuda
+PIECE = 2048  # elements of a panel that one block of threads multiplies
+CHUNK, BUSY = 1024, 528  # samples of a group are whole chunks; squares that keep a device busy
+
+
+def plan_pair_sums(
+    rows: Sequence[Block],
+    columns: Sequence[Block] | None,
+    *,
+    memory: int | None = None,
+    threads: int = 1,
+    route: RouteName | None = None,
+    products: Precision | None = None,
+    tile: int | None = None,
+    mapped_row_bytes: int = 0,
+) -> Route:
+    """The cheaper exact route by counted multiply-adds; ``memory`` bounds the device's workspace, ``route`` forces.
+
+    Raises:
+        TooLittleMemory: the smallest workspace is larger than ``memory``. NotImplementedError: a tile of another size.
+        ValueError: feature space is forced on a non-linear kernel.
+    """
+    blocks = [*rows, *(columns or ())]
+    n, m = blocks[0].n, len(blocks)
+    wanted, why = products_precision(blocks)
+    products = products or wanted
+    left, right = sum(block.p for block in rows), sum(block.p for block in columns or ())
+    sample_cost, feature_cost = count_multiply_adds(rows, columns)
+    linear = all(block.linear for block in blocks)
+    if route is None:
+        rate = FLOAT64_COST if products == "float64" else 1.0
+        route = "feature" if linear and FLOAT64_COST * feature_cost < rate * sample_cost else "sample"
+    if route == "feature":
+        if not linear:
+            raise ValueError("the feature-space route needs a linear kernel")
+        products, cost = "float64", feature_cost
+        reason = f"{cost:.3g} float64 multiply-adds against {sample_cost:.3g} {wanted} ones in sample space"
+        space, most = _feature_space(n, m, left, right)
+    else:
+        cost = sample_cost
+        reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
+        space, most = _sample_space(n, m, products, linear=linear)
+    size = TILES[products]
+    if tile not in (None, size):
+        raise NotImplementedError(f"native_cuda multiplies {products} in tiles of {size}, not {tile}")
+    if memory is not None and space.total(1) > memory:
+        work = f"comparing {m} layers of {n} samples on a device"
+        raise TooLittleMemory(f"{memory} bytes", work, space.total(1))
+    in_flight = space.workers(most, WORKSPACE if memory is None else memory)
+    return Route(route, products, size, 1, cost, space.total(in_flight), reason)
+
+
+def _sample_space(n: int, m: int, products: Precision, *, linear: bool) -> tuple[Workspace, int]:
+    """Bytes shared and for each tile in flight, and the number of tiles."""
+    size, item = TILES[products], 8 if products == "float64" else 4
+    each = m * size * (size * item + 16) + -(-size * size // PIECE) * 8 * m * m
+    strips = -(-n // size)
+    of_rows = 2 + (products == "float64") + (not linear)  # sums, diagonals; means; norms
+    return Workspace(8 * (of_rows * m * n + (2 + -(-n // PIECE)) * m * m), each), strips * (strips + 1) // 2
+
+
+def _feature_space(n: int, m: int, left: int, right: int) -> tuple[Workspace, int]:
+    """Bytes shared and for each square of cross-products in flight, and the number of squares."""
+    size = TILES["float64"]
+    a, b = -(-left // size), -(-right // size)
+    squares = a * b if right else a * (a + 1) // 2
+    square = 8 * size * size
+    chunks = -(-n // CHUNK)
+    groups = min(-(-BUSY // squares), max(1, PARTS // (squares * square)), chunks)
+    return Workspace(64 * (left + right) + 16 * m * n + 8 * (4 + -(-n // PIECE)) * m * m, groups * square), squares
