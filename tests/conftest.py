@@ -11,7 +11,7 @@ from command_line import Run
 
 import simkit
 from simkit import cli
-from simkit.backends import native_cpu, native_cuda
+from simkit.backends import cuda_device, native_cpu
 from simkit.backends.base import OPS
 
 REQUIRE_GPU = "SIMKIT_REQUIRE_GPU"
@@ -36,7 +36,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked `gpu` is skipped without a device, and fails instead where a device is required."""
     if item.get_closest_marker("gpu") is None:
         return
-    _, devices, reason = native_cuda.device_report()
+    _, devices, reason = cuda_device.device_report()
     if not devices and os.environ.get(REQUIRE_GPU) == "1":
         pytest.fail(f"{REQUIRE_GPU}=1, but no CUDA device is seen: {reason}")
     if not devices:
