@@ -16,8 +16,17 @@ from ..kernels import CustomKernel, Kernel
 from . import cuda_routes
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
+from .cuda_partners import nearest_rows as nearest_rows
 
-OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate")
+OPS = (
+    "column_stats",
+    "row_norms",
+    "distance_median",
+    "pair_sums",
+    "column_products",
+    "eliminate",
+    "nearest_rows",
+)
 plan_pair_sums = cuda_routes.plan_pair_sums
 
 
