@@ -89,7 +89,9 @@ def test_every_op_header_has_an_implementation_and_a_binding() -> None:
         include = f'#include "ops/{header.name}"'
         places = (("cpu", "*.cpp", "bind_"), ("cuda", "*.[ch]*", "cuda_"))
         assert any(
-            any(include in file.read_text(encoding="utf-8") for file in (ROOT / "csrc" / folder).glob(header.stem + ext))
+            any(
+                include in file.read_text(encoding="utf-8") for file in (ROOT / "csrc" / folder).glob(header.stem + ext)
+            )
             and include in _text(ROOT / "csrc" / "bind" / f"{bind}{header.stem}.cpp")
             for folder, ext, bind in places
         ), header.name

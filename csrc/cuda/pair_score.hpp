@@ -103,7 +103,7 @@ struct ResidueRanges {
 // kColumns)]: read along the rows or across, as they lie, and written along.
 template <class T>
 struct UnitRows {
-    static constexpr int kRows = 32, kColumns = 32, kThreads = 256, kResident = 4;
+    static constexpr int kRows = 32, kColumns = 32, kThreads = 256, kResident = 3;
     static constexpr int kEach = kRows * kColumns / kThreads;
     struct Shared {
         T tile[kRows][kColumns + 1];

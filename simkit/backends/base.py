@@ -307,8 +307,8 @@ class Residues:
         """(r ``[rows, others]``, NaN where it is undefined; which of them are admissible)."""
         with np.errstate(invalid="ignore", over="ignore"):
             r = np.abs(self.of_row[rows, None] + self.of_partner[others] + self.slope[rows, None] * self.size[others])
-        signs = self.sign[rows, None] * self.sign[others]
-        r *= signs
+            signs = self.sign[rows, None] * self.sign[others]
+            r *= signs
         return r, np.isfinite(r) & (signs > 0 if self.same_sign else signs != 0)
 
 

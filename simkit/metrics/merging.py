@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import FloatArray, Matrix, as_filters
+from ..arrays import FloatArray, Matrix, as_filters, on_host
 from ..backends.base import Indices, Plan, Residues, Step
 from ..backends.choose import choose
 from .partners import Partners, best_partners, row_norms
@@ -238,14 +238,14 @@ def _checked(
 
 
 def _boolean(kept: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    mask = np.asarray(kept)
+    mask = on_host(kept, "kept")
     if mask.dtype != np.bool_:
         raise TypeError(f"kept must be a boolean mask of the units, not an array of {mask.dtype}")
     return mask
 
 
 def _vector(values: npt.ArrayLike, name: str, units: int | None = None) -> FloatArray:
-    vector = np.array(values, dtype=np.float64)
+    vector = np.array(on_host(values, name), dtype=np.float64)
     if vector.ndim != 1 or (units is not None and len(vector) != units):
         raise ValueError(f"{name} has shape {vector.shape}: it must be [{'units' if units is None else units}]")
     if not np.isfinite(vector).all():
