@@ -81,6 +81,7 @@ def test_rows_of_more_entries_than_a_chunk(load: Load, p: int) -> None:
         load(0, room)
         for dtype in ("float32", "float64"):
             check(native_cuda.nearest_rows, x.astype(dtype), 2)
+            assert cuda_device.load()[0].undecided[0] == 0
 
 
 @pytest.mark.parametrize("k", [1, 2, 31, 33, 64, 128])
@@ -96,6 +97,7 @@ def test_wide_tiles(load: Load) -> None:
     for order, room in zip((0, 2), (2**30, 400_000), strict=True):
         load(order, room)
         found.append(check(native_cuda.nearest_rows, x, 3, residues=residues_of(1500, same_sign=True)))
+        assert cuda_device.load()[0].undecided[0] == 0
     assert same_bits(*found)
 
 
@@ -121,12 +123,19 @@ def test_hazards(find: Find, name: str) -> None:
 
 
 def test_more_near_ties_than_a_list_holds(load: Load) -> None:
-    """Rows that float32 cannot tell apart, in several parts: those are compared with all others."""
+    """Rows that products cannot tell apart, in several parts: those are compared with all others, and no more."""
     x = np.repeat(rows_of(3, 20), 100, axis=0) * (1 + 1e-9 * rows_of(300, 20))
+    x[150:] = rows_of(150, 20, 1)
     for room in ROOMS:
         load(0, room)
-        check(native_cuda.nearest_rows, x.astype(np.float32), 3)
-        check(native_cuda.nearest_rows, x, 3)
+        for dtype in ("float32", "float64"):
+            check(native_cuda.nearest_rows, x.astype(dtype), 3)
+            alike = cuda_device.load()[0].undecided[0]
+            assert 100 <= alike < 250 if dtype == "float32" else alike == 0
+            check(native_cuda.nearest_rows, rows_of(300, 20).astype(dtype), 3)
+            assert cuda_device.load()[0].undecided[0] == 0
+    check(native_cuda.nearest_rows, np.repeat(rows_of(3, 20), 100, axis=0), 3)
+    assert cuda_device.load()[0].undecided[0] == 300
 
 
 def test_any_type_and_layout(find: Find) -> None:

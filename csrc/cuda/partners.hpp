@@ -279,10 +279,14 @@ class NearestSearch {
         std::vector<Index> places;
         for (Index i = 0; i < a_; ++i)
             if (out.row[i * found_.k] == Found::kTooMany) places.push_back(i);
+        undecided_ = static_cast<Index>(places.size());
         if (places.empty()) return out;
         from_all(places, room);
         return fetch();
     }
+
+    // Rows of the last find whose lists were too short, and that were compared with all others.
+    Index undecided() const { return undecided_; }
 
   private:
     static constexpr Index kMany = 132, kBusy = 528;  // blocks for every multiprocessor; for a few rounds of them
@@ -375,6 +379,7 @@ class NearestSearch {
     M& machine_;
     Index a_, b_;
     bool double_;
+    Index undecided_ = 0;
     typename M::template Array<double> floats_;
     typename M::template Array<Index> rows_, others_;
     typename M::template Array<double> ranges_;

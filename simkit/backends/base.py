@@ -313,8 +313,8 @@ class Residues:
 
 
 def minmax(r: FloatArray, admissible: npt.NDArray[np.bool_]) -> FloatArray:
-    """Each row of ``r`` rescaled to [0, 1] over what is admissible; 0 where all of that is equal, or none."""
-    r = 0.5 * r  # so that no difference overflows
+    """Each row of ``r``, which is halved, rescaled to [0, 1] over what is admissible; 0 where that is all equal."""
+    r *= 0.5  # so that no difference overflows
     low = np.where(admissible, r, np.inf).min(axis=1, keepdims=True)
     high = np.where(admissible, r, -np.inf).max(axis=1, keepdims=True)
     flat = ~(high > low)
