@@ -130,8 +130,7 @@ def test_more_near_ties_than_a_list_holds(load: Load) -> None:
         load(0, room)
         for dtype in ("float32", "float64"):
             check(native_cuda.nearest_rows, x.astype(dtype), 3)
-            alike = cuda_device.load()[0].undecided[0]
-            assert 100 <= alike < 250 if dtype == "float32" else alike == 0
+            assert 100 <= cuda_device.load()[0].undecided[0] <= 160
             check(native_cuda.nearest_rows, rows_of(300, 20).astype(dtype), 3)
             assert cuda_device.load()[0].undecided[0] == 0
     check(native_cuda.nearest_rows, np.repeat(rows_of(3, 20), 100, axis=0), 3)

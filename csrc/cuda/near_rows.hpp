@@ -15,40 +15,49 @@ SIMKIT_BOTH inline int lowest_bit(std::uint32_t bits) {
 #endif
 }
 
-// For each row, and each of several parts of the others: scores, ascending, and whose they are, as far as they are
-// within `window` of the k-th. The window is twice the error of a score and what ties; where more than `capacity` are,
-// the list is given up.
+// For each row, and each of several parts of the others: the lowest scores, ascending, and whose they are, as far as
+// they are within `window` of the k-th, twice the error of a score and what ties. Of more than `room`, k + 1 at least,
+// the highest are forgotten.
 template <class T>
 struct NearLists {
-    static constexpr int kGivenUp = -1;
-
-    T* values;             // [parts, rows, capacity + 1]
+    T* values;             // [parts, rows, room]
     std::int32_t* places;  // alike
     int* counts;           // [parts, rows]
     Index rows;
-    int capacity, k;
+    int room, k;
     T window;
 
-    SIMKIT_BOTH Index begin(Index part, Index row) const { return (part * rows + row) * (capacity + 1); }
+    SIMKIT_BOTH Index begin(Index part, Index row) const { return (part * rows + row) * room; }
 
-    // The largest score that still matters.
+    // The largest score that still matters: what is higher than the last of a full list may have been forgotten.
     SIMKIT_BOTH T limit(Index begin, int count) const {
-        if (count == kGivenUp) return static_cast<T>(-kInfinite);
+        if (count == room) return values[begin + room - 1];
         return count < k ? static_cast<T>(kInfinite) : values[begin + k - 1] + window;
+    }
+
+    // Whether the list holds all scores up to `limit`.
+    SIMKIT_BOTH bool complete(Index begin, int count, T limit) const {
+        return count < room || limit < values[begin + room - 1];
     }
 
     // Returns the new count.
     SIMKIT_BOTH int insert(Index begin, int count, T value, Index place) const {
-        int at = count++;
+        int at = count;
+        if (count == room) {
+            if (!(value < values[begin + --at])) return count;
+        } else {
+            ++count;
+        }
         for (; at > 0 && values[begin + at - 1] > value; --at) {
             values[begin + at] = values[begin + at - 1];
             places[begin + at] = places[begin + at - 1];
         }
         values[begin + at] = value;
         places[begin + at] = static_cast<std::int32_t>(place);
-        const T most = limit(begin, count);
+        if (count < k) return count;
+        const T most = values[begin + k - 1] + window;
         while (count > k && values[begin + count - 1] > most) --count;
-        return count > capacity ? kGivenUp : count;
+        return count;
     }
 };
 

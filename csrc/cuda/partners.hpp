@@ -102,8 +102,6 @@ struct ChooseNearest {
     }
 
     SIMKIT_BOTH int gather(Index number, Shared& shared) const {
-        for (int part = 0; part < parts; ++part)
-            if (shared.counts[part] == NearLists<T>::kGivenUp) return -1;
         int candidates = 0;
         T limit = static_cast<T>(kInfinite);
         for (int nth = 0; nth < lists.k; ++nth) {
@@ -115,9 +113,11 @@ struct ChooseNearest {
             limit = value + lists.window;
             take(number, best, shared, candidates);
         }
-        for (int part = 0; part < parts; ++part)
+        for (int part = 0; part < parts; ++part) {
+            if (!lists.complete(lists.begin(part, number), shared.counts[part], limit)) return -1;
             while (shared.heads[part] <= limit && shared.heads[part] < static_cast<T>(kInfinite))
                 if (!take(number, part, shared, candidates)) return -1;
+        }
         return candidates;
     }
 
@@ -290,7 +290,7 @@ class NearestSearch {
 
   private:
     static constexpr Index kMany = 132, kBusy = 528;  // blocks for every multiprocessor; for a few rounds of them
-    static constexpr int kNear = 32;                  // near ties that a list holds
+    static constexpr int kNear = 33;                  // near ties that a list holds, and one more
 
     // 2^-h and 2^h / norm, the last entries, the residues.
     static std::vector<double> of_every_row(const NearestProblem& problem) {
@@ -316,15 +316,15 @@ class NearestSearch {
         const Index group_b = group(half, depth * item, width, most_b);
         const Index parts = smaller(smaller(kMostParts, group_b / width), pieces(kBusy, most_a / width));
         const bool waits = depth > Tiles::kChunk;
-        const int capacity = static_cast<int>(found_.k) + kNear;
-        const Index list = (capacity + 1) * (item + 4) + 4, of_parts = parts * (list + waits * width * item);
+        const int entries = static_cast<int>(found_.k) + kNear;
+        const Index list = entries * (item + 4) + 4, of_parts = parts * (list + waits * width * item);
         const Index group_a = group(half, depth * item + of_parts, width, most_a);
         const Index here_a = smaller(group_a, a_), here_b = smaller(group_b, b_);
 
         auto left = machine_.template array<T>(here_a * depth);
         auto right = machine_.template array<T>(here_b * depth);
-        auto values = machine_.template array<T>(parts * here_a * (capacity + 1));
-        auto places = machine_.template array<std::int32_t>(parts * here_a * (capacity + 1));
+        auto values = machine_.template array<T>(parts * here_a * entries);
+        auto places = machine_.template array<std::int32_t>(parts * here_a * entries);
         auto counts = machine_.template array<int>(parts * here_a);
         auto waiting = machine_.template array<T>(waits ? group_a * parts * width : 1);
         for (Index i = 0; i < a_; i += group_a) {
@@ -333,7 +333,7 @@ class NearestSearch {
                                      places.data(),
                                      counts.data(),
                                      rows,
-                                     capacity,
+                                     entries,
                                      static_cast<int>(found_.k),
                                      window_of<T>(depth, of_.balance)};
             machine_.zero(counts, parts * rows);
