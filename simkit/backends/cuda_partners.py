@@ -22,7 +22,7 @@ def nearest_rows(problem: NearestProblem, k: int = 1, *, threads: int = 1) -> Ne
     if not len(problem.rows) or not len(problem.others):
         return NearestRows.none(len(problem.rows), k, route)
     r = problem.residues
-    found = cuda().nearest_rows(
+    row, cosine, score = cuda().nearest_rows(
         x=array_on(problem.matrix, place_of([problem.matrix])),
         norms=np.ascontiguousarray(problem.norms),
         last=None if problem.last is None else np.ascontiguousarray(problem.last),
@@ -33,4 +33,4 @@ def nearest_rows(problem: NearestProblem, k: int = 1, *, threads: int = 1) -> Ne
         others=np.ascontiguousarray(problem.others),
         k=k,
     )
-    return NearestRows(*found, route)
+    return NearestRows(row, cosine, score, route)
