@@ -169,6 +169,18 @@ def as_filters(weight: object) -> Matrix:
     )
 
 
+def on_host(values: object, name: str) -> npt.NDArray[Any]:
+    """An array's values on the host, in its own type but for bfloat16: what there is one of a unit, and so little.
+
+    Raises:
+        TypeError: a masked array, or one that cannot be read.
+    """
+    if isinstance(values, np.ndarray) or not (hasattr(values, "__array__") or on_device(values)):
+        return np.asarray(values)
+    array, dtype, _ = _host_array(values, name)
+    return (array.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else array
+
+
 def _admitted(x: object, name: str, expected: str, advice: str) -> Matrix:
     """``x`` as a :class:`Matrix`; the errors say the ``expected`` shape, and ``advice`` to who has one dimension."""
     if isinstance(x, Matrix):

@@ -20,6 +20,7 @@ from simkit.backends.base import OPS, Plan, Step
 from simkit.backends.choose import ON_HOST, PREFERENCE, choose
 from simkit.backends.routes import check_threads, default_threads, plan_pair_sums
 from simkit.metrics.cka import ForcedRoute, normalised
+from simkit.metrics.merging import merging
 from simkit.metrics.prepare import prepare
 
 Array = npt.NDArray[Any]
@@ -52,6 +53,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "largest_entries": stream,
     "moments_rows": stream,
     "moments_add": stream,
+    "nearest_rows": lambda x, **o: merging(x, np.arange(len(x)) % 2 == 0, **o),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simkit.metrics import partners
+from simkit.backends import cpu_partners
 from simkit.metrics.merging import BatchNorm, Merging, merging
 
 
@@ -216,8 +216,8 @@ def test_batch_norm_with_equal_residues_is_decided_by_the_cosine() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("entries", [1, 64, 2**20])
 def test_ties_go_to_the_lowest_unit_in_any_block(monkeypatch: pytest.MonkeyPatch, dtype: type, entries: int) -> None:
-    monkeypatch.setattr(partners, "_ENTRIES", entries)
-    monkeypatch.setattr(partners, "_CHUNK", entries)
+    monkeypatch.setattr(cpu_partners, "_ENTRIES", entries)
+    monkeypatch.setattr(cpu_partners, "_CHUNK", entries)
     r = np.random.default_rng(0)
     base = r.standard_normal((1, 37))
     w = np.concatenate([r.standard_normal((4, 37)), np.repeat(base, 9, axis=0) * r.uniform(0.5, 2, (9, 1))])
@@ -233,7 +233,7 @@ def test_results_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
     bn = norm_of(70)
     whole = merging(w, kept, batch_norm=bn)
     for entries in (1, 100, 3000):
-        monkeypatch.setattr(partners, "_ENTRIES", entries)
+        monkeypatch.setattr(cpu_partners, "_ENTRIES", entries)
         parts = merging(w, kept, batch_norm=bn)
         assert parts.partner.tolist() == whole.partner.tolist()
         np.testing.assert_array_equal(parts.cosine, whole.cosine)
@@ -269,7 +269,7 @@ def test_all_pruned_and_none_pruned() -> None:
     none = merging(w, np.ones(7, dtype=bool))
     assert none.partner.shape == (0,)
     np.testing.assert_array_equal(none.matrix(np.ones(7, dtype=bool)), np.eye(7))
-    assert none.backend == "numpy"
+    assert none.backend == "native_cpu"
     assert "0 of 0 pruned units" in none.plan.explain()
 
 

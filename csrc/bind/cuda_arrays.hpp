@@ -33,5 +33,6 @@ Place place_of(const std::vector<const DeviceArray*>& arrays);
 
 void bind_cuda_arrays(py::module_& m);
 void bind_cuda_ops(py::module_& m);
+void bind_cuda_partners(py::module_& m);
 
 }  // namespace simkit

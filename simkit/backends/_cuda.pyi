@@ -45,3 +45,15 @@ def pair_sums(
 def eliminate(
     a: _F64, *, greedy: bool, count: int, min_cka: float, device: int, stream: int
 ) -> tuple[npt.NDArray[np.int64], _F64, float]: ...
+def nearest_rows(
+    *,
+    x: Array,
+    norms: _F64,
+    last: _F64 | None,
+    residues: _F64 | None,
+    same_sign: bool,
+    balance: float,
+    rows: npt.NDArray[np.int64],
+    others: npt.NDArray[np.int64],
+    k: int,
+) -> tuple[npt.NDArray[np.int64], _F64, _F64]: ...

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
 from . import bits as packed
+from . import cpu_partners
 from .base import (
     OPS,
     Adjacency,
@@ -27,6 +28,8 @@ from .base import (
     MomentRows,
     MomentSums,
     MomentUnits,
+    NearestProblem,
+    NearestRows,
     PairSums,
     Route,
     SideSums,
@@ -252,3 +255,8 @@ def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *,
     if both is not None:
         cross["sum_bx"] = sums.sum_bx
     _core().moments_add(len(left.z), left=side(left, sums.left), right=both, sums=cross, threads=threads)
+
+
+def nearest_rows(problem: NearestProblem, k: int = 1, *, threads: int = 1) -> NearestRows:
+    """See :func:`simkit.backends.reference.nearest_rows`; NumPy's products, on as many threads as those take."""
+    return cpu_partners.nearest_rows(problem, k)

@@ -13,12 +13,21 @@ import numpy as np
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
-from . import cuda_routes
+from . import cuda_partners, cuda_routes
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 
-OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate")
+OPS = (
+    "column_stats",
+    "row_norms",
+    "distance_median",
+    "pair_sums",
+    "column_products",
+    "eliminate",
+    "nearest_rows",
+)
 plan_pair_sums = cuda_routes.plan_pair_sums
+nearest_rows = cuda_partners.nearest_rows
 
 
 def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:

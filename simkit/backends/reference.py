@@ -17,6 +17,7 @@ from ..kernels import LARGEST, Cosine, CustomKernel, Kernel, Laplacian, Linear, 
 from . import bits as packed
 from .base import OPS as ALL_OPS
 from .base import (
+    TIE,
     Adjacency,
     Block,
     CandidateProblem,
@@ -28,9 +29,12 @@ from .base import (
     MomentRows,
     MomentSums,
     MomentUnits,
+    NearestProblem,
+    NearestRows,
     PairSums,
     Route,
     SideSums,
+    minmax,
 )
 
 NAME = "reference"
@@ -357,3 +361,30 @@ def _add_side(side: SideSums, rows: MomentRows) -> None:
         side.sum_az[span] += rows.a[:, layer] @ z
         if side.gram:
             side.gram[layer][...] += np.triu(z.T @ z)
+
+
+def nearest_rows(problem: NearestProblem, k: int = 1, *, threads: int = 1) -> NearestRows:
+    """The k best others of each row, one after another: the lowest of those within TIE of the best that is left."""
+    rows, others = problem.rows, problem.others
+    mantissa, exponents = np.frexp(problem.norms)
+    x = problem.matrix.float64()
+    if problem.last is not None:
+        x = np.concatenate([x, problem.last[:, None]], axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u = np.ldexp(x, -exponents[:, None]) / mantissa[:, None]
+    cosine = u[rows] @ u[others].T
+    score, admissible = problem.balance * (1.0 - cosine), rows[:, None] != others
+    if problem.residues is not None:
+        r, defined = problem.residues.between(rows, others)
+        admissible &= defined
+        score += (1.0 - problem.balance) * minmax(r, admissible)
+    score[~admissible] = np.inf
+    found = NearestRows.none(len(rows), k, "float64 products, a whole table")
+    for nth in range(min(k, len(others))):
+        best = score.min(axis=1)
+        place = (score <= best[:, None] + TIE).argmax(axis=1)
+        has = np.flatnonzero(best < np.inf)
+        at = has, place[has]
+        found.row[has, nth], found.cosine[has, nth], found.score[has, nth] = others[place[has]], cosine[at], score[at]
+        score[at] = np.inf
+    return found

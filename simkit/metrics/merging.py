@@ -17,16 +17,17 @@ Source: Kim et al. 2020 (Neuron Merging), algorithms 1-3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import FloatArray, Matrix, as_filters
-from ..backends.base import Plan, Step
-from .partners import Indices, Partners, Residues, best_partners, row_norms
-from .prepare import checked_stats
+from ..arrays import FloatArray, Matrix, as_filters, on_host
+from ..backends.base import Indices, Plan, Residues, Step
+from ..backends.choose import choose
+from .partners import Partners, best_partners, row_norms
+from .prepare import LARGEST, checked_stats
 
 THRESHOLD_BIAS, THRESHOLD_BATCH_NORM = 0.45, 0.1
 SCALES = ("exact", "reference")
@@ -117,18 +118,21 @@ def merging(
     threshold: float | None = None,
     balance: float = 0.85,
     bn_scale: Literal["exact", "reference"] = "exact",
+    backend: str | None = None,
 ) -> Merging:
     """The kept unit that absorbs each pruned unit of a layer, by weights alone.
 
     ``weight [units, ...]`` is a row of weights a unit (a convolution's filters are flattened), ``kept [units]`` a
     boolean mask. Without ``batch_norm`` the ``bias [units]`` is one more weight; with it, it shifts the running mean.
     ``threshold`` in [-1, 1] is the least cosine of a partner (0.45, or 0.1 with BatchNorm), ``balance`` in [0, 1] the
-    share λ of the cosine in the score. Ties within 1e-12 go to the lowest unit; results do not depend on the number
-    of threads.
+    share λ of the cosine in the score. Ties within 1e-12 go to the lowest unit; who absorbs whom does not depend on the
+    number of threads or the device. Weights on a CUDA device are read there.
 
     Raises:
-        ValueError: non-finite weights; lengths that differ from the number of units; ``threshold``, ``balance`` or
-            ``bn_scale`` out of range. TypeError: ``kept`` is not boolean; weights that are not numeric.
+        ValueError: non-finite weights; lengths that differ from the number of units; ``threshold``, ``balance``,
+            ``bn_scale`` or ``backend`` out of range; weights or a bias beyond 2^1000. TypeError: ``kept`` is not
+            boolean; weights that are not numeric. NotImplementedError: the named backend cannot run an op, with its
+            reasons.
 
     Source: Kim et al. 2020, with the BatchNorm algebra put right.
     """
@@ -137,16 +141,20 @@ def merging(
     shift = None if bias is None else _vector(bias, "bias", w.n)
     if batch_norm is not None and batch_norm.units != w.n:
         raise ValueError(f"batch_norm has {batch_norm.units} units and weight has {w.n}")
-    if batch_norm is None and shift is not None:
-        w = Matrix(w.name, np.concatenate([_wide(w), shift[:, None]], axis=1, dtype=w.precision), w.precision)
+    last = shift if batch_norm is None else None  # one more weight
+    if last is not None and np.abs(last).max() > LARGEST:
+        raise ValueError(f"bias holds {np.abs(last).max():.3g}, too large to square in float64: rescale its units")
     if threshold is None:
         threshold = THRESHOLD_BIAS if batch_norm is None else THRESHOLD_BATCH_NORM
-    norms = row_norms(w, checked_stats(w).max_abs)
+    norms = row_norms(w, checked_stats(w, backend=backend).max_abs, last=last, backend=backend)
     affine = None if batch_norm is None else _Affine.of(batch_norm, shift, norms, exact=bn_scale == "exact")
     pruned, others = np.flatnonzero(~mask), np.flatnonzero(mask)
     residues = None if affine is None else affine.residues()
-    best = best_partners(w, norms, pruned, others, residues=residues, balance=balance)
-    return _result(w, pruned, best, norms, affine, threshold, len(others))
+    best = best_partners(w, norms, pruned, others, last=last, residues=residues, balance=balance, backend=backend)
+    found = _absorbed(best, threshold)
+    note = f"{np.count_nonzero(found)} of {len(pruned)} pruned units have a partner of cosine {threshold} or more"
+    products = len(pruned) * len(others) * (w.p + (last is not None))
+    return _result(pruned, best, found, norms, affine, Plan(_steps(w, best.route, products, backend), (note,)))
 
 
 @dataclass(frozen=True)
@@ -184,28 +192,34 @@ class _Affine:
         return scale, self.offset[n] - scale * self.offset[m]
 
 
+def _absorbed(best: Partners, threshold: float) -> npt.NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        return np.asarray((best.partner >= 0) & (best.cosine >= threshold))
+
+
 def _result(
-    w: Matrix,
     pruned: Indices,
     best: Partners,
+    found: npt.NDArray[np.bool_],
     norms: FloatArray,
     affine: _Affine | None,
-    threshold: float,
-    kept: int,
+    plan: Plan,
 ) -> Merging:
-    with np.errstate(invalid="ignore"):
-        found = (best.partner >= 0) & (best.cosine >= threshold)
     scale, residue = np.zeros(len(pruned)), np.zeros(len(pruned))
     n, m = pruned[found], best.partner[found]
     if affine is None:
         scale[found] = norms[n] / norms[m]
     else:
         scale[found], residue[found] = affine.terms(n, m)
-    reason = f"{np.count_nonzero(found)} of {len(pruned)} pruned units have a partner of cosine {threshold} or more"
-    route = f"blocks of {w.precision} products, near ties again in float64"
-    plan = Plan((Step("merge_partners", "numpy", reason, route, len(pruned) * kept * w.p),))
     partner = np.where(found, best.partner, -1)
     return Merging(pruned, partner, scale, residue, best.cosine, best.score, plan)
+
+
+def _steps(w: Matrix, route: str, products: int, backend: str | None) -> tuple[Step, ...]:
+    """What ran; ``route``: of the search, empty where nobody looked for a partner."""
+    choices = {op: choose(op, backend=backend, inputs=[w]) for op in ("column_stats", "row_norms", "nearest_rows")}
+    *before, search = (Step(op, choice.backend, choice.reason) for op, choice in choices.items())
+    return (*before, replace(search, route=route, multiply_adds=products)) if route else tuple(before)
 
 
 def _checked(
@@ -224,20 +238,16 @@ def _checked(
 
 
 def _boolean(kept: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    mask = np.asarray(kept)
+    mask = on_host(kept, "kept")
     if mask.dtype != np.bool_:
         raise TypeError(f"kept must be a boolean mask of the units, not an array of {mask.dtype}")
     return mask
 
 
 def _vector(values: npt.ArrayLike, name: str, units: int | None = None) -> FloatArray:
-    vector = np.array(values, dtype=np.float64)
+    vector = np.array(on_host(values, name), dtype=np.float64)
     if vector.ndim != 1 or (units is not None and len(vector) != units):
         raise ValueError(f"{name} has shape {vector.shape}: it must be [{'units' if units is None else units}]")
     if not np.isfinite(vector).all():
         raise ValueError(f"{name} has a non-finite entry, the first at {int(np.argmin(np.isfinite(vector)))}")
     return vector
-
-
-def _wide(w: Matrix) -> npt.NDArray[np.floating]:
-    return w.values if w.dtype == w.precision else w.float64()

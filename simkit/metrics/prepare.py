@@ -16,7 +16,7 @@ from .measure import Degenerate
 
 CONSTANT = "every feature is constant over the samples"
 _FAR = 100  # squared offset over variance from which distances are formed of centred rows, raw products apart
-_LARGEST = 2.0**1000
+LARGEST = 2.0**1000  # of an entry
 _SAME_WAY = 1e-9  # unit rows, right to a few 1e-16, that differ by less are off by more than 1e-6 of their difference
 
 
@@ -83,7 +83,7 @@ def check_finite(
     """As :func:`checked_stats` of each, without the statistics where the largest entries show that all are fine."""
     largest = choose("largest_entries", backend=backend).function(matrices, threads=check_threads(threads))
     for x, entry in zip(matrices, largest, strict=True):
-        if not entry <= _LARGEST:
+        if not entry <= LARGEST:
             checked_stats(x, first_row=first_row, backend=backend, threads=threads)
 
 
@@ -101,7 +101,7 @@ def checked_stats(
         what = "entry" if stats.nonfinite == 1 else "entries"
         where = f"row {first_row + row}, column {column}"
         raise ValueError(f"{x.name} has {stats.nonfinite} non-finite {what}, the first at {where}")
-    if stats.max_abs > _LARGEST:
+    if stats.max_abs > LARGEST:
         raise ValueError(f"{x.name} holds {stats.max_abs:.3g}, too large to centre in float64: rescale its features")
     return stats
 

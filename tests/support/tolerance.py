@@ -23,6 +23,9 @@ count of roundings that depends on the lengths of the sums. The demand is what s
   relative; distances below 1e-5 of |x_i|² + |x_j|² are formed again from differences, so 4e5 eps (of two norms and a
   product).
 
+* **nearest**: cosines and scores, of order one, of p float64 products of entries that are rounded twice each: a random
+  walk of √p, on either side, and the norms'. What ties is 1e-12.
+
 ``scale`` in :func:`assert_close` is the natural size of a result that is not of order one.
 """
 
@@ -36,7 +39,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Op: TypeAlias = Literal["cka", "hsic", "stream", "merge", "greedy", "products", "mean", "norms", "median"]
+Op: TypeAlias = Literal["cka", "hsic", "stream", "merge", "greedy", "products", "mean", "norms", "median", "nearest"]
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
 FLOAT32 = ("float16", "bfloat16", "float32")
 
@@ -77,6 +80,8 @@ TABLE: dict[tuple[str, str], Entry] = {
     ("norms", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(p)),
     ("median", "float32"): Entry(1e-9, EPS["float64"], lambda n, p: 4e5),
     ("median", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 4e5),
+    ("nearest", "float32"): Entry(1e-12, EPS["float64"], lambda n, p: 16 + 2 * math.sqrt(p)),
+    ("nearest", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 16 + 2 * math.sqrt(p)),
 }
 
 
