@@ -33,6 +33,30 @@ class Block:
         degree: int,
     ) -> None: ...
 
+class Candidates:
+    def __init__(
+        self,
+        *,
+        z: npt.NDArray[Any],
+        offsets: npt.NDArray[np.int64],
+        kernel: str,
+        length: float,
+        coef0: float,
+        degree: int,
+        debiased: bool,
+        centre: _F64,
+        mean: float,
+        at_once: int,
+        packed: int,
+        bytes: int,
+        device: int,
+    ) -> None: ...
+    def sums(
+        self, *, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float, rows: bool
+    ) -> tuple[_F64, _F64, _F64, _F64, _F64 | None]: ...
+    @property
+    def nbytes(self) -> int: ...
+
 def device_report() -> tuple[list[str], str]: ...
 def current_device() -> int: ...
 def column_stats(*, x: Array, row_scale: _F64 | None) -> tuple[_F64, _F64, float, float, int, int, int]: ...

@@ -12,7 +12,7 @@ pair_sums              :class:`PairSums`: centred inner products of all pairs of
 column_products        centred cross-products ``[p, p]`` of the columns of one matrix, float64
 eliminate              :class:`EliminationOrder` from the all-pairs matrix ``[u, u]`` of units
 candidate_sums         :class:`CandidateSums`: a kernel's sums over pairs of samples, for each unit left out
-pack_centred           the centred kernel of all units, packed for ``candidate_sums``
+pack_centred           what the backend holds for ``candidate_sums``: the centred kernel of all units
 adjacency              :class:`Adjacency`: graphs of the rows of a matrix at several thresholds, packed, one pass
 components             labels ``[graphs, n]`` and numbers of edges ``[graphs]`` of packed graphs
 cover                  :class:`CoverSearch` of each packed graph: greedy cover, packing, dual bound
@@ -213,8 +213,15 @@ class CandidateProblem:
     estimator: Estimator
     centre: FloatArray  # [n]
     mean: float = 0.0
-    packed: npt.NDArray[Any] | None = None  # L by the same backend's ``pack_centred``; None: formed when needed
+    packed: Any = None  # by the same backend's ``pack_centred``; None: L is formed when needed
     name: str = "x"
+    device: int | None = None  # the CUDA device that the layer lies on; None: the host
+
+    @property
+    def half_bytes(self) -> int:
+        """What L takes below its diagonal, in the type of z."""
+        n = int(self.z.shape[1])
+        return n * n // 2 * int(self.z.itemsize)
 
 
 @dataclass(frozen=True)
@@ -226,7 +233,14 @@ class CandidateSums:
 
     cross: FloatArray  # [candidates]
     squares: FloatArray  # [candidates]
-    rows: FloatArray  # [candidates, n]
+    totals: FloatArray  # [candidates] the sum of the row sums
+    row_squares: FloatArray  # [candidates] the sum of their squares
+    rows: FloatArray | None  # [candidates, n]; None where they were not asked for
+
+    @classmethod
+    def with_rows(cls, cross: FloatArray, squares: FloatArray, rows: FloatArray) -> CandidateSums:
+        """From the row sums ``[candidates, n]``."""
+        return cls(cross, squares, rows.sum(axis=1), np.asarray(np.einsum("ki,ki->k", rows, rows)), rows)
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ def candidate_sums(
     candidates: npt.NDArray[np.int64],
     *,
     level: float = 0.0,
+    rows: bool = True,
     threads: int = 1,
 ) -> CandidateSums:
     """See :func:`simkit.backends.reference.candidate_sums`."""
@@ -141,11 +142,13 @@ def candidate_sums(
         packed=problem.packed,
         threads=threads,
     )
-    return CandidateSums(*sums)
+    return CandidateSums.with_rows(*sums)
 
 
-def pack_centred(problem: CandidateProblem, *, threads: int = 1) -> npt.NDArray[Any]:
+def pack_centred(problem: CandidateProblem, *, room: int, threads: int = 1) -> npt.NDArray[Any] | None:
     """L of :func:`simkit.backends.reference.pack_centred` below the diagonal, tile by tile, in the type of z."""
+    if problem.half_bytes > room:
+        return None
     packed: npt.NDArray[Any] = _core().pack_centred(**_candidate_options(problem), threads=threads)
     return packed
 

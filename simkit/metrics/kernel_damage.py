@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from ..arrays import FloatArray
 from ..backends.base import Block, CandidateProblem, CandidateSums, EliminationOrder, Estimator, Step
-from ..backends.choose import choose
+from ..backends.choose import Choice, choose
 from ..kernels import RBF, CustomKernel, Laplacian, Polynomial
 from .measure import Degenerate
 
 TIE = 1e-12
 ROWS = 2**26  # bytes of row sums at a time: candidates beyond them wait
-PACKED = 2**30  # bytes of the packed kernel of all units: above, it is formed again for every batch of candidates
+PACKED = 2**30  # bytes of half the kernel of all units: above, it is formed again for every batch of candidates
 NONE = np.array([-1])
 
 
@@ -32,7 +32,8 @@ class KernelDamage:
     problem: CandidateProblem
     own: float  # <L, L>
     spread: FloatArray  # [units] sum of squared deviations of each unit's features
-    backend: str | None
+    sums_of: Choice
+    pack: Choice
     threads: int
     name: str
 
@@ -59,19 +60,18 @@ class KernelDamage:
     def _scores(
         self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float
     ) -> tuple[FloatArray, FloatArray]:
-        function = choose("candidate_sums", backend=self.backend, kernel=self.problem.kernel).function
         n = self.problem.z.shape[1]
         at_once = max(1, ROWS // (8 * n))
         scores, means = [], []
         for start in range(0, len(candidates), at_once):
             chosen = candidates[start : start + at_once]
-            sums = function(self.problem, kept, chosen, level=level, threads=self.threads)
-            own, raw = _own(sums, self.problem.estimator)
+            sums = self.sums_of.function(self.problem, kept, chosen, level=level, rows=False, threads=self.threads)
+            own, raw = _own(sums, n, self.problem.estimator)
             constant = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
             with np.errstate(divide="ignore", invalid="ignore"):
                 cka = sums.cross / np.sqrt(own * self.own)
             scores.append(np.where(constant, -math.inf, cka))
-            means.append(level + sums.rows.sum(axis=1) / _pairs(n, self.problem.estimator))
+            means.append(level + sums.totals / _pairs(n, self.problem.estimator))
         return np.concatenate(scores), np.concatenate(means)
 
 
@@ -105,25 +105,26 @@ def kernel_damage(
     n = block.n
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
     everything = np.arange(len(columns))
+    matrix = block.matrix
     problem = CandidateProblem(
-        rows, offsets, block.kernel, block.length, estimator, np.zeros(n), name=block.matrix.name
+        rows, offsets, block.kernel, block.length, estimator, np.zeros(n), name=matrix.name, device=matrix.device
     )
-    sums_of = choose("candidate_sums", backend=backend, kernel=block.kernel).function
+    sums_of = choose("candidate_sums", backend=backend, inputs=[block], kernel=block.kernel)
+    pack = choose("pack_centred", backend=backend, inputs=[block], kernel=block.kernel)
     start = 0.0 if unscaled else 1.0  # the others are near it where features hardly vary
-    first = sums_of(problem, everything, NONE, level=start, threads=threads).rows[0]
+    first = sums_of.function(problem, everything, NONE, level=start, threads=threads).rows[0]
     first += start * (n - 1 if estimator == "debiased" else n)
     each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
     problem = replace(problem, centre=first / each, mean=float(first.sum()) / both)
-    if n * n // 2 * rows.itemsize <= PACKED:
-        pack = choose("pack_centred", backend=backend, kernel=block.kernel).function
-        problem = replace(problem, packed=pack(problem, threads=threads))
+    problem = replace(problem, packed=pack.function(problem, room=PACKED, threads=threads))
     level = float(first.sum()) / _pairs(n, estimator)
-    own, raw = _own(sums_of(problem, everything, NONE, level=level, threads=threads), estimator)
+    whole = sums_of.function(problem, everything, NONE, level=level, rows=False, threads=threads)
+    own, raw = _own(whole, n, estimator)
     if not own[0] > 8 * n * np.finfo(np.float64).eps * raw[0]:
-        raise Degenerate(block.matrix.name, f"its {estimator} HSIC with itself is zero within rounding")
+        raise Degenerate(matrix.name, f"its {estimator} HSIC with itself is zero within rounding")
     deviations = rows.astype(np.float64) - rows.mean(axis=1, dtype=np.float64)[:, None]
     spread = np.add.reduceat(np.einsum("ij,ij->i", deviations, deviations), offsets[:-1])
-    return KernelDamage(problem, float(own[0]), spread, backend, threads, block.matrix.name), level
+    return KernelDamage(problem, float(own[0]), spread, sums_of, pack, threads, matrix.name), level
 
 
 def eliminate(
@@ -159,8 +160,7 @@ def eliminate(
 
 def damage_steps(damage: KernelDamage, candidates: int) -> tuple[Step, ...]:
     """What ran: the pass over the pairs for so many candidates."""
-    kernel = damage.problem.kernel
-    sums, pack = (choose(op, backend=damage.backend, kernel=kernel) for op in ("candidate_sums", "pack_centred"))
+    sums, pack = damage.sums_of, damage.pack
     n = damage.problem.z.shape[1]
     held = 0 if damage.problem.packed is None else damage.problem.packed.nbytes
     reason = f"{sums.reason}; {damage.problem.z.dtype.name} kernels, {candidates} of them over {n * (n - 1) // 2} pairs"
@@ -172,12 +172,10 @@ def _pairs(n: int, estimator: Estimator) -> int:
     return n * (n - 1) if estimator == "debiased" else n * n
 
 
-def _own(sums: CandidateSums, estimator: Estimator) -> tuple[FloatArray, FloatArray]:
+def _own(sums: CandidateSums, n: int, estimator: Estimator) -> tuple[FloatArray, FloatArray]:
     """(the centred sums of squares, what they were subtracted from)."""
-    n = sums.rows.shape[1]
     each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
-    rows = np.einsum("ki,ki->k", sums.rows, sums.rows)
-    return sums.squares - 2 / each * rows + sums.rows.sum(axis=1) ** 2 / both, sums.squares
+    return sums.squares - 2 / each * sums.row_squares + sums.totals**2 / both, sums.squares
 
 
 def _first_best(scores: FloatArray) -> int:
