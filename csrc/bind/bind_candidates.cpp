@@ -7,6 +7,15 @@ namespace simkit {
 namespace {
 
 template <class T>
+CandidateProblem<T> problem_of(const py::array_t<T, py::array::c_style>& z, const IndexArray& offsets,
+                               const std::string& kernel, double length, double coef0, int degree, bool debiased,
+                               const DoubleArray& centre, double mean, int threads) {
+    if (z.ndim() != 2 || z.shape(1) < 1) throw std::invalid_argument("z must be a non-empty [p, n]");
+    return candidate_problem(z.data(), z.shape(0), z.shape(1), offsets, kernel, length, coef0, degree, debiased, centre,
+                             mean, threads);
+}
+
+template <class T>
 void bind_for(py::module_& m) {
     using namespace py::literals;
     using Array = py::array_t<T, py::array::c_style>;
@@ -15,8 +24,7 @@ void bind_for(py::module_& m) {
         [](const Array& z, const IndexArray& offsets, const IndexArray& kept, const IndexArray& candidates,
            const std::string& kernel, double length, double coef0, int degree, bool debiased, double level,
            const DoubleArray& centre, double mean, const std::optional<Array>& packed, int threads) {
-            auto problem =
-                candidate_problem<T>(z, offsets, kernel, length, coef0, degree, debiased, centre, mean, threads);
+            auto problem = problem_of<T>(z, offsets, kernel, length, coef0, degree, debiased, centre, mean, threads);
             const auto units = static_cast<std::int64_t>(problem.offsets.size()) - 1;
             problem.kept = indices(kept, 0, units, "kept");
             problem.candidates = candidate_units(candidates, problem.kept, units);
@@ -40,7 +48,7 @@ void bind_for(py::module_& m) {
         [](const Array& z, const IndexArray& offsets, const std::string& kernel, double length, double coef0,
            int degree, const DoubleArray& centre, double mean, int threads) {
             const auto problem =
-                candidate_problem<T>(z, offsets, kernel, length, coef0, degree, false, centre, mean, threads);
+                problem_of<T>(z, offsets, kernel, length, coef0, degree, false, centre, mean, threads);
             py::array_t<T> out(packed_size(problem.n));
             T* data = out.mutable_data();
             {

@@ -36,20 +36,19 @@ inline std::vector<std::int64_t> candidate_units(const IndexArray& candidates, c
     return out;
 }
 
-// Without kept units, candidates and a level.
+// Of z [features, samples]; without kept units, candidates and a level.
 template <class T>
-CandidateProblem<T> candidate_problem(const py::array_t<T, py::array::c_style>& z, const IndexArray& offsets,
-                                      const std::string& kernel, double length, double coef0, int degree, bool debiased,
-                                      const DoubleArray& centre, double mean, int threads) {
+CandidateProblem<T> candidate_problem(const T* z, std::int64_t features, std::int64_t samples,
+                                      const IndexArray& offsets, const std::string& kernel, double length, double coef0,
+                                      int degree, bool debiased, const DoubleArray& centre, double mean, int threads) {
     check_threads(threads);
-    if (z.ndim() != 2 || z.shape(1) < 1) throw std::invalid_argument("z must be a non-empty [p, n]");
-    if (centre.ndim() != 1 || centre.shape(0) != z.shape(1)) throw std::invalid_argument("centre must be [n]");
+    if (centre.ndim() != 1 || centre.shape(0) != samples) throw std::invalid_argument("centre must be [n]");
     CandidateProblem<T> problem{};
-    problem.z = z.data();
-    problem.n = z.shape(1);
-    problem.offsets = indices(offsets, 0, z.shape(0) + 1, "offsets");
+    problem.z = z;
+    problem.n = samples;
+    problem.offsets = indices(offsets, 0, features + 1, "offsets");
     const auto units = static_cast<std::int64_t>(problem.offsets.size()) - 1;
-    if (units < 1 || problem.offsets.front() != 0 || problem.offsets.back() != z.shape(0))
+    if (units < 1 || problem.offsets.front() != 0 || problem.offsets.back() != features)
         throw std::invalid_argument("offsets must lead from 0 to p");
     for (std::int64_t u = 0; u < units; ++u)
         if (problem.offsets[u] >= problem.offsets[u + 1]) throw std::invalid_argument("a unit has no rows");

@@ -120,14 +120,14 @@ class CandidateLists {
     std::size_t begins_ = 0, rows_ = 0, slices_ = 0;
 };
 
-// The machine may be another one in every call, of the same place. z and centre stay until a `fetch`.
+// The machine may be another one in every call, of the same place. problem.z lies on it and stays the caller's;
+// problem.centre stays until a `fetch`.
 template <class M, class T>
 class CandidateSearch {
   public:
     CandidateSearch(M& machine, const CandidateProblem<T>& problem, const CandidateRoom& room)
         : problem_(problem),
           sizes_(CandidateSizes::of(problem, room)),
-          z_(machine.template array<T>(p() * n())),
           centre_(machine.template array<double>(n())),
           places_(machine.template array<TilePlace>(sizes_.tiles)),
           starts_(machine.template array<T>(sizes_.group * PairTile::kCells)),
@@ -140,10 +140,8 @@ class CandidateSearch {
         if (problem.kernel == Kernel::polynomial && sizeof(T) == 4)
             throw std::invalid_argument("the polynomial kernel takes float64 on a device");
         if (p() > 2147483647) throw std::invalid_argument("the units have more features than a device counts");
-        machine.send(z_, problem.z, p() * n());
         machine.send(centre_, problem.centre, n());
         machine.send(places_, machine.kept.keep(upper_tiles(sizes_.strips)), sizes_.tiles);
-        problem_.z = nullptr;
         problem_.centre = nullptr;
         if (sizes_.packed) form_l(machine, 0, sizes_.tiles);
     }
@@ -201,7 +199,7 @@ class CandidateSearch {
                 using Tiles = CandidateTiles<T, std::decay_t<decltype(value)>>;
                 const std::int32_t* at = lists_.data();
                 const T* l = l_.data() + (sizes_.packed ? first : 0) * PairTile::kCells;
-                machine.run(Tiles{z_.data(), starts_.data(), l, at, n(), sizes_.strips, lists.kept_rows(),
+                machine.run(Tiles{problem_.z, starts_.data(), l, at, n(), sizes_.strips, lists.kept_rows(),
                                   lists.rows(at), lists.slices(at), lists.begins(at), places_.data() + first, here,
                                   first, sizes_.tiles, !problem_.debiased, value, slots_.data(), sums_.data()},
                             here * lists.parts());
@@ -214,7 +212,7 @@ class CandidateSearch {
     void form_starts(M& machine, const CandidateLists& lists, Index first, Index count) {
         const auto run = [&](auto start) {
             constexpr bool distances = decltype(start)::kDistance;
-            machine.run(PairTiles<T, distances, decltype(start)>{z_.data(), lists_.data(), n(), lists.kept_rows(),
+            machine.run(PairTiles<T, distances, decltype(start)>{problem_.z, lists_.data(), n(), lists.kept_rows(),
                                                                  places_.data() + first, start, starts_.data()},
                         count);
         };
@@ -228,9 +226,9 @@ class CandidateSearch {
                       problem_.degree, centre_.data(),  problem_.mean};
         const TilePlace* places = places_.data() + first;
         if (distance())
-            return machine.run(PairTiles<T, true, L>{z_.data(), nullptr, n(), p(), places, value, l_.data()}, count);
+            return machine.run(PairTiles<T, true, L>{problem_.z, nullptr, n(), p(), places, value, l_.data()}, count);
         if constexpr (sizeof(T) == 8)
-            machine.run(PairTiles<T, false, L>{z_.data(), nullptr, n(), p(), places, value, l_.data()}, count);
+            machine.run(PairTiles<T, false, L>{problem_.z, nullptr, n(), p(), places, value, l_.data()}, count);
     }
 
     // Float32 values of a level far from 1 have a cheaper form.
@@ -251,7 +249,6 @@ class CandidateSearch {
 
     CandidateProblem<T> problem_;
     CandidateSizes sizes_;
-    typename M::template Array<T> z_;
     typename M::template Array<double> centre_;
     typename M::template Array<TilePlace> places_;
     typename M::template Array<T> starts_, l_, slots_;

@@ -33,11 +33,16 @@ class Block:
         degree: int,
     ) -> None: ...
 
+class Units:
+    def __init__(
+        self, *, x: Array, columns: npt.NDArray[np.int64], shift: _F64 | None, scale: float, unit: float, double: bool
+    ) -> None: ...
+
 class Candidates:
     def __init__(
         self,
         *,
-        z: npt.NDArray[Any],
+        units: Units,
         offsets: npt.NDArray[np.int64],
         kernel: str,
         length: float,
@@ -49,7 +54,6 @@ class Candidates:
         at_once: int,
         packed: int,
         bytes: int,
-        device: int,
     ) -> None: ...
     def sums(
         self, *, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float, rows: bool

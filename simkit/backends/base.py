@@ -11,6 +11,7 @@ distance_median        median of the full n × n matrix of squared distances of 
 pair_sums              :class:`PairSums`: centred inner products of all pairs of Gram matrices
 column_products        centred cross-products ``[p, p]`` of the columns of one matrix, float64
 eliminate              :class:`EliminationOrder` from the all-pairs matrix ``[u, u]`` of units
+unit_features          :class:`UnitFeatures`: a layer's features by rows, in the units of its kernel
 candidate_sums         :class:`CandidateSums`: a kernel's sums over pairs of samples, for each unit left out
 pack_centred           what the backend holds for ``candidate_sums``: the centred kernel of all units
 adjacency              :class:`Adjacency`: graphs of the rows of a matrix at several thresholds, packed, one pass
@@ -44,6 +45,7 @@ OPS = (
     "pair_sums",
     "column_products",
     "eliminate",
+    "unit_features",
     "candidate_sums",
     "pack_centred",
     "adjacency",
@@ -197,6 +199,14 @@ class CoverSearch:
 
 
 @dataclass(frozen=True)
+class UnitFeatures:
+    """A layer's features by rows, in the units of :class:`CandidateProblem`, where the backend keeps them."""
+
+    z: Any  # [p, n] float32 or float64: an array, or what has its shape and dtype
+    sum_sq_dev: FloatArray  # [p] of every row from its mean
+
+
+@dataclass(frozen=True)
 class CandidateProblem:
     """Units of a layer under a non-linear kernel, with the length that all of them give it.
 
@@ -206,7 +216,7 @@ class CandidateProblem:
     L, to which every kept set is compared, is the kernel of all units less centre_i + centre_j - mean.
     """
 
-    z: npt.NDArray[Any]  # [p, n] float32 or float64: features by rows
+    z: Any  # [p, n] float32 or float64: features by rows, by the same backend's ``unit_features``
     offsets: npt.NDArray[np.int64]  # [u + 1]: unit u is rows offsets[u]:offsets[u + 1]
     kernel: Kernel
     length: float
@@ -215,13 +225,12 @@ class CandidateProblem:
     mean: float = 0.0
     packed: Any = None  # by the same backend's ``pack_centred``; None: L is formed when needed
     name: str = "x"
-    device: int | None = None  # the CUDA device that the layer lies on; None: the host
 
     @property
     def half_bytes(self) -> int:
         """What L takes below its diagonal, in the type of z."""
         n = int(self.z.shape[1])
-        return n * n // 2 * int(self.z.itemsize)
+        return n * n // 2 * int(self.z.dtype.itemsize)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,48 @@
-"""Candidates on a device: a layer's units are sent there once, and left out of a kernel as often as a search asks."""
+"""Candidates on a device: a layer's units are formed there once, and left out of a kernel as often as a search asks."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernels import Polynomial
-from .base import CandidateProblem, CandidateSums, kernel_options
-from .cuda_device import cuda
+from .base import Block, CandidateProblem, CandidateSums, UnitFeatures, kernel_options
+from .cuda_device import array_on, cuda, place_of
+from .unit_features import kernel_unit
 
 WORKSPACE = 2**30  # bytes of distances and of row sums in flight, beside the units and L
+
+
+@dataclass(frozen=True)
+class DeviceFeatures:
+    """z ``[p, n]`` on a device."""
+
+    units: Any
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
+
+def unit_features(
+    block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1
+) -> UnitFeatures:
+    """See :func:`simkit.backends.reference.unit_features`; distances are about the medians of a few hundred samples."""
+    array = array_on(block.matrix, place_of([block]))
+    scale, unit = math.ldexp(1.0, -block.exponent), kernel_unit(block)
+    units = cuda().Units(
+        x=array,
+        columns=np.ascontiguousarray(columns, dtype=np.int64),
+        shift=np.ascontiguousarray(block.shift[columns]) if isinstance(block.kernel, Polynomial) else None,
+        scale=scale,
+        unit=unit,
+        double=double,
+    )
+    squares = np.asarray(cuda().column_stats(x=array, row_scale=None)[1])[columns] * (scale / unit) ** 2
+    dtype = np.dtype(np.float64 if double else np.float32)
+    return UnitFeatures(DeviceFeatures(units, (len(columns), block.n), dtype), squares)
 
 
 def candidate_sums(
@@ -24,7 +55,7 @@ def candidate_sums(
     threads: int = 1,
 ) -> CandidateSums:
     """See :func:`simkit.backends.reference.candidate_sums`; only totals come back where no ``rows`` are asked for."""
-    held = _held(problem, len(candidates), 0) if problem.packed is None else problem.packed
+    held = hold(problem, len(candidates), 0) if problem.packed is None else problem.packed
     return CandidateSums(
         *held.sums(
             kept=np.ascontiguousarray(kept, dtype=np.int64),
@@ -36,16 +67,14 @@ def candidate_sums(
 
 
 def pack_centred(problem: CandidateProblem, *, room: int, threads: int = 1) -> Any:
-    """The problem on its device for many ``candidate_sums``: z, workspace and, in ``room`` bytes, L."""
-    return _held(problem, len(problem.offsets) - 1, room)
+    """What many ``candidate_sums`` need on the device: workspace and, where it takes no more than ``room`` bytes, L."""
+    return hold(problem, len(problem.offsets) - 1, room)
 
 
-def _held(problem: CandidateProblem, at_once: int, room: int) -> Any:
-    z = problem.z
-    if isinstance(problem.kernel, Polynomial):  # it is large and nearly constant far from zero: float64 always
-        z = z.astype(np.float64)
+def hold(problem: CandidateProblem, at_once: int, room: int, workspace: int = WORKSPACE) -> Any:
+    """What candidates, at most ``at_once`` of them at a time, need on the device; L in ``room`` bytes."""
     return cuda().Candidates(
-        z=np.ascontiguousarray(z),
+        units=problem.z.units,
         offsets=np.ascontiguousarray(problem.offsets, dtype=np.int64),
         length=problem.length,
         debiased=problem.estimator == "debiased",
@@ -53,7 +82,6 @@ def _held(problem: CandidateProblem, at_once: int, room: int) -> Any:
         mean=problem.mean,
         at_once=at_once,
         packed=room,
-        bytes=WORKSPACE,
-        device=int(cuda().current_device()) if problem.device is None else problem.device,
+        bytes=workspace,
         **kernel_options(problem.kernel),
     )

@@ -30,8 +30,10 @@ from .base import (
     PairSums,
     Route,
     SideSums,
+    UnitFeatures,
     kernel_options,
 )
+from .unit_features import host_features
 
 NAME = "native_cpu"
 
@@ -121,6 +123,13 @@ def column_products(block: Block, stats: ColumnStats, *, exact: bool = True, thr
     """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``."""
     products: FloatArray = _core().column_products(_bound(block), stats.sum_sq_dev, exact=exact, threads=threads)
     return products
+
+
+def unit_features(
+    block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1
+) -> UnitFeatures:
+    """See :func:`simkit.backends.reference.unit_features`."""
+    return host_features(block, columns, double=double)
 
 
 def candidate_sums(

@@ -16,7 +16,7 @@ from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
 from . import cuda_routes
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
-from .cuda_candidates import candidate_sums, pack_centred
+from .cuda_candidates import candidate_sums, pack_centred, unit_features
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 
 OPS = (
@@ -26,6 +26,7 @@ OPS = (
     "pair_sums",
     "column_products",
     "eliminate",
+    "unit_features",
     "candidate_sums",
     "pack_centred",
 )
@@ -39,7 +40,7 @@ def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: 
     _, devices, why = device_report()
     if not devices:
         return [why]
-    if isinstance(kernel, CustomKernel) and op in ("candidate_sums", "pack_centred"):
+    if isinstance(kernel, CustomKernel) and op in ("unit_features", "candidate_sums", "pack_centred"):
         return [f"there is no CUDA {op} of {kernel!r}"]
     kernels = dict.fromkeys(
         repr(x.kernel) for x in inputs if isinstance(x, Block) and isinstance(x.kernel, CustomKernel)

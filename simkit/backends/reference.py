@@ -31,7 +31,9 @@ from .base import (
     PairSums,
     Route,
     SideSums,
+    UnitFeatures,
 )
+from .unit_features import host_features
 
 NAME = "reference"
 OPS = ALL_OPS
@@ -106,6 +108,13 @@ def kernel_matrix(z: FloatArray, kernel: Kernel, length: float) -> FloatArray:
     d2 = squared_distances(z)
     scaled = np.sqrt(d2) / length if isinstance(kernel, Laplacian) else d2 / length
     return np.asarray(np.exp(-scaled))
+
+
+def unit_features(
+    block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1
+) -> UnitFeatures:
+    """``columns [p]`` of a block as rows ``[p, n]`` in units that leave its kernel no length but the polynomial's."""
+    return host_features(block, columns, double=double)
 
 
 def pack_centred(problem: CandidateProblem, *, room: int, threads: int = 1) -> FloatArray | None:

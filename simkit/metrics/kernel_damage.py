@@ -23,6 +23,7 @@ TIE = 1e-12
 ROWS = 2**26  # bytes of row sums at a time: candidates beyond them wait
 PACKED = 2**30  # bytes of half the kernel of all units: above, it is formed again for every batch of candidates
 NONE = np.array([-1])
+OPS = ("candidate_sums", "pack_centred", "unit_features")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class KernelDamage:
     problem: CandidateProblem
     own: float  # <L, L>
     spread: FloatArray  # [units] sum of squared deviations of each unit's features
-    sums_of: Choice
-    pack: Choice
+    choices: tuple[Choice, ...]  # of OPS
     threads: int
     name: str
 
@@ -65,7 +65,7 @@ class KernelDamage:
         scores, means = [], []
         for start in range(0, len(candidates), at_once):
             chosen = candidates[start : start + at_once]
-            sums = self.sums_of.function(self.problem, kept, chosen, level=level, rows=False, threads=self.threads)
+            sums = self.choices[0].function(self.problem, kept, chosen, level=level, rows=False, threads=self.threads)
             own, raw = _own(sums, n, self.problem.estimator)
             constant = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -92,25 +92,12 @@ def kernel_damage(
     # A polynomial kernel of raw rows is large and nearly constant where features are far from zero: float64 always.
     unscaled = isinstance(block.kernel, Polynomial | CustomKernel)
     double = exact or block.matrix.precision == "float64" or unscaled
-    z = block.matrix.float64()
-    if not isinstance(block.kernel, CustomKernel):
-        # Distances do not depend on what is subtracted; from the mean, one outlier would leave the others few digits.
-        z -= block.shift if isinstance(block.kernel, Polynomial) else np.median(z, axis=0)
-        np.ldexp(z, -block.exponent, out=z)
-    if isinstance(block.kernel, RBF):
-        z /= math.sqrt(block.length * math.log(2))
-    elif isinstance(block.kernel, Laplacian):
-        z /= block.length * math.log(2)
-    rows = np.ascontiguousarray(z[:, np.concatenate(columns)].T, dtype=np.float64 if double else np.float32)
-    n = block.n
+    n, name = block.n, block.matrix.name
+    sums_of, pack, features_of = (choose(op, backend=backend, inputs=[block], kernel=block.kernel) for op in OPS)
+    features = features_of.function(block, np.concatenate(columns), double=double, threads=threads)
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
     everything = np.arange(len(columns))
-    matrix = block.matrix
-    problem = CandidateProblem(
-        rows, offsets, block.kernel, block.length, estimator, np.zeros(n), name=matrix.name, device=matrix.device
-    )
-    sums_of = choose("candidate_sums", backend=backend, inputs=[block], kernel=block.kernel)
-    pack = choose("pack_centred", backend=backend, inputs=[block], kernel=block.kernel)
+    problem = CandidateProblem(features.z, offsets, block.kernel, block.length, estimator, np.zeros(n), name=name)
     start = 0.0 if unscaled else 1.0  # the others are near it where features hardly vary
     first = sums_of.function(problem, everything, NONE, level=start, threads=threads).rows[0]
     first += start * (n - 1 if estimator == "debiased" else n)
@@ -121,10 +108,9 @@ def kernel_damage(
     whole = sums_of.function(problem, everything, NONE, level=level, rows=False, threads=threads)
     own, raw = _own(whole, n, estimator)
     if not own[0] > 8 * n * np.finfo(np.float64).eps * raw[0]:
-        raise Degenerate(matrix.name, f"its {estimator} HSIC with itself is zero within rounding")
-    deviations = rows.astype(np.float64) - rows.mean(axis=1, dtype=np.float64)[:, None]
-    spread = np.add.reduceat(np.einsum("ij,ij->i", deviations, deviations), offsets[:-1])
-    return KernelDamage(problem, float(own[0]), spread, sums_of, pack, threads, matrix.name), level
+        raise Degenerate(name, f"its {estimator} HSIC with itself is zero within rounding")
+    spread = np.add.reduceat(features.sum_sq_dev, offsets[:-1])
+    return KernelDamage(problem, float(own[0]), spread, (sums_of, pack, features_of), threads, name), level
 
 
 def eliminate(
@@ -160,12 +146,15 @@ def eliminate(
 
 def damage_steps(damage: KernelDamage, candidates: int) -> tuple[Step, ...]:
     """What ran: the pass over the pairs for so many candidates."""
-    sums, pack = damage.sums_of, damage.pack
+    sums = damage.choices[0]
     n = damage.problem.z.shape[1]
     held = 0 if damage.problem.packed is None else damage.problem.packed.nbytes
     reason = f"{sums.reason}; {damage.problem.z.dtype.name} kernels, {candidates} of them over {n * (n - 1) // 2} pairs"
-    steps = (Step("candidate_sums", sums.backend, reason, "", candidates * n * (n - 1) // 2, held),)
-    return steps if damage.problem.packed is None else (*steps, Step("pack_centred", pack.backend, pack.reason))
+    steps = [Step("candidate_sums", sums.backend, reason, "", candidates * n * (n - 1) // 2, held)]
+    others = zip(OPS[1:], damage.choices[1:], strict=True)
+    packed = damage.problem.packed is not None
+    steps.extend(Step(op, choice.backend, choice.reason) for op, choice in others if packed or op != "pack_centred")
+    return tuple(steps)
 
 
 def _pairs(n: int, estimator: Estimator) -> int:

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "cuda/candidates.hpp"
+#include "cuda/unit_features.hpp"
 #include "emulated.hpp"
 
 using namespace simkit;
@@ -66,6 +67,18 @@ std::unique_ptr<Held> hold(const Units& of) {
 }  // namespace
 
 extern "C" {
+
+int form_units(const Matrix* x, const Index* columns, Index count, const double* shift, double unit, int wide,
+               int order, void* z) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        const cuda::UnitProblem problem{view_of(*x), {columns, columns + count}, shift, x->scale, unit};
+        if (wide)
+            cuda::form_units(machine, problem, static_cast<double*>(z));
+        else
+            cuda::form_units(machine, problem, static_cast<float*>(z));
+    });
+}
 
 int hold_candidates(const Units* of, void** held) {
     return guarded([&] { *held = (of->wide ? hold<double>(*of) : hold<float>(*of)).release(); });

@@ -10,8 +10,11 @@ import numpy.typing as npt
 from tolerance import assert_close
 
 import simkit as sk
+from simkit.arrays import as_matrix
 from simkit.backends import reference
 from simkit.backends.base import CandidateProblem, CandidateSums, Estimator
+from simkit.backends.cuda_candidates import DeviceFeatures, hold
+from simkit.backends.cuda_device import array_on, cuda
 
 Array = npt.NDArray[Any]
 KERNELS = (sk.RBF(), sk.Laplacian(), sk.Polynomial(), sk.Polynomial(degree=6, coef0=-0.5))
@@ -42,6 +45,26 @@ def features(p: int, n: int, spread: float = 1.5, seed: int = 0) -> Array:
     return z * (spread / np.sqrt(2 * p) / z.std())
 
 
+def on_device(problem: CandidateProblem) -> CandidateProblem:
+    """The same problem, its z on the device."""
+    p, n = problem.z.shape
+    units = cuda().Units(
+        x=array_on(as_matrix(problem.z.T), cuda().current_device()),
+        columns=np.arange(p),
+        shift=np.zeros(p),
+        scale=1.0,
+        unit=1.0,
+        double=problem.z.dtype == np.float64,
+    )
+    return dataclasses.replace(problem, z=DeviceFeatures(units, (p, n), problem.z.dtype))
+
+
+def held(problem: CandidateProblem, *, at_once: int = 64, packed: int = 2**30, room: int = 2**26) -> CandidateProblem:
+    """The problem on the device and what candidates need there, in so much room."""
+    there = on_device(problem)
+    return dataclasses.replace(there, packed=hold(there, at_once, packed, room))
+
+
 def level_of(problem: CandidateProblem, kept: Array) -> float:
     """The mean of the kernel of the kept units."""
     found = reference.candidate_sums(problem, kept, NONE)
@@ -68,5 +91,5 @@ def agrees(got: CandidateSums, problem: CandidateProblem, kept: Array, candidate
     scale = np.sqrt(n) * size * (rows + 1e-6 * np.sqrt(n) * size)
     errors.append(assert_close(got.row_squares, want.row_squares, "candidates", dtype, n, p, scale=scale))
     if got.rows is not None:
-        errors.append(assert_close(got.rows, want.rows, "candidates", dtype, n, p, scale=(np.sqrt(n) * values * np.sqrt(n))[:, None]))
+        errors.append(assert_close(got.rows, want.rows, "candidates", dtype, n, p, scale=size[:, None]))
     return max(errors)

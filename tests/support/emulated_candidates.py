@@ -9,7 +9,7 @@ from typing import Any
 import emulated_cuda
 import numpy as np
 import numpy.typing as npt
-from emulated_cuda import KERNELS, Floats, address, run
+from emulated_cuda import KERNELS, Array, Floats, address, run
 
 Indices = npt.NDArray[np.int64]
 
@@ -38,17 +38,39 @@ class Units(ctypes.Structure):
     )
 
 
-class Candidates:
-    """As ``_cuda.Candidates``, with the programs and the order of the threads before the rest."""
+class FormedUnits:
+    """As ``_cuda.Units``."""
 
-    made = 0  # how many were: what stays on a device is not sent there again
+    made = 0  # how many were: a layer is formed once for a search
 
     def __init__(
         self,
         programs: Any,
         order: int,
         *,
-        z: npt.NDArray[Any],
+        x: Array,
+        columns: Indices,
+        shift: Floats | None,
+        scale: float,
+        unit: float,
+        double: bool,
+    ) -> None:
+        FormedUnits.made += 1
+        self.z = np.full((len(columns), x.shape[0]), np.nan, dtype=np.float64 if double else np.float32)
+        matrix = x.matrix(np.zeros(x.shape[1]), None, scale)
+        columns_of = columns, ctypes.c_int64(len(columns)), shift, ctypes.c_double(unit)
+        run(programs, "form_units", ctypes.byref(matrix), *columns_of, int(double), order, self.z)
+
+
+class Candidates:
+    """As ``_cuda.Candidates``, with the programs and the order of the threads before the rest."""
+
+    def __init__(
+        self,
+        programs: Any,
+        order: int,
+        *,
+        units: FormedUnits,
         offsets: Indices,
         kernel: str,
         length: float,
@@ -60,18 +82,17 @@ class Candidates:
         at_once: int,
         packed: int,
         bytes: int,
-        device: int = 0,
     ) -> None:
-        Candidates.made += 1
-        self.programs, self.n, self.device = programs, z.shape[1], device
+        z = units.z
+        self.programs, self.n = programs, z.shape[1]
         self.held = ctypes.c_void_p()
-        units = Units(
+        problem = Units(
             *(address(z), *z.shape, int(z.dtype == np.float64), address(offsets), len(offsets) - 1),
             *(KERNELS.index(kernel), degree, length, coef0, int(debiased), order, address(centre), mean),
             *(at_once, packed, bytes),
         )
         self.kept_alive = (z, centre)  # they are read when a result is asked for
-        run(programs, "hold_candidates", ctypes.byref(units), ctypes.byref(self.held))
+        run(programs, "hold_candidates", ctypes.byref(problem), ctypes.byref(self.held))
 
     def sums(self, *, kept: Indices, candidates: Indices, level: float, rows: bool) -> tuple[Any, ...]:
         count = len(candidates)
@@ -94,5 +115,6 @@ class Candidates:
 def module(programs: Any, candidates: Any, order: int = 0) -> Any:
     """As ``_cuda``, with candidates."""
     found = emulated_cuda.module(programs, order)
+    found.Units = partial(FormedUnits, candidates, order)
     found.Candidates = partial(Candidates, candidates, order)
     return found
