@@ -103,13 +103,13 @@ def test_units_of_several_features_and_any_number_of_candidates(
 @pytest.mark.parametrize("kernel", KERNELS[:3], ids=NAMES[:3])
 def test_sums_do_not_depend_on_the_room(kernel: Any) -> None:
     """L held or formed again; one tile, one candidate at a time or all: the same bits. Calls leave no trace."""
-    problem = problem_of(features(150, 200).astype(np.float32), kernel, widths=(2,) * 75)
-    kept = np.delete(np.arange(75), [3, 60])
-    some = held(problem, at_once=75)
+    problem = problem_of(features(80, 130).astype(np.float32), kernel, widths=(2,) * 40)
+    kept = np.delete(np.arange(40), [3, 30])
+    some = held(problem, at_once=40)
     want = native_cuda.candidate_sums(some, kept, kept, level=0.2)
-    assert some.packed.nbytes == 10 * 64 * 64 * (8 if isinstance(kernel, sk.Polynomial) else 4)
+    assert some.packed.nbytes == 6 * 64 * 64 * (8 if isinstance(kernel, sk.Polynomial) else 4)
     agrees(want, problem, kept, kept, 0.2)
-    for at_once, packed, room in ((75, 0, 2**26), (1, 0, 0), (75, 0, 600_000), (10, 2**30, 0), (7, 2**30, 2**26)):
+    for at_once, packed, room in ((40, 0, 2**26), (1, 0, 0), (40, 0, 300_000), (10, 2**30, 0), (7, 2**30, 2**26)):
         other = held(problem, at_once=at_once, packed=packed, room=room)
         assert bool(other.packed.nbytes) == (packed > 0)
         native_cuda.candidate_sums(other, kept[:9], kept[2:5], level=0.1)

@@ -47,8 +47,7 @@ void bind_for(py::module_& m) {
         "pack_centred",
         [](const Array& z, const IndexArray& offsets, const std::string& kernel, double length, double coef0,
            int degree, const DoubleArray& centre, double mean, int threads) {
-            const auto problem =
-                problem_of<T>(z, offsets, kernel, length, coef0, degree, false, centre, mean, threads);
+            const auto problem = problem_of<T>(z, offsets, kernel, length, coef0, degree, false, centre, mean, threads);
             py::array_t<T> out(packed_size(problem.n));
             T* data = out.mutable_data();
             {

@@ -33,9 +33,8 @@ template <class T>
 void hold(DeviceCandidates& out, const IndexArray& offsets, const std::string& kernel, double length, double coef0,
           int degree, bool debiased, const DoubleArray& centre, double mean, const cuda::CandidateRoom& room) {
     const DeviceUnits& units = *out.units;
-    const auto problem =
-        candidate_problem(reinterpret_cast<const T*>(units.z.get()), units.features, units.samples, offsets, kernel,
-                          length, coef0, degree, debiased, centre, mean, 1);
+    const auto problem = candidate_problem(reinterpret_cast<const T*>(units.z.get()), units.features, units.samples,
+                                           offsets, kernel, length, coef0, degree, debiased, centre, mean, 1);
     out.count = static_cast<std::int64_t>(problem.offsets.size()) - 1;
     py::gil_scoped_release release;
     out.held = cuda::hold_candidates(units.place, problem, room);

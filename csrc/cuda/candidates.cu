@@ -1,8 +1,7 @@
-#include "cuda/candidates.hpp"
-
 #include <memory>
 #include <mutex>
 
+#include "cuda/candidates.hpp"
 #include "cuda/device.cuh"
 
 namespace simkit::cuda {

@@ -1,4 +1,5 @@
-// A problem of ops/candidates.hpp that stays on a machine (cuda/machine.hpp) while its units are left out, time and again.
+// A problem of ops/candidates.hpp that stays on a machine (cuda/machine.hpp) while its units are left out, time and
+// again.
 #pragma once
 
 #include <algorithm>
@@ -88,9 +89,7 @@ class CandidateLists {
     Index kept_rows() const { return kept_rows_; }
     Index parts() const { return parts_; }
     const std::int32_t* begins(const std::int32_t* at) const { return at + begins_; }
-    const CandidateRow* rows(const std::int32_t* at) const {
-        return reinterpret_cast<const CandidateRow*>(at + rows_);
-    }
+    const CandidateRow* rows(const std::int32_t* at) const { return reinterpret_cast<const CandidateRow*>(at + rows_); }
     const CandidateSlice* slices(const std::int32_t* at) const {
         return reinterpret_cast<const CandidateSlice*>(at + slices_);
     }
@@ -222,8 +221,7 @@ class CandidateSearch {
 
     void form_l(M& machine, Index first, Index count) {
         using L = CentredValue<T>;
-        const L value{problem_.kernel, problem_.length, problem_.coef0,
-                      problem_.degree, centre_.data(),  problem_.mean};
+        const L value{problem_.kernel, problem_.length, problem_.coef0, problem_.degree, centre_.data(), problem_.mean};
         const TilePlace* places = places_.data() + first;
         if (distance())
             return machine.run(PairTiles<T, true, L>{problem_.z, nullptr, n(), p(), places, value, l_.data()}, count);

@@ -1,6 +1,5 @@
-#include "cuda/unit_features.hpp"
-
 #include "cuda/device.cuh"
+#include "cuda/unit_features.hpp"
 
 namespace simkit::cuda {
 

@@ -10,8 +10,9 @@
 
 namespace simkit::cuda {
 
-// z [count, n] = ((x(i, columns[r]) - shift[r]) scale) / unit, in float64 until it is rounded to T; no shift where it is
-// null. Program blocks [pieces(count, kWidth), pieces(n, kWidth)]: squares, read and written along the rows of either.
+// z [count, n] = ((x(i, columns[r]) - shift[r]) scale) / unit, in float64 until it is rounded to T; no shift where it
+// is null. Program blocks [pieces(count, kWidth), pieces(n, kWidth)]: squares, read and written along the rows of
+// either.
 template <class T>
 struct UnitRows {
     static constexpr int kThreads = 256, kResident = 4, kWidth = 32, kEach = kWidth * kWidth / kThreads;

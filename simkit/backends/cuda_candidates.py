@@ -26,9 +26,7 @@ class DeviceFeatures:
     dtype: np.dtype[Any]
 
 
-def unit_features(
-    block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1
-) -> UnitFeatures:
+def unit_features(block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1) -> UnitFeatures:
     """See :func:`simkit.backends.reference.unit_features`; distances are about the medians of a few hundred samples."""
     array = array_on(block.matrix, place_of([block]))
     scale, unit = math.ldexp(1.0, -block.exponent), kernel_unit(block)

@@ -125,9 +125,7 @@ def column_products(block: Block, stats: ColumnStats, *, exact: bool = True, thr
     return products
 
 
-def unit_features(
-    block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1
-) -> UnitFeatures:
+def unit_features(block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1) -> UnitFeatures:
     """See :func:`simkit.backends.reference.unit_features`."""
     return host_features(block, columns, double=double)
 

@@ -16,7 +16,7 @@ from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
 from . import cuda_routes
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
-from .cuda_candidates import candidate_sums, pack_centred, unit_features
+from .cuda_candidates import candidate_sums, pack_centred, unit_features  # noqa: F401 - ops of the table
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 
 OPS = (

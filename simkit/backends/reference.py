@@ -110,9 +110,7 @@ def kernel_matrix(z: FloatArray, kernel: Kernel, length: float) -> FloatArray:
     return np.asarray(np.exp(-scaled))
 
 
-def unit_features(
-    block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1
-) -> UnitFeatures:
+def unit_features(block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1) -> UnitFeatures:
     """``columns [p]`` of a block as rows ``[p, n]`` in units that leave its kernel no length but the polynomial's."""
     return host_features(block, columns, double=double)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..arrays import FloatArray
 from ..backends.base import Block, CandidateProblem, CandidateSums, EliminationOrder, Estimator, Step
 from ..backends.choose import Choice, choose
-from ..kernels import RBF, CustomKernel, Laplacian, Polynomial
+from ..kernels import CustomKernel, Polynomial
 from .measure import Degenerate
 
 TIE = 1e-12
