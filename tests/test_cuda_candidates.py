@@ -139,7 +139,7 @@ def test_equal_rows_are_at_no_distance(kernel: Any) -> None:
 def test_units_and_samples_unlike_the_others(programs: tuple[Any, Any], size: float, kernel: Any) -> None:
     """What is left of a distance without the unit that made it, in both forms of the kernel."""
     for dtype, wide in itertools.product((np.float32, np.float64), (1, 2)):
-        z = features(6, 70)
+        z = features(6, 140)
         z[2:4, 9] *= size
         z[0] *= size
         problem = problem_of(z.astype(dtype), kernel, "biased", (wide,) * (6 // wide))

@@ -41,7 +41,7 @@ class Held : public HeldCandidates {
 
   private:
     using Search = CandidateSearch<Machine, T>;
-    static constexpr Index kSmallRoom = Index{1} << 26;  // bytes: where memory is full
+    static constexpr Index kSmallRoom = Index{1} << 28;  // bytes: where memory is full
 
     Place place_;
     std::mutex mutex_;

@@ -14,7 +14,7 @@ from .base import Block, CandidateProblem, CandidateSums, UnitFeatures, kernel_o
 from .cuda_device import array_on, cuda, place_of
 from .unit_features import kernel_unit
 
-WORKSPACE = 2**30  # bytes of distances and of row sums in flight, beside the units and L
+WORKSPACE = 2**32  # bytes of distances and row sums, where so many are needed: from 16,000 samples on
 
 
 @dataclass(frozen=True)
