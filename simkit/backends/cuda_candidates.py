@@ -14,7 +14,7 @@ from .base import Block, CandidateProblem, CandidateSums, UnitFeatures, kernel_o
 from .cuda_device import array_on, cuda, place_of
 from .unit_features import kernel_unit
 
-WORKSPACE = 2**32  # bytes of distances and row sums, where so many are needed: from 16,000 samples on
+WORKSPACE = 2**32  # bytes at most of distances and row sums in flight: what 512 units of 10,000 samples take
 
 
 @dataclass(frozen=True)
