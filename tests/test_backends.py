@@ -45,6 +45,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "pair_sums": lambda x, **o: sk.similarity_matrix({"x": x}, **o),
     "column_products": lambda x, **o: sk.greedy_cka(x, **o),
     "eliminate": lambda x, **o: sk.greedy_cka(x, units=6, **o),
+    "unit_features": lambda x, **o: sk.greedy_cka(x, units=6, kernel=sk.RBF(), **o),
     "candidate_sums": lambda x, **o: sk.greedy_cka(x, units=6, kernel=sk.RBF(), **o),
     "pack_centred": lambda x, **o: sk.greedy_cka(x, units=6, kernel=sk.Laplacian(), **o),
     "adjacency": lambda x, **o: sk.filter_graph(x, **o),

@@ -16,9 +16,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/matrix_view.hpp"
+#include "core/place.hpp"
 #include "core/tiles.hpp"
 
 namespace simkit {
@@ -54,5 +56,56 @@ CandidateSums candidate_sums(const CandidateProblem<T>& problem, const Poll& pol
 // L of all units, packed for `candidate_sums`.
 template <class T>
 void pack_centred(const CandidateProblem<T>& problem, const Poll& poll, T* out);
+
+// On a device: z, L and all workspace stay there from one call to the next.
+namespace cuda {
+
+// z [columns, n] = (x - shift) scale / unit of columns of x [n, p], which lies on the device.
+struct UnitProblem {
+    MatrixView x;
+    std::vector<std::int64_t> columns;
+    const double* shift;  // [columns] or null: about the median of each column
+    double scale, unit;   // a power of two; any other factor
+};
+
+struct DeviceUnits {
+    Place place;
+    std::int64_t features, samples;
+    bool wide;  // float64, or float32
+    std::shared_ptr<std::byte> z;
+};
+
+DeviceUnits form_units(const Place& place, const UnitProblem& problem, bool wide);
+
+struct CandidateTotals {
+    std::vector<double> cross, squares, totals, row_squares;  // [candidates], the last two of rows: sum, sum of squares
+    std::vector<double> rows;                                 // [candidates, n], where they were asked for
+
+    std::vector<double>& list(std::int64_t k) {
+        return k == 0 ? cross : k == 1 ? squares : k == 2 ? totals : row_squares;
+    }
+};
+
+struct CandidateRoom {
+    std::int64_t candidates;  // of a call, at most at once
+    std::int64_t packed;      // bytes that L may take; it is formed again for every call where it takes more
+    std::int64_t bytes;       // of workspace, about
+};
+
+class HeldCandidates {
+  public:
+    virtual ~HeldCandidates() = default;
+    virtual CandidateTotals sums(const std::vector<std::int64_t>& kept, const std::vector<std::int64_t>& candidates,
+                                 double level, bool rows) = 0;
+    virtual std::int64_t packed_bytes() const = 0;
+};
+
+// z, which stays the caller's, lies on the device. Of a problem it takes neither kept, candidates, level, packed nor
+// threads. The polynomial kernel needs float64.
+template <class T>
+std::unique_ptr<HeldCandidates> hold_candidates(const Place& place, const CandidateProblem<T>& problem,
+                                                const CandidateRoom& room);
+
+}  // namespace cuda
 
 }  // namespace simkit

@@ -33,6 +33,34 @@ class Block:
         degree: int,
     ) -> None: ...
 
+class Units:
+    def __init__(
+        self, *, x: Array, columns: npt.NDArray[np.int64], shift: _F64 | None, scale: float, unit: float, double: bool
+    ) -> None: ...
+
+class Candidates:
+    def __init__(
+        self,
+        *,
+        units: Units,
+        offsets: npt.NDArray[np.int64],
+        kernel: str,
+        length: float,
+        coef0: float,
+        degree: int,
+        debiased: bool,
+        centre: _F64,
+        mean: float,
+        at_once: int,
+        packed: int,
+        bytes: int,
+    ) -> None: ...
+    def sums(
+        self, *, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float, rows: bool
+    ) -> tuple[_F64, _F64, _F64, _F64, _F64 | None]: ...
+    @property
+    def nbytes(self) -> int: ...
+
 def device_report() -> tuple[list[str], str]: ...
 def current_device() -> int: ...
 def column_stats(*, x: Array, row_scale: _F64 | None) -> tuple[_F64, _F64, float, float, int, int, int]: ...

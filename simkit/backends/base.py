@@ -11,8 +11,9 @@ distance_median        median of the full n × n matrix of squared distances of 
 pair_sums              :class:`PairSums`: centred inner products of all pairs of Gram matrices
 column_products        centred cross-products ``[p, p]`` of the columns of one matrix, float64
 eliminate              :class:`EliminationOrder` from the all-pairs matrix ``[u, u]`` of units
+unit_features          :class:`UnitFeatures`: a layer's features by rows, in the units of its kernel
 candidate_sums         :class:`CandidateSums`: a kernel's sums over pairs of samples, for each unit left out
-pack_centred           the centred kernel of all units, packed for ``candidate_sums``
+pack_centred           what the backend holds for ``candidate_sums``: the centred kernel of all units
 adjacency              :class:`Adjacency`: graphs of the rows of a matrix at several thresholds, packed, one pass
 components             labels ``[graphs, n]`` and numbers of edges ``[graphs]`` of packed graphs
 cover                  :class:`CoverSearch` of each packed graph: greedy cover, packing, dual bound
@@ -45,6 +46,7 @@ OPS = (
     "pair_sums",
     "column_products",
     "eliminate",
+    "unit_features",
     "candidate_sums",
     "pack_centred",
     "adjacency",
@@ -201,6 +203,14 @@ class CoverSearch:
 
 
 @dataclass(frozen=True)
+class UnitFeatures:
+    """A layer's features by rows, in the units of :class:`CandidateProblem`, where the backend keeps them."""
+
+    z: Any  # [p, n] float32 or float64: an array, or what has its shape and dtype
+    sum_sq_dev: FloatArray  # [p] of every row from its mean
+
+
+@dataclass(frozen=True)
 class CandidateProblem:
     """Units of a layer under a non-linear kernel, with the length that all of them give it.
 
@@ -210,15 +220,21 @@ class CandidateProblem:
     L, to which every kept set is compared, is the kernel of all units less centre_i + centre_j - mean.
     """
 
-    z: npt.NDArray[Any]  # [p, n] float32 or float64: features by rows
+    z: Any  # [p, n] float32 or float64: features by rows, by the same backend's ``unit_features``
     offsets: npt.NDArray[np.int64]  # [u + 1]: unit u is rows offsets[u]:offsets[u + 1]
     kernel: Kernel
     length: float
     estimator: Estimator
     centre: FloatArray  # [n]
     mean: float = 0.0
-    packed: npt.NDArray[Any] | None = None  # L by the same backend's ``pack_centred``; None: formed when needed
+    packed: Any = None  # by the same backend's ``pack_centred``; None: L is formed when needed
     name: str = "x"
+
+    @property
+    def half_bytes(self) -> int:
+        """What L takes below its diagonal, in the type of z."""
+        n = int(self.z.shape[1])
+        return n * n // 2 * int(self.z.dtype.itemsize)
 
 
 @dataclass(frozen=True)
@@ -230,7 +246,14 @@ class CandidateSums:
 
     cross: FloatArray  # [candidates]
     squares: FloatArray  # [candidates]
-    rows: FloatArray  # [candidates, n]
+    totals: FloatArray  # [candidates] the sum of the row sums
+    row_squares: FloatArray  # [candidates] the sum of their squares
+    rows: FloatArray | None  # [candidates, n]; None where they were not asked for
+
+    @classmethod
+    def with_rows(cls, cross: FloatArray, squares: FloatArray, rows: FloatArray) -> CandidateSums:
+        """From the row sums ``[candidates, n]``."""
+        return cls(cross, squares, rows.sum(axis=1), np.asarray(np.einsum("ki,ki->k", rows, rows)), rows)
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,10 @@ from .base import (
     PairSums,
     Route,
     SideSums,
+    UnitFeatures,
     kernel_options,
 )
+from .unit_features import host_features
 
 NAME = "native_cpu"
 
@@ -126,12 +128,18 @@ def column_products(block: Block, stats: ColumnStats, *, exact: bool = True, thr
     return products
 
 
+def unit_features(block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1) -> UnitFeatures:
+    """See :func:`simkit.backends.reference.unit_features`."""
+    return host_features(block, columns, double=double)
+
+
 def candidate_sums(
     problem: CandidateProblem,
     kept: npt.NDArray[np.int64],
     candidates: npt.NDArray[np.int64],
     *,
     level: float = 0.0,
+    rows: bool = True,
     threads: int = 1,
 ) -> CandidateSums:
     """See :func:`simkit.backends.reference.candidate_sums`."""
@@ -144,11 +152,13 @@ def candidate_sums(
         packed=problem.packed,
         threads=threads,
     )
-    return CandidateSums(*sums)
+    return CandidateSums.with_rows(*sums)
 
 
-def pack_centred(problem: CandidateProblem, *, threads: int = 1) -> npt.NDArray[Any]:
+def pack_centred(problem: CandidateProblem, *, room: int, threads: int = 1) -> npt.NDArray[Any] | None:
     """L of :func:`simkit.backends.reference.pack_centred` below the diagonal, tile by tile, in the type of z."""
+    if problem.half_bytes > room:
+        return None
     packed: npt.NDArray[Any] = _core().pack_centred(**_candidate_options(problem), threads=threads)
     return packed
 

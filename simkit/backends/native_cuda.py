@@ -1,7 +1,8 @@
 """The CUDA ops behind the op table: each function hands views of device memory to ``_cuda`` and wraps what comes back.
 
 Arrays that lie on a device are read there, on their stream; those on the host, where this backend was asked for by
-name, are copied to the current device for every op. Results are on the host, so every op waits for its own work.
+name, are copied to the current device for every op; what ``pack_centred`` returns stays there for the next ones.
+Results are on the host, so every op waits for its own work.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
 from . import cuda_partners, cuda_routes
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
+from .cuda_candidates import candidate_sums, pack_centred, unit_features  # noqa: F401 - ops of the table
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 
 OPS = (
@@ -25,6 +27,9 @@ OPS = (
     "column_products",
     "eliminate",
     "nearest_rows",
+    "unit_features",
+    "candidate_sums",
+    "pack_centred",
 )
 plan_pair_sums = cuda_routes.plan_pair_sums
 nearest_rows = cuda_partners.nearest_rows
@@ -37,6 +42,8 @@ def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: 
     _, devices, why = device_report()
     if not devices:
         return [why]
+    if isinstance(kernel, CustomKernel) and op in ("unit_features", "candidate_sums", "pack_centred"):
+        return [f"there is no CUDA {op} of {kernel!r}"]
     kernels = dict.fromkeys(
         repr(x.kernel) for x in inputs if isinstance(x, Block) and isinstance(x.kernel, CustomKernel)
     )

@@ -35,7 +35,9 @@ from .base import (
     Route,
     SideSums,
     minmax,
+    UnitFeatures,
 )
+from .unit_features import host_features
 
 NAME = "reference"
 OPS = ALL_OPS
@@ -112,8 +114,17 @@ def kernel_matrix(z: FloatArray, kernel: Kernel, length: float) -> FloatArray:
     return np.asarray(np.exp(-scaled))
 
 
-def pack_centred(problem: CandidateProblem, *, threads: int = 1) -> FloatArray:
-    """L ``[n, n]``: the kernel of all units less centre_i + centre_j - mean."""
+def unit_features(block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1) -> UnitFeatures:
+    """``columns [p]`` of a block as rows ``[p, n]`` in units that leave its kernel no length but the polynomial's."""
+    return host_features(block, columns, double=double)
+
+
+def pack_centred(problem: CandidateProblem, *, room: int, threads: int = 1) -> FloatArray | None:
+    """L ``[n, n]``: the kernel of all units less centre_i + centre_j - mean; None where half of it exceeds ``room``."""
+    return _centred_kernel(problem) if problem.half_bytes <= room else None
+
+
+def _centred_kernel(problem: CandidateProblem) -> FloatArray:
     full = _candidate_matrix(problem, problem.z)
     return full - problem.centre[:, None] - problem.centre[None, :] + problem.mean
 
@@ -131,21 +142,22 @@ def candidate_sums(
     candidates: npt.NDArray[np.int64],
     *,
     level: float = 0.0,
+    rows: bool = True,
     threads: int = 1,
 ) -> CandidateSums:
     """The sums of every candidate, a unit to leave out of the kept ones; candidate -1 leaves none out."""
-    centred_all = pack_centred(problem) if problem.packed is None else problem.packed
-    n = problem.z.shape[1]
-    out = CandidateSums(np.empty(len(candidates)), np.empty(len(candidates)), np.empty((len(candidates), n)))
+    centred_all = _centred_kernel(problem) if problem.packed is None else problem.packed
+    count, n = len(candidates), problem.z.shape[1]
+    cross, squares, row_sums = np.empty(count), np.empty(count), np.empty((count, n))
     for k, candidate in enumerate(candidates):
         units = [np.arange(problem.offsets[u], problem.offsets[u + 1]) for u in kept if u != candidate]
         matrix = _candidate_matrix(problem, problem.z[np.concatenate(units)]) - level
         if problem.estimator == "debiased":
             np.fill_diagonal(matrix, 0.0)
-        out.cross[k] = (matrix * centred_all).sum()
-        out.squares[k] = (matrix * matrix).sum()
-        out.rows[k] = matrix.sum(axis=1)
-    return out
+        cross[k] = (matrix * centred_all).sum()
+        squares[k] = (matrix * matrix).sum()
+        row_sums[k] = matrix.sum(axis=1)
+    return CandidateSums.with_rows(cross, squares, row_sums)
 
 
 def distance_median(block: Block, *, threads: int = 1) -> float:

@@ -96,7 +96,7 @@ def greedy_cka(
 
     Raises:
         ValueError: no layers; wrong units, count or threshold; non-finite or constant activations; too few samples.
-        NotImplementedError: the cosine kernel; a custom kernel by backend="native_cpu".
+        NotImplementedError: the cosine kernel; a custom kernel by backend="native_cpu" or "native_cuda".
     """
     options: dict[str, Any] = {
         "units": units,

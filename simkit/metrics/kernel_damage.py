@@ -15,14 +15,15 @@ import numpy.typing as npt
 
 from ..arrays import FloatArray
 from ..backends.base import Block, CandidateProblem, CandidateSums, EliminationOrder, Estimator, Step
-from ..backends.choose import choose
-from ..kernels import RBF, CustomKernel, Laplacian, Polynomial
+from ..backends.choose import Choice, choose
+from ..kernels import CustomKernel, Polynomial
 from .measure import Degenerate
 
 TIE = 1e-12
 ROWS = 2**26  # bytes of row sums at a time: candidates beyond them wait
-PACKED = 2**30  # bytes of the packed kernel of all units: above, it is formed again for every batch of candidates
+PACKED = 2**30  # bytes of half the kernel of all units: above, it is formed again for every batch of candidates
 NONE = np.array([-1])
+OPS = ("candidate_sums", "pack_centred", "unit_features")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class KernelDamage:
     problem: CandidateProblem
     own: float  # <L, L>
     spread: FloatArray  # [units] sum of squared deviations of each unit's features
-    backend: str | None
+    choices: tuple[Choice, ...]  # of OPS
     threads: int
     name: str
 
@@ -59,19 +60,18 @@ class KernelDamage:
     def _scores(
         self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float
     ) -> tuple[FloatArray, FloatArray]:
-        function = choose("candidate_sums", backend=self.backend, kernel=self.problem.kernel).function
         n = self.problem.z.shape[1]
         at_once = max(1, ROWS // (8 * n))
         scores, means = [], []
         for start in range(0, len(candidates), at_once):
             chosen = candidates[start : start + at_once]
-            sums = function(self.problem, kept, chosen, level=level, threads=self.threads)
-            own, raw = _own(sums, self.problem.estimator)
+            sums = self.choices[0].function(self.problem, kept, chosen, level=level, rows=False, threads=self.threads)
+            own, raw = _own(sums, n, self.problem.estimator)
             constant = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
             with np.errstate(divide="ignore", invalid="ignore"):
                 cka = sums.cross / np.sqrt(own * self.own)
             scores.append(np.where(constant, -math.inf, cka))
-            means.append(level + sums.rows.sum(axis=1) / _pairs(n, self.problem.estimator))
+            means.append(level + sums.totals / _pairs(n, self.problem.estimator))
         return np.concatenate(scores), np.concatenate(means)
 
 
@@ -92,38 +92,25 @@ def kernel_damage(
     # A polynomial kernel of raw rows is large and nearly constant where features are far from zero: float64 always.
     unscaled = isinstance(block.kernel, Polynomial | CustomKernel)
     double = exact or block.matrix.precision == "float64" or unscaled
-    z = block.matrix.float64()
-    if not isinstance(block.kernel, CustomKernel):
-        # Distances do not depend on what is subtracted; from the mean, one outlier would leave the others few digits.
-        z -= block.shift if isinstance(block.kernel, Polynomial) else np.median(z, axis=0)
-        np.ldexp(z, -block.exponent, out=z)
-    if isinstance(block.kernel, RBF):
-        z /= math.sqrt(block.length * math.log(2))
-    elif isinstance(block.kernel, Laplacian):
-        z /= block.length * math.log(2)
-    rows = np.ascontiguousarray(z[:, np.concatenate(columns)].T, dtype=np.float64 if double else np.float32)
-    n = block.n
+    n, name = block.n, block.matrix.name
+    sums_of, pack, features_of = (choose(op, backend=backend, inputs=[block], kernel=block.kernel) for op in OPS)
+    features = features_of.function(block, np.concatenate(columns), double=double, threads=threads)
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
     everything = np.arange(len(columns))
-    problem = CandidateProblem(
-        rows, offsets, block.kernel, block.length, estimator, np.zeros(n), name=block.matrix.name
-    )
-    sums_of = choose("candidate_sums", backend=backend, kernel=block.kernel).function
+    problem = CandidateProblem(features.z, offsets, block.kernel, block.length, estimator, np.zeros(n), name=name)
     start = 0.0 if unscaled else 1.0  # the others are near it where features hardly vary
-    first = sums_of(problem, everything, NONE, level=start, threads=threads).rows[0]
+    first = sums_of.function(problem, everything, NONE, level=start, threads=threads).rows[0]
     first += start * (n - 1 if estimator == "debiased" else n)
     each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
     problem = replace(problem, centre=first / each, mean=float(first.sum()) / both)
-    if n * n // 2 * rows.itemsize <= PACKED:
-        pack = choose("pack_centred", backend=backend, kernel=block.kernel).function
-        problem = replace(problem, packed=pack(problem, threads=threads))
+    problem = replace(problem, packed=pack.function(problem, room=PACKED, threads=threads))
     level = float(first.sum()) / _pairs(n, estimator)
-    own, raw = _own(sums_of(problem, everything, NONE, level=level, threads=threads), estimator)
+    whole = sums_of.function(problem, everything, NONE, level=level, rows=False, threads=threads)
+    own, raw = _own(whole, n, estimator)
     if not own[0] > 8 * n * np.finfo(np.float64).eps * raw[0]:
-        raise Degenerate(block.matrix.name, f"its {estimator} HSIC with itself is zero within rounding")
-    deviations = rows.astype(np.float64) - rows.mean(axis=1, dtype=np.float64)[:, None]
-    spread = np.add.reduceat(np.einsum("ij,ij->i", deviations, deviations), offsets[:-1])
-    return KernelDamage(problem, float(own[0]), spread, backend, threads, block.matrix.name), level
+        raise Degenerate(name, f"its {estimator} HSIC with itself is zero within rounding")
+    spread = np.add.reduceat(features.sum_sq_dev, offsets[:-1])
+    return KernelDamage(problem, float(own[0]), spread, (sums_of, pack, features_of), threads, name), level
 
 
 def eliminate(
@@ -159,25 +146,25 @@ def eliminate(
 
 def damage_steps(damage: KernelDamage, candidates: int) -> tuple[Step, ...]:
     """What ran: the pass over the pairs for so many candidates."""
-    kernel = damage.problem.kernel
-    sums, pack = (choose(op, backend=damage.backend, kernel=kernel) for op in ("candidate_sums", "pack_centred"))
+    sums = damage.choices[0]
     n = damage.problem.z.shape[1]
     held = 0 if damage.problem.packed is None else damage.problem.packed.nbytes
     reason = f"{sums.reason}; {damage.problem.z.dtype.name} kernels, {candidates} of them over {n * (n - 1) // 2} pairs"
-    steps = (Step("candidate_sums", sums.backend, reason, "", candidates * n * (n - 1) // 2, held),)
-    return steps if damage.problem.packed is None else (*steps, Step("pack_centred", pack.backend, pack.reason))
+    steps = [Step("candidate_sums", sums.backend, reason, "", candidates * n * (n - 1) // 2, held)]
+    others = zip(OPS[1:], damage.choices[1:], strict=True)
+    packed = damage.problem.packed is not None
+    steps.extend(Step(op, choice.backend, choice.reason) for op, choice in others if packed or op != "pack_centred")
+    return tuple(steps)
 
 
 def _pairs(n: int, estimator: Estimator) -> int:
     return n * (n - 1) if estimator == "debiased" else n * n
 
 
-def _own(sums: CandidateSums, estimator: Estimator) -> tuple[FloatArray, FloatArray]:
+def _own(sums: CandidateSums, n: int, estimator: Estimator) -> tuple[FloatArray, FloatArray]:
     """(the centred sums of squares, what they were subtracted from)."""
-    n = sums.rows.shape[1]
     each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
-    rows = np.einsum("ki,ki->k", sums.rows, sums.rows)
-    return sums.squares - 2 / each * rows + sums.rows.sum(axis=1) ** 2 / both, sums.squares
+    return sums.squares - 2 / each * sums.row_squares + sums.totals**2 / both, sums.squares
 
 
 def _first_best(scores: FloatArray) -> int:

@@ -22,6 +22,12 @@ count of roundings that depends on the lengths of the sums. The demand is what s
 * **mean**: relative to the largest |x|: float64 sums of n terms, √n eps. **norms**: relative, √p. **median**:
   relative; distances below 1e-5 of |x_i|² + |x_j|² are formed again from differences, so 4e5 eps (of two norms and a
   product).
+* **candidates**: sums over n² pairs of kernels of what one unit less leaves, as if every K had size k = √(Σ K²/n²)
+  before its level is taken off, relative to n k and to the norm of what it is multiplied by. float32: a distance is
+  summed over 64 features at a time, a random walk of 4 eps of it, and 2^-q turns that into at most
+  ln 2 · q 2^-q · 4 = 2 eps; a candidate's own part leaves a tenth of q at the least, 10 times that where it does, a
+  small share of the pairs; 2 ulp for 2^x, 3 eps for 16 pairs in 16 threads: 16 eps. float64: what is left of a
+  distance may be 1e-4 of it, so 1e4 times as many.
 
 * **nearest**: cosines and scores, of order one, of p float64 products of entries that are rounded twice each: a random
   walk of √p, on either side, and the norms'. What ties is 1e-12.
@@ -40,6 +46,7 @@ import numpy as np
 import numpy.typing as npt
 
 Op: TypeAlias = Literal["cka", "hsic", "stream", "merge", "greedy", "products", "mean", "norms", "median", "nearest"]
+Op: TypeAlias = Literal["cka", "hsic", "stream", "merge", "greedy", "products", "mean", "norms", "median", "candidates"]
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
 FLOAT32 = ("float16", "bfloat16", "float32")
 
@@ -82,6 +89,8 @@ TABLE: dict[tuple[str, str], Entry] = {
     ("median", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 4e5),
     ("nearest", "float32"): Entry(1e-12, EPS["float64"], lambda n, p: 16 + 2 * math.sqrt(p)),
     ("nearest", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 16 + 2 * math.sqrt(p)),
+    ("candidates", "float32"): Entry(2e-6, EPS["float32"], lambda n, p: 16),
+    ("candidates", "float64"): Entry(1e-10, EPS["float64"], lambda n, p: 16e4),
 }
 
 

@@ -1,0 +1,67 @@
+// Kernels of what candidates leave, less their level: x is -q of distances, q of products. See ops/candidates.hpp.
+#pragma once
+
+#include <cmath>
+
+#include "cuda/kernel_value.hpp"
+
+namespace simkit::cuda {
+
+SIMKIT_BOTH inline float root(float x) { return sqrtf(x); }
+SIMKIT_BOTH inline double root(double x) { return sqrt(x); }
+
+// 2^x - 1, right where it is near zero.
+SIMKIT_BOTH inline float power_of_two_less_one(float x) { return expm1f(x * 0.693147180559945309f); }
+SIMKIT_BOTH inline double power_of_two_less_one(double x) { return expm1(x * 0.693147180559945309); }
+
+// 2^x within two units in its last place; on a device what is below 2^-126 is 0, and one instruction is all it takes.
+SIMKIT_BOTH inline float power_of_two(float x) {
+#ifdef __CUDA_ARCH__
+    float value;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+    return value;
+#else
+    return exp2f(x);
+#endif
+}
+
+// Of a value: kDistance, and whether there is a quick form, for x >= -most() whatever they were before a candidate was
+// left out: no digit that matters is lost in a distance of most(), if all of it cancels.
+
+// Float32, a level that is not near 1: the rounding of 2^x is small beside what K varies by.
+struct OrdinaryRbf {
+    static constexpr bool kDistance = true, kQuick = true;
+    float level;
+
+    explicit OrdinaryRbf(double about) : level(static_cast<float>(about)) {}
+    SIMKIT_BOTH float operator()(float x) const { return power_of_two(x) - level; }
+    SIMKIT_BOTH static float most() { return 16.0f; }
+};
+
+template <class T>
+struct RbfNearOne {
+    static constexpr bool kDistance = true, kQuick = false;
+    T rest;  // level - 1
+
+    explicit RbfNearOne(double about) : rest(static_cast<T>(about - 1.0)) {}
+    SIMKIT_BOTH T operator()(T x) const { return power_of_two_less_one(x) - rest; }
+};
+
+template <class T>
+struct LaplacianNearOne {
+    static constexpr bool kDistance = true, kQuick = false;
+    T rest;
+
+    explicit LaplacianNearOne(double about) : rest(static_cast<T>(about - 1.0)) {}
+    SIMKIT_BOTH T operator()(T x) const { return power_of_two_less_one(-root(-x)) - rest; }
+};
+
+struct PolynomialValue {
+    static constexpr bool kDistance = false, kQuick = true;
+    double length, coef0, level;
+    int degree;
+
+    SIMKIT_BOTH double operator()(double x) const { return whole_power(length * x + coef0, degree) - level; }
+};
+
+}  // namespace simkit::cuda

@@ -1,0 +1,64 @@
+#include <memory>
+#include <mutex>
+
+#include "cuda/candidates.hpp"
+#include "cuda/device.cuh"
+
+namespace simkit::cuda {
+namespace {
+
+template <class T>
+class Held : public HeldCandidates {
+  public:
+    Held(const Place& place, const CandidateProblem<T>& problem, const CandidateRoom& room) : place_(place) {
+        Machine machine(place_);
+        try {
+            search_ = std::make_unique<Search>(machine, problem, room);
+            return;
+        } catch (const OutOfMemory&) {
+        }
+        search_ = std::make_unique<Search>(machine, problem, CandidateRoom{room.candidates, 0, kSmallRoom});
+    }
+
+    // Freed where it lies; where the driver is gone already, so is the memory.
+    ~Held() override {
+        try {
+            const Visit visit(place_.device);
+            search_.reset();
+        } catch (const std::runtime_error&) {
+            static_cast<void>(search_.release());
+        }
+    }
+
+    CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates, double level,
+                         bool rows) override {
+        const std::lock_guard<std::mutex> alone(mutex_);  // calls share their workspace
+        Machine machine(place_);
+        return search_->sums(machine, kept, candidates, level, rows);
+    }
+
+    Index packed_bytes() const override { return search_->packed_bytes(); }
+
+  private:
+    using Search = CandidateSearch<Machine, T>;
+    static constexpr Index kSmallRoom = Index{1} << 28;  // bytes: where memory is full
+
+    Place place_;
+    std::mutex mutex_;
+    std::unique_ptr<Search> search_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<HeldCandidates> hold_candidates(const Place& place, const CandidateProblem<T>& problem,
+                                                const CandidateRoom& room) {
+    return std::make_unique<Held<T>>(place, problem, room);
+}
+
+template std::unique_ptr<HeldCandidates> hold_candidates<float>(const Place&, const CandidateProblem<float>&,
+                                                                const CandidateRoom&);
+template std::unique_ptr<HeldCandidates> hold_candidates<double>(const Place&, const CandidateProblem<double>&,
+                                                                 const CandidateRoom&);
+
+}  // namespace simkit::cuda

@@ -1,0 +1,102 @@
+// Candidates on the emulator, as C functions for ctypes: the driver that the device runs, held from call to call.
+#include <memory>
+
+#include "cuda/candidates.hpp"
+#include "cuda/unit_features.hpp"
+#include "emulated.hpp"
+
+using namespace simkit;
+using namespace emulated;
+using emulator::Machine;
+
+namespace {
+
+struct Units {
+    const void* z;
+    Index features, samples, wide;
+    const Index* offsets;
+    Index units;
+    int kernel, degree;
+    double length, coef0;
+    int debiased, order;
+    const double* centre;
+    double mean;
+    Index at_once, packed, bytes;
+};
+
+// The search goes before the machine that it was made on.
+struct Held {
+    explicit Held(int order) : machine(static_cast<emulator::Order>(order)) {}
+    virtual ~Held() = default;
+    virtual cuda::CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates,
+                                       double level, bool rows) = 0;
+    virtual Index packed_bytes() const = 0;
+
+    Machine machine;
+};
+
+template <class T>
+struct HeldAs : Held {
+    HeldAs(const CandidateProblem<T>& problem, const cuda::CandidateRoom& room, int order)
+        : Held(order), search(machine, problem, room) {}
+    cuda::CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates, double level,
+                               bool rows) override {
+        return search.sums(machine, kept, candidates, level, rows);
+    }
+    Index packed_bytes() const override { return search.packed_bytes(); }
+
+    cuda::CandidateSearch<Machine, T> search;
+};
+
+template <class T>
+std::unique_ptr<Held> hold(const Units& of) {
+    CandidateProblem<T> problem{};
+    problem.z = static_cast<const T*>(of.z);
+    problem.n = of.samples;
+    problem.offsets.assign(of.offsets, of.offsets + of.units + 1);
+    problem.kernel = static_cast<Kernel>(of.kernel);
+    problem.length = of.length;
+    problem.coef0 = of.coef0;
+    problem.degree = of.degree;
+    problem.debiased = of.debiased != 0;
+    problem.centre = of.centre;
+    problem.mean = of.mean;
+    return std::make_unique<HeldAs<T>>(problem, cuda::CandidateRoom{of.at_once, of.packed, of.bytes}, of.order);
+}
+
+}  // namespace
+
+extern "C" {
+
+int form_units(const Matrix* x, const Index* columns, Index count, const double* shift, double unit, int wide,
+               int order, void* z) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        const cuda::UnitProblem problem{view_of(*x), {columns, columns + count}, shift, x->scale, unit};
+        if (wide)
+            cuda::form_units(machine, problem, static_cast<double*>(z));
+        else
+            cuda::form_units(machine, problem, static_cast<float*>(z));
+    });
+}
+
+int hold_candidates(const Units* of, void** held) {
+    return guarded([&] { *held = (of->wide ? hold<double>(*of) : hold<float>(*of)).release(); });
+}
+
+int release_candidates(void* held) {
+    return guarded([&] { delete static_cast<Held*>(held); });
+}
+
+Index packed_bytes(const void* held) { return static_cast<const Held*>(held)->packed_bytes(); }
+
+int candidate_sums(void* held, const Index* kept, Index units, const Index* candidates, Index count, double level,
+                   double* totals, double* rows) {
+    return guarded([&] {
+        auto out = static_cast<Held*>(held)->sums({kept, kept + units}, {candidates, candidates + count}, level, rows);
+        for (Index q = 0; q < 4; ++q) std::copy(out.list(q).begin(), out.list(q).end(), totals + q * count);
+        if (rows) std::copy(out.rows.begin(), out.rows.end(), rows);
+    });
+}
+
+}  // extern "C"
