@@ -15,9 +15,10 @@ from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
 from . import cuda_routes
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
+from .cuda_graphs import adjacency, components, cover
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 
-OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate")
+OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate", "adjacency", "components", "cover")
 plan_pair_sums = cuda_routes.plan_pair_sums
 
 
