@@ -108,8 +108,7 @@ void bind_cuda_graphs(py::module_& m) {
     using bound::DeviceBits;
     py::class_<DeviceBits, bound::Bits>(m, "Bits")
         .def_static("copied", &bound::copied, py::kw_only(), "bits"_a, "device"_a)
-        .def_property_readonly("shape",
-                               [](const DeviceBits& of) { return py::make_tuple(of.count, of.n, of.words()); })
+        .def_property_readonly("shape", [](const DeviceBits& of) { return py::make_tuple(of.count, of.n, of.words()); })
         .def_readonly("device", &DeviceBits::device)
         .def("graph", &bound::graph, "at"_a)
         .def("fetch", &bound::fetch);

@@ -1,5 +1,4 @@
 #include "cuda/adjacency.hpp"
-
 #include "cuda/device.cuh"
 
 namespace simkit::cuda {

@@ -205,10 +205,10 @@ struct DecidePairs {
     static constexpr int kLanes = 32, kGroups = 8, kThreads = kLanes * kGroups, kResident = 2, kEach = 4;
     static constexpr int kPairs = kWord * kWord, kBatch = kGroups * kEach;
     struct Shared {
-        Bits near[kWord];                   // of the square's rows; on the diagonal symmetric
-        int begin[kWord + 1];               // a row's first pair
-        std::uint16_t pairs[kPairs];        // 64 r + c, by rows; on the diagonal those above it
-        int edges[kPairs];                  // at how many thresholds, from the widest on, a pair is an edge
+        Bits near[kWord];             // of the square's rows; on the diagonal symmetric
+        int begin[kWord + 1];         // a row's first pair
+        std::uint16_t pairs[kPairs];  // 64 r + c, by rows; on the diagonal those above it
+        int edges[kPairs];            // at how many thresholds, from the widest on, a pair is an edge
         double lanes[kBatch][kLanes + 1];
     };
     struct Registers {};
@@ -391,9 +391,9 @@ Adjacency adjacency_in(M& machine, const MatrixView& x, const std::vector<double
     const auto tiles = sent(machine, places);
     auto near = machine.template array<Bits>(n * words);
     auto range = machine.template array<CosineRange<T>>(all);
-    machine.run(Tiles{unit.data(), tiles.data(), n, p, words, thresholds, held_limits.data(), bits, near.data(),
-                      range.data()},
-                all);
+    machine.run(
+        Tiles{unit.data(), tiles.data(), n, p, words, thresholds, held_limits.data(), bits, near.data(), range.data()},
+        all);
 
     std::vector<Index> planes(squared.size());
     std::iota(planes.begin(), planes.end(), Index{0});
@@ -402,9 +402,9 @@ Adjacency adjacency_in(M& machine, const MatrixView& x, const std::vector<double
     for (const Index plane : planes) falling.push_back(squared[plane]);
     const auto held_planes = sent(machine, std::move(planes));
     const auto held_squared = sent(machine, std::move(falling));
-    machine.run(DecidePairs{rows, scale.data(), near.data(), held_squared.data(), held_planes.data(), words,
-                            thresholds, bits},
-                words * words);
+    machine.run(
+        DecidePairs{rows, scale.data(), near.data(), held_squared.data(), held_planes.data(), words, thresholds, bits},
+        words * words);
 
     Adjacency out;
     const auto scales = fetched<M, double>(machine, scale, n);

@@ -141,22 +141,19 @@ void components(M& machine, const Graphs& graphs, Index* labels, Index* edges) {
     auto open = machine.template array<Bits>(tiles), news = machine.template array<Bits>(tiles);
     machine.run(Survey{{}, graphs, degree.data(), parent.data(), sums.data()}, tiles);
     const auto begin = sent(machine, std::vector<Vertex>(static_cast<std::size_t>(graphs.count), 0));
-    machine.run(FollowParents{graphs, {begin.data(), nullptr, 0}, parent.data(), degree.data(), label.data(),
-                              open.data()},
-                tiles);
-    until_finished(machine, graphs, std::vector<Vertex>(static_cast<std::size_t>(graphs.count), 1),
-                   [&](const Watch& watch) {
-                       machine.run(ReduceBalls<LeastKey>{{}, graphs, watch, open.data(), nullptr, {label.data()},
-                                                         least.data()},
-                                   tiles);
-                       machine.run(FindNews{graphs, watch, open.data(), label.data(), least.data(), news.data()},
-                                   tiles);
-                       const Watch on = watch.after();
-                       machine.run(HookRoots{graphs, on, news.data(), label.data(), least.data(), parent.data()},
-                                   graphs.count * pieces(graphs.n, HookRoots::kThreads));
-                       machine.run(FollowParents{graphs, on, parent.data(), degree.data(), label.data(), open.data()},
-                                   tiles);
-                   });
+    machine.run(
+        FollowParents{graphs, {begin.data(), nullptr, 0}, parent.data(), degree.data(), label.data(), open.data()},
+        tiles);
+    until_finished(
+        machine, graphs, std::vector<Vertex>(static_cast<std::size_t>(graphs.count), 1), [&](const Watch& watch) {
+            machine.run(ReduceBalls<LeastKey>{{}, graphs, watch, open.data(), nullptr, {label.data()}, least.data()},
+                        tiles);
+            machine.run(FindNews{graphs, watch, open.data(), label.data(), least.data(), news.data()}, tiles);
+            const Watch on = watch.after();
+            machine.run(HookRoots{graphs, on, news.data(), label.data(), least.data(), parent.data()},
+                        graphs.count * pieces(graphs.n, HookRoots::kThreads));
+            machine.run(FollowParents{graphs, on, parent.data(), degree.data(), label.data(), open.data()}, tiles);
+        });
     auto places = machine.template array<Vertex>(all);
     auto numbers = machine.template array<Index>(all);
     machine.run(NumberRoots{graphs, label.data(), places.data(), numbers.data()}, graphs.count);

@@ -1,6 +1,5 @@
-#include "cuda/cover.hpp"
-
 #include "cuda/components.hpp"
+#include "cuda/cover.hpp"
 #include "cuda/device.cuh"
 #include "ops/adjacency.hpp"
 

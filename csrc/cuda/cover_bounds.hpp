@@ -161,8 +161,7 @@ struct FindSlack {
         const Index graph = number / graphs.words, v = number % graphs.words * kWord + thread;
         if (!watch.live(graph)) return false;
         if (k == 0) {
-            shared.flag[thread] =
-                (active[number] >> thread & 1) && 1.0 - heaviest[graph * graphs.n + v] > kSlack;
+            shared.flag[thread] = (active[number] >> thread & 1) && 1.0 - heaviest[graph * graphs.n + v] > kSlack;
             return true;
         }
         if (thread > 0) return false;
@@ -245,9 +244,9 @@ class CoverBounds {
           active_(machine.template array<Bits>(graphs.tiles())),
           reached_(machine.template array<Bits>(graphs.tiles())),
           packed_(machine.template array<Bits>(graphs.tiles())) {
-        machine.run(BeginBounds{graphs, degree, key_.data(), load_.data(), free_.data(), active_.data(),
-                                packed_.data()},
-                    graphs.tiles());
+        machine.run(
+            BeginBounds{graphs, degree, key_.data(), load_.data(), free_.data(), active_.data(), packed_.data()},
+            graphs.tiles());
     }
 
     // [count, words]

@@ -252,8 +252,17 @@ void greedy_cover(M& machine, const Graphs& graphs, const Vertex* degree, Vertex
             machine.run(
                 ReduceBalls<LeastKey>{{}, graphs, on, candidates.data(), uncovered, {lowest.data()}, agreed.data()},
                 tiles);
-            machine.run(TakeCandidates{{}, graphs, on, candidates.data(), uncovered, lowest.data(), agreed.data(),
-                                       level, gain.data(), most.data(), left},
+            machine.run(TakeCandidates{{},
+                                       graphs,
+                                       on,
+                                       candidates.data(),
+                                       uncovered,
+                                       lowest.data(),
+                                       agreed.data(),
+                                       level,
+                                       gain.data(),
+                                       most.data(),
+                                       left},
                         strips);
         });
 }

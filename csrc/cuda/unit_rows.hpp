@@ -13,8 +13,7 @@ template <class T>
 constexpr T kNotANumber = std::numeric_limits<T>::quiet_NaN();
 
 inline Operand raw_rows(const MatrixView& x) {
-    return {x.data,  x.rows, x.cols,  x.row_stride, x.col_stride, x.dtype,
-            false,   false,  nullptr, nullptr,      nullptr,      1.0};
+    return {x.data, x.rows, x.cols, x.row_stride, x.col_stride, x.dtype, false, false, nullptr, nullptr, nullptr, 1.0};
 }
 
 // scale [n] = 1 / |x_i| without overflow of squares, 0 for a zero row, NaN for one that is not finite; unit [n, p] =
@@ -117,8 +116,8 @@ struct UnitRows {
     SIMKIT_BOTH void write(Index i, int lane, double by) const {
         const bool direction = by > 0.0;
         for (Index c = lane; c < x.depth; c += kLanes)
-            unit[i * x.depth + c] = direction ? static_cast<T>(rounded_product(x.wide_element(i, c), by))
-                                              : kNotANumber<T>;
+            unit[i * x.depth + c] =
+                direction ? static_cast<T>(rounded_product(x.wide_element(i, c), by)) : kNotANumber<T>;
     }
 };
 

@@ -22,7 +22,7 @@ WORD = 64
 
 @dataclass(frozen=True, eq=False)
 class DeviceBits:
-    """Packed graphs ``[graphs, n, words]`` on a CUDA device. ``values`` copies them to the host when first asked for."""
+    """Packed graphs ``[graphs, n, words]`` on a CUDA device; ``values`` is a copy on the host, made when asked for."""
 
     held: Any  # `Bits` of the compiled module: the memory, and where it is
     name: str = "the adjacency"

@@ -1,7 +1,8 @@
 """The CUDA ops behind the op table: each function hands views of device memory to ``_cuda`` and wraps what comes back.
 
 Arrays that lie on a device are read there, on their stream; those on the host, where this backend was asked for by
-name, are copied to the current device for every op. Results are on the host, so every op waits for its own work.
+name, are copied to the current device for every op. Results are on the host, packed graphs apart, so every op waits for
+its own work.
 """
 
 from __future__ import annotations
@@ -13,13 +14,25 @@ import numpy as np
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
-from . import cuda_routes
+from . import cuda_graphs, cuda_routes
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
-from .cuda_graphs import adjacency, components, cover
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 
-OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate", "adjacency", "components", "cover")
+OPS = (
+    "column_stats",
+    "row_norms",
+    "distance_median",
+    "pair_sums",
+    "column_products",
+    "eliminate",
+    "adjacency",
+    "components",
+    "cover",
+)
 plan_pair_sums = cuda_routes.plan_pair_sums
+adjacency = cuda_graphs.adjacency
+components = cuda_graphs.components
+cover = cuda_graphs.cover
 
 
 def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:

@@ -73,7 +73,8 @@ class FilterGraph:
     @property
     def bits(self) -> BitArray:
         """Packed adjacency ``[n, words]`` uint64 on the host, bit j % 64 of word j // 64 of row i."""
-        return on_host(self.packed)[0]
+        graph: BitArray = on_host(self.packed)[0]
+        return graph
 
     @property
     def edge_density(self) -> float:

@@ -1,4 +1,4 @@
-"""The graph ops of ``_cuda`` over the emulator of ``tests/native``: packed bits that count how often they are fetched."""
+"""The graph ops of ``_cuda`` over the emulator of ``tests/native``; packed bits count how often they are fetched."""
 
 from __future__ import annotations
 

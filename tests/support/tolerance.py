@@ -22,6 +22,10 @@ count of roundings that depends on the lengths of the sums. The demand is what s
 * **mean**: relative to the largest |x|: float64 sums of n terms, √n eps. **norms**: relative, √p. **median**:
   relative; distances below 1e-5 of |x_i|² + |x_j|² are formed again from differences, so 4e5 eps (of two norms and a
   product).
+* **nearest**: extreme squared distances of unit rows, 2 - 2 u·v, from products: 256 columns in one running sum, the
+  sums of p / 256 pieces, two rounded rows and a few more: (268 + p / 256) eps / 2, twice.
+* **dual**: relative: n terms of like size, added one after the other by one side and in pieces by the other: at most
+  n eps / 2 each; the terms themselves, 1 / size raised by 1 less a sum of such terms, the same again.
 
 ``scale`` in :func:`assert_close` is the natural size of a result that is not of order one.
 """
@@ -36,7 +40,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Op: TypeAlias = Literal["cka", "hsic", "stream", "merge", "greedy", "products", "mean", "norms", "median"]
+Op: TypeAlias = Literal[
+    "cka", "hsic", "stream", "merge", "greedy", "products", "mean", "norms", "median", "nearest", "dual"
+]
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
 FLOAT32 = ("float16", "bfloat16", "float32")
 
@@ -77,6 +83,10 @@ TABLE: dict[tuple[str, str], Entry] = {
     ("norms", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(p)),
     ("median", "float32"): Entry(1e-9, EPS["float64"], lambda n, p: 4e5),
     ("median", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 4e5),
+    ("nearest", "float32"): Entry(1e-4, EPS["float32"], lambda n, p: 268 + p / 256),
+    ("nearest", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 268 + p / 256),
+    ("dual", "float32"): Entry(1e-9, EPS["float64"], lambda n, p: 2 * n),
+    ("dual", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 2 * n),
 }
 
 
