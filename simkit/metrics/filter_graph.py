@@ -99,9 +99,8 @@ class FilterGraph:
         check_time_limit(time_limit)
         choice = choose("cover", backend=self.asked, inputs=on_device(self.packed))
         search = choice.function(self.packed)[0]
-        plan = Plan((Step("cover", choice.backend, choice.reason),))
-        known = bounds(search, plan)
-        return solve(self.bits, self.labels, search, plan, time_limit) if exact and not known.exact else known
+        known = bounds(search, Plan((Step("cover", choice.backend, choice.reason),)))
+        return solve(self.bits, self.labels, search, known, time_limit) if exact and not known.exact else known
 
     def total_degree_covering(self) -> float:
         """The covering estimate that the CENG501 reproduction of the paper used, for comparison: it bounds nothing.
