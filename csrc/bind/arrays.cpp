@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "ops/adjacency.hpp"
+
 namespace simkit {
 
 Dtype dtype_of(const std::string& name) {
@@ -49,6 +51,16 @@ py::array_t<double> to_array(std::vector<double>&& values, std::vector<py::ssize
     auto* owner = new std::vector<double>(std::move(values));
     py::capsule free(owner, [](void* p) { delete static_cast<std::vector<double>*>(p); });
     return py::array_t<double>(std::move(shape), owner->data(), free);
+}
+
+void check_graphs(const BitArray& bits) {
+    if (bits.ndim() != 3 || bits.shape(0) < 1 || bits.shape(1) < 1 || bits.shape(2) != words_of(bits.shape(1)))
+        throw std::invalid_argument("bits must be non-empty [graphs, n, words]");
+    const std::int64_t n = bits.shape(1), words = bits.shape(2);
+    const std::uint64_t beyond = n % 64 ? ~std::uint64_t{0} << n % 64 : 0;
+    for (std::int64_t row = 0; beyond && row < bits.shape(0) * n; ++row)
+        if (bits.data()[(row + 1) * words - 1] & beyond)
+            throw std::invalid_argument("bits beyond the last vertex are set");
 }
 
 void check_threads(int threads) {

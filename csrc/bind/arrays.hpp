@@ -44,6 +44,9 @@ py::array_t<double> to_array(std::vector<double>&& values, std::vector<py::ssize
 
 void check_threads(int threads);
 
+// bits: non-empty graphs [graphs, n, words] of ops/cover.hpp. Bits beyond n would be read as vertices.
+void check_graphs(const BitArray& bits);
+
 // Raises a pending KeyboardInterrupt; called with the GIL released.
 Poll interrupt_poll();
 

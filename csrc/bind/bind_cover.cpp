@@ -7,19 +7,12 @@
 namespace simkit {
 namespace {
 
-// bits [graphs, n, words] -> its graphs. Bits beyond n would be read as vertices.
+// bits [graphs, n, words] -> its graphs.
 std::vector<Graph> graphs_of(const BitArray& bits) {
-    if (bits.ndim() != 3 || bits.shape(0) < 1 || bits.shape(1) < 1 || bits.shape(2) != words_of(bits.shape(1)))
-        throw std::invalid_argument("bits must be non-empty [graphs, n, words]");
+    check_graphs(bits);
     const std::int64_t n = bits.shape(1), words = bits.shape(2);
-    const std::uint64_t beyond = n % 64 ? ~std::uint64_t{0} << n % 64 : 0;
     std::vector<Graph> graphs;
-    for (py::ssize_t t = 0; t < bits.shape(0); ++t) {
-        graphs.push_back({bits.data() + t * n * words, n, words});
-        for (std::int64_t v = 0; beyond && v < n; ++v)
-            if (graphs.back().bits[(v + 1) * words - 1] & beyond)
-                throw std::invalid_argument("bits beyond the last vertex are set");
-    }
+    for (py::ssize_t t = 0; t < bits.shape(0); ++t) graphs.push_back({bits.data() + t * n * words, n, words});
     return graphs;
 }
 

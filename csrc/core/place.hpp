@@ -21,11 +21,11 @@ int current_device();
 // Throws unless a device's kernels may read the address.
 void check_address(const std::byte* address, int device);
 
-// Memory on the device, freed with its last owner.
+// Memory on the device, and a copy of host memory there, freed with their last owner.
 std::shared_ptr<std::byte> device_memory(const Place& place, std::size_t bytes);
-
-// A copy of host memory on the device, freed with its last owner.
 std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std::size_t bytes);
+
+void copy_to_host(const Place& place, void* to, const void* from, std::size_t bytes);
 
 }  // namespace cuda
 

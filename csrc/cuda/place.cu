@@ -20,16 +20,26 @@ void check_address(const std::byte* address, int device) {
 std::shared_ptr<std::byte> device_memory(const Place& place, std::size_t bytes) {
     const Visit visit(place.device);
     void* data = nullptr;
-    if (const cudaError_t error = cudaMalloc(&data, bytes); error != cudaSuccess)
-        fail(error, "allocate " + std::to_string(bytes) + " bytes on the device");
-    return {static_cast<std::byte*>(data), [](std::byte* held) { cudaFree(held); }};
+    const cudaError_t error = cudaMalloc(&data, bytes);
+    const std::string what = "allocate " + std::to_string(bytes) + " bytes on the device";
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        throw OutOfMemory("CUDA cannot " + what + ": its memory is full");
+    }
+    check(error, what.c_str());
+    return std::shared_ptr<std::byte>(static_cast<std::byte*>(data), [](std::byte* held) { cudaFree(held); });
 }
 
 std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std::size_t bytes) {
     const Visit visit(place.device);
-    auto owner = device_memory(place, bytes);
+    std::shared_ptr<std::byte> owner = device_memory(place, bytes);
     check(cudaMemcpy(owner.get(), from, bytes, cudaMemcpyHostToDevice), "copy to the device");
     return owner;
+}
+
+void copy_to_host(const Place& place, void* to, const void* from, std::size_t bytes) {
+    const Visit visit(place.device);
+    check(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "copy from the device");
 }
 
 }  // namespace simkit::cuda

@@ -21,9 +21,11 @@
 #ifdef __CUDA_ARCH__
 #define SIMKIT_UNROLL _Pragma("unroll")
 #define SIMKIT_NO_UNROLL _Pragma("unroll 1")
+#define SIMKIT_UNROLL_FOUR _Pragma("unroll 4")
 #else
 #define SIMKIT_UNROLL
 #define SIMKIT_NO_UNROLL
+#define SIMKIT_UNROLL_FOUR
 #endif
 
 namespace simkit::cuda {

@@ -11,9 +11,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/matrix_view.hpp"
+#include "core/place.hpp"
 #include "core/tiles.hpp"
 
 namespace simkit {
@@ -31,5 +33,14 @@ struct Adjacency {
 // row i. tile: rows of a tile, a multiple of 64.
 Adjacency adjacency(const MatrixView& x, const std::vector<double>& squared, std::int64_t tile, int threads,
                     const Poll& poll, std::uint64_t* bits);
+
+// On a device (core/place.hpp), by the same rules: the bits stay there, freed with their last owner.
+namespace cuda {
+struct DeviceGraphs {
+    Adjacency found;
+    std::shared_ptr<std::uint64_t> bits;
+};
+DeviceGraphs adjacency(const Place& place, const MatrixView& x, const std::vector<double>& squared);
+}  // namespace cuda
 
 }  // namespace simkit

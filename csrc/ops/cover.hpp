@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/place.hpp"
+
 namespace simkit {
 
 struct Graph {
@@ -29,5 +31,13 @@ struct Cover {
     double dual = 0.0;
 };
 Cover cover(const Graph& graph);
+
+// On a device (core/place.hpp), of several graphs at once whose bits [graphs, n, words] lie there: the same components,
+// centres and packings, labels [graphs, n] and edges [graphs]; the dual to within rounding.
+namespace cuda {
+void components(const Place& place, const std::uint64_t* bits, std::int64_t graphs, std::int64_t n,
+                std::int64_t* labels, std::int64_t* edges);
+std::vector<Cover> covers(const Place& place, const std::uint64_t* bits, std::int64_t graphs, std::int64_t n);
+}  // namespace cuda
 
 }  // namespace simkit

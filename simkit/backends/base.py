@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import RBF, Cosine, CustomKernel, Kernel, Laplacian, Linear, Polynomial
-from .bits import BitArray
+from .bits import DeviceBits, GraphBits
 
 OPS = (
     "column_stats",
@@ -134,8 +134,8 @@ def kernel_options(kernel: Kernel) -> dict[str, Any]:
     }
 
 
-def matrices_of(inputs: Sequence[Matrix | Block]) -> list[Matrix]:
-    """The representations behind an op's inputs."""
+def matrices_of(inputs: Sequence[Matrix | Block | DeviceBits]) -> list[Matrix | DeviceBits]:
+    """The representations behind an op's inputs, and packed graphs as they are: what has a name and a device."""
     return [x.matrix if isinstance(x, Block) else x for x in inputs]
 
 
@@ -185,7 +185,7 @@ class Adjacency:
     ``nearest`` and ``farthest`` are the extreme squared distances, to about 1e-5, NaN where no row has a partner.
     """
 
-    bits: BitArray  # [thresholds, n, words]
+    bits: GraphBits  # [thresholds, n, words], on the device that formed them
     finite: bool  # False: some entry is not, and nothing was formed
     nearest: float
     farthest: float

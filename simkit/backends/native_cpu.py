@@ -213,15 +213,15 @@ def _graph_tile(n: int, threads: int) -> int:
     return 64
 
 
-def components(bits: packed.BitArray, *, threads: int = 1) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def components(bits: packed.GraphBits, *, threads: int = 1) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """See :func:`simkit.backends.reference.components`."""
-    labels, edges = _core().components(bits, threads=threads)
+    labels, edges = _core().components(packed.on_host(bits), threads=threads)
     return labels, edges
 
 
-def cover(bits: packed.BitArray, *, threads: int = 1) -> list[CoverSearch]:
+def cover(bits: packed.GraphBits, *, threads: int = 1) -> list[CoverSearch]:
     """See :func:`simkit.backends.reference.cover`."""
-    return [CoverSearch(*found) for found in _core().cover(bits, threads=threads)]
+    return [CoverSearch(*found) for found in _core().cover(packed.on_host(bits), threads=threads)]
 
 
 def largest_entries(matrices: Sequence[Matrix], *, threads: int = 1) -> list[float]:

@@ -3,6 +3,8 @@
 Arrays that lie on a device are read there, on their stream; those on the host, where this backend was asked for by
 name, are copied to the current device for every op; what ``pack_centred`` returns stays there for the next ones.
 Results are on the host, so every op waits for its own work.
+name, are copied to the current device for every op. Results are on the host, packed graphs apart, so every op waits for
+its own work.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
 from . import cuda_partners, cuda_routes
+from . import cuda_graphs, cuda_routes
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
 from .cuda_candidates import candidate_sums, pack_centred, unit_features  # noqa: F401 - ops of the table
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
@@ -33,6 +36,14 @@ OPS = (
 )
 plan_pair_sums = cuda_routes.plan_pair_sums
 nearest_rows = cuda_partners.nearest_rows
+    "adjacency",
+    "components",
+    "cover",
+)
+plan_pair_sums = cuda_routes.plan_pair_sums
+adjacency = cuda_graphs.adjacency
+components = cuda_graphs.components
+cover = cuda_graphs.cover
 
 
 def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:

@@ -285,11 +285,11 @@ def adjacency(matrix: Matrix, squared: FloatArray, *, threads: int = 1, tile: in
     return Adjacency(graphs, True, nearest, farthest, np.flatnonzero(zero), "float64 differences")
 
 
-def components(bits: packed.BitArray, *, threads: int = 1) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def components(bits: packed.GraphBits, *, threads: int = 1) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Labels ``[graphs, n]``, components numbered by their lowest vertex, and numbers of edges ``[graphs]``."""
     n = bits.shape[1]
-    labels = np.full((len(bits), n), -1, dtype=np.int64)
-    graphs = packed.unpack(bits, n)
+    graphs = packed.unpack(packed.on_host(bits), n)
+    labels = np.full((len(graphs), n), -1, dtype=np.int64)
     for graph, label in zip(graphs, labels, strict=True):
         for start in range(n):
             reached = np.zeros(n, dtype=bool)
@@ -302,10 +302,10 @@ def components(bits: packed.BitArray, *, threads: int = 1) -> tuple[npt.NDArray[
     return labels, graphs.sum(axis=(1, 2)) // 2
 
 
-def cover(bits: packed.BitArray, *, threads: int = 1) -> list[CoverSearch]:
+def cover(bits: packed.GraphBits, *, threads: int = 1) -> list[CoverSearch]:
     """Greedy cover, packing and dual bound of every graph; ties go to the lowest index."""
     n = bits.shape[1]
-    return [_cover(graph | np.eye(n, dtype=bool)) for graph in packed.unpack(bits, n)]
+    return [_cover(graph | np.eye(n, dtype=bool)) for graph in packed.unpack(packed.on_host(bits), n)]
 
 
 def _cover(ball: packed.BoolArray) -> CoverSearch:

@@ -66,11 +66,10 @@ def check_time_limit(time_limit: float | None) -> None:
         raise ValueError(f"time_limit must be a positive number of seconds, not {time_limit!r}")
 
 
-def solve(bits: BitArray, labels: IndexArray, search: CoverSearch, plan: Plan, time_limit: float | None) -> Covering:
-    """The covering number by HiGHS, or what is known of it after ``time_limit`` seconds."""
-    known = bounds(search, plan)
-    if known.exact:
-        return known
+def solve(
+    bits: BitArray, labels: IndexArray, search: CoverSearch, known: Covering, time_limit: float | None
+) -> Covering:
+    """The covering number by HiGHS, where its ``known`` bounds do not meet, as far as ``time_limit`` seconds allow."""
     deadline = math.inf if time_limit is None else time.monotonic() + time_limit
     lower, chosen, solved = 0, [], 0
     for members, greedy, packed in _components(labels, search):
@@ -90,7 +89,7 @@ def solve(bits: BitArray, labels: IndexArray, search: CoverSearch, plan: Plan, t
     exact = lower == len(centres)
     outcome = "proved" if exact else "not proved in time"
     step = Step("exact cover", "HiGHS", f"{solved} components whose bounds did not meet, {outcome}")
-    return Covering(lower, len(centres), exact, centres, Plan((*plan.steps, step), plan.notes))
+    return Covering(lower, len(centres), exact, centres, Plan((*known.plan.steps, step), known.plan.notes))
 
 
 def _components(labels: IndexArray, search: CoverSearch) -> list[tuple[IndexArray, IndexArray, int]]:

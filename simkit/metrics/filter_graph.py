@@ -22,7 +22,17 @@ import numpy.typing as npt
 
 from ..arrays import Matrix, as_filters
 from ..backends.base import Adjacency, Plan, Step
-from ..backends.bits import BitArray, BoolArray, pack, unpack, without_vertex
+from ..backends.bits import (
+    BitArray,
+    BoolArray,
+    GraphBits,
+    on_device,
+    on_host,
+    pack,
+    single,
+    unpack,
+    without_vertex,
+)
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads
 from ..errors import DegenerateWarning
@@ -40,7 +50,7 @@ class FilterGraph:
         components: number of connected components, the quotient-space size.
         labels: the component ``[n]`` of every vertex, numbered by their lowest vertex.
         edges: number of edges.
-        bits: packed adjacency ``[n, words]`` uint64, bit j % 64 of word j // 64 of row i.
+        packed: packed adjacency ``[1, n, words]``, on the device that formed it; ``bits`` is on the host.
         plan: what ran and why.
     """
 
@@ -51,7 +61,7 @@ class FilterGraph:
     components: int
     labels: IndexArray = field(repr=False)
     edges: int
-    bits: BitArray = field(repr=False)
+    packed: GraphBits = field(repr=False)
     plan: Plan = field(repr=False)
     asked: str | None = field(default=None, repr=False)  # the backend that the user named
 
@@ -59,6 +69,12 @@ class FilterGraph:
     def backend(self) -> str:
         """The backends that ran."""
         return self.plan.backend
+
+    @property
+    def bits(self) -> BitArray:
+        """Packed adjacency ``[n, words]`` uint64 on the host, bit j % 64 of word j // 64 of row i."""
+        graph: BitArray = on_host(self.packed)[0]
+        return graph
 
     @property
     def edge_density(self) -> float:
@@ -81,10 +97,10 @@ class FilterGraph:
             ValueError: a time limit that is not positive.
         """
         check_time_limit(time_limit)
-        choice = choose("cover", backend=self.asked)
-        search = choice.function(self.bits[None])[0]
-        plan = Plan((Step("cover", choice.backend, choice.reason),))
-        return solve(self.bits, self.labels, search, plan, time_limit) if exact else bounds(search, plan)
+        choice = choose("cover", backend=self.asked, inputs=on_device(self.packed))
+        search = choice.function(self.packed)[0]
+        known = bounds(search, Plan((Step("cover", choice.backend, choice.reason),)))
+        return solve(self.bits, self.labels, search, known, time_limit) if exact and not known.exact else known
 
     def total_degree_covering(self) -> float:
         """The covering estimate that the CENG501 reproduction of the paper used, for comparison: it bounds nothing.
@@ -179,7 +195,7 @@ class Sweep:
     """The graphs of one layer at all thresholds, and their packed adjacency ``[thresholds, n, words]``."""
 
     graphs: list[FilterGraph]
-    bits: BitArray
+    bits: GraphBits
     several: bool  # whether a sequence was asked for
 
 
@@ -212,17 +228,17 @@ def of_adjacency(
 def _finish(
     filters: IndexArray,
     kinds: list[tuple[float, Norm, float]],
-    bits: BitArray,
+    bits: GraphBits,
     steps: tuple[Step, ...],
     backend: str | None,
     threads: int,
 ) -> list[FilterGraph]:
-    choice = choose("components", backend=backend)
+    choice = choose("components", backend=backend, inputs=on_device(bits))
     labels, edges = choice.function(bits, threads=threads)
     plan = Plan((*steps, Step("components", choice.backend, choice.reason)))
     return [
-        FilterGraph(filters, *kind, int(label.max()) + 1, label, int(count), graph, plan, backend)
-        for kind, label, count, graph in zip(kinds, labels, edges, bits, strict=True)
+        FilterGraph(filters, *kind, int(label.max()) + 1, label, int(edges[t]), single(bits, t), plan, backend)
+        for t, (kind, label) in enumerate(zip(kinds, labels, strict=True))
     ]
 
 

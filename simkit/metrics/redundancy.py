@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ..arrays import as_filters
 from ..backends.base import Plan, Step
+from ..backends.bits import on_device
 from ..backends.choose import choose
 from ..backends.routes import check_threads
 from .covering import Covering, bounds
@@ -138,11 +139,11 @@ def redundancy(
         for option, own, given in (("threshold", weight.threshold, threshold), ("norm", weight.norm, norm)):
             if given is not None:
                 raise ValueError(f"a graph has its {option}, {own!r}: {option}={given!r} cannot be given")
-        sweep = Sweep([weight], weight.bits[None], False)
+        sweep = Sweep([weight], weight.packed, False)
         backend = weight.asked if backend is None else backend
     else:
         sweep = build(as_filters(weight), threshold, "distance" if norm is None else norm, backend, threads)
-    choice = choose("cover", backend=backend)
+    choice = choose("cover", backend=backend, inputs=on_device(sweep.bits))
     step = Step("cover", choice.backend, choice.reason)
     results = []
     for graph, search in zip(sweep.graphs, choice.function(sweep.bits, threads=check_threads(threads)), strict=True):

@@ -1,0 +1,19 @@
+#include "cuda/components.hpp"
+#include "cuda/cover.hpp"
+#include "cuda/device.cuh"
+#include "ops/adjacency.hpp"
+
+namespace simkit::cuda {
+
+void components(const Place& place, const std::uint64_t* bits, std::int64_t graphs, std::int64_t n,
+                std::int64_t* labels, std::int64_t* edges) {
+    Machine machine(place);
+    components(machine, {bits, graphs, n, words_of(n)}, labels, edges);
+}
+
+std::vector<Cover> covers(const Place& place, const std::uint64_t* bits, std::int64_t graphs, std::int64_t n) {
+    Machine machine(place);
+    return covers(machine, {bits, graphs, n, words_of(n)});
+}
+
+}  // namespace simkit::cuda
