@@ -102,7 +102,7 @@ def test_every_backend_has_its_ops(backend: str) -> None:
     for op in (*module.OPS, "unsupported_reasons"):
         function = getattr(module, op, None)
         assert inspect.isfunction(function), op
-        assert function.__module__ == module.__name__, op
+        assert function.__module__.startswith("simkit.backends."), op  # a noun of CUDA's has a module of its own
     assert module.OPS == base.OPS or (backend in ON_DEVICES and set(module.OPS) < set(base.OPS))
 
 

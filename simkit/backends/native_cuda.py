@@ -16,8 +16,20 @@ from ..kernels import CustomKernel, Kernel
 from . import cuda_routes
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
+from .cuda_moments import hold_moments, largest_entries, moments_add, moments_rows
 
-OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate")
+__all__ = ["hold_moments", "largest_entries", "moments_add", "moments_rows"]
+OPS = (
+    "column_stats",
+    "row_norms",
+    "distance_median",
+    "pair_sums",
+    "column_products",
+    "eliminate",
+    "largest_entries",
+    "moments_rows",
+    "moments_add",
+)
 plan_pair_sums = cuda_routes.plan_pair_sums
 
 

@@ -24,6 +24,7 @@ from ..kernels import Linear
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure, check_memory
 from ..streaming.moments import state_bytes
+from .features import copied
 from .matrix import SimilarityMatrix, similarity_matrix
 from .spool import Spool
 from .stream import StreamingCKA
@@ -127,7 +128,7 @@ def check_engine(
     """
 
     def grown(layers: Sequence[Matrix]) -> list[Matrix]:
-        return [replace(layer, values=np.broadcast_to(layer.values[:1], (rows, layer.p))) for layer in layers]
+        return [replace(x.on_host(), values=np.broadcast_to(x.values[:1], (rows, x.p))) for x in layers]
 
     if not isinstance(measure, CKA):
         check_memory(measure, grown((*left, *(right or ()))), int(memory * FOR_ENGINE))
@@ -137,7 +138,7 @@ def check_engine(
     def blocks(layers: Sequence[Matrix]) -> list[Block]:
         return [Block(layer, kernel, np.empty(0), 0) for layer in grown(layers)]
 
-    widest = max(layer.p * layer.values.itemsize for layer in (*left, *(right or ())))
+    widest = max(layer.p * layer.itemsize for layer in (*left, *(right or ())))
     plan_pair_sums(
         blocks(left),
         None if right is None else blocks(right),
@@ -197,6 +198,9 @@ class ToStream:
 
     def add(self, side: Side, name: str, features: Matrix) -> None:
         """Copy the rows: the layer's own memory may be overwritten before the batch ends."""
+        if features.device is not None:
+            self._batch[side, name] = copied(features)
+            return
         buffer = self._buffers.get((side, name))
         fits = buffer is not None and buffer.dtype == features.values.dtype and buffer.shape[1] == features.p
         if buffer is None or not fits or len(buffer) < features.n:

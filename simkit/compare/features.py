@@ -1,4 +1,4 @@
-"""What a layer returned -> its features ``[n, p]``: the tensor, its samples checked, reduced, on the host."""
+"""What a layer returned -> its features ``[n, p]``: the tensor, its samples checked, reduced, where it lies."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Matrix, as_matrix
+from ..arrays import DeviceMatrix, Matrix, as_matrix
 
 Reduce: TypeAlias = Literal["flatten", "mean", "positions"] | Callable[[Tensor], Any]
 
@@ -124,7 +125,7 @@ def _custom(tensor: Tensor, reduce: Callable[[Tensor], Any], layer: str) -> Tens
     return result.detach().reshape(tensor.shape[0], -1)
 
 
-def to_host(features: Tensor, layer: str, *, first: int, positions: int) -> Matrix:
+def admitted(features: Tensor, layer: str, *, first: int, positions: int) -> Matrix:
     """Features ``[rows, p]`` as a :class:`Matrix`, perhaps a view of the tensor, checked to be finite.
 
     Raises:
@@ -141,6 +142,14 @@ def to_host(features: Tensor, layer: str, *, first: int, positions: int) -> Matr
             where = f"the first at sample {first + row // positions}, feature {column}"
             raise ValueError(f"{layer} has {count} in one batch, {where}")
     return as_matrix(features, name=layer)
+
+
+def copied(features: Matrix) -> Matrix:
+    """The same features in memory of their own, on their device: the layer's may be overwritten by the next one."""
+    if isinstance(features, DeviceMatrix):
+        tensor: Any = features.view.owner
+        return as_matrix(tensor.clone(memory_format=torch.contiguous_format), name=features.name)
+    return dataclasses.replace(features, values=np.array(features.values, order="C"))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
