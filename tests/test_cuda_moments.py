@@ -408,7 +408,12 @@ def test_activations_on_the_device_stay_there(monkeypatch: pytest.MonkeyPatch) -
     torch.manual_seed(0)
     models = [nn.Sequential(nn.Linear(5, p), nn.ReLU(inplace=True), nn.Linear(p, 3)) for p in (6, 9)]
     data = torch.randn(3000, 5)
-    options: dict[str, Any] = {"data": data.split(700), "layers": ["0", "1", "2"], "progress": False, "memory": 10**6}
+    options: dict[str, Any] = {
+        "data": list(data.split(700)),
+        "layers": ["0", "1", "2"],
+        "progress": False,
+        "memory": 10**6,
+    }
     decided = collect.Decision("moments", 10**6, 0, "asked for")
     monkeypatch.setattr(run, "decide", lambda *args, **options: decided)
     want = sk.compare(*models, **options)

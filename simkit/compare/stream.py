@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix, as_matrices, enough_samples, same_samples
-from ..backends.base import Block, Estimator, PairSums, Plan, Step
+from ..backends.base import Block, Estimator, HeldMoments, PairSums, Plan, Step
 from ..backends.choose import Choice, check_backend, choose
 from ..backends.routes import check_threads, parse_memory
 from ..kernels import Linear
@@ -110,12 +110,14 @@ class StreamingCKA:
             both = self._on_host(both)
         backend = self._backend if chosen is None or hold is None else chosen.backend
         check_finite(both, first_row=self.samples, backend=backend, threads=self._threads)
+        exact = self._exact or moments.empty(_widths(rows), None if columns is None else _widths(columns))
+        room = None if hold is None else exact.held or hold(both, exact.left_widths, exact.right_widths)
         self._torn = True
         self._rows, self._columns = names
         if chosen is not None:
-            if self._exact is None:
-                self._exact = moments.empty(_widths(rows), None if columns is None else _widths(columns))
-            self._add(self._exact, both, chosen)
+            self._exact = exact
+            self._ran_by.setdefault(chosen.backend, chosen.reason)
+            self._add(exact, both, room)
         else:
             if self._estimate is None:
                 self._estimate = minibatch.empty(len(rows), None if columns is None else len(columns))
@@ -243,19 +245,17 @@ class StreamingCKA:
                     )
         return choose("moments_add", backend=self._backend if there is None else there.backend, inputs=layers)
 
-    def _add(self, exact: moments.Moments, layers: Sequence[Matrix], chosen: Choice) -> None:
-        """Add a batch to the exact sums, where they are, or where this batch brings them."""
-        self._ran_by.setdefault(chosen.backend, chosen.reason)
-        if chosen.hold_moments is None:
+    def _add(self, exact: moments.Moments, layers: Sequence[Matrix], room: HeldMoments | None) -> None:
+        """Add a batch to the exact sums, on the host or in ``room`` of a backend's own, where this may bring them."""
+        if room is None:
             left, right = layers[: len(exact.left_widths)], layers[len(exact.left_widths) :]
             moments.update(exact, left, right or None, backend=self._backend, threads=self._threads)
             return
         if exact.held is None:
-            held.enter(exact, chosen.hold_moments(layers, exact.left_widths, exact.right_widths))
-        assert exact.held is not None
+            held.enter(exact, room)
         if any(layer.device is None for layer in layers):
-            self._sent = f"cuda:{exact.held.device}"
-        held.update(exact, exact.held, layers, self._threads)
+            self._sent = f"cuda:{room.device}"
+        held.update(exact, room, layers, self._threads)
 
     def _on_host(self, layers: Sequence[Matrix]) -> list[Matrix]:
         self._copied |= any(layer.device is not None for layer in layers)

@@ -77,7 +77,7 @@ def update(
     while at < rows:
         if not state.staged and rows - at >= STAGE:
             block = [[layer.row_slice(at, at + STAGE) for layer in side] for side in (left, right or ())]
-            _add_block(state, block[0], block[1] if right is not None else None, backend, threads)
+            _flush(state, block[0], block[1] if right is not None else None, backend, threads)
             at += STAGE
             continue
         take = min(STAGE - state.staged, rows - at)
@@ -91,7 +91,7 @@ def update(
         if state.staged == STAGE:
             full = staged_layers(state)
             state.staged = 0
-            _add_block(state, full[0], full[1] if right is not None else None, backend, threads)
+            _flush(state, full[0], full[1] if right is not None else None, backend, threads)
 
 
 def staged_layers(state: Moments) -> list[list[Matrix]]:
@@ -133,7 +133,7 @@ def _copy_rows(stage: FloatArray, place: slice, layers: Sequence[Matrix], part: 
         at += layer.p
 
 
-def _add_block(
+def _flush(
     state: Moments, left: Sequence[Matrix], right: Sequence[Matrix] | None, backend: str | None, threads: int
 ) -> None:
     add_rows(state, in_units(state, left, right, backend, threads), backend, threads)
