@@ -21,7 +21,7 @@ from tolerance import assert_close
 import simkit as sk
 from simkit import arrays
 from simkit.arrays import DeviceMatrix, Matrix, as_matrix
-from simkit.backends import cuda_device, native_cuda, reference
+from simkit.backends import cuda_device, cuda_moments, native_cuda, reference
 from simkit.backends.base import MomentSums, MomentUnits, SideSums
 from simkit.compare import collect, run
 from simkit.devices import LEGACY_STREAM, DeviceView
@@ -206,7 +206,7 @@ def test_a_stream_on_the_device_is_the_whole_datas_number(device: Any, n: int, e
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("both", [False, True])
-def test_any_split_of_one_order_gives_the_same_bits(both: bool) -> None:
+def test_any_split_of_one_order_gives_the_same_bits(both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows apart, a layer that wakes up and rows for which the units move are in them."""
     n = 2600
     layers = features(n, [5, 30, 2], dtype=np.float64)
@@ -223,6 +223,8 @@ def test_any_split_of_one_order_gives_the_same_bits(both: bool) -> None:
         assert same_state(again.state_dict(), whole.state_dict())
     named = streamed(layers, others, splits[1], backend="native_cuda")  # host batches are uploaded
     assert same_state(named.state_dict(), whole.state_dict())
+    monkeypatch.setattr(cuda_moments, "ROOM", 1)  # one block at a time
+    assert same_state(on_device(layers, others).state_dict(), whole.state_dict())
 
 
 @pytest.mark.parametrize("times", [1e2, 1e4, 1e9])

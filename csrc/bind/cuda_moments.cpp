@@ -84,12 +84,13 @@ py::array_t<double> numbers(Moments& moments) {
     return out;
 }
 
-void keep(Moments& moments, const std::vector<Array>& layers, std::int64_t first, std::int64_t count, std::int64_t at) {
+void keep(Moments& moments, const std::vector<Array>& layers, std::int64_t first, std::int64_t count, std::int64_t at,
+          bool wait) {
     const Batch batch = batch_of(moments, layers, first, count);
     check_rows(count, cuda::kMomentBlock - at);
     if (at < 0) throw std::invalid_argument("rows are kept from row 0 on");
     py::gil_scoped_release release;
-    moments.keep(batch.place, batch.layers, first, count, at);
+    moments.keep(batch.place, batch.layers, first, count, at, wait);
 }
 
 void set_stage(Moments& moments, const DoubleArray& rows) {
@@ -166,7 +167,7 @@ void bind_cuda_moments(py::module_& m) {
         .def_property_readonly("count", &Moments::count)
         .def("set", &set, "shift"_a, "scale"_a, "numbers"_a)
         .def("numbers", &numbers)
-        .def("keep", &keep, "layers"_a, py::kw_only(), "first"_a, "count"_a, "at"_a)
+        .def("keep", &keep, "layers"_a, py::kw_only(), "first"_a, "count"_a, "at"_a, "wait"_a)
         .def("set_stage", &set_stage, "rows"_a)
         .def("stage", &stage, "count"_a)
         .def("rows", &rows, "layers"_a, py::kw_only(), "first"_a, "rows"_a, "staged"_a)

@@ -65,8 +65,8 @@ void DeviceMoments::numbers(const Place& place, double* numbers) {
 }
 
 void DeviceMoments::keep(const Place& place, const std::vector<MatrixView>& layers, std::int64_t first,
-                         std::int64_t count, std::int64_t at) {
-    memory_->work(place, false, [&](auto& work) { work.keep(layers, first, count, at); });
+                         std::int64_t count, std::int64_t at, bool wait) {
+    memory_->work(place, wait, [&](auto& work) { work.keep(layers, first, count, at); });
 }
 
 void DeviceMoments::set_stage(const Place& place, const double* rows, std::int64_t count) {

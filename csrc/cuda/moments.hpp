@@ -8,12 +8,12 @@
 // to the host and back.
 //
 // Bytes and operations of a block of 512 rows, P columns in all, p and q of the two sides, w of a layer, s bytes an
-// element: UnitRows reads P s 512 and writes 8 P 512; AddWeighted reads 8 P 512 for every 6 weights, 2 and the layers
-// of the other side; AddCross reads its columns once for every 64 of the other side, 8 (2 p q / 64) 512 from the
-// second-level cache, reads and writes 16 (p q + sum w^2 / 2), and does 512 (p q + sum w^2 / 2) float64 multiply-adds.
-// An H200 at 34 TFLOP/s and 4.8 TB/s: p = q = 1024 in layers of 256, 0.54 + 0.17 G multiply-adds, 42 us, and 22 MB to
-// and from sums that stay in the cache; p = q = 4096 in layers of 1024, 8.6 + 2.1 G, 630 us, and 340 MB, 71 us, beside
-// them.
+// element: UnitRows reads P s 512 and writes 8 P 512; AddWeighted reads 8 P 512 for every six weights, which are 1, the
+// layer's own norm and those of the other side's layers; AddCross reads its columns once for every 64 of the other
+// side, 8 (2 p q / 64) 512 from the second-level cache, reads and writes 16 (p q + sum w^2 / 2), and does 512 (p q +
+// sum w^2 / 2) float64 multiply-adds. An H200 at 34 TFLOP/s and 4.8 TB/s: p = q = 1024 in layers of 256, 0.54 + 0.13 G
+// multiply-adds, 40 us, and 21 MB to and from sums that stay in the cache; p = q = 4096 in layers of 1024, 8.6 + 2.1 G,
+// 630 us, and 340 MB, 70 us, beside them.
 #pragma once
 
 #include <vector>

@@ -110,14 +110,15 @@ class StreamingCKA:
             both = self._on_host(both)
         backend = self._backend if chosen is None or hold is None else chosen.backend
         check_finite(both, first_row=self.samples, backend=backend, threads=self._threads)
-        exact = self._exact or moments.empty(_widths(rows), None if columns is None else _widths(columns))
-        room = None if hold is None else exact.held or hold(both, exact.left_widths, exact.right_widths)
+        widths = _widths(rows), None if columns is None else _widths(columns)
+        there = None if self._exact is None else self._exact.held
+        room = there if hold is None or there is not None else hold(both, *widths)
         self._torn = True
         self._rows, self._columns = names
         if chosen is not None:
-            self._exact = exact
+            self._exact = self._exact or moments.empty(*widths)
             self._ran_by.setdefault(chosen.backend, chosen.reason)
-            self._add(exact, both, room)
+            self._add(self._exact, both, room)
         else:
             if self._estimate is None:
                 self._estimate = minibatch.empty(len(rows), None if columns is None else len(columns))
