@@ -7,6 +7,7 @@
 #include "ops/moments.hpp"
 
 namespace simkit {
+namespace bound {
 namespace {
 
 using Array = std::shared_ptr<DeviceArray>;
@@ -158,22 +159,23 @@ std::vector<double> largest_entries(const std::vector<Array>& matrices) {
 }
 
 }  // namespace
+}  // namespace bound
 
 void bind_cuda_moments(py::module_& m) {
     using namespace py::literals;
-    m.def("largest_entries", &largest_entries, "matrices"_a);
-    py::class_<Moments>(m, "Moments")
-        .def(py::init(&make), py::kw_only(), "device"_a, "left"_a, "right"_a, "blocks"_a)
-        .def_property_readonly("count", &Moments::count)
-        .def("set", &set, "shift"_a, "scale"_a, "numbers"_a)
-        .def("numbers", &numbers)
-        .def("keep", &keep, "layers"_a, py::kw_only(), "first"_a, "count"_a, "at"_a, "wait"_a)
-        .def("set_stage", &set_stage, "rows"_a)
-        .def("stage", &stage, "count"_a)
-        .def("rows", &rows, "layers"_a, py::kw_only(), "first"_a, "rows"_a, "staged"_a)
-        .def("take", &take, "rows"_a, py::kw_only(), "stream"_a)
-        .def("put", &put, "z"_a, "norms"_a, py::kw_only(), "stream"_a)
-        .def("add", &add, "first"_a, "rows"_a, py::kw_only(), "stream"_a);
+    m.def("largest_entries", &bound::largest_entries, "matrices"_a);
+    py::class_<cuda::DeviceMoments>(m, "Moments")
+        .def(py::init(&bound::make), py::kw_only(), "device"_a, "left"_a, "right"_a, "blocks"_a)
+        .def_property_readonly("count", &cuda::DeviceMoments::count)
+        .def("set", &bound::set, "shift"_a, "scale"_a, "numbers"_a)
+        .def("numbers", &bound::numbers)
+        .def("keep", &bound::keep, "layers"_a, py::kw_only(), "first"_a, "count"_a, "at"_a, "wait"_a)
+        .def("set_stage", &bound::set_stage, "rows"_a)
+        .def("stage", &bound::stage, "count"_a)
+        .def("rows", &bound::rows, "layers"_a, py::kw_only(), "first"_a, "rows"_a, "staged"_a)
+        .def("take", &bound::take, "rows"_a, py::kw_only(), "stream"_a)
+        .def("put", &bound::put, "z"_a, "norms"_a, py::kw_only(), "stream"_a)
+        .def("add", &bound::add, "first"_a, "rows"_a, py::kw_only(), "stream"_a);
 }
 
 }  // namespace simkit

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Matrix
+from ..arrays import DeviceMatrix, Matrix, as_matrix
 from ..backends.base import Block
 from ..backends.routes import FLOAT64_COST, default_threads, plan_pair_sums
 from ..errors import TooLittleMemory
@@ -24,7 +24,6 @@ from ..kernels import Linear
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure, check_memory
 from ..streaming.moments import state_bytes
-from .features import copied
 from .matrix import SimilarityMatrix, similarity_matrix
 from .spool import Spool
 from .stream import StreamingCKA
@@ -157,6 +156,14 @@ def in_full(error: TooLittleMemory, decision: Decision, asked: str, features: in
     if features is not None and features <= needed * IN_MEMORY:
         needed += features
     return TooLittleMemory(asked or f"{decision.memory} bytes (of what is free)", error.work, needed)
+
+
+def copied(features: Matrix) -> Matrix:
+    """The same features in memory of their own, where they lie: the layer's may be overwritten by the next one."""
+    if isinstance(features, DeviceMatrix):
+        tensor: Any = features.view.owner  # of a layer's output
+        return as_matrix(tensor.clone(), name=features.name)
+    return replace(features, values=np.array(features.values, order="C"))
 
 
 def _costs(shape: Shape) -> tuple[float, float]:

@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import DeviceMatrix, Matrix, as_matrix
+from ..arrays import Matrix, as_matrix
 
 Reduce: TypeAlias = Literal["flatten", "mean", "positions"] | Callable[[Tensor], Any]
 
@@ -142,14 +141,6 @@ def admitted(features: Tensor, layer: str, *, first: int, positions: int) -> Mat
             where = f"the first at sample {first + row // positions}, feature {column}"
             raise ValueError(f"{layer} has {count} in one batch, {where}")
     return as_matrix(features, name=layer)
-
-
-def copied(features: Matrix) -> Matrix:
-    """The same features in memory of their own, on their device: the layer's may be overwritten by the next one."""
-    if isinstance(features, DeviceMatrix):
-        tensor: Any = features.view.owner
-        return as_matrix(tensor.clone(memory_format=torch.contiguous_format), name=features.name)
-    return dataclasses.replace(features, values=np.array(features.values, order="C"))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

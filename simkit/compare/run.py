@@ -19,8 +19,7 @@ from ..metrics.cka import CKA
 from ..metrics.measure import Measure
 from .activations import Recorder
 from .batches import Caller, Data, expected_from_length
-from .collect import Collector, Decision, Shape, Side, ToSpool, ToStream, check_engine, decide, in_full
-from .features import copied
+from .collect import Collector, Decision, Shape, Side, ToSpool, ToStream, check_engine, copied, decide, in_full
 from .matrix import SimilarityMatrix
 from .spool import Spool
 from .stream import StreamingCKA
