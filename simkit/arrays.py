@@ -55,6 +55,11 @@ class Matrix:
         return "float64" if self.dtype == "float64" else "float32"
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a value."""
+        return {"float64": 8, "float32": 4}.get(self.dtype, 2)
+
+    @property
     def mapped(self) -> bool:
         """Whether the values are pages of a file that may be dropped after use: a memory map that is not private."""
         base: Any = self.values

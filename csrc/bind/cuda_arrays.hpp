@@ -34,6 +34,7 @@ Place place_of(const std::vector<const DeviceArray*>& arrays);
 void bind_cuda_arrays(py::module_& m);
 void bind_cuda_candidates(py::module_& m);
 void bind_cuda_graphs(py::module_& m);
+void bind_cuda_moments(py::module_& m);
 void bind_cuda_ops(py::module_& m);
 void bind_cuda_partners(py::module_& m);
 

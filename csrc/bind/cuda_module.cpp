@@ -6,6 +6,7 @@ PYBIND11_MODULE(_cuda, m) {
     simkit::bind_cuda_arrays(m);
     simkit::bind_cuda_candidates(m);
     simkit::bind_cuda_graphs(m);
+    simkit::bind_cuda_moments(m);
     simkit::bind_cuda_ops(m);
     simkit::bind_cuda_partners(m);
 }

@@ -124,6 +124,25 @@ class Machine {
         busy_ = false;
         kept.release();
     }
+    // The same for memory that outlives the machine.
+    template <class T>
+    void send(T* to, const T* values, Index count) {
+        busy_ = true;
+        const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
+        check(cudaMemcpyAsync(to, values, bytes, cudaMemcpyHostToDevice, stream_), "copy to the device");
+    }
+    template <class T>
+    void fetch(T* values, const T* from, Index count) {
+        const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
+        check(cudaMemcpyAsync(values, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy from the device");
+        check(cudaStreamSynchronize(stream_), "finish");
+        busy_ = false;
+        kept.release();
+    }
+    // Nobody waits for the work so far: it uses memory that outlives the machine, and what it was sent is on its way.
+    void leave() { busy_ = false; }
+    cudaStream_t stream() const { return stream_; }
+
     template <class T>
     void zero(Array<T>& array, Index count) {
         busy_ = true;

@@ -5,6 +5,7 @@
 //   array<T>(count), zero(array, count), run(program, blocks)
 //   send(array, values, count)   the values are read at some time before the next `fetch` returns: they stay until then
 //   fetch(values, array, count)  the values are there, and all work is done, when it returns
+//   send and fetch of a pointer instead of an array: memory there that outlives the machine
 //   kept                         host memory that is kept until then
 // all in the order of the calls.
 #pragma once

@@ -36,6 +36,7 @@ void column_products(const BlockView& block, const double* sum_sq_dev, bool exac
 namespace cuda {
 ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale);
 void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, double* g);
+std::vector<double> largest_entries(const Place& place, const std::vector<MatrixView>& matrices);
 }  // namespace cuda
 
 }  // namespace simkit

@@ -7,9 +7,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/matrix_view.hpp"
+#include "core/place.hpp"
 #include "core/tiles.hpp"
 
 namespace simkit {
@@ -48,5 +50,62 @@ void moments_rows(const std::vector<MomentUnits>& sides, int threads, const Poll
 // Adds `rows` rows to the sums. right == nullptr: the left side with itself.
 void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* right, const MomentCross& cross,
                  int threads, const Poll& poll);
+
+// On a device. The sums go over other pieces, so the last bits differ; the same bits every time, however the rows come.
+namespace cuda {
+
+// Rows that are added at a time: blocks of so many decide the last bits, and nothing else does.
+constexpr std::int64_t kMomentBlock = 512;
+
+// The sums of a stream in the memory of a device, where they stay from call to call, with rows that wait for their
+// block to fill (the stage) and rows in the units of the sums (z) that wait to be added. The columns of both sides lie
+// side by side, P in all, of L layers in all.
+//
+// What comes to the host is what decides: the norms of the rows (16 L bytes a row), once for so many blocks as `z` has
+// room for, and the few rows that are taken out. The sums that need no more than norms (of a, a^2, a b) are the
+// caller's. `numbers` are the other sums in one piece:
+//   sum_z [P], sum_az [P], sum_ay [layers_left, q], sum_bx [layers_right, p], cross [p, q], gram of every layer
+// q being p, and the last three of sum_bx, gram and the lower triangle of cross missing, where the left side meets
+// itself.
+//
+// `keep` and `add` return while the device works; everything else returns when it is done.
+class DeviceMoments {
+  public:
+    // Widths of the layers; right is empty where the left side meets itself. z has room for `blocks` blocks.
+    DeviceMoments(int device, const std::vector<std::int64_t>& left, const std::vector<std::int64_t>& right,
+                  std::int64_t blocks);
+    ~DeviceMoments();
+    DeviceMoments(const DeviceMoments&) = delete;
+    DeviceMoments& operator=(const DeviceMoments&) = delete;
+
+    int device() const;
+    std::int64_t columns() const, layers() const, room() const, count() const;  // P, L, rows of z, all numbers
+
+    void set(const Place& place, const double* shift, const double* scale, const double* numbers);
+    void numbers(const Place& place, double* numbers);
+
+    // Rows of the stage: `count` rows of raw layers from `first` on, as float64, to row `at` of it; from and to the
+    // host. wait: until the layers are read, where nothing else would keep them as they are.
+    void keep(const Place& place, const std::vector<MatrixView>& layers, std::int64_t first, std::int64_t count,
+              std::int64_t at, bool wait);
+    void set_stage(const Place& place, const double* rows, std::int64_t count);
+    void stage(const Place& place, double* rows, std::int64_t count);
+
+    // z = the stage, where it is `staged`, and rows of raw layers from `first` on, `rows` in all, in the units of the
+    // sums. norms [rows, 2, L]: |z|^2 and the largest |z|, of every layer.
+    void rows(const Place& place, const std::vector<MatrixView>& layers, std::int64_t first, std::int64_t rows,
+              bool staged, double* norms);
+    // taken [number, P]: rows of z, which are zeros from then on.
+    void take(const Place& place, const std::vector<std::int64_t>& rows, double* taken);
+    // Rows z [count, P] with norms [count, 2, L] to behind the blocks: row room() is their first.
+    void put(const Place& place, const double* z, const double* norms, std::int64_t count);
+    void add(const Place& place, std::int64_t first, std::int64_t rows);
+
+  private:
+    struct Memory;
+    std::unique_ptr<Memory> memory_;
+};
+
+}  // namespace cuda
 
 }  // namespace simkit

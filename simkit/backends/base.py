@@ -30,7 +30,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -301,7 +301,10 @@ class MomentUnits:
 
 @dataclass(frozen=True)
 class MomentSums:
-    """Float64 moments from which the HSIC of every pair of layers follows; ``right`` None: left with itself."""
+    """Float64 moments from which the HSIC of every pair of layers follows; ``right`` None: left with itself.
+
+    Where :class:`HeldMoments` hold the sums that are not of norms alone, those are empty here.
+    """
 
     left: SideSums
     right: SideSums | None
@@ -309,6 +312,56 @@ class MomentSums:
     sum_ab: FloatArray  # [layers_left, layers_right]
     sum_ay: FloatArray  # [layers_left, p_right]
     sum_bx: FloatArray  # [layers_right, p_left]; unused alone
+
+    def add_norms(self, left: FloatArray, right: FloatArray | None) -> None:
+        """Add rows to the sums of norms a alone, in place: Σa, Σa² and Σab of ``a [rows, layers]`` of both sides."""
+        for side, a in ((self.left, left), (self.right, right)):
+            if side is not None and a is not None:
+                side.sum_a[...] += a.sum(axis=0)
+                side.sum_aa[...] += (a * a).sum(axis=0)
+        self.sum_ab[...] += np.einsum("ri,rj->ij", left, left if right is None else right)
+
+
+class HeldMoments(Protocol):
+    """The moments of one stream in a backend's own memory, from batch to batch, with rows that wait there.
+
+    The sums of norms alone stay with the caller: the host needs them to tell which rows stand out. Layers are those of
+    both sides, one after another; what is one for each side comes as a list.
+    """
+
+    backend: str
+    device: int
+    room: int  # blocks of rows at a time
+
+    def load(self, sums: MomentSums) -> MomentSums:
+        """Take units and sums; returns them without those that are held here."""
+
+    def whole(self, sums: MomentSums) -> MomentSums:
+        """The same with a copy of the sums that are held here."""
+
+    def keep(self, layers: Sequence[Matrix], first: int, count: int, at: int) -> None:
+        """Put raw rows ``first:first + count`` of a batch to row ``at`` of the stage."""
+
+    def set_stage(self, rows: Sequence[FloatArray]) -> None:
+        """Put rows ``[count, p]`` of the host to the front of the stage."""
+
+    def stage(self, count: int) -> list[FloatArray]:
+        """The first rows of the stage ``[count, p]``."""
+
+    def rows(self, layers: Sequence[Matrix], first: int, count: int, *, staged: bool) -> list[tuple[FloatArray, ...]]:
+        """Bring the stage, where it is full, and rows of a batch to the units of the sums, to be added.
+
+        For each side the norms a and the largest |z|, both ``[512 · staged + count, layers]``.
+        """
+
+    def take(self, rows: npt.NDArray[np.int64]) -> list[FloatArray]:
+        """z ``[rows, p]`` of those rows, which are zeros from then on."""
+
+    def add(self, first: int, count: int) -> None:
+        """Add the rows ``first:first + count`` to the sums that are held here."""
+
+    def add_rows(self, left: MomentRows, right: MomentRows | None) -> None:
+        """Add rows of the host to the sums that are held here."""
 
 
 @dataclass(frozen=True)

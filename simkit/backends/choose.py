@@ -16,7 +16,7 @@ from typing import Any
 from ..arrays import Matrix
 from ..kernels import Kernel
 from . import routes
-from .base import OPS, Block, Route, matrices_of
+from .base import OPS, Block, HeldMoments, Route, matrices_of
 from .bits import DeviceBits
 
 PREFERENCE = ("native_cuda", "native_cpu", "reference")
@@ -38,6 +38,11 @@ class Choice:
         """The backend's planner of all-pairs sums."""
         planner: Callable[..., Route] = getattr(self.module, "plan_pair_sums", routes.plan_pair_sums)
         return planner
+
+    @property
+    def hold_moments(self) -> Callable[..., HeldMoments] | None:
+        """What begins moments in the backend's own memory; None where that is the host's."""
+        return getattr(self.module, "hold_moments", None)
 
 
 def check_backend(backend: str | None) -> None:

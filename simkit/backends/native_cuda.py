@@ -1,10 +1,8 @@
 """The CUDA ops behind the op table: each function hands views of device memory to ``_cuda`` and wraps what comes back.
 
 Arrays that lie on a device are read there, on their stream; those on the host, where this backend was asked for by
-name, are copied to the current device for every op; what ``pack_centred`` returns stays there for the next ones.
-Results are on the host, so every op waits for its own work.
-name, are copied to the current device for every op. Results are on the host, packed graphs apart, so every op waits for
-its own work.
+name, are copied to the current device for every op. Results are on the host, so every op waits for its own work; packed
+graphs, what ``pack_centred`` returns and the moments of a stream stay on the device for the ops that follow.
 """
 
 from __future__ import annotations
@@ -16,11 +14,13 @@ import numpy as np
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
-from . import cuda_partners, cuda_routes
-from . import cuda_graphs, cuda_routes
+from . import cuda_routes
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
-from .cuda_candidates import candidate_sums, pack_centred, unit_features  # noqa: F401 - ops of the table
+from .cuda_candidates import candidate_sums, pack_centred, unit_features
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
+from .cuda_graphs import adjacency, components, cover
+from .cuda_moments import hold_moments, largest_entries, moments_add, moments_rows
+from .cuda_partners import nearest_rows
 
 OPS = (
     "column_stats",
@@ -33,17 +33,15 @@ OPS = (
     "unit_features",
     "candidate_sums",
     "pack_centred",
-)
-plan_pair_sums = cuda_routes.plan_pair_sums
-nearest_rows = cuda_partners.nearest_rows
     "adjacency",
     "components",
     "cover",
+    "largest_entries",
+    "moments_rows",
+    "moments_add",
 )
 plan_pair_sums = cuda_routes.plan_pair_sums
-adjacency = cuda_graphs.adjacency
-components = cuda_graphs.components
-cover = cuda_graphs.cover
+__all__ = [*OPS, "hold_moments", "plan_pair_sums", "unsupported_reasons"]
 
 
 def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:

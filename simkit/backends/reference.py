@@ -353,6 +353,7 @@ def moments_rows(units: Sequence[MomentUnits], *, threads: int = 1) -> list[Mome
 
 def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> None:
     """Add rows, in the units of the sums, to a stream's moments, in place."""
+    sums.add_norms(left.a, None if right is None else right.a)
     _add_side(sums.left, left)
     other = left
     if sums.right is not None and right is not None:
@@ -360,14 +361,11 @@ def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *,
         sums.sum_bx[...] += right.a.T @ left.z
         other = right
     sums.cross[...] += np.triu(left.z.T @ left.z) if sums.right is None else left.z.T @ other.z
-    sums.sum_ab[...] += left.a.T @ other.a
     sums.sum_ay[...] += left.a.T @ other.z
 
 
 def _add_side(side: SideSums, rows: MomentRows) -> None:
     side.sum_z[...] += rows.z.sum(axis=0)
-    side.sum_a[...] += rows.a.sum(axis=0)
-    side.sum_aa[...] += (rows.a * rows.a).sum(axis=0)
     for layer, span in enumerate(side.spans):
         z = rows.z[:, span]
         side.sum_az[span] += rows.a[:, layer] @ z

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..arrays import Matrix
 from .batches import Call, arrays_in
-from .features import NoSamples, Reduce, first_tensor, reduced, samples_of, time_major, to_host
+from .features import NoSamples, Reduce, admitted, first_tensor, reduced, samples_of, time_major
 from .layers import Layers, check_model, compiler_loaded, owns_weights, select, unwrap
 
 Sink: TypeAlias = Callable[[str, Matrix], None]
@@ -220,10 +220,10 @@ class Recorder:
             return
         features = reduced(tensor, self._reduce, module, layer)
         positions = max(1, features.shape[0] // max(1, keep))
-        matrix = to_host(features, layer, first=self._seen, positions=positions)
+        matrix = admitted(features, layer, first=self._seen, positions=positions)
         if self._expected is None:
             self.rows += (row,)
-        sink(row, Matrix(row, matrix.values, matrix.dtype, matrix.origin))
+        sink(row, matrix.renamed(row))
 
     def _settle(self) -> None:
         """After the first batch: the order of the rows, and the layers that never ran."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Matrix
+from ..arrays import DeviceMatrix, Matrix, as_matrix
 from ..backends.base import Block
 from ..backends.routes import FLOAT64_COST, default_threads, plan_pair_sums
 from ..errors import TooLittleMemory
@@ -127,7 +127,7 @@ def check_engine(
     """
 
     def grown(layers: Sequence[Matrix]) -> list[Matrix]:
-        return [replace(layer, values=np.broadcast_to(layer.values[:1], (rows, layer.p))) for layer in layers]
+        return [replace(x.on_host(), values=np.broadcast_to(x.values[:1], (rows, x.p))) for x in layers]
 
     if not isinstance(measure, CKA):
         check_memory(measure, grown((*left, *(right or ()))), int(memory * FOR_ENGINE))
@@ -137,7 +137,7 @@ def check_engine(
     def blocks(layers: Sequence[Matrix]) -> list[Block]:
         return [Block(layer, kernel, np.empty(0), 0) for layer in grown(layers)]
 
-    widest = max(layer.p * layer.values.itemsize for layer in (*left, *(right or ())))
+    widest = max(layer.p * layer.itemsize for layer in (*left, *(right or ())))
     plan_pair_sums(
         blocks(left),
         None if right is None else blocks(right),
@@ -156,6 +156,14 @@ def in_full(error: TooLittleMemory, decision: Decision, asked: str, features: in
     if features is not None and features <= needed * IN_MEMORY:
         needed += features
     return TooLittleMemory(asked or f"{decision.memory} bytes (of what is free)", error.work, needed)
+
+
+def copied(features: Matrix) -> Matrix:
+    """The same features in memory of their own, where they lie: the layer's may be overwritten by the next one."""
+    if isinstance(features, DeviceMatrix):
+        tensor: Any = features.view.owner  # of a layer's output
+        return as_matrix(tensor.clone(), name=features.name)
+    return replace(features, values=np.array(features.values, order="C"))
 
 
 def _costs(shape: Shape) -> tuple[float, float]:
@@ -197,6 +205,9 @@ class ToStream:
 
     def add(self, side: Side, name: str, features: Matrix) -> None:
         """Copy the rows: the layer's own memory may be overwritten before the batch ends."""
+        if features.device is not None:
+            self._batch[side, name] = copied(features)
+            return
         buffer = self._buffers.get((side, name))
         fits = buffer is not None and buffer.dtype == features.values.dtype and buffer.shape[1] == features.p
         if buffer is None or not fits or len(buffer) < features.n:

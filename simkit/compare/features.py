@@ -1,4 +1,4 @@
-"""What a layer returned -> its features ``[n, p]``: the tensor, its samples checked, reduced, on the host."""
+"""What a layer returned -> its features ``[n, p]``: the tensor, its samples checked, reduced, where it lies."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _custom(tensor: Tensor, reduce: Callable[[Tensor], Any], layer: str) -> Tens
     return result.detach().reshape(tensor.shape[0], -1)
 
 
-def to_host(features: Tensor, layer: str, *, first: int, positions: int) -> Matrix:
+def admitted(features: Tensor, layer: str, *, first: int, positions: int) -> Matrix:
     """Features ``[rows, p]`` as a :class:`Matrix`, perhaps a view of the tensor, checked to be finite.
 
     Raises:

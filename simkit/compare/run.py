@@ -19,7 +19,7 @@ from ..metrics.cka import CKA
 from ..metrics.measure import Measure
 from .activations import Recorder
 from .batches import Caller, Data, expected_from_length
-from .collect import Collector, Decision, Shape, Side, ToSpool, ToStream, check_engine, decide, in_full
+from .collect import Collector, Decision, Shape, Side, ToSpool, ToStream, check_engine, copied, decide, in_full
 from .matrix import SimilarityMatrix
 from .spool import Spool
 from .stream import StreamingCKA
@@ -137,8 +137,8 @@ class Run:
                 f"reduce={self._options.reduce!r} needs as many positions in every layer: {self._batch_rows[0]} has "
                 f"{self._batch_rows[1]} rows in a batch and {layer} has {features.n}"
             )
-        if self._collector is None:  # copied: the next layer may overwrite it in place
-            self._first[side, name] = replace(features, values=np.array(features.values, order="C"))
+        if self._collector is None:
+            self._first[side, name] = copied(features)
         else:
             self._collector.add(side, name, features)
 
@@ -175,7 +175,7 @@ class Run:
         samples = min((count for count in known if count is not None), default=None)
         if self._options.samples is not None and known[0] is None:
             samples = self._options.samples
-        row_bytes = sum(matrix.p * matrix.values.itemsize for matrix in features)
+        row_bytes = sum(matrix.p * matrix.itemsize for matrix in features)
         return Shape(widths["a"], widths.get("b"), row_bytes, None if samples is None else samples * positions)
 
     @contextmanager

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix, as_matrices, enough_samples, same_samples
-from ..backends.base import Block, Estimator, PairSums, Plan, Step
-from ..backends.choose import check_backend, choose
+from ..backends.base import Block, Estimator, HeldMoments, PairSums, Plan, Step
+from ..backends.choose import Choice, check_backend, choose
 from ..backends.routes import check_threads, parse_memory
 from ..kernels import Linear
 from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, sums_of
 from ..metrics.measure import Degenerate
 from ..metrics.prepare import CONSTANT, check_finite, prepare, preparing_steps
-from ..streaming import finish, minibatch, moments, state
+from ..streaming import finish, held, minibatch, moments, state
 from .matrix import SimilarityMatrix, similarity_matrix
 
 StreamMode: TypeAlias = Literal["exact", "minibatch"]
@@ -37,6 +37,10 @@ class StreamingCKA:
         mode: ``"exact"`` or ``"minibatch"``.
         memory: refuse layers whose state would take more bytes (a number or ``"64 MB"``).
         backend, threads: as in :func:`simkit.cka`.
+
+    Batches on a CUDA device stay there, and so do the exact sums, from the first such batch on; batches on the host are
+    then copied to it. Minibatch estimates, and backends that have no memory of their own, take copies on the host. The
+    plan says which. Another stream's sums and saved states meet this one's on the host.
 
     An exception in the middle of a batch (Ctrl-C, say) leaves part of it in the sums: the stream then refuses to go on
     (RuntimeError) until it is reset or takes a saved state.
@@ -73,7 +77,9 @@ class StreamingCKA:
         self._columns: tuple[tuple[str, int], ...] | None = None
         self._exact: moments.Moments | None = None
         self._estimate: minibatch.Estimate | None = None
-        self._copied = False  # some batch lay on a device
+        self._copied = False  # some batch lay on a device, and was copied to the host
+        self._sent = ""  # the device that some batch was copied to
+        self._ran_by: dict[str, str] = {}  # backends of exact sums, and why
         self._torn = False  # an exception, Ctrl-C for one, left part of a batch in the sums
 
     @property
@@ -93,22 +99,30 @@ class StreamingCKA:
                 nothing is added then.
         """
         self._refuse_torn()
-        rows = self._on_host(as_matrices(layers))
-        columns = None if others is None else self._on_host(as_matrices(others, what="others"))
-        same_samples([*rows, *(columns or ())])
+        rows = as_matrices(layers)
+        columns = None if others is None else as_matrices(others, what="others")
+        both = [*rows, *(columns or ())]
+        same_samples(both)
         names = self._check_layers(rows, columns)
-        seen = self.samples
-        check_finite([*rows, *(columns or ())], first_row=seen, backend=self._backend, threads=self._threads)
+        chosen = self._adder(both) if self._mode == "exact" else None
+        hold = None if chosen is None else chosen.hold_moments
+        if hold is None:
+            both = self._on_host(both)
+        backend = self._backend if chosen is None or hold is None else chosen.backend
+        check_finite(both, first_row=self.samples, backend=backend, threads=self._threads)
+        widths = _widths(rows), None if columns is None else _widths(columns)
+        there = None if self._exact is None else self._exact.held
+        room = there if hold is None or there is not None else hold(both, *widths)
         self._torn = True
         self._rows, self._columns = names
-        if self._mode == "exact":
-            if self._exact is None:
-                self._exact = moments.empty(_widths(rows), None if columns is None else _widths(columns))
-            moments.update(self._exact, rows, columns, backend=self._backend, threads=self._threads)
+        if chosen is not None:
+            self._exact = self._exact or moments.empty(*widths)
+            self._ran_by.setdefault(chosen.backend, chosen.reason)
+            self._add(self._exact, both, room)
         else:
             if self._estimate is None:
                 self._estimate = minibatch.empty(len(rows), None if columns is None else len(columns))
-            minibatch.update(self._estimate, [*rows, *(columns or ())], self._batch_hsic)
+            minibatch.update(self._estimate, both, self._batch_hsic)
         self._torn = False
 
     def merge(self, other: StreamingCKA) -> None:
@@ -133,7 +147,10 @@ class StreamingCKA:
             return
         self._torn = True
         if self._exact is not None and other._exact is not None:
-            moments.merge(self._exact, other._exact, backend=self._backend, threads=self._threads)
+            newcomer = held.on_host(other._exact)  # before this one's come: it may be the same stream
+            held.leave(self._exact)
+            self._ran_by = other._ran_by | self._ran_by
+            moments.merge(self._exact, newcomer, backend=self._backend, threads=self._threads)
         elif self._estimate is not None and other._estimate is not None:
             self._merge_estimate(other._estimate)
         self._torn = False
@@ -147,18 +164,27 @@ class StreamingCKA:
         self._refuse_torn()
         enough_samples(self.samples, 4 if self._estimator == "debiased" else 2, f"the {self._estimator} estimator")
         matrix = self._computed()
-        notes = ("batches on a device were copied to the host: streams are summed there",) if self._copied else ()
+        notes = ["batches on a device were copied to the host: this stream is summed there"] if self._copied else []
+        if self._sent:
+            notes.append(f"batches on the host were copied to {self._sent}: this stream is summed there")
         return replace(matrix, plan=replace(matrix.plan, notes=(*matrix.plan.notes, *notes)))
 
     def _computed(self) -> SimilarityMatrix:
         if self._exact is not None:
-            if self._exact.sums is None:
-                return self._few_rows(self._exact)
-            sums, _, _ = finish.finish(self._exact, self._estimator)
-            bytes_held = moments.state_bytes(self._exact.left_widths, self._exact.right_widths)
-            chosen = choose("moments_add", backend=self._backend)
-            step = Step("moments_add", chosen.backend, chosen.reason, "float64 moments, one pass", 0, bytes_held)
-            return self._matrix(sums, Plan((step, *self._ran("moments_rows", "largest_entries"))), self.samples)
+            exact = held.on_host(self._exact)
+            if exact.sums is None:
+                return self._few_rows(exact)
+            sums, _, _ = finish.finish(exact, self._estimator)
+            bytes_held = moments.state_bytes(exact.left_widths, exact.right_widths)
+            ran_by = self._ran_by or {choice.backend: choice.reason for choice in [self._adder([])]}
+            steps = [
+                Step("moments_add", backend, why, "float64 moments, one pass", 0, bytes_held)
+                for backend, why in ran_by.items()
+            ]
+            checks = [
+                Step(op, backend, why) for op in ("moments_rows", "largest_entries") for backend, why in ran_by.items()
+            ]
+            return self._matrix(sums, Plan((*steps, *checks)), self.samples)
         assert self._estimate is not None
         return self._estimated(self._estimate)
 
@@ -175,7 +201,7 @@ class StreamingCKA:
         }
         out = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
         if self._exact is not None:
-            out.update(state.pack_moments(self._exact))
+            out.update(state.pack_moments(held.on_host(self._exact)))
         if self._estimate is not None:
             out.update(state.pack_estimate(self._estimate))
         return out
@@ -201,11 +227,40 @@ class StreamingCKA:
         if (meta["estimator"], meta["mode"]) != (self._estimator, self._mode):
             raise ValueError(f"the state is of ({meta['estimator']}, {meta['mode']}), not this stream's options")
         self._rows, self._columns, self._exact, self._estimate = rows, columns, exact, estimate
+        self._ran_by = {}
         self._torn = False
 
-    def _on_host(self, layers: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
+    def _adder(self, layers: Sequence[Matrix]) -> Choice:
+        """What adds a batch: the backend that holds the sums, or the choice for these layers.
+
+        Raises:
+            ValueError: layers on another device than the sums.
+        """
+        there = None if self._exact is None else self._exact.held
+        if there is not None:
+            for layer in layers:
+                if layer.device not in (None, there.device):
+                    raise ValueError(
+                        f"{layer.name} lies on cuda:{layer.device} and the sums of this stream on "
+                        f"cuda:{there.device}: move the batches to one device"
+                    )
+        return choose("moments_add", backend=self._backend if there is None else there.backend, inputs=layers)
+
+    def _add(self, exact: moments.Moments, layers: Sequence[Matrix], room: HeldMoments | None) -> None:
+        """Add a batch to the exact sums, on the host or in ``room`` of a backend's own, where this may bring them."""
+        if room is None:
+            left, right = layers[: len(exact.left_widths)], layers[len(exact.left_widths) :]
+            moments.update(exact, left, right or None, backend=self._backend, threads=self._threads)
+            return
+        if exact.held is None:
+            held.enter(exact, room)
+        if any(layer.device is None for layer in layers):
+            self._sent = f"cuda:{room.device}"
+        held.update(exact, room, layers, self._threads)
+
+    def _on_host(self, layers: Sequence[Matrix]) -> list[Matrix]:
         self._copied |= any(layer.device is not None for layer in layers)
-        return tuple(layer.on_host() for layer in layers)
+        return [layer.on_host() for layer in layers]
 
     def _refuse_torn(self) -> None:
         if self._torn:

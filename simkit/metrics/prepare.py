@@ -81,7 +81,8 @@ def check_finite(
     matrices: Sequence[Matrix], *, first_row: int = 0, backend: str | None = None, threads: int | None = None
 ) -> None:
     """As :func:`checked_stats` of each, without the statistics where the largest entries show that all are fine."""
-    largest = choose("largest_entries", backend=backend).function(matrices, threads=check_threads(threads))
+    chosen = choose("largest_entries", backend=backend, inputs=matrices)
+    largest = chosen.function(matrices, threads=check_threads(threads))
     for x, entry in zip(matrices, largest, strict=True):
         if not entry <= LARGEST:
             checked_stats(x, first_row=first_row, backend=backend, threads=threads)

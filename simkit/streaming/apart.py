@@ -30,6 +30,11 @@ class Apart:
         """How many."""
         return len(self.left.z)
 
+    @property
+    def norms(self) -> tuple[FloatArray, FloatArray | None]:
+        """The squared norms a of both sides."""
+        return self.left.a, None if self.right is None else self.right.a
+
     def take(self, rows: npt.NDArray[np.bool_]) -> Apart:
         """The rows where the mask is true, copied."""
         right = None if self.right is None else MomentRows(self.right.z[rows], self.right.a[rows])
@@ -51,11 +56,14 @@ def none_apart(left: int, layers: int, right: int | None, others: int) -> Apart:
     )
 
 
-def outlying(rows: Apart, sums: MomentSums, n: int) -> npt.NDArray[np.bool_]:
-    """Which of a block's rows to keep apart: at most LIMIT in each layer, far beyond the rest and the n rows before."""
-    found = _outlying(rows.left.a, sums.left.sum_a / max(n, 1))
-    if rows.right is not None and sums.right is not None:
-        found |= _outlying(rows.right.a, sums.right.sum_a / max(n, 1))
+def outlying(left: FloatArray, right: FloatArray | None, sums: MomentSums, n: int) -> npt.NDArray[np.bool_]:
+    """Which of a block's rows to keep apart: at most LIMIT in each layer, far beyond the rest and the n rows before.
+
+    ``left`` and ``right`` are the norms ``a [rows, layers]`` of both sides.
+    """
+    found = _outlying(left, sums.left.sum_a / max(n, 1))
+    if right is not None and sums.right is not None:
+        found |= _outlying(right, sums.right.sum_a / max(n, 1))
     return found
 
 

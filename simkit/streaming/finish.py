@@ -42,7 +42,7 @@ def finish(state: Moments, estimator: Estimator) -> tuple[PairSums, list[int], l
     sides = [_tail(side, rows) for (side, _), rows in zip(held.sides(), raw, strict=True)]
     held, tail = fit(held, Apart(sides[0], sides[1] if len(sides) > 1 else None))
     sums = held.sums
-    far = outlying(tail, sums, state.n)
+    far = outlying(*tail.norms, sums, state.n)
     apart, tail = held.apart.join(tail.take(far)), tail.take(~far)
     n = state.n + tail.count
     left = _side(sums.left, tail.left, apart.left, n)

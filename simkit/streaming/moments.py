@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import FloatArray, Matrix
-from ..backends.base import MomentSums, MomentUnits, SideSums
+from ..backends.base import HeldMoments, MomentSums, MomentUnits, SideSums
 from ..backends.choose import choose
 from .apart import LIMIT, Apart, largest, none_apart, outlying
 from .units import Held, common, first_side, fit, loosen
@@ -24,7 +24,10 @@ STAGE = 512  # rows added at a time
 
 @dataclass
 class Moments:
-    """The state of a stream: sums over ``n`` rows, rows apart, and up to 511 rows that wait for their block to fill."""
+    """The state of a stream: sums over ``n`` rows, rows apart, and up to 511 rows that wait for their block to fill.
+
+    Where ``held`` is not None, it has the staged rows and the sums that are not of norms alone: see :mod:`.held`.
+    """
 
     left_widths: tuple[int, ...]
     right_widths: tuple[int, ...] | None  # None: the left side with itself
@@ -34,6 +37,7 @@ class Moments:
     left_stage: FloatArray  # [512, p_left]
     right_stage: FloatArray | None  # [512, p_right]
     apart: Apart
+    held: HeldMoments | None = None
 
     @property
     def samples(self) -> int:
@@ -68,7 +72,7 @@ def empty(left_widths: Sequence[int], right_widths: Sequence[int] | None) -> Mom
 def update(
     state: Moments, left: Sequence[Matrix], right: Sequence[Matrix] | None, *, backend: str | None, threads: int
 ) -> None:
-    """Add the rows of one batch, in place."""
+    """Add the rows of one batch, in place; all lies on the host."""
     rows, at = left[0].n, 0
     while at < rows:
         if not state.staged and rows - at >= STAGE:
@@ -100,16 +104,16 @@ def staged_layers(state: Moments) -> list[list[Matrix]]:
 
 
 def merge(state: Moments, other: Moments, *, backend: str | None, threads: int) -> None:
-    """Add another stream's rows, in place: its sums re-based to this shift, then its staged rows."""
+    """Add another stream's rows, in place: its sums re-based to this shift, then its staged rows; all on the host."""
     if other.sums is not None:
         if state.sums is None:
             state.sums, state.n, state.apart = _copy_sums(other.sums), other.n, other.apart
         else:
             mine, theirs = common(Held(state.sums, state.n, state.apart), Held(other.sums, other.n, other.apart))
             state.sums, state.apart = mine.sums, mine.apart
-            _add(state.sums, theirs.sums)
+            _add_sums(state.sums, theirs.sums)
             state.n += theirs.n
-            _keep_apart(state, theirs.apart, backend, threads)
+            keep_apart(state, theirs.apart, backend, threads)
     if other.staged:
         rows = slice(0, other.staged)  # copied: a stream may be merged into itself
         left_rows = _split(other.left_stage[rows].copy(), other.left_widths)
@@ -132,7 +136,16 @@ def _copy_rows(stage: FloatArray, place: slice, layers: Sequence[Matrix], part: 
 def _flush(
     state: Moments, left: Sequence[Matrix], right: Sequence[Matrix] | None, backend: str | None, threads: int
 ) -> None:
-    """Add a block of raw layers to the sums, but for the rows to keep apart; the stage's memory is overwritten."""
+    add_rows(state, in_units(state, left, right, backend, threads), backend, threads)
+
+
+def in_units(
+    state: Moments, left: Sequence[Matrix], right: Sequence[Matrix] | None, backend: str | None, threads: int
+) -> Apart:
+    """The rows of a block of raw layers in the units of the sums, which move where they must; all on the host.
+
+    The stage's memory is overwritten.
+    """
     if state.sums is None:
         state.sums = _first_sums(left, right)
     if state.n + state.apart.count:
@@ -146,27 +159,37 @@ def _flush(
     if state.n + state.apart.count:
         held, rows = fit(Held(state.sums, state.n, state.apart), rows)
         state.sums, state.apart = held.sums, held.apart
-    far = outlying(rows, state.sums, state.n)
+    return rows
+
+
+def add_rows(state: Moments, rows: Apart, backend: str | None, threads: int) -> None:
+    """Add a block of rows to the sums, but for those to keep apart."""
+    assert state.sums is not None
+    far = outlying(*rows.norms, state.sums, state.n)
     if far.any():
-        _add_rows(state, rows.take(~far), backend, threads)
-        _keep_apart(state, rows.take(far), backend, threads)
+        _add(state, rows.take(~far), backend, threads)
+        keep_apart(state, rows.take(far), backend, threads)
     else:
-        _add_rows(state, rows, backend, threads)
+        _add(state, rows, backend, threads)
 
 
-def _add_rows(state: Moments, rows: Apart, backend: str | None, threads: int) -> None:
-    if rows.count:
+def _add(state: Moments, rows: Apart, backend: str | None, threads: int) -> None:
+    assert state.sums is not None
+    if rows.count and state.held is not None:
+        state.held.add_rows(rows.left, rows.right)
+        state.sums.add_norms(*rows.norms)
+    elif rows.count:
         choose("moments_add", backend=backend).function(state.sums, rows.left, rows.right, threads=threads)
-        state.n += rows.count
+    state.n += rows.count
 
 
-def _keep_apart(state: Moments, rows: Apart, backend: str | None, threads: int) -> None:
+def keep_apart(state: Moments, rows: Apart, backend: str | None, threads: int) -> None:
     """Keep the rows apart; where they are too many, those that stand out least join the sums."""
     assert state.sums is not None
     rows = state.apart.join(rows)
     if rows.count > LIMIT:
         keep = largest(rows, state.sums, state.n, LIMIT)
-        _add_rows(state, rows.take(~keep), backend, threads)
+        _add(state, rows.take(~keep), backend, threads)
         rows = rows.take(keep)
     state.apart = rows
 
@@ -201,7 +224,7 @@ def _arrays(sums: MomentSums) -> list[FloatArray]:
     return [*_side_arrays(sums.left), *right, sums.cross, sums.sum_ab, sums.sum_ay, sums.sum_bx]
 
 
-def _add(sums: MomentSums, other: MomentSums) -> None:
+def _add_sums(sums: MomentSums, other: MomentSums) -> None:
     for mine, theirs in zip(_arrays(sums), _arrays(other), strict=True):
         np.add(mine, theirs, out=mine)
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Matrix
+from ..arrays import FloatArray, Matrix
 from ..backends.base import MomentRows, MomentSums, SideSums
 from .apart import Apart
 from .rebase import rebase, rebased_rows
@@ -101,10 +101,18 @@ def _dead(side: SideSums, apart: MomentRows) -> npt.NDArray[np.bool_]:
     return np.asarray((side.sum_a == 0) & ~apart.a.any(axis=0))
 
 
+def failing(side: SideSums, apart: MomentRows, a: FloatArray, moved: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Layers whose units do not hold new rows with these norms ``a [rows, layers]``.
+
+    ``moved [layers]``: some row does not lie on the shift, though its norm may have vanished.
+    """
+    return np.asarray((_dead(side, apart) & moved) | ~(a.max(axis=0, initial=0.0) < _FAR**2))
+
+
 def _fitting(side: SideSums, apart: MomentRows, rows: MomentRows) -> SideSums:
     dead = _dead(side, apart)
-    woken = [bool(dead[i]) and bool(rows.z[:, s].any()) for i, s in enumerate(side.spans)]  # a may have vanished
-    moving = np.flatnonzero(woken | ~(rows.a.max(axis=0, initial=0.0) < _FAR**2)).tolist()
+    moved = np.array([rows.z[:, s].any() for s in side.spans])
+    moving = np.flatnonzero(failing(side, apart, rows.a, moved)).tolist()
     if not moving:
         return side
     shift, scale = side.shift.copy(), side.scale.copy()

@@ -85,6 +85,17 @@ class Machine {
         finish();
         std::copy_n(array.data(), count, values);
     }
+    // The same for memory that outlives the machine, whose owner watches its ends.
+    template <class T>
+    void send(T* to, const T* values, Index count) {
+        work_.push_back([to, values, count] { std::copy_n(values, count, to); });
+    }
+    template <class T>
+    void fetch(T* values, const T* from, Index count) {
+        finish();
+        std::copy_n(from, count, values);
+    }
+
     template <class T>
     void zero(Array<T>& array, Index count) {
         if (count > array.count()) throw std::runtime_error("more is cleared than the array holds");

@@ -1,0 +1,11 @@
+#include "cuda/device.cuh"
+#include "cuda/largest_entries.hpp"
+
+namespace simkit::cuda {
+
+std::vector<double> largest_entries(const Place& place, const std::vector<MatrixView>& matrices) {
+    Machine machine(place);
+    return largest_entries(machine, matrices);
+}
+
+}  // namespace simkit::cuda
