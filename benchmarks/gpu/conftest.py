@@ -1,4 +1,4 @@
-"""The device or its rehearsal, the `gpu_measure` fixture, and one JSON file a run on a device."""
+"""The device or its rehearsal, the `gpu_measure` fixture, and one JSON file a run on a device, written after every workload."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ FORMAT = "simkit.benchmarks.gpu.1"
 SIDE, SMALL_SIDE, REHEARSED_SIDE = 8192, 2048, 96
 REHEARSED_ROUNDS = 2
 RUN = pytest.StashKey[list[dict[str, Any]]]()
+STARTED = pytest.StashKey[datetime]()
 MACHINE = pytest.StashKey[dict[str, Any]]()
 Measure: TypeAlias = Callable[["Workload", "Contestant", Sequence["Contestant | Missing"]], dict[str, Any]]
 
@@ -33,6 +34,7 @@ collect_ignore_glob = ["test_*.py"] if importlib.util.find_spec("torch") is None
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = []
+    config.stash[STARTED] = datetime.now(timezone.utc)
 
 
 def no_device() -> str:
@@ -93,10 +95,12 @@ def gpu_measure(device: Device, full: bool, pytestconfig: pytest.Config) -> Meas
         else:
             with one_thread():
                 result = measure(device, workload, simkit, rivals, side=side, rounds=REHEARSED_ROUNDS)
+            failed = [row for row in result["contestants"] if "failure" in row]
+            assert not failed, "a rival that fails on the host would fail on a device"
         assert result["contestants"][0]["backend"], "simkit's contestant hands on no plan"
         result["full"] = device.real and full
         if device.real:
-            pytestconfig.stash[RUN].append(result)
+            keep(pytestconfig, result)
         return result
 
     return run
@@ -113,6 +117,15 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep(config: pytest.Config, result: dict[str, Any]) -> None:
+    """Add a result to this run's record and write it, should the run be ended before its last workload."""
+    config.stash[RUN].append(result)
+    folder, when = results_folder(config), config.stash[STARTED]
+    if folder is not None:
+        run = run_record(config.stash[MACHINE], config.stash[RUN], config.stash[COMMIT], when)
+        write_run(folder / "gpu" if folder == RESULTS else folder, run, when)
 
 
 def run_record(machine: dict[str, Any], results: list[dict[str, Any]], commit: str, when: datetime) -> dict[str, Any]:
@@ -138,23 +151,11 @@ def write_run(folder: Path, run: dict[str, Any], when: datetime) -> Path:
     return target
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the run's JSON, and nothing when nothing was measured on a device."""
-    config = session.config
-    folder, results = results_folder(config), config.stash[RUN]
-    if folder is None or not results:
-        return
-    now = datetime.now(timezone.utc)
-    run = run_record(config.stash[MACHINE], results, config.stash[COMMIT], now)
-    write_run(folder / "gpu" if folder == RESULTS else folder, run, now)
-
-
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The tables of what was measured."""
     from . import table
 
     if config.stash[RUN]:
-        now = datetime.now(timezone.utc)
-        run = run_record(config.stash[MACHINE], config.stash[RUN], config.stash[COMMIT], now)
+        run = run_record(config.stash[MACHINE], config.stash[RUN], config.stash[COMMIT], config.stash[STARTED])
         terminalreporter.section("GPU", sep="-")
         terminalreporter.write_line(table.render(table.by_key(run)))

@@ -142,7 +142,7 @@ def check_references(workload: Workload, simkit: Contestant) -> float:
     host = workload.host_truth(workload.feasible)
     apart = workload.difference(workload.truth(workload.feasible), host)
     if not apart <= REFERENCES:
-        raise AssertionError(f"{workload.key}: the references on the device and on the host are {apart} apart")
+        raise AssertionError(f"{workload.key}: the references on the device and on the host are {apart:.3g} apart")
     error = workload.error(simkit.call(workload.feasible), host)
     if not error <= workload.tolerance:
         raise AssertionError(f"{workload.key}: simkit's error on the host's inputs is {error} > {workload.tolerance}")

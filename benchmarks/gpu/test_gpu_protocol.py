@@ -111,8 +111,8 @@ def test_wrong_answers_and_references_end_the_measurement() -> None:
         measure(Rehearsal(), sums(), wrong, (), side=16, rounds=1)
     with pytest.raises(AssertionError, match="simkit's error on the host's inputs is nan"):
         measure(Rehearsal(), sums(), Contestant("simkit", lambda x: right(x) * np.nan), (), side=16, rounds=1)
-    off = replace(sums(), truth=lambda x: x.double().sum(dim=0).numpy() + 1e-6)
-    with pytest.raises(AssertionError, match="the references on the device and on the host are 1e-06 apart"):
+    off = replace(sums(), truth=lambda x: x.double().sum(dim=0).numpy() + 2**-20)
+    with pytest.raises(AssertionError, match=r"the references on the device and on the host are 9\.54e-07 apart"):
         measure(Rehearsal(), off, OWN, (), side=16, rounds=1)
     with pytest.raises(RuntimeError, match="CUDA out"):
         measure(Rehearsal(), sums(), Contestant("simkit", fails), (), side=16, rounds=1)
