@@ -76,12 +76,21 @@ def environment(site: Path) -> dict[str, str]:
     return os.environ | added | fixed
 
 
+def gpu_tests() -> list[str]:
+    """The files of tests that need a device: collecting all takes longer than running these."""
+    return [
+        str(path)
+        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        if "mark.gpu" in path.read_text(encoding="utf-8")
+    ]
+
+
 def steps(options: argparse.Namespace) -> list[Step]:
     """The steps of the parts that are asked for, in order; all others come after the build."""
     python, site = options.python, str(options.site)
     pytest = (python, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-m", "gpu")
     pytest += ("-p", "no:cacheprovider", "--durations=15")
-    tests = str(ROOT / "tests")
+    tests = gpu_tests()
     tool = shutil.which("compute-sanitizer", path=environment(options.site)["PATH"])
     sanitizer = (tool or "compute-sanitizer", "--target-processes", "all", "--error-exitcode", "9", "--tool")
     absent = "" if tool or options.dry_run else "compute-sanitizer is not here"
@@ -91,9 +100,9 @@ def steps(options: argparse.Namespace) -> list[Step]:
     found = [
         *_building(options, python, site),
         Step("build", "doctor", (python, "-m", "simkit", "doctor"), 60, needs="build"),
-        Step("tests", "tests", (*pytest, tests), 420, needs="build"),
-        Step("sanitize", "memcheck", (*memory, tests), 270, needs="build", missing=absent),
-        Step("sanitize", "racecheck", (*races, tests), 240, needs="build", missing=absent),
+        Step("tests", "tests", (*pytest, *tests), 420, needs="build"),
+        Step("sanitize", "memcheck", (*memory, *tests), 270, needs="build", missing=absent),
+        Step("sanitize", "racecheck", (*races, *tests), 240, needs="build", missing=absent),
         Step("bench", "bench", benchmarks, 540, needs="build"),
     ]
     chosen = {"build", *(options.part or PARTS)} - ({"build"} if options.no_build else set())

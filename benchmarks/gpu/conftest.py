@@ -1,4 +1,4 @@
-"""The device or its rehearsal, the `gpu_measure` fixture, and one JSON file a run on a device, written after every workload."""
+"""The device or its rehearsal, the `gpu_measure` fixture, and one JSON file a run, written after every workload."""
 
 from __future__ import annotations
 

@@ -259,3 +259,8 @@ def test_the_module_of_tables_runs_alone() -> None:
     code = "import sys, benchmarks.gpu.table; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_pages_are_fresh() -> None:
+    """What docs and csrc say of GPUs is what the records hold."""
+    assert table.main(["--check"]) == 0
