@@ -16,12 +16,12 @@ import pytest
 from ..conftest import COMMIT, RESULTS, results_folder
 from ..machine import describe_machine, versions
 from ..protocol import Missing
+from .table import FORMAT
 
 if TYPE_CHECKING:
     from .device import Device
     from .protocol import Contestant, Workload
 
-FORMAT = "simkit.benchmarks.gpu.1"
 SIDE, SMALL_SIDE, REHEARSED_SIDE = 8192, 2048, 96
 REHEARSED_ROUNDS = 2
 RUN = pytest.StashKey[list[dict[str, Any]]]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +74,10 @@ class Cuda:
         self._scratch.fill_(self._round % 251)
 
     def forget(self) -> None:
-        """Give memory that torch keeps for later back to the device."""
+        """Give memory that torch and CuPy keep for later back to the device."""
         torch.cuda.empty_cache()
+        if "cupy" in sys.modules:
+            sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
 
     def describe(self) -> dict[str, object]:
         """Name, capability, memory and driver."""

@@ -65,7 +65,7 @@ class Contestant:
 
     Attributes:
         call: input set -> answer; whatever it starts is waited for.
-        error: of its answer against the truth, where it differs from the workload's.
+        error: of its answer against the truth, where it differs from the workload's; None of what is no answer.
         mode: the precision of its products, where it is the same mathematics by the library's products.
         scale: the time of the whole workload divided by the time of what ``call`` does.
         note: what a reader must know.
@@ -74,7 +74,7 @@ class Contestant:
 
     name: str
     call: Callable[[Any], Any]
-    error: Callable[[Any, Any], float] | None = None
+    error: Callable[[Any, Any], float | None] | None = None
     mode: str | None = None
     scale: float = 1.0
     note: str = ""

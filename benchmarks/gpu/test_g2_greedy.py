@@ -162,12 +162,16 @@ def _repeat(step: Callable[[], None], count: int, device: Device) -> None:
         step()
     if eager == count:
         return
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):  # what is captured does not run
-        step()
+    graph, aside, here = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+    aside.wait_stream(here)
+    with torch.cuda.stream(aside):  # by hand: `torch.cuda.graph` empties caches, which would be timed
+        graph.capture_begin()
+        step()  # recorded, not run
+        graph.capture_end()
+    here.wait_stream(aside)
     for _ in range(count - eager):
         graph.replay()
+    here.synchronize()  # the graph's memory goes with it
 
 
 def closed_form_by_arrays(x: Any, library: Library) -> Order:

@@ -20,7 +20,7 @@ from . import truth
 from .conftest import Measure
 from .device import Device
 from .inputs import on_host, relu_layers
-from .products import prepared, product
+from .products import gram, prepared, product
 from .protocol import Contestant, Workload
 from .rivals import from_package, in_each_mode
 
@@ -95,26 +95,33 @@ def simkit(stream: Stream, mode: Any = "exact") -> Any:
     return running.compute()
 
 
-def stream_of_products(batches: Any, precision: str) -> Floats:
-    """One pass of biased linear CKA: sums of cross-products, centred at the end."""
+def stream_of_products(batches: Stream, precision: str) -> Floats:
+    """One pass of biased linear CKA: sums of cross-products and of each layer's own, centred at the end."""
+    widths = [[layer.shape[1] for layer in model] for model in batches.models]
+    where = {"dtype": torch.float64, "device": batches.models[0][0].device}
     with torch.inference_mode():
-        rows, totals, cross = 0, None, None
+        totals = [torch.zeros(sum(side), **where) for side in widths]
+        cross = torch.zeros((sum(widths[0]), sum(widths[1])), **where)
+        own = [[torch.zeros((width, width), **where) for width in side] for side in widths]
         for models in batches:
-            layers = [layer for model in models for layer in model]
-            z = torch.cat([prepared(layer, precision) for layer in layers], dim=1)
-            part, column_sums = product(z.T, z, precision).double(), z.sum(dim=0, dtype=torch.float64)
-            cross = part if cross is None else cross.add_(part)
-            totals = column_sums if totals is None else totals.add_(column_sums)
-            rows += len(z)
-        assert cross is not None
-        assert totals is not None
-        squares = (cross - torch.outer(totals, totals) / rows).square_()
-        widths = [layer.shape[1] for layer in layers]
-        tops = torch.stack([
-            torch.stack([block.sum() for block in strip.split(widths, dim=1)]) for strip in squares.split(widths)
-        ])  # fmt: skip
-        own, left = tops.diagonal().sqrt(), len(models[0])
-        table: Floats = (tops / torch.outer(own, own))[:left, left:].cpu().numpy()
+            sides = [torch.cat([prepared(layer, precision) for layer in model], dim=1) for model in models]
+            cross += product(sides[0].T, sides[1], precision)
+            for side, total, parts, widths_of in zip(sides, totals, own, widths, strict=True):
+                total += side.sum(dim=0, dtype=torch.float64)
+                for layer, part in zip(side.split(widths_of, dim=1), parts, strict=True):
+                    part += gram(layer.T, precision)
+        n = batches.rows
+        squares = (cross - torch.outer(*totals) / n).square_()
+        strips = [strip.split(widths[1], dim=1) for strip in squares.split(widths[0])]
+        tops = torch.stack([torch.stack([block.sum() for block in strip]) for strip in strips])
+        norms = [
+            torch.stack([
+                (part - torch.outer(total, total) / n).norm()
+                for part, total in zip(parts, sums.split(widths_of), strict=True)
+            ])
+            for parts, sums, widths_of in zip(own, totals, widths, strict=True)
+        ]  # fmt: skip
+        table: Floats = (tops / torch.outer(*norms)).cpu().numpy()
     return table
 
 

@@ -102,7 +102,7 @@ def test_g8_kernel_damage(device: Device, gpu_measure: Measure, at_full_size: bo
 def rbf_loop(x: Any, counted: int, dtype: Any) -> Floats:
     """Biased CKA(all units, all but one) for the first ``counted`` units: the distances less one unit's part."""
     with torch.inference_mode():
-        n, z = len(x), (x - x.mean(dim=0)).to(dtype)
+        n, z = len(x), x.to(dtype) - x.to(dtype).mean(dim=0)
         norms = (z * z).sum(dim=1)
         distances = torch.addmm(norms[:, None] + norms, z, z.T, alpha=-2.0).clamp_(min=0.0)
         scale = -1 / (0.5 * median(distances))

@@ -81,7 +81,7 @@ def test_g9_compare(device: Device, gpu_measure: Measure, at_full_size: bool) ->
             workload,
             Contestant("simkit, exact over all images", simkit, plan=lambda matrix: [matrix.plan]),
             [
-                Contestant("the forward passes alone", forward, lambda *_: 0.0, note="computes no similarity"),
+                Contestant("the forward passes alone", forward, lambda *_: None, note="computes no similarity"),
                 Contestant("simkit, minibatch estimate", partial(simkit, mode="minibatch")),
                 *in_each_mode("torch, hooks and each Gram matrix once", by_hooks),
                 from_package("cka", Contestant("pytorch-cka (mean over batches)", pytorch_cka_models)),
