@@ -99,12 +99,13 @@ def graph_measures(w: Any, cosines: Array, precision: str, every: int = 32) -> l
 def _components(ball: Any) -> int:
     """Every vertex takes the lowest label around it, and that label's own, until nothing changes."""
     n = len(ball)
-    labels = torch.arange(n, dtype=torch.int32, device=ball.device)
+    own = torch.arange(n, dtype=torch.int32, device=ball.device)
+    labels = own
     while True:
         lower = torch.where(ball, labels, n).amin(dim=1)
         lower = lower[lower.long()]
         if torch.equal(lower, labels):
-            return len(torch.unique(labels))
+            return int((labels == own).sum())
         labels = lower
 
 

@@ -89,9 +89,8 @@ def _closed_form(layer: Layer, precision: str) -> tuple[Array, Floats]:
     w, mask, norm = layer
     z = prepared(w, precision)
     gamma, beta, mean, var = (torch.from_numpy(x).to(w.device) for x in norm)
-    kept = torch.from_numpy(mask).to(w.device)
-    norms = z.norm(dim=1).double()
-    n, m = torch.nonzero(~kept), torch.nonzero(kept)[:, 0]
+    n, m = (torch.from_numpy(np.flatnonzero(chosen)).to(w.device) for chosen in (~mask, mask))
+    norms, n = z.norm(dim=1).double(), n[:, None]
     cosine = product(z[n[:, 0]], z[m].T, precision).double() / (norms[n] * norms[m])
     s = norms[n] / norms[m]
     scale = s * (gamma[m] / gamma[n]) * (var[n] / var[m])
