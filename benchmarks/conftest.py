@@ -32,13 +32,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = []
     config.stash[COMMIT] = commit()  # before the run: it may take minutes
-    if _folder(config) is not None and not SET_IN_TIME:
+    if results_folder(config) is not None and not SET_IN_TIME:
         raise pytest.UsageError(
             "NumPy was loaded too early: run `pytest benchmarks` alone, or set OPENBLAS_THREAD_TIMEOUT=10"
         )
 
 
-def _folder(config: pytest.Config) -> Path | None:
+def results_folder(config: pytest.Config) -> Path | None:
+    """Where this run is recorded; None: nowhere."""
     if config.getoption("--benchmark-disable", default=False):
         return None
     named = config.getoption("--record")
@@ -100,7 +101,7 @@ def measure(benchmark: Any, full: bool, keep: Callable[[dict[str, Any]], None]) 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the run's JSON, and nothing when nothing was measured."""
     config = session.config
-    folder, results = _folder(config), config.stash[RUN]
+    folder, results = results_folder(config), config.stash[RUN]
     if folder is None or not results:
         return
     now = datetime.now(timezone.utc)

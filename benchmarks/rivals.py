@@ -66,7 +66,7 @@ def numpy_gram_once(models: Sequence[Sequence[Array]]) -> Floats:
         np.fill_diagonal(gram, 0)
     sums = grams.sum(axis=2, dtype=np.float64)
     flat = grams.reshape(len(grams), -1)
-    return _debiased_from_sums((flat @ flat.T).astype(np.float64), sums, n)[: len(rows), len(rows) :]
+    return debiased_from_sums((flat @ flat.T).astype(np.float64), sums, n)[: len(rows), len(rows) :]
 
 
 def torch_gram_once(models: Sequence[Sequence[Array]]) -> Floats:
@@ -84,10 +84,10 @@ def torch_gram_once(models: Sequence[Sequence[Array]]) -> Floats:
         sums = grams.sum(dim=2, dtype=torch.float64).numpy()
         flat = grams.flatten(1)
         products = (flat @ flat.T).double().numpy()
-    return _debiased_from_sums(products, sums, n)[: len(rows), len(rows) :]
+    return debiased_from_sums(products, sums, n)[: len(rows), len(rows) :]
 
 
-def _debiased_from_sums(products: Floats, sums: Floats, n: int) -> Floats:
+def debiased_from_sums(products: Floats, sums: Floats, n: int) -> Floats:
     """CKA from ⟨K̃, L̃⟩ of all pairs and the row sums of each K̃ (diagonals zero)."""
     totals = sums.sum(axis=1)
     hsic = products + np.outer(totals, totals) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (sums @ sums.T)

@@ -21,6 +21,7 @@ HEAD = (
     "# Benchmarks\n\nGenerated from `benchmarks/results/*.json` by `benchmarks/table.py`; how: `benchmarks/README.md`."
 )
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+GPU_BEGIN, GPU_END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 Result = dict[str, Any]
 
 
@@ -58,8 +59,8 @@ def speed(results: Sequence[Result]) -> str:
         " Beside simkit stands whatever else took the least time in the same run, right or not: its time over simkit's,"
         " and its error.",
         "",
-        _line(["", "workload", "simkit", "× limit", "error", "the fastest other", "× simkit", "its error"]),
-        _line(["---", "---", *["---:"] * 3, "---", *["---:"] * 2]),
+        line(["", "workload", "simkit", "× limit", "error", "the fastest other", "× simkit", "its error"]),
+        line(["---", "---", *["---:"] * 3, "---", *["---:"] * 2]),
     ]
     for result in results:
         rows = [row for row in result["contestants"] if "seconds" in row]
@@ -69,15 +70,15 @@ def speed(results: Sequence[Result]) -> str:
         cells = [
             result["key"].split()[0],
             result["title"],
-            _time(own["seconds"]),
-            _ratio(own["ratio_to_limit"]) + (f" (≤ {asked})" if asked else ""),
-            _error(own["error"]),
+            time_cell(own["seconds"]),
+            ratio_cell(own["ratio_to_limit"]) + (f" (≤ {asked})" if asked else ""),
+            error_cell(own["error"]),
         ]
         best = min(others, key=lambda row: float(row["seconds"]), default=None)
         cells += ["", "", ""] if best is None else [
-            best["name"], _ratio(best["ratio_to_simkit"]), _error(best["error"])
+            best["name"], ratio_cell(best["ratio_to_simkit"]), error_cell(best["error"])
         ]  # fmt: skip
-        lines.append(_line(cells))
+        lines.append(line(cells))
     return "\n".join(lines)
 
 
@@ -116,13 +117,13 @@ def hazards(result: Result) -> str:
         "**The same two representations, shifted and scaled.** Debiased linear CKA and its error (rsatoolbox: biased,"
         f" against that truth); what is off by more than {_power(result['wrong'])} is bold.",
         "",
-        _line(["", "float64 truth", *columns]),
-        _line(["---"] * (len(columns) + 2)),
+        line(["", "float64 truth", *columns]),
+        line(["---"] * (len(columns) + 2)),
     ]
     for row in result["rows"]:
         cells = [_cell(row["cells"][name], result["wrong"]) for name in columns]
-        lines.append(_line([row["name"], "undefined" if row["truth"] is None else _six(row["truth"]), *cells]))
-    return "\n".join([*lines, "", *_missing(result["missing"]), _origin(result)])
+        lines.append(line([row["name"], "undefined" if row["truth"] is None else _six(row["truth"]), *cells]))
+    return "\n".join([*lines, "", *missing_line(result["missing"]), _origin(result)])
 
 
 def _cell(cell: Result, wrong: float) -> str:
@@ -133,7 +134,7 @@ def _cell(cell: Result, wrong: float) -> str:
     if "error" not in cell:
         return f"**{text}**"
     error = float(cell["error"])
-    return f"{text} ({_error(error)})" if error <= wrong else f"**{text}**"
+    return f"{text} ({error_cell(error)})" if error <= wrong else f"**{text}**"
 
 
 def workload_table(results: Sequence[Result]) -> str:
@@ -150,25 +151,27 @@ def workload_table(results: Sequence[Result]) -> str:
             "",
             f"{result['key']}: {result['title']} ({work}{asked})",
             "",
-            _line(["", "time", "× limit", "× simkit", "error", "extra memory"]),
-            _line(["---", *["---:"] * 5]),
+            line(["", "time", "× limit", "× simkit", "error", "extra memory"]),
+            line(["---", *["---:"] * 5]),
         ]
         lines += [_contestant(row) for row in result["contestants"] if "missing" not in row]
         lines += ["", *[f"{row['name']}: {row['note']}." for row in result["contestants"] if row.get("note")]]
         lines += [f"{note}." for note in result["notes"]]
-        lines += _missing([row for row in result["contestants"] if "missing" in row])
+        lines += missing_line([row for row in result["contestants"] if "missing" in row])
         lines.append(_origin(result))
     return "\n".join(lines)
 
 
 def _contestant(row: Result) -> str:
     if "failure" in row:
-        return _line([row["name"], row["failure"].replace("|", "/"), "", "", "", ""])
+        return line([row["name"], row["failure"].replace("|", "/"), "", "", "", ""])
     once = " (once)" if row["samples"] == 1 else ""
     memory = "" if row["extra_bytes"] is None else f"{row['extra_bytes'] / 2**20:,.0f} MiB"
-    ratio = "" if row["ratio_to_simkit"] == 1.0 else _ratio(row["ratio_to_simkit"])
-    error = _error(row["error"])
-    return _line([row["name"], _time(row["seconds"]) + once, _ratio(row["ratio_to_limit"]), ratio, error, memory])
+    ratio = "" if row["ratio_to_simkit"] == 1.0 else ratio_cell(row["ratio_to_simkit"])
+    error = error_cell(row["error"])
+    return line(
+        [row["name"], time_cell(row["seconds"]) + once, ratio_cell(row["ratio_to_limit"]), ratio, error, memory]
+    )
 
 
 def errors(result: Result) -> str:
@@ -180,12 +183,12 @@ def errors(result: Result) -> str:
         f" {result['sizes']['n']:,}, float64, whose correlations are known by construction; kept: the directions that"
         " simkit took for more than rounding.",
         "",
-        _line(["measure", "condition", *names, "kept", "simkit's route"]),
-        _line(["---", "---:", *["---:"] * len(names), "---:", "---"]),
+        line(["measure", "condition", *names, "kept", "simkit's route"]),
+        line(["---", "---:", *["---:"] * len(names), "---:", "---"]),
     ]
     for row in rows:
-        cells = [_error(row["errors"][name]) for name in names]
-        lines.append(_line([row["measure"], f"{row['condition']:.0e}", *cells, str(row["kept"]), row["route"]]))
+        cells = [error_cell(row["errors"][name]) for name in names]
+        lines.append(line([row["measure"], f"{row['condition']:.0e}", *cells, str(row["kept"]), row["route"]]))
     return "\n".join([*lines, "", _origin(result)])
 
 
@@ -202,8 +205,8 @@ def correspondence(result: Result) -> str:
         f" accuracy {min(accuracy):.1%} to {max(accuracy):.1%}): share of layers whose most similar layer is the same;"
         " mean ± 95% confidence interval over ordered pairs. Chance is 12.5%.",
         "",
-        _line(["", *heads]),
-        _line(["---", *["---:"] * len(heads)]),
+        line(["", *heads]),
+        line(["---", *["---:"] * len(heads)]),
     ]
     spanned = False
     for name, found in result["measures"].items():
@@ -212,19 +215,21 @@ def correspondence(result: Result) -> str:
             share = found[feature]
             spanned = spanned or share is None
             cells.append("undefined¹" if share is None else f"{share['mean']:.1%} ± {share['interval']:.1%}")
-        lines.append(_line([name, *cells]))
+        lines.append(line([name, *cells]))
     notes = ["", "¹ A layer has as many directions as samples: the score is 1 whatever it holds."] if spanned else []
     return "\n".join([*lines, *notes, "", _origin(result)])
 
 
 def imports(result: Result) -> str:
     """Seconds to import."""
-    lines = [f"**Start-up.** {result['title'][0].upper()}{result['title'][1:]}.", "", _line(["", "time", "required"])]
-    lines.append(_line(["---", "---:", "---:"]))
+    lines = [f"**Start-up.** {result['title'][0].upper()}{result['title'][1:]}.", "", line(["", "time", "required"])]
+    lines.append(line(["---", "---:", "---:"]))
     for row in result["rows"]:
         if "missing" not in row:
             lines.append(
-                _line([f"`{row['name']}`", _time(row["seconds"]), f"≤ {row['required']} s" if row["required"] else ""])
+                line(
+                    [f"`{row['name']}`", time_cell(row["seconds"]), f"≤ {row['required']} s" if row["required"] else ""]
+                )
             )
     return "\n".join([*lines, "", _origin(result)])
 
@@ -238,13 +243,13 @@ def routes(result: Result) -> str:
         f" the one picked takes at most {result['required']} × the time of the better one in {within} of them. The"
         " shapes it fits worst:",
         "",
-        _line(["samples", "layers", "width", "type", "picked", "sample space", "feature space", "picked / best"]),
-        _line([*["---:"] * 3, "---", "---", *["---:"] * 3]),
+        line(["samples", "layers", "width", "type", "picked", "sample space", "feature space", "picked / best"]),
+        line([*["---:"] * 3, "---", "---", *["---:"] * 3]),
     ]
     for cell in cells[:5]:
-        times = [_time(cell["seconds"][name]) if name in cell["seconds"] else "" for name in ("sample", "feature")]
+        times = [time_cell(cell["seconds"][name]) if name in cell["seconds"] else "" for name in ("sample", "feature")]
         shape = [f"{cell['n']:,}", str(cell["layers"]), f"{cell['p']:,}", cell["dtype"], cell["chosen"]]
-        lines.append(_line([*shape, *times, _ratio(cell["ratio"])]))
+        lines.append(line([*shape, *times, ratio_cell(cell["ratio"])]))
     return "\n".join([*lines, "", _origin(result)])
 
 
@@ -253,12 +258,12 @@ def growth(result: Result) -> str:
     lines = [
         "**Growth.** Time over four sizes, as a power of the size; counted: that of the least multiply-adds.",
         "",
-        _line(["", "size", "from", "to", "counted", "measured"]),
-        _line(["---", "---", *["---:"] * 4]),
+        line(["", "size", "from", "to", "counted", "measured"]),
+        line(["---", "---", *["---:"] * 4]),
     ]
     for row in result["rows"]:
         ends = [f"{row['sizes'][0]:,}", f"{row['sizes'][-1]:,}"]
-        lines.append(_line([row["name"], row["variable"], *ends, str(row["expected"]), f"{row['exponent']:.2f}"]))
+        lines.append(line([row["name"], row["variable"], *ends, str(row["expected"]), f"{row['exponent']:.2f}"]))
     return "\n".join([*lines, "", _origin(result)])
 
 
@@ -267,7 +272,7 @@ def _order(result: Result) -> tuple[int, str]:
     return (int(number[1]) if number else 1000, result["key"])
 
 
-def _missing(rows: Sequence[Result]) -> list[str]:
+def missing_line(rows: Sequence[Result]) -> list[str]:
     return ["Not installed in this run: " + ", ".join(row["name"] for row in rows) + "."] if rows else []
 
 
@@ -281,7 +286,7 @@ def _origin(result: Result) -> str:
     )
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
@@ -293,31 +298,38 @@ def _power(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-")
 
 
-def _error(value: float | str | None) -> str:
+def error_cell(value: float | str | None) -> str:
     return "" if value is None else f"{float(value):.0e}".replace("e-0", "e-").replace("0e+00", "0")
 
 
-def _ratio(value: float) -> str:
+def ratio_cell(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
-def _time(seconds: float) -> str:
+def time_cell(seconds: float) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:,.{0 if seconds >= 1000 * size else 1 if seconds >= 10 * size else 2}f} {unit}"
     return f"{seconds / 1e-6:.0f} µs"
 
 
-def replaced(text: str, block: str) -> str:
-    """The README's text with a new block between its markers.
+def replaced(text: str, block: str, begin: str = BEGIN, end: str = END) -> str:
+    """The text of the README, or of another page, with a new block between its markers.
 
     Raises:
         ValueError: the markers are not there exactly once, in order.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the README needs one {BEGIN} and, after it, one {END}")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{block}\n\n{END}{rest.split(END)[1]}"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the page needs one {begin} and, after it, one {end}")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{block}\n\n{end}{rest.split(end)[1]}"
+
+
+def gpu_section(page: Path) -> str:
+    """What ``benchmarks/gpu/table.py`` writes into the page, as it stands there; empty where it stands nowhere."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    _, begin, rest = text.partition(GPU_BEGIN)
+    return f"\n{begin}{rest}" if begin else ""
 
 
 def main() -> int:
@@ -335,7 +347,7 @@ def main() -> int:
     everything = options.readme.parent / "docs" / "benchmarks.md"
     new = {
         options.readme: replaced(options.readme.read_text(encoding="utf-8"), summary(results)),
-        everything: f"{HEAD}\n\n{render(results)}\n",
+        everything: f"{HEAD}\n\n{render(results)}\n{gpu_section(everything)}",
     }
     stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if stale and options.check:

@@ -1,0 +1,282 @@
+"""How a workload is measured on a device: answers first, then samples by events and by the wall clock.
+
+The answer of simkit is checked twice: on inputs small enough for the host against NumPy in float64, which also checks
+the device's own reference, and on the timed inputs against that reference, float64 by torch on the device. Ceilings are
+measured just before the samples and just after; every sample starts from an idle device and a flushed cache.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..protocol import Missing, finite
+from .device import Device, Timed
+from .products import PRECISIONS, Ceilings, measure_ceilings
+
+ROUNDS = 5
+SHORT, REPEATS = 0.05, 4  # seconds; samples a round of calls that are shorter
+PATIENCE = 10.0  # seconds: of a rival that takes longer, the checked call is the only sample
+REFERENCES = 1e-9  # how far the device's reference may be from the host's
+SAME = 2.0  # errors within this factor are the same, and those
+NOTHING = 1e-12  # below this
+SHARE = 0.7  # of the rate of the library's products at the same error, asked of simkit everywhere
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is computed, on which inputs, and what it costs at least.
+
+    Attributes:
+        key, title, sizes: for the record.
+        inputs: equivalent input sets that the samples rotate among.
+        feasible: an input set small enough for the host's reference.
+        host_truth, truth: of an input set, in float64: by NumPy on the host, and by torch on the device.
+        difference: of two truths.
+        error: of an answer, against a truth.
+        tolerance: the largest error simkit may have.
+        precision: of the products that the limit counts where no library mode reaches simkit's error.
+        multiply_adds, bytes: the least that any algorithm for the exact answer needs.
+        programs: those of csrc/cuda that do the work, for its README.
+    """
+
+    key: str
+    title: str
+    sizes: dict[str, object]
+    inputs: Sequence[Any]
+    feasible: Any
+    host_truth: Callable[[Any], Any]
+    truth: Callable[[Any], Any]
+    difference: Callable[[Any, Any], float]
+    error: Callable[[Any, Any], float]
+    tolerance: float
+    precision: str
+    multiply_adds: int
+    bytes: int
+    programs: str
+    share: float | None = SHARE
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to compute a workload.
+
+    Attributes:
+        call: input set -> answer; whatever it starts is waited for.
+        error: of its answer against the truth, where it differs from the workload's; None of what is no answer.
+        mode: the precision of its products, where it is the same mathematics by the library's products.
+        scale: the time of the whole workload divided by the time of what ``call`` does.
+        note: what a reader must know.
+        plan: of simkit's answer: the plans of the results in it.
+    """
+
+    name: str
+    call: Callable[[Any], Any]
+    error: Callable[[Any, Any], float | None] | None = None
+    mode: str | None = None
+    scale: float = 1.0
+    note: str = ""
+    plan: Callable[[Any], Sequence[Any]] | None = None
+
+
+@dataclass
+class Entry:
+    """What a contestant gave and took."""
+
+    contestant: Contestant
+    error: float | None = None
+    failure: str = ""
+    first: float = 0.0  # seconds of the checked call
+    plans: Sequence[Any] = ()
+    samples: list[Timed] = field(default_factory=list)
+
+    @property
+    def once(self) -> bool:
+        """Whether the checked call is the only sample."""
+        return self.first > PATIENCE
+
+    def median(self, clock: str) -> float:
+        """Seconds of the whole workload, by ``"events"`` or by ``"wall"``."""
+        return self.contestant.scale * statistics.median(getattr(sample, clock) for sample in self.samples)
+
+
+def measure(
+    device: Device,
+    workload: Workload,
+    simkit: Contestant,
+    rivals: Sequence[Contestant | Missing],
+    *,
+    side: int,
+    rounds: int = ROUNDS,
+) -> dict[str, Any]:
+    """Check every answer, time all contestants in turn between two measurements of the ceilings; plain data."""
+    reference = check_references(workload, simkit)
+    truth = workload.truth(workload.inputs[0])
+    own = _verified(device, workload, simkit, truth, must=True)
+    if own.error is None or not own.error <= workload.tolerance:
+        raise AssertionError(f"{workload.key}: simkit's error is {own.error} > {workload.tolerance}")
+    entries = [own]
+    for rival in rivals:
+        if isinstance(rival, Contestant):
+            entries.append(_verified(device, workload, rival, truth, must=False))
+    del truth
+    before = measure_ceilings(device, f"before {workload.key}", side, side * side * 16)
+    for number in range(rounds + 1):
+        inputs = workload.inputs[number % len(workload.inputs)]
+        for entry in entries:
+            _sample(device, entry, inputs, warm_up=number == 0, must=entry is own)
+    after = measure_ceilings(device, f"after {workload.key}", side, side * side * 16)
+    device.forget()
+    missing = [rival for rival in rivals if isinstance(rival, Missing)]
+    return record(workload, entries, missing, (before, after)) | {"reference_error": finite(reference)}
+
+
+def check_references(workload: Workload, simkit: Contestant) -> float:
+    """On the feasible inputs: the device's reference and simkit against the host's; how far the former is off.
+
+    Raises:
+        AssertionError: either is too far.
+    """
+    host = workload.host_truth(workload.feasible)
+    apart = workload.difference(workload.truth(workload.feasible), host)
+    if not apart <= REFERENCES:
+        raise AssertionError(f"{workload.key}: the references on the device and on the host are {apart:.3g} apart")
+    error = workload.error(simkit.call(workload.feasible), host)
+    if not error <= workload.tolerance:
+        raise AssertionError(f"{workload.key}: simkit's error on the host's inputs is {error} > {workload.tolerance}")
+    return apart
+
+
+def _verified(device: Device, workload: Workload, contestant: Contestant, truth: Any, *, must: bool) -> Entry:
+    entry = Entry(contestant)
+    try:
+        timed = device.timed(lambda: contestant.call(workload.inputs[0]))
+        entry.error = (contestant.error or workload.error)(timed.answer, truth)
+    except Exception as failure:
+        if must:
+            raise
+        entry.failure = _told(device, failure)
+        return entry
+    entry.first = timed.wall
+    if contestant.plan is not None:
+        entry.plans = contestant.plan(timed.answer)
+    if entry.once:
+        entry.samples.append(Timed(None, timed.events, timed.wall))
+    return entry
+
+
+def _sample(device: Device, entry: Entry, inputs: Any, *, warm_up: bool, must: bool) -> None:
+    if entry.failure or entry.once:
+        return
+    for _ in range(REPEATS if device.real and entry.first < SHORT and not warm_up else 1):
+        device.flush()
+        try:
+            timed = device.timed(lambda: entry.contestant.call(inputs))
+        except Exception as failure:
+            if must:
+                raise
+            entry.failure = _told(device, failure)
+            return
+        if not warm_up:
+            entry.samples.append(Timed(None, timed.events, timed.wall))
+
+
+def _told(device: Device, failure: Exception) -> str:
+    """A rival that fails, for lack of memory perhaps, is a row of the table."""
+    device.forget()
+    return f"{type(failure).__name__}: {failure}".splitlines()[0]
+
+
+def limits(workload: Workload, ceilings: Sequence[Ceilings]) -> dict[str, float]:
+    """The least seconds the workload can take at the mean of the ceilings, by precision of its products."""
+    copied = statistics.mean(ceiling.copied for ceiling in ceilings)
+    return {
+        precision: max(
+            workload.multiply_adds / statistics.mean(ceiling.rates[precision] for ceiling in ceilings),
+            workload.bytes / copied,
+        )
+        for precision in PRECISIONS
+    }
+
+
+def fastest_same(entries: Sequence[Entry]) -> Entry | None:
+    """The fastest contestant by a product mode of the library whose error is simkit's, the first entry's, at most."""
+    own = entries[0].error
+    assert own is not None
+    allowed = max(SAME * own, NOTHING)
+    good = [
+        entry
+        for entry in entries[1:]
+        if entry.contestant.mode and entry.samples and entry.error is not None and entry.error <= allowed
+    ]
+    return min(good, key=lambda entry: entry.median("events"), default=None)
+
+
+def record(
+    workload: Workload, entries: Sequence[Entry], missing: Sequence[Missing], ceilings: Sequence[Ceilings]
+) -> dict[str, Any]:
+    """The measurement as plain data for the JSON file."""
+    least = limits(workload, ceilings)
+    same = fastest_same(entries)
+    precision = workload.precision if same is None else str(same.contestant.mode)
+    base = entries[0].median("wall")
+    rows = [_row(entry, least[precision], base) for entry in entries]
+    rows += [{"name": rival.name, "missing": rival.reason} for rival in missing]
+    return {
+        "kind": "gpu workload",
+        "key": workload.key,
+        "title": workload.title,
+        "sizes": workload.sizes,
+        "programs": workload.programs,
+        "limit": {
+            "precision": precision,
+            "seconds": least[precision],
+            "by_precision": least,
+            "multiply_adds": workload.multiply_adds,
+            "bytes": workload.bytes,
+            "share": workload.share,
+        },
+        "fastest_same_error": None if same is None else same.contestant.name,
+        "ceilings": [ceiling.as_data() for ceiling in ceilings],
+        "contestants": rows,
+        "notes": [],
+    }
+
+
+def _row(entry: Entry, least: float, base: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": entry.contestant.name, "error": finite(entry.error)}
+    for name in ("mode", "note"):
+        if getattr(entry.contestant, name):
+            row[name] = getattr(entry.contestant, name)
+    if entry.failure:
+        row["failure"] = entry.failure
+    if entry.samples:
+        events = [entry.contestant.scale * sample.events for sample in entry.samples]
+        row |= {
+            "samples": len(events),
+            "seconds": statistics.median(events),
+            "spread": [min(events), max(events)],
+            "wall": entry.median("wall"),
+            "ratio_to_limit": statistics.median(events) / least,
+            "ratio_to_simkit": entry.median("wall") / base,
+        }
+        if entry.contestant.scale != 1.0:
+            row["scaled_by"] = entry.contestant.scale
+    return row | what_ran(entry.plans)
+
+
+def what_ran(plans: Sequence[Any]) -> dict[str, Any]:
+    """The backends of simkit's plans, in order, and each step once."""
+    if not plans:
+        return {}
+    backends = dict.fromkeys(step.backend for plan in plans for step in plan.steps)
+    steps = dict.fromkeys((step.op, step.backend, step.route, step.reason) for plan in plans for step in plan.steps)
+    names = ("op", "backend", "route", "reason")
+    notes = dict.fromkeys(note for plan in plans for note in plan.notes)
+    return {
+        "backend": ", ".join(backends),
+        "steps": [dict(zip(names, step, strict=True)) for step in steps],
+        "plan_notes": list(notes),
+    }

@@ -1,0 +1,266 @@
+"""What measures on a device, rehearsed on the host: answers, failures, choices, the record and its tables."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import simkit as sk
+
+from ..protocol import Missing
+from . import conftest, table
+from .conftest import run_record, write_run
+from .device import Cuda, Rehearsal, array_library, driver_version
+from .products import MODES, PRECISIONS, gram, measure_ceilings, product, product_errors, split
+from .protocol import Contestant, Workload, measure
+
+WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+STEP = SimpleNamespace(op="sum", backend="native_cpu", route="rows", reason="first choice")
+PLAN = SimpleNamespace(steps=(STEP, STEP), notes=("a note",))
+
+
+def sums(key: str = "G2") -> Workload:
+    """The sums of the columns of a matrix."""
+    inputs = [torch.ones(5, 3) * k for k in (1, 2)]
+    return Workload(
+        key=key,
+        title="sums of columns",
+        sizes={"n": 5},
+        inputs=inputs,
+        feasible=inputs[1],
+        host_truth=lambda x: np.float64(x.numpy()).sum(axis=0),
+        truth=lambda x: x.double().sum(dim=0).numpy(),
+        difference=lambda a, b: float(np.abs(a - b).max()),
+        error=lambda answer, exact: float(np.abs(np.asarray(answer) - exact).max()),
+        tolerance=1e-6,
+        precision="float32",
+        multiply_adds=1000,
+        bytes=60,
+        programs="`Sums`",
+    )
+
+
+def right(x: Any) -> Any:
+    return x.sum(dim=0).numpy()
+
+
+def fails(_: Any) -> Any:
+    raise RuntimeError("CUDA out | of memory\nand more")
+
+
+OWN = Contestant("simkit", right, plan=lambda _: [PLAN, PLAN])
+RIVALS = (
+    Contestant("coarse", lambda x: right(x) + 0.1, mode="tf32"),
+    Contestant("exact", right, mode="float64", scale=2.0, note="half of it timed"),
+    Contestant("broken", fails),
+    Missing("CuPy, sums", "not installed"),
+)
+
+
+def measured(key: str = "G2") -> dict[str, Any]:
+    return measure(Rehearsal(), sums(key), OWN, RIVALS, side=16, rounds=2) | {"full": True}
+
+
+def recorded(folder: Path, *results: dict[str, Any]) -> Path:
+    device = Rehearsal()
+    machine = {"device": device.describe(), "product_errors": product_errors(device, 16), "side": 16}
+    return write_run(folder, run_record(machine, list(results), "abc", WHEN), WHEN)
+
+
+def test_rows_of_a_measurement() -> None:
+    """The plan of simkit, the chosen limit, medians, a rival that fails, one that is not there."""
+    found = measured()
+    own, coarse, exact, broken, absent = found["contestants"]
+    assert own["backend"] == "native_cpu"
+    assert own["steps"] == [{"op": "sum", "backend": "native_cpu", "route": "rows", "reason": "first choice"}]
+    assert own["plan_notes"] == ["a note"]
+    assert (own["error"], own["samples"], own["ratio_to_simkit"]) == (0.0, 2, 1.0)
+    assert own["ratio_to_limit"] == pytest.approx(own["seconds"] / found["limit"]["seconds"])
+    assert coarse["error"] == pytest.approx(0.1, abs=1e-6)
+    assert exact["scaled_by"] == 2.0
+    assert broken == {"name": "broken", "error": None, "failure": "RuntimeError: CUDA out | of memory"}
+    assert absent == {"name": "CuPy, sums", "missing": "not installed"}
+    assert found["fastest_same_error"] == "exact"
+    assert found["limit"]["precision"] == "float64"
+    assert found["limit"]["seconds"] == found["limit"]["by_precision"]["float64"]
+    assert [entry["when"] for entry in found["ceilings"]] == ["before G2", "after G2"]
+    assert found["reference_error"] == 0.0
+
+
+def test_without_a_mode_that_is_as_good_the_workload_names_the_limit() -> None:
+    """Simkit's error is 0 here, so that what is off by 0.1 is no yardstick."""
+    found = measure(Rehearsal(), sums(), OWN, RIVALS[:1], side=16, rounds=1)
+    assert found["fastest_same_error"] is None
+    assert found["limit"]["precision"] == "float32"
+
+
+def test_wrong_answers_and_references_end_the_measurement() -> None:
+    """Simkit's on either inputs, NaN as well, and a reference on the device that is not the host's."""
+    wrong = Contestant("simkit", lambda x: right(x) + (0.125 if x[0, 0] == 1 else 0.0))
+    with pytest.raises(AssertionError, match=r"^G2: simkit's error is 0\.125 > 1e-06$"):
+        measure(Rehearsal(), sums(), wrong, (), side=16, rounds=1)
+    with pytest.raises(AssertionError, match="simkit's error on the host's inputs is nan"):
+        measure(Rehearsal(), sums(), Contestant("simkit", lambda x: right(x) * np.nan), (), side=16, rounds=1)
+    off = replace(sums(), truth=lambda x: x.double().sum(dim=0).numpy() + 2**-20)
+    with pytest.raises(AssertionError, match=r"the references on the device and on the host are 9\.54e-07 apart"):
+        measure(Rehearsal(), off, OWN, (), side=16, rounds=1)
+    with pytest.raises(RuntimeError, match="CUDA out"):
+        measure(Rehearsal(), sums(), Contestant("simkit", fails), (), side=16, rounds=1)
+
+
+def test_products_at_every_precision() -> None:
+    """Split operands are exact sums; each mode's error is what its digits allow, split ones' float32's."""
+    device = Rehearsal()
+    x = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    high, low = split(x)
+    assert torch.equal(high + low, x)
+    assert not (high.view(torch.int32) & (2**13 - 1)).any()
+    assert torch.equal(split(x.T)[0], high.T)
+    errors = product_errors(device, 64)
+    assert set(errors) == set(PRECISIONS)
+    assert errors["float64"] == 0.0
+    assert float(errors["tf32 split"]) < 1e-6
+    assert 1e-4 < float(errors["bf16"]) < 1e-1
+    for mode in MODES:
+        exact = x.double() @ x.double().T
+        for found in (product(x, x.T, mode), gram(x, mode), product(x[None], x.T[None], mode)[0]):
+            assert torch.allclose(found.double(), exact, rtol=1e-2 if mode == "tf32" else 1e-5, atol=1e-5)
+    assert torch.get_float32_matmul_precision() == "highest"
+    rates = measure_ceilings(device, "now", 16, 2**12)
+    assert min(rates.copied, *rates.rates.values()) > 0
+
+
+def test_tables_of_a_record(tmp_path: Path) -> None:
+    """From a record to both pages: stale, written, fresh; a run that is not full changes nothing."""
+    page, readme = tmp_path / "page.md", tmp_path / "README.md"
+    page.write_text(f"before\n\n{table.GPU_BEGIN}\n{table.GPU_END}\n", encoding="utf-8")
+    readme.write_text(f"before\n\n{table.TIMES_BEGIN}\n{table.TIMES_END}\nafter\n", encoding="utf-8")
+    folder = tmp_path / "gpu"
+    script = ["--page", str(page), "--readme", str(readme), "--results", str(folder)]
+    assert table.main([*script, "--check"]) == 1
+    assert table.main(script) == 0
+    for path in (page, readme):
+        assert table.NO_RUN in path.read_text(encoding="utf-8")
+    recorded(folder, measured() | {"full": False})
+    assert table.main([*script, "--check"]) == 0
+    path = recorded(folder, measured("G5"), measured())
+    assert json.loads(path.read_text(encoding="utf-8"))["format"] == table.FORMAT
+    assert table.main([*script, "--check"]) == 1
+    assert table.main(script) == 0
+    assert table.main([*script, "--check"]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert table.NO_RUN not in text
+    assert "**Ceilings of none: rehearsed on the host**" in text
+    assert text.index("| G2 | sums of columns |") < text.index("| G5 | sums of columns |")
+    assert "| broken | RuntimeError: CUDA out / of memory |  |  |  |  |" in text
+    assert "CuPy, sums: not installed." in text
+    assert "simkit ran sum: native_cpu (first choice); a note." in text
+    assert "exact: half of it timed." in text
+    assert "commit abc, 2026-01-02 03:04 UTC" in text
+    text = readme.read_text(encoding="utf-8")
+    assert "| G2: sums of columns | `Sums` |" in text
+    assert text.endswith("after\n")
+    assert table.NO_RUN not in text
+
+
+def test_records_of_other_benchmarks_are_refused(tmp_path: Path) -> None:
+    """One sentence that names the file."""
+    (tmp_path / "other.json").write_text('{"format": "simkit.benchmarks.1"}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^other\.json is not a GPU benchmark record of simkit$"):
+        table.newest(tmp_path)
+
+
+def test_where_a_device_is_required_its_absence_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it skips, and both say why."""
+    item: Any = SimpleNamespace(get_closest_marker=lambda name: name == "gpu" or None)
+    monkeypatch.setattr(conftest, "no_device", lambda: "no CUDA device is seen: none")
+    monkeypatch.delenv("SIMKIT_REQUIRE_GPU", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no CUDA device is seen: none"):
+        conftest.pytest_runtest_setup(item)
+    monkeypatch.setenv("SIMKIT_REQUIRE_GPU", "1")
+    with pytest.raises(pytest.fail.Exception, match="SIMKIT_REQUIRE_GPU=1, but no CUDA device is seen: none"):
+        conftest.pytest_runtest_setup(item)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_what_is_asked_of_a_machine_without_a_device() -> None:
+    """Reasons, not errors: of the device, of CuPy, of the driver's version."""
+    assert conftest.no_device()
+    assert isinstance(driver_version(), str)
+    library = array_library(Rehearsal())
+    assert not isinstance(library, Missing)
+    assert library.half_gram(np.ones((2, 3))).tolist() == [[3, 0], [3, 3]]
+    assert library.array(torch.ones(2)).tolist() == [1, 1]
+
+
+def test_the_device_is_timed_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for torch's: what is recorded when, what is waited for, and which clock says what."""
+    log: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            log.append("record")
+
+        def elapsed_time(self, _other: Any) -> float:
+            return 1500.0
+
+    about = SimpleNamespace(
+        name="a device", major=9, minor=0, multi_processor_count=4, total_memory=2**33, L2_cache_size=2**27
+    )
+    made: list[int] = []
+    empty = torch.empty
+    stands = SimpleNamespace(
+        Event=Event,
+        synchronize=lambda: log.append("wait"),
+        current_device=lambda: 0,
+        get_device_properties=lambda _: about,
+        empty_cache=lambda: log.append("forget"),
+    )
+    monkeypatch.setattr(torch, "cuda", stands)
+    monkeypatch.setattr(torch, "empty", lambda size, **_: made.append(size) or empty(size // 2**16, dtype=torch.uint8))
+    device = Cuda()
+    assert made == [2**29]  # four times the cache
+    timed = device.timed(lambda: log.append("call") or 7)
+    assert log == ["wait", "record", "call", "record", "wait"]
+    assert (timed.answer, timed.events) == (7, 1.5)
+    assert 0 < timed.wall < 1
+    device.flush()
+    device.forget()
+    told = device.describe()
+    assert (told["name"], told["capability"], told["memory_gib"], told["l2_mib"]) == ("a device", "9.0", 8.0, 128.0)
+
+
+def test_plans_are_read_from_results() -> None:
+    """Every G workload hands its result's plan to the record: here, that of a real one."""
+    x = np.random.default_rng(0).standard_normal((20, 4))
+    own = Contestant("simkit", lambda _: sk.greedy_cka(x), plan=lambda found: [found.plan])
+    easy = replace(sums(), error=lambda answer, _: 0.0)
+    row = measure(Rehearsal(), easy, own, (), side=16, rounds=1)["contestants"][0]
+    assert row["backend"] == "native_cpu"
+    assert {"column_products", "eliminate"} <= {step["op"] for step in row["steps"]}
+
+
+def test_the_module_of_tables_runs_alone() -> None:
+    """Without torch, as the first line of its page says: from the root of a clone."""
+    root = Path(table.__file__).parents[2]
+    code = "import sys, benchmarks.gpu.table; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_pages_are_fresh() -> None:
+    """What docs and csrc say of GPUs is what the records hold."""
+    assert table.main(["--check"]) == 0
