@@ -34,8 +34,8 @@ from .base import (
     PairSums,
     Route,
     SideSums,
-    minmax,
     UnitFeatures,
+    minmax,
 )
 from .unit_features import host_features
 

@@ -81,7 +81,7 @@ def assert_adjacency(found: Adjacency, want: Adjacency, dtype: str, p: int) -> N
     assert on_host(found.bits).tobytes() == on_host(want.bits).tobytes()
     assert found.finite == want.finite
     assert found.zeros.tolist() == want.zeros.tolist()
-    assert_close([found.nearest, found.farthest], [want.nearest, want.farthest], "nearest", dtype, n, p)
+    assert_close([found.nearest, found.farthest], [want.nearest, want.farthest], "extremes", dtype, n, p)
 
 
 def assert_covers(found: list[CoverSearch], want: list[CoverSearch], n: int) -> None:

@@ -64,7 +64,7 @@ def agree(got: NearestRows, want: NearestRows, p: int) -> None:
     """The same rows; cosines and scores within the table's tolerance."""
     assert got.row.tolist() == want.row.tolist()
     for name in ("cosine", "score"):
-        assert_close(getattr(got, name), getattr(want, name), "nearest", "float64", *got.row.shape[:1], p)
+        assert_close(getattr(got, name), getattr(want, name), "partners", "float64", *got.row.shape[:1], p)
 
 
 def check(find: Find, x: Any, k: int = 1, a: int | None = None, **options: Any) -> NearestRows:

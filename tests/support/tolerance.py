@@ -28,10 +28,9 @@ count of roundings that depends on the lengths of the sums. The demand is what s
   ln 2 · q 2^-q · 4 = 2 eps; a candidate's own part leaves a tenth of q at the least, 10 times that where it does, a
   small share of the pairs; 2 ulp for 2^x, 3 eps for 16 pairs in 16 threads: 16 eps. float64: what is left of a
   distance may be 1e-4 of it, so 1e4 times as many.
-
-* **nearest**: cosines and scores, of order one, of p float64 products of entries that are rounded twice each: a random
+* **partners**: cosines and scores, of order one, of p float64 products of entries that are rounded twice each: a random
   walk of √p, on either side, and the norms'. What ties is 1e-12.
-* **nearest**: extreme squared distances of unit rows, 2 - 2 u·v, from products: 256 columns in one running sum, the
+* **extremes**: extreme squared distances of unit rows, 2 - 2 u·v, from products: 256 columns in one running sum, the
   sums of p / 256 pieces, two rounded rows and a few more: (268 + p / 256) eps / 2, twice.
 * **dual**: relative: n terms of like size, added one after the other by one side and in pieces by the other: at most
   n eps / 2 each; the terms themselves, 1 / size raised by 1 less a sum of such terms, the same again.
@@ -49,10 +48,20 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Op: TypeAlias = Literal["cka", "hsic", "stream", "merge", "greedy", "products", "mean", "norms", "median", "nearest"]
-Op: TypeAlias = Literal["cka", "hsic", "stream", "merge", "greedy", "products", "mean", "norms", "median", "candidates"]
 Op: TypeAlias = Literal[
-    "cka", "hsic", "stream", "merge", "greedy", "products", "mean", "norms", "median", "nearest", "dual"
+    "cka",
+    "hsic",
+    "stream",
+    "merge",
+    "greedy",
+    "products",
+    "mean",
+    "norms",
+    "median",
+    "candidates",
+    "partners",
+    "extremes",
+    "dual",
 ]
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
 FLOAT32 = ("float16", "bfloat16", "float32")
@@ -94,12 +103,12 @@ TABLE: dict[tuple[str, str], Entry] = {
     ("norms", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(p)),
     ("median", "float32"): Entry(1e-9, EPS["float64"], lambda n, p: 4e5),
     ("median", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 4e5),
-    ("nearest", "float32"): Entry(1e-12, EPS["float64"], lambda n, p: 16 + 2 * math.sqrt(p)),
-    ("nearest", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 16 + 2 * math.sqrt(p)),
+    ("partners", "float32"): Entry(1e-12, EPS["float64"], lambda n, p: 16 + 2 * math.sqrt(p)),
+    ("partners", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 16 + 2 * math.sqrt(p)),
     ("candidates", "float32"): Entry(2e-6, EPS["float32"], lambda n, p: 16),
     ("candidates", "float64"): Entry(1e-10, EPS["float64"], lambda n, p: 16e4),
-    ("nearest", "float32"): Entry(1e-4, EPS["float32"], lambda n, p: 268 + p / 256),
-    ("nearest", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 268 + p / 256),
+    ("extremes", "float32"): Entry(1e-4, EPS["float32"], lambda n, p: 268 + p / 256),
+    ("extremes", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 268 + p / 256),
     ("dual", "float32"): Entry(1e-9, EPS["float64"], lambda n, p: 2 * n),
     ("dual", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 2 * n),
 }
