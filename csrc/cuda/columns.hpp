@@ -121,6 +121,31 @@ struct JoinColumns {
     }
 };
 
+// mean: the origins that the sums of the columns of `rows` rows are of.
+inline ColumnStats stats_of(std::vector<double> mean, const std::vector<Column>& columns, Index rows) {
+    const Index cols = static_cast<Index>(columns.size());
+    ColumnStats stats;
+    stats.sum_sq_dev.resize(cols);
+    double moved = 0.0;
+    for (Index k = 0; k < cols; ++k) {
+        const Column& of = columns[k];
+        if (of.nonfinite && (!stats.nonfinite || of.first < stats.first_row)) {
+            stats.first_row = of.first;
+            stats.first_col = k;
+        }
+        stats.nonfinite += of.nonfinite;
+        const double step = of.sum / static_cast<double>(rows);
+        stats.sum_sq_dev[k] = std::max(0.0, of.square - step * of.sum);  // -1e-17 is rounding
+        mean[k] += step;
+        moved = std::max(moved, std::fabs(step));
+        stats.max_abs = std::max(stats.max_abs, of.top);
+        stats.max_dev = std::max(stats.max_dev, of.far);
+    }
+    stats.max_dev += moved;
+    stats.mean = std::move(mean);
+    return stats;
+}
+
 // x and row_scale lie on the machine.
 template <class M>
 ColumnStats column_stats(M& machine, const MatrixView& x, const double* row_scale) {
@@ -132,31 +157,8 @@ ColumnStats column_stats(M& machine, const MatrixView& x, const double* row_scal
     machine.run(pilot, pieces(x.cols, PilotMeans::kThreads));
     machine.run(ColumnParts{pilot, parts.data()}, pieces(x.cols, ColumnParts::kColumns) * count);
     machine.run(JoinColumns{parts.data(), x.cols, count, joined.data()}, pieces(x.cols, JoinColumns::kThreads));
-    std::vector<double> mean(x.cols);
-    std::vector<Column> columns(x.cols);
-    machine.fetch(mean.data(), origin, x.cols);
-    machine.fetch(columns.data(), joined, x.cols);
-
-    ColumnStats stats;
-    stats.sum_sq_dev.resize(x.cols);
-    double moved = 0.0;
-    for (Index k = 0; k < x.cols; ++k) {
-        const Column& of = columns[k];
-        if (of.nonfinite && (!stats.nonfinite || of.first < stats.first_row)) {
-            stats.first_row = of.first;
-            stats.first_col = k;
-        }
-        stats.nonfinite += of.nonfinite;
-        const double step = of.sum / static_cast<double>(x.rows);
-        stats.sum_sq_dev[k] = std::max(0.0, of.square - step * of.sum);  // -1e-17 is rounding
-        mean[k] += step;
-        moved = std::max(moved, std::fabs(step));
-        stats.max_abs = std::max(stats.max_abs, of.top);
-        stats.max_dev = std::max(stats.max_dev, of.far);
-    }
-    stats.max_dev += moved;
-    stats.mean = std::move(mean);
-    return stats;
+    auto mean = fetched<M, double>(machine, origin, x.cols);
+    return stats_of(std::move(mean), fetched<M, Column>(machine, joined, x.cols), x.rows);
 }
 
 // norms [rows] = |z_i|^2: kLanes threads a row, whose sums join in their order; float64. Program blocks: pieces(rows,
@@ -219,6 +221,7 @@ struct CrossSquares {
     const SquarePlace* squares;
     Index count, group;  // squares, samples of a group
     double* parts;
+    bool waiting = false;  // the parts hold sums of the group's samples before these
 
     SIMKIT_BOTH bool step(Index number, int thread, int k, Shared& shared, Registers& registers) const {
         const auto of = static_cast<std::uint32_t>(number) / static_cast<std::uint32_t>(count);
@@ -236,7 +239,7 @@ struct CrossSquares {
             for (int s = 0; s < R; ++s) {
                 double& cell = to[Tile::row(thread, r) * kWidth + Tile::column(thread, s)];
                 const double own = static_cast<double>(registers.c[r][s]);
-                cell = k > kChunkSlices ? cell + own : own;
+                cell = waiting || k > kChunkSlices ? cell + own : own;
             }
         }
         Tile::clear(registers);

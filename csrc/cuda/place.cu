@@ -9,6 +9,13 @@ int current_device() {
     return device;
 }
 
+MemoryInfo memory_info(int device) {
+    const Visit visit(device);
+    MemoryInfo info{};
+    check(cudaMemGetInfo(&info.free, &info.total), "tell how much memory is free");
+    return info;
+}
+
 void check_address(const std::byte* address, int device) {
     cudaPointerAttributes found{};
     check(cudaPointerGetAttributes(&found, address), "look up an array's address");
@@ -20,8 +27,7 @@ void check_address(const std::byte* address, int device) {
 std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std::size_t bytes) {
     const Visit visit(place.device);
     void* data = nullptr;
-    if (const cudaError_t error = cudaMalloc(&data, bytes); error != cudaSuccess)
-        fail(error, "allocate " + std::to_string(bytes) + " bytes on the device");
+    check_allocation(cudaMalloc(&data, bytes), bytes, "on the device");
     std::shared_ptr<std::byte> owner(static_cast<std::byte*>(data), [](std::byte* held) { cudaFree(held); });
     check(cudaMemcpy(data, from, bytes, cudaMemcpyHostToDevice), "copy to the device");
     return owner;
