@@ -5,4 +5,5 @@
 PYBIND11_MODULE(_cuda, m) {
     simkit::bind_cuda_arrays(m);
     simkit::bind_cuda_ops(m);
+    simkit::bind_cuda_strips(m);
 }

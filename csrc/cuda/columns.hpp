@@ -284,6 +284,8 @@ inline Index group_rows(Index n, Index squares, Index square_bytes) {
     return pieces(pieces(n, chunk), smaller(wanted, pieces(n, chunk))) * chunk;
 }
 
+constexpr Index kPartsRoom = Index{1} << 30;  // bytes of parts in flight, about
+
 // What the two remedies of ops/columns.hpp leave to be read: columns with mean^2 <= 9 var are not centred, and their
 // mean, in z's units, stays in `rest`.
 struct PartlyCentred {
@@ -301,7 +303,8 @@ inline PartlyCentred partly_centred(const std::vector<double>& shift, const std:
 }
 
 template <class T, int R, bool Plain, class M>
-void cross_squares(M& machine, const Operand& columns, const double* rest, const double* squares, double* out) {
+void cross_squares(M& machine, const Operand& columns, const double* rest, const double* squares, double* out,
+                   Index room) {
     using Squares = CrossSquares<T, R, Plain>;
     const Index p = columns.rows, strips = pieces(p, Squares::kWidth), size = Squares::kWidth * Squares::kWidth;
     std::vector<SquarePlace> places;
@@ -309,28 +312,34 @@ void cross_squares(M& machine, const Operand& columns, const double* rest, const
         for (Index j = i; j < strips; ++j) places.push_back({i * Squares::kWidth, j * Squares::kWidth});
     const Index count = static_cast<Index>(places.size()), group = group_rows(columns.depth, count, size * 8);
     const Index groups = pieces(columns.depth, group);
+    const Index batch = larger(1, smaller(count, room / (groups * size * 8)));
     const auto held = sent(machine, std::move(places));
-    auto parts = machine.template array<double>(groups * count * size);
+    auto parts = machine.template array<double>(groups * batch * size);
     auto g = machine.template array<double>(p * p);
-    machine.run(Squares{columns, held.data(), count, group, parts.data()}, count * groups);
-    machine.run(JoinSquares{held.data(), parts.data(), count, groups, Squares::kWidth, p,
-                            static_cast<double>(columns.depth), columns.scale, rest, squares, g.data()},
-                count);
+    for (Index first = 0; first < count; first += batch) {
+        const Index many = smaller(batch, count - first);
+        const SquarePlace* here = held.data() + first;
+        machine.run(Squares{columns, here, many, group, parts.data()}, many * groups);
+        machine.run(JoinSquares{here, parts.data(), many, groups, Squares::kWidth, p,
+                                static_cast<double>(columns.depth), columns.scale, rest, squares, g.data()},
+                    many);
+        machine.pause();
+    }
     machine.fetch(out, g, p * p);
 }
 
 // G [p, p] of the columns of a block: as ops/columns.hpp. The view and row_scale lie on the machine, shift and
-// sum_sq_dev [p] on the host.
+// sum_sq_dev [p] on the host. room: bytes of parts, about, which change no bit.
 template <class M>
 void column_products(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
-                     const std::vector<double>& sum_sq_dev, bool exact, double* g) {
+                     const std::vector<double>& sum_sq_dev, bool exact, double* g, Index room = kPartsRoom) {
     const MatrixView& x = block.x;
     Operand columns{x.data, x.cols, x.rows,  x.col_stride,    x.row_stride, x.dtype,
                     false,  true,   nullptr, block.row_scale, nullptr,      block.scale};
     if (exact) {
         const auto wide = sent(machine, shift);
         columns.shift = wide.data();
-        cross_squares<double, 4, false>(machine, columns, nullptr, nullptr, g);
+        cross_squares<double, 4, false>(machine, columns, nullptr, nullptr, g, room);
         return;
     }
     const PartlyCentred partly = partly_centred(shift, sum_sq_dev, static_cast<double>(x.rows), block.scale);
@@ -341,9 +350,9 @@ void column_products(M& machine, const BlockView& block, bool narrow, const std:
     columns.narrow = narrow;
     columns.narrow_shift = narrow ? single.data() : nullptr;
     if (narrow && x.dtype == Dtype::f32)
-        cross_squares<float, 8, true>(machine, columns, rest.data(), squares.data(), g);
+        cross_squares<float, 8, true>(machine, columns, rest.data(), squares.data(), g, room);
     else
-        cross_squares<float, 8, false>(machine, columns, rest.data(), squares.data(), g);
+        cross_squares<float, 8, false>(machine, columns, rest.data(), squares.data(), g, room);
 }
 
 }  // namespace simkit::cuda

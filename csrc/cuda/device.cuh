@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(P::kThreads, P::kResident) run_program(const _
 }
 
 // Runs programs in the order of the caller's stream; its arrays come and go in that order too. Only `fetch` waits, and
-// `wait` and `pause`, and the end of a machine whose work was not fetched: an error must not leave kernels that read the
-// caller's arrays. Copies go to a stream of their own, made when it is first used.
+// `wait` and `pause`, and the end of a machine whose work was not fetched: an error must not leave kernels that read
+// the caller's arrays. Copies go to a stream of their own, made when it is first used.
 class Machine {
   public:
     explicit Machine(const Place& place)

@@ -135,8 +135,7 @@ class SampleWalk {
     }
 
     SampleSums sums() {
-        SampleSums out{fetched<M, double>(machine_, p_, m_ * m_),
-                       panel_products(machine_, r_, m_, problem_.left, n_),
+        SampleSums out{fetched<M, double>(machine_, p_, m_ * m_), panel_products(machine_, r_, m_, problem_.left, n_),
                        fetched<M, double>(machine_, r_, m_ * n_), std::vector<double>(m_)};
         const auto own = fetched<M, double>(machine_, diagonal_, m_ * n_);
         for (Index b = 0; b < m_; ++b)

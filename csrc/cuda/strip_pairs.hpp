@@ -262,9 +262,8 @@ class FeatureStrips {
             machine_.zero(joined, count * kCells);
             const auto add = [&](const ColumnTable& table, Index begin, Index end) {
                 const Index own = pieces(end - begin, group_);
-                machine_.run(
-                    Squares{table, places.data() + first, count, group_, parts.data(), begin % group_ != 0},
-                    count * own);
+                machine_.run(Squares{table, places.data() + first, count, group_, parts.data(), begin % group_ != 0},
+                             count * own);
                 if (end % group_ != 0 && end != n_) return;
                 machine_.run(AddGroups{parts.data(), count * kCells, own, joined.data()},
                              pieces(count * kCells, AddGroups::kThreads));

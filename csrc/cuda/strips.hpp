@@ -270,8 +270,7 @@ ColumnStats column_stats(M& machine, const MatrixView& x, const double* row_scal
         const PilotMeans values{strip.view(feed.blocks(), 0, end - first), strip.weights(feed.blocks(), 0),
                                 origin.data()};
         machine.run(ColumnParts{values, parts.data()}, pieces(x.cols, ColumnParts::kColumns) * count);
-        machine.run(JoinStrip{parts.data(), x.cols, count, first, joined.data()},
-                    pieces(x.cols, JoinStrip::kThreads));
+        machine.run(JoinStrip{parts.data(), x.cols, count, first, joined.data()}, pieces(x.cols, JoinStrip::kThreads));
     });
     auto mean = fetched<M, double>(machine, origin, x.cols);
     return stats_of(std::move(mean), fetched<M, Column>(machine, joined, x.cols), x.rows);

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import emulated_cuda
 import numpy as np
@@ -89,7 +89,7 @@ class Emulated:
 class StripArray(emulated_cuda.Array):
     """As ``_cuda.Array``, with those that stay on the host."""
 
-    uploads: list[int] = []  # bytes of every copy of a whole matrix
+    uploads: ClassVar[list[int]] = []  # bytes of every copy of a whole matrix
 
     @staticmethod
     def copied(*, x: npt.NDArray[Any], dtype: str, device: int) -> emulated_cuda.Array:
