@@ -240,9 +240,10 @@ struct JoinStrip {
     }
 };
 
-// As column_stats of a matrix on the machine, the same bits; x and row_scale lie on the host.
+// The origins of a band of columns, and their sums over all rows.
 template <class M>
-ColumnStats column_stats(M& machine, const MatrixView& x, const double* row_scale, const Strips& strips) {
+void pass_columns(M& machine, const MatrixView& x, const double* row_scale, const Strips& strips, double* origins,
+                  Column* columns) {
     const Index rows = whole_chunks(strips.passing, ColumnParts::kRows, x.rows), most = rows / ColumnParts::kRows;
     const BlockView block{x, nullptr, row_scale, 1.0, Kernel::linear, 0.0, 0.0, 1, nullptr};
     auto origin = machine.template array<double>(x.cols);
@@ -272,8 +273,25 @@ ColumnStats column_stats(M& machine, const MatrixView& x, const double* row_scal
         machine.run(ColumnParts{values, parts.data()}, pieces(x.cols, ColumnParts::kColumns) * count);
         machine.run(JoinStrip{parts.data(), x.cols, count, first, joined.data()}, pieces(x.cols, JoinStrip::kThreads));
     });
-    auto mean = fetched<M, double>(machine, origin, x.cols);
-    return stats_of(std::move(mean), fetched<M, Column>(machine, joined, x.cols), x.rows);
+    machine.fetch(origins, origin, x.cols);
+    machine.fetch(columns, joined, x.cols);
+}
+
+// As column_stats of a matrix on the machine, the same bits; x and row_scale lie on the host. Where strips.bytes do not
+// hold two strips of all columns, these pass in bands.
+template <class M>
+ColumnStats column_stats(M& machine, const MatrixView& x, const double* row_scale, const Strips& strips) {
+    const Index fitting = strips.bytes / (2 * ColumnParts::kRows * item_size(x.dtype));
+    const Index width = smaller(x.cols, larger(ColumnParts::kColumns, fitting));
+    std::vector<double> origins(x.cols);
+    std::vector<Column> columns(x.cols);
+    for (Index k = 0; k < x.cols; k += width) {
+        MatrixView band = x;
+        band.data += k * x.col_stride;
+        band.cols = smaller(width, x.cols - k);
+        pass_columns(machine, band, row_scale, strips, origins.data() + k, columns.data() + k);
+    }
+    return stats_of(std::move(origins), columns, x.rows);
 }
 
 // As row_norms of a matrix on the machine, the same bits; the block lies on the host.

@@ -18,7 +18,8 @@ from .cuda_device import bound_block, bytes_of, cuda, may_stay, release, room_on
 from .cuda_routes import BUSY, CHUNK, PARTS, TILES, WORKSPACE, feature_space, sample_space
 
 PASSING = 2**26  # bytes of rows that pass at a time: long enough to copy, and little pinned memory
-PART = 512  # rows of a part of column sums
+PART, BAND = 512, 32  # rows and columns of a part of column sums
+ROWS = 8  # whose norms a block of threads forms
 COLUMN = 48  # bytes of such a part
 PADDING = 256  # bytes by which a layer's rows in a strip may be longer
 SHARE_IN_WORDS = "four fifths of what is free"
@@ -52,26 +53,41 @@ class HostRoute(Route):
     strips: Strips | None = None
 
 
-def column_strips(matrix: Matrix, device: int, memory: int | None, threads: int, what: str) -> Strips | None:
-    """The strips in which a pass over a host matrix reads it; None: its copy on the device is read.
+def column_strips(matrix: Matrix, device: int, memory: int | None, threads: int) -> Strips | None:
+    """The strips in which sums of columns read a host matrix; None: its copy on the device is read.
+
+    Raises:
+        TooLittleMemory: strips of the fewest columns take more than ``memory``.
+    """
+    if may_stay(matrix, device, memory):
+        return None
+    room = room_on(device, memory, [matrix]) or 0
+    item, p = matrix.values.itemsize, matrix.p
+    of_column, of_rows = 2 * PART * item + COLUMN + COLUMN + 8, 16 * PART + 4 * PADDING
+    least = of_rows + min(BAND, p) * of_column
+    if memory is not None and least > memory:
+        raise TooLittleMemory(f"{memory} bytes", f"the statistics of {matrix.name} on a device", least)
+    columns = min(p, max(BAND, (room - of_rows) // of_column))
+    parts = 1
+    if columns == p:
+        parts = max(1, min(PASSING // (p * item), room // (of_rows + p * of_column) * PART) // PART)
+    return Strips(passing=parts * PART, bytes=columns * 2 * PART * item, threads=threads)
+
+
+def row_strips(matrix: Matrix, device: int, memory: int | None, threads: int) -> Strips | None:
+    """The strips in which sums of rows read a host matrix; None: its copy on the device is read.
 
     Raises:
         TooLittleMemory: the smallest strips take more than ``memory``.
     """
     if may_stay(matrix, device, memory):
         return None
-    room = room_on(device, memory, [matrix])
-    row = matrix.p * matrix.values.itemsize + 8
-
-    def needed(rows: int) -> int:
-        of_parts = COLUMN * matrix.p * -(-rows // PART)
-        return 2 * (rows * row + 2 * PADDING) + of_parts + 64 * matrix.p + 8 * matrix.n
-
-    if memory is not None and needed(PART) > memory:
-        raise TooLittleMemory(f"{memory} bytes", f"{what} of {matrix.name} on a device", needed(PART))
-    spare = (room or 0) - needed(0)
-    rows = min(PASSING // row, spare // (2 * row + COLUMN * matrix.p // PART + 1)) // PART * PART
-    return Strips(passing=max(PART, rows), threads=threads)
+    row, fixed = matrix.p * matrix.values.itemsize, 8 * (matrix.n + matrix.p) + 4 * PADDING
+    least = fixed + 2 * ROWS * row
+    if memory is not None and least > memory:
+        raise TooLittleMemory(f"{memory} bytes", f"the row norms of {matrix.name} on a device", least)
+    spare = (room_on(device, memory, [matrix]) or 0) - fixed
+    return Strips(passing=max(ROWS, min(PASSING // row, spare // (2 * row))) // ROWS * ROWS, threads=threads)
 
 
 def array_on_host(matrix: Matrix, device: int) -> Any:

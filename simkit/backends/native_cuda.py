@@ -44,7 +44,7 @@ def column_stats(
         TooLittleMemory: the smallest strips take more.
     """
     device = place_of([matrix])
-    strips = _strips(matrix, device, memory, threads, "the statistics")
+    strips = None if matrix.device is not None else cuda_strips.column_strips(matrix, device, memory, threads)
     found = (
         cuda().column_stats(x=array_on(matrix, device), row_scale=row_scale)
         if strips is None
@@ -54,17 +54,11 @@ def column_stats(
     return ColumnStats(mean, squares, max_abs, max_dev, nonfinite, (row, column) if nonfinite else None)
 
 
-def _strips(matrix: Matrix, device: int, memory: int | None, threads: int, what: str) -> cuda_strips.Strips | None:
-    """The strips in which a pass sends a matrix; None: it is read where it lies, or a copy of it is."""
-    if matrix.device is not None:
-        return None
-    return cuda_strips.column_strips(matrix, device, memory, threads, what)
-
-
 def row_norms(block: Block, *, threads: int = 1, memory: int | None = None) -> FloatArray:
     """See :func:`simkit.backends.reference.row_norms`; ``memory`` and errors as in :func:`column_stats`."""
     device = place_of([block])
-    strips = _strips(block.matrix, device, memory, threads, "the row norms")
+    on_host = block.matrix.device is None
+    strips = cuda_strips.row_strips(block.matrix, device, memory, threads) if on_host else None
     if strips is not None:
         return cuda_strips.row_norms(block, device, strips)
     norms: FloatArray = cuda().row_norms(block_on(block, device))
