@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "core/device_report.hpp"
+#include "cuda/machine.hpp"
 
 namespace simkit {
 namespace {
@@ -43,6 +44,10 @@ std::shared_ptr<DeviceArray> copied(const py::array& x, const std::string& dtype
     return std::make_shared<DeviceArray>(DeviceArray{view, device, nullptr, owner});
 }
 
+std::shared_ptr<DeviceArray> on_host(const py::array& x, const std::string& dtype, int device) {
+    return std::make_shared<DeviceArray>(DeviceArray{matrix_view(x, dtype, false), device, nullptr, nullptr, true});
+}
+
 std::shared_ptr<DeviceBlock> make_block(const std::shared_ptr<DeviceArray>& x, DoubleArray shift,
                                         std::optional<DoubleArray> row_scale, double scale, const std::string& kernel,
                                         double length, double coef0, int degree) {
@@ -64,9 +69,11 @@ std::shared_ptr<DeviceBlock> make_block(const std::shared_ptr<DeviceArray>& x, D
 
 }  // namespace
 
-Place place_of(const std::vector<const DeviceArray*>& arrays) {
-    Place place{arrays.front()->device, arrays.front()->stream, {}};
+Place place_of(const std::vector<const DeviceArray*>& arrays, bool on_host) {
+    Place place{arrays.front()->device, arrays.front()->stream, {}, interrupt_poll()};
     for (const DeviceArray* array : arrays) {
+        if (array->on_host != on_host)
+            throw std::invalid_argument(on_host ? "only arrays on the host go in strips" : "an array lies on the host");
         if (array->device != place.device) throw std::invalid_argument("the arrays lie on different devices");
         if (array->stream != place.stream &&
             std::find(place.before.begin(), place.before.end(), array->stream) == place.before.end())
@@ -82,10 +89,25 @@ void bind_cuda_arrays(py::module_& m) {
         return py::make_tuple(report.devices, report.reason);
     });
     m.def("current_device", &cuda::current_device);
+    m.def(
+        "memory_info",
+        [](int device) {
+            const cuda::MemoryInfo info = cuda::memory_info(device);
+            return py::make_tuple(info.free, info.total);
+        },
+        "device"_a);
+    py::register_local_exception_translator([](std::exception_ptr error) {
+        try {
+            if (error) std::rethrow_exception(error);
+        } catch (const cuda::OutOfMemory& full) {
+            PyErr_SetString(PyExc_MemoryError, full.what());
+        }
+    });
     py::class_<DeviceArray, std::shared_ptr<DeviceArray>>(m, "Array")
         .def(py::init(&there_already), py::kw_only(), "pointer"_a, "shape"_a, "strides"_a, "dtype"_a, "device"_a,
              "stream"_a)
-        .def_static("copied", &copied, py::kw_only(), "x"_a, "dtype"_a, "device"_a);
+        .def_static("copied", &copied, py::kw_only(), "x"_a, "dtype"_a, "device"_a)
+        .def_static("on_host", &on_host, py::kw_only(), "x"_a, "dtype"_a, "device"_a);
     py::class_<DeviceBlock, std::shared_ptr<DeviceBlock>>(m, "Block")
         .def(py::init(&make_block), py::kw_only(), "x"_a, "shift"_a, "row_scale"_a, "scale"_a, "kernel"_a, "length"_a,
              "coef0"_a, "degree"_a);

@@ -12,12 +12,13 @@
 namespace simkit {
 
 // A matrix [n, p] on a device. The values are ready on its stream; `owner` keeps a copy made here alive (the caller
-// keeps its own arrays alive for as long as an op takes).
+// keeps its own arrays alive for as long as an op takes). on_host: it lies there, and goes to the device in strips.
 struct DeviceArray {
     MatrixView view;
     int device;
     void* stream;
     std::shared_ptr<std::byte> owner;
+    bool on_host = false;
 };
 
 // A matrix on a device and, on the host, what its kernel needs.
@@ -28,8 +29,8 @@ struct DeviceBlock {
     BlockView view;
 };
 
-// Where an op on these arrays runs: on the first one's stream, after the others'.
-Place place_of(const std::vector<const DeviceArray*>& arrays);
+// Where an op on these arrays runs: on the first one's stream, after the others'. All of them lie on the host, or none.
+Place place_of(const std::vector<const DeviceArray*>& arrays, bool on_host = false);
 
 void bind_cuda_arrays(py::module_& m);
 void bind_cuda_candidates(py::module_& m);
@@ -37,5 +38,6 @@ void bind_cuda_graphs(py::module_& m);
 void bind_cuda_moments(py::module_& m);
 void bind_cuda_ops(py::module_& m);
 void bind_cuda_partners(py::module_& m);
+void bind_cuda_strips(py::module_& m);
 
 }  // namespace simkit

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_cuda, m) {
     simkit::bind_cuda_moments(m);
     simkit::bind_cuda_ops(m);
     simkit::bind_cuda_partners(m);
+    simkit::bind_cuda_strips(m);
 }

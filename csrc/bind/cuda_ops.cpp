@@ -98,7 +98,7 @@ py::tuple eliminate(const DoubleArray& a, bool greedy, std::int64_t count, doubl
     if (count < 0 || count > a.shape(0)) throw std::invalid_argument("count must be 0 to u");
     const double* data = a.data();
     const std::int64_t u = a.shape(0);
-    const Place place{device, reinterpret_cast<void*>(stream), {}};
+    const Place place{device, reinterpret_cast<void*>(stream), {}, interrupt_poll()};
     Elimination out;
     {
         py::gil_scoped_release release;

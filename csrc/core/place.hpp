@@ -1,10 +1,15 @@
 // Where an op of namespace simkit::cuda runs, and memory there. Such ops take matrices whose data lies on the place's
 // device, and everything else (shifts, row scales, results) on the host; they return when their results are there.
+// Where the device's memory is full, they try once more with the smallest workspace, and then say so
+// (cuda/machine.hpp).
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
+
+#include "core/tiles.hpp"
 
 namespace simkit {
 
@@ -12,11 +17,26 @@ struct Place {
     int device;
     void* stream;               // the caller's cudaStream_t: everything runs on it, in its order
     std::vector<void*> before;  // streams whose work so far must be done first
+    Poll poll = {};             // called now and then while the calling thread waits, if it is there
+};
+
+// How matrices that lie on the host go to a place: in strips of rows, one after another. The smallest: all zero.
+struct Strips {
+    std::int64_t resident = 0;  // rows that stay while others pass them (all pairs in sample space)
+    std::int64_t passing =
+        0;                   // rows of each of the two strips that pass; whole tiles or chunks are taken, at least one
+    std::int64_t bytes = 0;  // of workspace beside them, about
+    int threads = 1;         // that bring rows into pinned memory
 };
 
 namespace cuda {
 
 int current_device();
+
+struct MemoryInfo {
+    std::size_t free, total;  // bytes
+};
+MemoryInfo memory_info(int device);
 
 // Throws unless a device's kernels may read the address.
 void check_address(const std::byte* address, int device);

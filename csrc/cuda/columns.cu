@@ -1,31 +1,38 @@
 #include <optional>
 
 #include "core/pack.hpp"
-#include "cuda/columns.hpp"
 #include "cuda/device.cuh"
+#include "cuda/strips.hpp"
 
 namespace simkit::cuda {
 
 ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale) {
-    Machine machine(place);
-    if (!row_scale) return column_stats(machine, x, nullptr);
-    auto held = machine.array<double>(x.rows);
-    machine.send(held, row_scale, x.rows);
-    return column_stats(machine, x, held.data());
+    return at_place(place, Index{0}, [&](Machine& machine, Index) {
+        if (!row_scale) return column_stats(machine, x, nullptr);
+        auto held = machine.array<double>(x.rows);
+        machine.send(held, row_scale, x.rows);
+        return column_stats(machine, x, held.data());
+    });
+}
+
+ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale, const Strips& strips) {
+    return at_place(place, strips,
+                    [&](Machine& machine, const Strips& fit) { return column_stats(machine, x, row_scale, fit); });
 }
 
 void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, double* g) {
-    Machine machine(place);
     const Index p = block.x.cols;
-    BlockView there = block;
-    std::optional<Machine::Array<double>> scale;
-    if (block.row_scale) {
-        scale.emplace(machine.array<double>(block.x.rows));
-        machine.send(*scale, block.row_scale, block.x.rows);
-        there.row_scale = scale->data();
-    }
-    column_products(machine, there, shifts_in_float(block), {block.shift, block.shift + p},
-                    {sum_sq_dev, sum_sq_dev + p}, exact, g);
+    at_place(place, kPartsRoom, [&](Machine& machine, Index room) {
+        BlockView there = block;
+        std::optional<Machine::Array<double>> scale;
+        if (block.row_scale) {
+            scale.emplace(machine.array<double>(block.x.rows));
+            machine.send(*scale, block.row_scale, block.x.rows);
+            there.row_scale = scale->data();
+        }
+        column_products(machine, there, shifts_in_float(block), {block.shift, block.shift + p},
+                        {sum_sq_dev, sum_sq_dev + p}, exact, g, room);
+    });
 }
 
 }  // namespace simkit::cuda

@@ -121,6 +121,31 @@ struct JoinColumns {
     }
 };
 
+// mean: the origins that the sums of the columns of `rows` rows are of.
+inline ColumnStats stats_of(std::vector<double> mean, const std::vector<Column>& columns, Index rows) {
+    const Index cols = static_cast<Index>(columns.size());
+    ColumnStats stats;
+    stats.sum_sq_dev.resize(cols);
+    double moved = 0.0;
+    for (Index k = 0; k < cols; ++k) {
+        const Column& of = columns[k];
+        if (of.nonfinite && (!stats.nonfinite || of.first < stats.first_row)) {
+            stats.first_row = of.first;
+            stats.first_col = k;
+        }
+        stats.nonfinite += of.nonfinite;
+        const double step = of.sum / static_cast<double>(rows);
+        stats.sum_sq_dev[k] = std::max(0.0, of.square - step * of.sum);  // -1e-17 is rounding
+        mean[k] += step;
+        moved = std::max(moved, std::fabs(step));
+        stats.max_abs = std::max(stats.max_abs, of.top);
+        stats.max_dev = std::max(stats.max_dev, of.far);
+    }
+    stats.max_dev += moved;
+    stats.mean = std::move(mean);
+    return stats;
+}
+
 // x and row_scale lie on the machine.
 template <class M>
 ColumnStats column_stats(M& machine, const MatrixView& x, const double* row_scale) {
@@ -132,31 +157,8 @@ ColumnStats column_stats(M& machine, const MatrixView& x, const double* row_scal
     machine.run(pilot, pieces(x.cols, PilotMeans::kThreads));
     machine.run(ColumnParts{pilot, parts.data()}, pieces(x.cols, ColumnParts::kColumns) * count);
     machine.run(JoinColumns{parts.data(), x.cols, count, joined.data()}, pieces(x.cols, JoinColumns::kThreads));
-    std::vector<double> mean(x.cols);
-    std::vector<Column> columns(x.cols);
-    machine.fetch(mean.data(), origin, x.cols);
-    machine.fetch(columns.data(), joined, x.cols);
-
-    ColumnStats stats;
-    stats.sum_sq_dev.resize(x.cols);
-    double moved = 0.0;
-    for (Index k = 0; k < x.cols; ++k) {
-        const Column& of = columns[k];
-        if (of.nonfinite && (!stats.nonfinite || of.first < stats.first_row)) {
-            stats.first_row = of.first;
-            stats.first_col = k;
-        }
-        stats.nonfinite += of.nonfinite;
-        const double step = of.sum / static_cast<double>(x.rows);
-        stats.sum_sq_dev[k] = std::max(0.0, of.square - step * of.sum);  // -1e-17 is rounding
-        mean[k] += step;
-        moved = std::max(moved, std::fabs(step));
-        stats.max_abs = std::max(stats.max_abs, of.top);
-        stats.max_dev = std::max(stats.max_dev, of.far);
-    }
-    stats.max_dev += moved;
-    stats.mean = std::move(mean);
-    return stats;
+    auto mean = fetched<M, double>(machine, origin, x.cols);
+    return stats_of(std::move(mean), fetched<M, Column>(machine, joined, x.cols), x.rows);
 }
 
 // norms [rows] = |z_i|^2: kLanes threads a row, whose sums join in their order; float64. Program blocks: pieces(rows,
@@ -219,6 +221,7 @@ struct CrossSquares {
     const SquarePlace* squares;
     Index count, group;  // squares, samples of a group
     double* parts;
+    bool waiting = false;  // the parts hold sums of the group's samples before these
 
     SIMKIT_BOTH bool step(Index number, int thread, int k, Shared& shared, Registers& registers) const {
         const auto of = static_cast<std::uint32_t>(number) / static_cast<std::uint32_t>(count);
@@ -236,7 +239,7 @@ struct CrossSquares {
             for (int s = 0; s < R; ++s) {
                 double& cell = to[Tile::row(thread, r) * kWidth + Tile::column(thread, s)];
                 const double own = static_cast<double>(registers.c[r][s]);
-                cell = k > kChunkSlices ? cell + own : own;
+                cell = waiting || k > kChunkSlices ? cell + own : own;
             }
         }
         Tile::clear(registers);
@@ -281,6 +284,8 @@ inline Index group_rows(Index n, Index squares, Index square_bytes) {
     return pieces(pieces(n, chunk), smaller(wanted, pieces(n, chunk))) * chunk;
 }
 
+constexpr Index kPartsRoom = Index{1} << 30;  // bytes of parts in flight, about
+
 // What the two remedies of ops/columns.hpp leave to be read: columns with mean^2 <= 9 var are not centred, and their
 // mean, in z's units, stays in `rest`.
 struct PartlyCentred {
@@ -298,7 +303,8 @@ inline PartlyCentred partly_centred(const std::vector<double>& shift, const std:
 }
 
 template <class T, int R, bool Plain, class M>
-void cross_squares(M& machine, const Operand& columns, const double* rest, const double* squares, double* out) {
+void cross_squares(M& machine, const Operand& columns, const double* rest, const double* squares, double* out,
+                   Index room) {
     using Squares = CrossSquares<T, R, Plain>;
     const Index p = columns.rows, strips = pieces(p, Squares::kWidth), size = Squares::kWidth * Squares::kWidth;
     std::vector<SquarePlace> places;
@@ -306,28 +312,34 @@ void cross_squares(M& machine, const Operand& columns, const double* rest, const
         for (Index j = i; j < strips; ++j) places.push_back({i * Squares::kWidth, j * Squares::kWidth});
     const Index count = static_cast<Index>(places.size()), group = group_rows(columns.depth, count, size * 8);
     const Index groups = pieces(columns.depth, group);
+    const Index batch = larger(1, smaller(count, room / (groups * size * 8)));
     const auto held = sent(machine, std::move(places));
-    auto parts = machine.template array<double>(groups * count * size);
+    auto parts = machine.template array<double>(groups * batch * size);
     auto g = machine.template array<double>(p * p);
-    machine.run(Squares{columns, held.data(), count, group, parts.data()}, count * groups);
-    machine.run(JoinSquares{held.data(), parts.data(), count, groups, Squares::kWidth, p,
-                            static_cast<double>(columns.depth), columns.scale, rest, squares, g.data()},
-                count);
+    for (Index first = 0; first < count; first += batch) {
+        const Index many = smaller(batch, count - first);
+        const SquarePlace* here = held.data() + first;
+        machine.run(Squares{columns, here, many, group, parts.data()}, many * groups);
+        machine.run(JoinSquares{here, parts.data(), many, groups, Squares::kWidth, p,
+                                static_cast<double>(columns.depth), columns.scale, rest, squares, g.data()},
+                    many);
+        machine.pause();
+    }
     machine.fetch(out, g, p * p);
 }
 
 // G [p, p] of the columns of a block: as ops/columns.hpp. The view and row_scale lie on the machine, shift and
-// sum_sq_dev [p] on the host.
+// sum_sq_dev [p] on the host. room: bytes of parts, about, which change no bit.
 template <class M>
 void column_products(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
-                     const std::vector<double>& sum_sq_dev, bool exact, double* g) {
+                     const std::vector<double>& sum_sq_dev, bool exact, double* g, Index room = kPartsRoom) {
     const MatrixView& x = block.x;
     Operand columns{x.data, x.cols, x.rows,  x.col_stride,    x.row_stride, x.dtype,
                     false,  true,   nullptr, block.row_scale, nullptr,      block.scale};
     if (exact) {
         const auto wide = sent(machine, shift);
         columns.shift = wide.data();
-        cross_squares<double, 4, false>(machine, columns, nullptr, nullptr, g);
+        cross_squares<double, 4, false>(machine, columns, nullptr, nullptr, g, room);
         return;
     }
     const PartlyCentred partly = partly_centred(shift, sum_sq_dev, static_cast<double>(x.rows), block.scale);
@@ -338,9 +350,9 @@ void column_products(M& machine, const BlockView& block, bool narrow, const std:
     columns.narrow = narrow;
     columns.narrow_shift = narrow ? single.data() : nullptr;
     if (narrow && x.dtype == Dtype::f32)
-        cross_squares<float, 8, true>(machine, columns, rest.data(), squares.data(), g);
+        cross_squares<float, 8, true>(machine, columns, rest.data(), squares.data(), g, room);
     else
-        cross_squares<float, 8, false>(machine, columns, rest.data(), squares.data(), g);
+        cross_squares<float, 8, false>(machine, columns, rest.data(), squares.data(), g, room);
 }
 
 }  // namespace simkit::cuda

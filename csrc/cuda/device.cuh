@@ -4,17 +4,15 @@
 
 #include <cuda_runtime_api.h>
 
+#include <chrono>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "core/place.hpp"
 #include "cuda/machine.hpp"
 
 namespace simkit::cuda {
-
-struct OutOfMemory : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
 
 [[noreturn]] inline void fail(cudaError_t error, const std::string& what) {
     cudaGetLastError();  // this one is reported: it must not be found again by the next call
@@ -23,6 +21,14 @@ struct OutOfMemory : std::runtime_error {
 
 inline void check(cudaError_t error, const char* what) {
     if (error != cudaSuccess) fail(error, what);
+}
+
+inline void check_allocation(cudaError_t error, std::size_t bytes, const std::string& where) {
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        throw OutOfMemory(bytes, where);
+    }
+    if (error != cudaSuccess) fail(error, "allocate " + std::to_string(bytes) + " bytes " + where);
 }
 
 // The caller's device, while the calling thread uses another.
@@ -53,10 +59,12 @@ __global__ void __launch_bounds__(P::kThreads, P::kResident) run_program(const _
 }
 
 // Runs programs in the order of the caller's stream; its arrays come and go in that order too. Only `fetch` waits, and
-// the end of a machine whose work was not fetched: an error must not leave kernels that read the caller's arrays.
+// `wait` and `pause`, and the end of a machine whose work was not fetched: an error must not leave kernels that read
+// the caller's arrays. Copies go to a stream of their own, made when it is first used.
 class Machine {
   public:
-    explicit Machine(const Place& place) : visit_(place.device), stream_(static_cast<cudaStream_t>(place.stream)) {
+    explicit Machine(const Place& place)
+        : visit_(place.device), stream_(static_cast<cudaStream_t>(place.stream)), poll_(place.poll) {
         int pools = 0;
         check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, place.device), "describe the device");
         ordered_ = pools != 0;
@@ -68,6 +76,9 @@ class Machine {
     }
     ~Machine() {
         if (busy_) cudaStreamSynchronize(stream_);
+        if (!copies_) return;
+        cudaStreamSynchronize(copies_);
+        cudaStreamDestroy(copies_);
     }
     Machine(const Machine&) = delete;
     Machine& operator=(const Machine&) = delete;
@@ -80,12 +91,7 @@ class Machine {
         Array(const Machine& machine, Index count) : stream_(machine.stream_), ordered_(machine.ordered_) {
             const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
             const cudaError_t error = ordered_ ? cudaMallocAsync(&data_, bytes, stream_) : cudaMalloc(&data_, bytes);
-            const std::string what = "allocate " + std::to_string(bytes) + " bytes on the device";
-            if (error == cudaErrorMemoryAllocation) {
-                cudaGetLastError();
-                throw OutOfMemory("CUDA cannot " + what + ": its memory is full");
-            }
-            check(error, what.c_str());
+            check_allocation(error, bytes, "on the device");
         }
         Array(Array&& other) noexcept : data_(other.data_), stream_(other.stream_), ordered_(other.ordered_) {
             other.data_ = nullptr;
@@ -119,6 +125,7 @@ class Machine {
     template <class T>
     void fetch(T* values, const Array<T>& array, Index count) {
         const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
+        if (poll_ && busy_) finish([&] { return cudaStreamQuery(stream_); });  // a copy to pageable memory waits deaf
         check(cudaMemcpyAsync(values, array.data(), bytes, cudaMemcpyDeviceToHost, stream_), "copy from the device");
         check(cudaStreamSynchronize(stream_), "finish");
         busy_ = false;
@@ -157,7 +164,96 @@ class Machine {
         check(cudaGetLastError(), "start a kernel");
     }
 
+    class Event {
+      public:
+        Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "make an event"); }
+        Event(Event&& other) noexcept : event_(other.event_) { other.event_ = nullptr; }
+        Event& operator=(Event&&) = delete;
+        ~Event() {
+            if (event_) cudaEventDestroy(event_);
+        }
+        cudaEvent_t get() const { return event_; }
+
+      private:
+        cudaEvent_t event_ = nullptr;
+    };
+
+    // Gone only when no copy reads it.
+    class Pinned {
+      public:
+        Pinned(cudaStream_t copies, Index bytes) : copies_(copies) {
+            const auto size = static_cast<std::size_t>(bytes);
+            check_allocation(cudaHostAlloc(&data_, size, cudaHostAllocDefault), size, "of the host's pinned memory");
+        }
+        Pinned(Pinned&& other) noexcept : data_(other.data_), copies_(other.copies_) { other.data_ = nullptr; }
+        Pinned& operator=(Pinned&&) = delete;
+        ~Pinned() {
+            if (!data_) return;
+            cudaStreamSynchronize(copies_);
+            cudaFreeHost(data_);
+        }
+        std::byte* data() const { return static_cast<std::byte*>(data_); }
+
+      private:
+        void* data_ = nullptr;
+        cudaStream_t copies_;
+    };
+
+    Event event() { return {}; }
+    Pinned pinned(Index bytes) { return {on(Queue::copies), bytes}; }
+
+    void copy(Array<std::byte>& to, Index at, const Pinned& from, Index start, Index bytes) {
+        const auto size = static_cast<std::size_t>(bytes);
+        check(cudaMemcpyAsync(to.data() + at, from.data() + start, size, cudaMemcpyHostToDevice, on(Queue::copies)),
+              "copy to the device");
+    }
+    void record(Event& event, Queue queue) { check(cudaEventRecord(event.get(), on(queue)), "record an event"); }
+    void wait(Queue queue, const Event& event) {
+        busy_ = true;
+        check(cudaStreamWaitEvent(on(queue), event.get(), 0), "wait for an event");
+    }
+    void wait(const Event& event) {
+        finish([&] { return cudaEventQuery(event.get()); });
+    }
+
+    // The host is at most so many pauses ahead: Ctrl-C waits for what lies between them.
+    static constexpr std::size_t kAhead = 8;
+    void pause() {
+        if (!poll_) return;
+        if (pauses_.size() < kAhead) pauses_.emplace_back();
+        Event& place = pauses_[paused_++ % kAhead];
+        if (paused_ > kAhead) wait(place);
+        record(place, Queue::work);
+    }
+
   private:
+    using Clock = std::chrono::steady_clock;
+
+    // Waits until the query has an answer, and asks now and then whether to stop.
+    template <class Query>
+    void finish(const Query& query) {
+        constexpr std::chrono::milliseconds eager{1}, between{50};
+        const auto began = Clock::now();
+        auto asked = began;
+        for (cudaError_t error; (error = query()) != cudaSuccess;) {
+            if (error != cudaErrorNotReady) fail(error, "finish");
+            cudaGetLastError();
+            const auto now = Clock::now();
+            if (poll_ && now - asked > between) {
+                poll_();
+                asked = now;
+            }
+            if (now - began > eager) std::this_thread::sleep_for(std::chrono::microseconds(50));
+        }
+    }
+
+    cudaStream_t on(Queue queue) {
+        if (queue == Queue::work) return stream_;
+        // Not one that waits for the legacy default stream: that may be the other.
+        if (!copies_) check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "make a stream");
+        return copies_;
+    }
+
     // What was put on `other` before now precedes what follows here.
     void follow(void* other) {
         if (other == stream_) return;
@@ -170,9 +266,18 @@ class Machine {
     }
 
     Visit visit_;
-    cudaStream_t stream_;
+    cudaStream_t stream_, copies_ = nullptr;
+    Poll poll_;
+    std::vector<Event> pauses_;
+    std::size_t paused_ = 0;
     bool ordered_ = false;
     bool busy_ = false;  // work was begun that no `fetch` has waited for
 };
+
+// compute(machine, room) at a place: see with_memory.
+template <class Room, class Compute>
+auto at_place(const Place& place, const Room& room, const Compute& compute) {
+    return with_memory([&] { return Machine(place); }, room, compute);
+}
 
 }  // namespace simkit::cuda

@@ -201,11 +201,12 @@ struct GatherDistances {
 template <class M>
 class DistanceSearch {
   public:
-    // rows: of z, float64. most: so many distances are collected at once.
-    DistanceSearch(M& machine, const Operand& rows, Index most)
+    // rows: of z, float64. most: so many distances are collected at once. room: bytes of tiles in flight, about.
+    DistanceSearch(M& machine, const Operand& rows, Index most, Index room)
         : machine_(machine),
           rows_(rows),
           most_(most),
+          room_(room),
           pairs_(rows.rows * (rows.rows - 1) / 2),
           norms_(machine.template array<double>(rows.rows)),
           places_(upper_tiles(pieces(rows.rows, DistanceTile::kWidth))),
@@ -237,7 +238,7 @@ class DistanceSearch {
     // All distances least <= d < most, of which there are `count`.
     std::vector<double> collect(double least, double most, Index count) {
         const Index all = static_cast<Index>(places_.size());
-        const Index group = smaller(all, kRoom / (DistanceTile::kCells * 8));
+        const Index group = larger(1, smaller(all, room_ / (DistanceTile::kCells * 8)));
         auto values = machine_.template array<double>(group * DistanceTile::kCells);
         auto found = machine_.template array<Index>(group);
         auto out = machine_.template array<double>(count);
@@ -254,9 +255,8 @@ class DistanceSearch {
     }
 
   private:
-    static constexpr Index kRoom = Index{1} << 28;  // bytes of tiles in flight
-    static constexpr Index kSample = 256;           // rows whose distances place the first edges
-    static constexpr double kAround = 0.15;         // the share of them on either side of the wanted rank
+    static constexpr Index kSample = 256;    // rows whose distances place the first edges
+    static constexpr double kAround = 0.15;  // the share of them on either side of the wanted rank
     using Edges = std::vector<double>;
 
     static std::uint64_t key_of(double value) {  // ordered like the value, for values >= 0
@@ -290,7 +290,7 @@ class DistanceSearch {
 
     std::vector<Index> histogram(const Edges& edges) {
         constexpr Index bins = CountDistances::kBins;
-        const Index all = static_cast<Index>(places_.size()), group = smaller(all, kRoom / (bins * 4));
+        const Index all = static_cast<Index>(places_.size()), group = larger(1, smaller(all, room_ / (bins * 4)));
         const auto held = sent(machine_, edges);
         auto counts = machine_.template array<std::uint32_t>(group * bins);
         auto sums = machine_.template array<Index>(pieces(group, SumCounts::kTiles) * bins);
@@ -311,7 +311,7 @@ class DistanceSearch {
         Operand few = rows_;
         few.rows = smaller(few.rows, kSample);
         few.row_stride *= rows_.rows / few.rows;
-        DistanceSearch sample(machine_, few, few.rows * few.rows);
+        DistanceSearch sample(machine_, few, few.rows * few.rows, room_);
         std::vector<double> values = sample.collect(0.0, std::numeric_limits<double>::infinity(), sample.pairs());
         std::sort(values.begin(), values.end());
         const double at = static_cast<double>(rank) / static_cast<double>(pairs_);
@@ -339,20 +339,22 @@ class DistanceSearch {
 
     M& machine_;
     Operand rows_;
-    Index most_, pairs_;
+    Index most_, room_, pairs_;
     typename M::template Array<double> norms_;
     std::vector<TilePlace> places_;
     typename M::template Array<TilePlace> tiles_;
 };
 
 // Median of the full n x n matrix of |z_i - z_j|^2, which holds n zeros and every distance above the diagonal twice.
-// most: so many distances are collected at once, whatever their number; no bit depends on it.
+// most: so many distances are collected at once, whatever their number; room: bytes of tiles in flight, about. No bit
+// depends on either.
+constexpr Index kDistancesRoom = Index{1} << 28;
 template <class M>
-double distance_median(M& machine, const Operand& rows, Index most = Index{1} << 20) {
+double distance_median(M& machine, const Operand& rows, Index most = Index{1} << 20, Index room = kDistancesRoom) {
     const Index n = rows.rows, total = n * n, low = (total - 1) / 2, high = total / 2;  // ranks of the middle values
     const auto above = [&](Index rank) { return rank < n ? -1 : (rank - n) / 2; };  // among those above the diagonal
     if (above(high) < 0) return 0.0;
-    DistanceSearch<M> search(machine, rows, most);
+    DistanceSearch<M> search(machine, rows, most, room);
     const auto [first, second] = search.select(larger(above(low), 0), above(high));
     return 0.5 * ((above(low) < 0 ? 0.0 : first) + second);
 }

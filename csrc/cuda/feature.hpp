@@ -131,53 +131,42 @@ struct RowsOfBlock {
     }
 };
 
-template <class M>
-class FeatureSums {
+// The columns of all blocks side by side, and the squares of their cross-products that are asked for.
+class FeatureSquares {
   public:
-    using Squares = CrossSquares<double, 4, false, ColumnTable>;
-    static constexpr Index kWidth = Squares::kWidth;
+    static constexpr Index kWidth = CrossSquares<double, 4, false, ColumnTable>::kWidth;
 
-    FeatureSums(M& machine, const PlacedProblem& problem)
-        : machine_(machine), problem_(problem), columns_(sent(machine, all_columns())) {
-        for (const PlacedBlock& block : problem.blocks) ends_.push_back(begin(m_++) + block.view.x.cols);
-        table_ = {columns_.data(), ends_.back(), problem.n()};
+    explicit FeatureSquares(const PlacedProblem& problem) : left_(problem.left) {
+        for (const PlacedBlock& block : problem.blocks) {
+            const Index first = begin(blocks());
+            ends_.push_back(first + block.view.x.cols);
+        }
+        list_squares();
     }
 
-    PairSums sums() {
-        list_squares();
-        const Index m = problem_.m(), n = problem_.n();
-        const std::vector<double> p = products();
-        std::vector<double> norms, rows, totals(m);
-        if (problem_.debiased) debias(norms, rows, totals);
-        const double dn = static_cast<double>(n);
-        const auto centred = [&](Index a, Index b) {
-            const Index at = smaller(a, b) * m + larger(a, b);
-            if (!problem_.debiased) return p[at];
-            return p[at] - norms[at] - 2.0 / (dn - 2.0) * rows[at] + totals[a] * totals[b] / ((dn - 1.0) * (dn - 2.0));
-        };
-        return asked_for(problem_, p, centred);
+    Index blocks() const { return static_cast<Index>(ends_.size()); }
+    Index begin(Index block) const { return block ? ends_[block - 1] : 0; }
+    Index end(Index block) const { return ends_[block]; }
+    Index columns() const { return ends_.back(); }
+    Index count() const { return static_cast<Index>(places_.size()); }
+    const std::vector<SquarePlace>& places() const { return places_; }
+
+    // The shares of squares [first, first + count), which are numbered from there on.
+    std::vector<Share> shares(Index first, Index count) const {
+        const auto before = [](const Share& share, Index square) { return share.square < square; };
+        const auto from = std::lower_bound(shares_.begin(), shares_.end(), first, before);
+        std::vector<Share> found(from, std::lower_bound(from, shares_.end(), first + count, before));
+        for (Share& share : found) share.square -= first;
+        return found;
     }
 
   private:
-    Index begin(Index block) const { return block ? ends_[block - 1] : 0; }
-
-    std::vector<ColumnPlace> all_columns() const {
-        std::vector<ColumnPlace> columns;
-        for (const PlacedBlock& block : problem_.blocks) {
-            const MatrixView& x = block.view.x;
-            for (Index k = 0; k < x.cols; ++k)
-                columns.push_back({x.data + k * x.col_stride, x.row_stride, x.dtype, block.shift[k], block.view.scale,
-                                   block.view.row_scale});
-        }
-        return columns;
-    }
-
     // Squares of columns [i0, i1) with [j0, j1), cut by pairs of blocks. same: only what lies above the diagonal.
     void add_square(Index i0, Index i1, Index j0, Index j1) {
-        const Index number = static_cast<Index>(places_.size());
+        const Index number = count();
         places_.push_back({i0, j0});
-        for (Index a = block_of(i0); a < m_ && begin(a) < i1; ++a)
-            for (Index b = i0 == j0 ? a : block_of(j0); b < m_ && begin(b) < j1; ++b) {
+        for (Index a = block_of(i0); a < blocks() && begin(a) < i1; ++a)
+            for (Index b = i0 == j0 ? a : block_of(j0); b < blocks() && begin(b) < j1; ++b) {
                 const Share share{number,
                                   larger(begin(a), i0) - i0,
                                   smaller(ends_[a], i1) - i0,
@@ -199,65 +188,128 @@ class FeatureSums {
     }
 
     void list_squares() {
-        const Index left = problem_.left, all = ends_.back(), middle = ends_[left - 1];
-        if (left == m_) return add_triangle(0, all);
+        const Index all = columns(), middle = ends_[left_ - 1];
+        if (left_ == blocks()) return add_triangle(0, all);
         for (Index i = 0; i < middle; i += kWidth)
             for (Index j = middle; j < all; j += kWidth)
                 add_square(i, smaller(middle, i + kWidth), j, smaller(all, j + kWidth));
-        for (Index b = 0; b < m_; ++b) add_triangle(begin(b), ends_[b]);
+        for (Index b = 0; b < blocks(); ++b) add_triangle(begin(b), ends_[b]);
     }
 
+    Index left_;
+    std::vector<Index> ends_;  // of the blocks' columns
+    std::vector<SquarePlace> places_;
+    std::vector<Share> shares_;  // in the order of their squares
+};
+
+// The columns of all blocks, whose views lie on the machine.
+inline std::vector<ColumnPlace> all_columns(const PlacedProblem& problem) {
+    std::vector<ColumnPlace> columns;
+    for (const PlacedBlock& block : problem.blocks) {
+        const MatrixView& x = block.view.x;
+        for (Index k = 0; k < x.cols; ++k)
+            columns.push_back({x.data + k * x.col_stride, x.row_stride, x.dtype, block.shift[k], block.view.scale,
+                               block.view.row_scale});
+    }
+    return columns;
+}
+
+// p [m, m] += the squares of a batch, joined from its groups.
+template <class M>
+void add_squares(M& machine, const std::vector<Share>& shares, const double* parts, Index count, Index groups, Index m,
+                 std::vector<double>& p) {
+    const Index many = static_cast<Index>(shares.size());
+    const auto held = sent(machine, shares);
+    auto sums = machine.template array<double>(many);
+    machine.run(SumSquares{held.data(), parts, count, groups, FeatureSquares::kWidth, sums.data()}, many);
+    const auto found = fetched<M, double>(machine, sums, many);
+    for (Index k = 0; k < many; ++k) p[shares[k].a * m + shares[k].b] += shares[k].weight * found[k];
+}
+
+// What is subtracted from the products of debiased sums: by pairs of blocks, and by blocks.
+struct Diagonals {
+    std::vector<double> norms, rows, totals;
+};
+
+// K~ = K - diag(a), a [m, n]. Its row sums r [m, n] are -a but for the rounding of the means, which counts beside a
+// small result.
+template <class M>
+Diagonals diagonals(M& machine, const PlacedProblem& problem, const typename M::template Array<double>& a,
+                    const typename M::template Array<double>& r) {
+    const Index m = problem.m(), n = problem.n();
+    Diagonals out{panel_products(machine, a, m, problem.left, n), panel_products(machine, r, m, problem.left, n),
+                  std::vector<double>(m)};
+    const auto sums = fetched<M, double>(machine, r, m * n);
+    for (Index b = 0; b < m; ++b)
+        out.totals[b] = std::accumulate(sums.begin() + b * n, sums.begin() + (b + 1) * n, 0.0);
+    return out;
+}
+
+// p: |X_a^T X_b|^2 [m, m], upper triangle; the diagonals where debiased.
+inline PairSums feature_sums(const PlacedProblem& problem, const std::vector<double>& p, const Diagonals& of) {
+    const Index m = problem.m();
+    const double dn = static_cast<double>(problem.n());
+    const auto centred = [&](Index a, Index b) {
+        const Index at = smaller(a, b) * m + larger(a, b);
+        if (!problem.debiased) return p[at];
+        return p[at] - of.norms[at] - 2.0 / (dn - 2.0) * of.rows[at] +
+               of.totals[a] * of.totals[b] / ((dn - 1.0) * (dn - 2.0));
+    };
+    return asked_for(problem, p, centred);
+}
+
+template <class M>
+class FeatureSums {
+  public:
+    using Squares = CrossSquares<double, 4, false, ColumnTable>;
+    static constexpr Index kWidth = Squares::kWidth;
+
+    FeatureSums(M& machine, const PlacedProblem& problem)
+        : machine_(machine),
+          problem_(problem),
+          squares_(problem),
+          columns_(sent(machine, all_columns(problem))),
+          table_{columns_.data(), squares_.columns(), problem.n()} {}
+
+    PairSums sums() {
+        const std::vector<double> p = products();
+        return feature_sums(problem_, p, problem_.debiased ? debias() : Diagonals{});
+    }
+
+  private:
     // |X_a^T X_b|^2 [m, m], upper triangle, of the pairs that were asked for.
     std::vector<double> products() {
-        const Index all = static_cast<Index>(places_.size()), cells = kWidth * kWidth;
+        const Index m = problem_.m(), all = squares_.count(), cells = kWidth * kWidth;
         const Index group = group_rows(problem_.n(), all, cells * 8), groups = pieces(problem_.n(), group);
         const Index batch = larger(1, smaller(all, problem_.bytes / (groups * cells * 8)));
-        const auto places = sent(machine_, places_);
+        const auto places = sent(machine_, squares_.places());
         auto parts = machine_.template array<double>(groups * batch * cells);
-        std::vector<double> p(m_ * m_, 0.0);
-        std::size_t next = 0;
+        std::vector<double> p(m * m, 0.0);
         for (Index first = 0; first < all; first += batch) {
             const Index count = smaller(batch, all - first);
-            std::vector<Share> shares;
-            for (; next < shares_.size() && shares_[next].square < first + count; ++next) {
-                shares.push_back(shares_[next]);
-                shares.back().square -= first;
-            }
-            const Index many = static_cast<Index>(shares.size());
-            const auto held = sent(machine_, shares);
-            auto sums = machine_.template array<double>(many);
             machine_.run(Squares{table_, places.data() + first, count, group, parts.data()}, count * groups);
-            machine_.run(SumSquares{held.data(), parts.data(), count, groups, kWidth, sums.data()}, many);
-            const auto found = fetched<M, double>(machine_, sums, many);
-            for (Index k = 0; k < many; ++k) p[shares[k].a * m_ + shares[k].b] += shares[k].weight * found[k];
+            add_squares(machine_, squares_.shares(first, count), parts.data(), count, groups, m, p);
         }
         return p;
     }
 
-    // K~ = K - diag(a). Its row sums are -a but for the rounding of the means, which counts beside a small result.
-    void debias(std::vector<double>& norms, std::vector<double>& rows, std::vector<double>& totals) {
-        const Index n = problem_.n();
-        auto columns = machine_.template array<double>(ends_.back());
-        auto squares = machine_.template array<double>(m_ * n), sums = machine_.template array<double>(m_ * n);
-        machine_.run(SumColumns{table_, columns.data()}, ends_.back());
-        for (Index b = 0; b < m_; ++b)
-            machine_.run(RowsOfBlock{table_, columns.data(), begin(b), ends_[b] - begin(b), squares.data() + b * n,
-                                     sums.data() + b * n},
+    Diagonals debias() {
+        const Index m = problem_.m(), n = problem_.n();
+        auto columns = machine_.template array<double>(squares_.columns());
+        auto a = machine_.template array<double>(m * n), r = machine_.template array<double>(m * n);
+        machine_.run(SumColumns{table_, columns.data()}, squares_.columns());
+        for (Index b = 0; b < m; ++b)
+            machine_.run(RowsOfBlock{table_, columns.data(), squares_.begin(b), squares_.end(b) - squares_.begin(b),
+                                     a.data() + b * n, r.data() + b * n},
                          pieces(n, RowsOfBlock::kThreads));
-        norms = panel_products(machine_, squares, m_, problem_.left, n);
-        rows = panel_products(machine_, sums, m_, problem_.left, n);
-        const auto r = fetched<M, double>(machine_, sums, m_ * n);
-        for (Index b = 0; b < m_; ++b) totals[b] = std::accumulate(r.begin() + b * n, r.begin() + (b + 1) * n, 0.0);
+        return diagonals(machine_, problem_, a, r);
     }
 
     M& machine_;
     const PlacedProblem& problem_;
+    FeatureSquares squares_;
     typename M::template Array<ColumnPlace> columns_;
-    std::vector<Index> ends_;  // of the blocks' columns
-    Index m_ = 0;
-    ColumnTable table_{};
-    std::vector<SquarePlace> places_;
-    std::vector<Share> shares_;  // in the order of their squares
+    ColumnTable table_;
 };
 
 template <class M>

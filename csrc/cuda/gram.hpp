@@ -32,7 +32,8 @@ template <class Value>
 struct GramBlock {
     Operand rows;
     Value value;
-    Index place;  // among the panel's rows
+    Index place;       // among the panel's rows
+    Index across = 0;  // bytes from where rows of a tile's columns would lie to where they do: in another strip
 };
 
 struct TilePlace {
@@ -74,7 +75,9 @@ struct GramTiles {
         const auto order = static_cast<std::uint32_t>(number) / static_cast<std::uint32_t>(count);
         const Index t = number - order * count;
         const Block& block = blocks[order];
-        const Tile tile{block.rows, block.rows, tiles[t].row * kWidth, tiles[t].column * kWidth, 0, block.rows.depth};
+        Operand columns = block.rows;
+        columns.data += block.across;
+        const Tile tile{block.rows, columns, tiles[t].row * kWidth, tiles[t].column * kWidth, 0, block.rows.depth};
         const Index at = t * m + block.place;
         const int slices = tile.slices();
         if (k <= slices) {

@@ -1,26 +1,20 @@
-#include "cuda/columns.hpp"
 #include "cuda/device.cuh"
-#include "cuda/feature.hpp"
-#include "cuda/pair_sums.hpp"
 #include "cuda/sent_block.cuh"
+#include "cuda/strip_pairs.hpp"
 
 namespace simkit::cuda {
 namespace {
 
-// Calls `compute` with the problem on the device; where the device's memory is full, again with one tile in flight.
 template <class Compute>
-PairSums with_placed(const Place& place, const PairProblem& problem, std::int64_t bytes, Compute&& compute) {
-    Machine machine(place);
-    PlacedProblem placed{{}, problem.left, problem.debiased, bytes};
-    std::vector<Sent> sent;
-    sent.reserve(problem.blocks.size());
-    for (const BlockView& block : problem.blocks) placed.blocks.push_back(sent.emplace_back(machine, block).block());
-    try {
+PairSums with_placed(const Place& place, const PairProblem& problem, std::int64_t bytes, const Compute& compute) {
+    return at_place(place, bytes, [&](Machine& machine, std::int64_t room) {
+        PlacedProblem placed{{}, problem.left, problem.debiased, room};
+        std::vector<Sent> sent;
+        sent.reserve(problem.blocks.size());
+        for (const BlockView& block : problem.blocks)
+            placed.blocks.push_back(sent.emplace_back(machine, block).block());
         return compute(machine, placed);
-    } catch (const OutOfMemory&) {
-        placed.bytes = 0;
-    }
-    return compute(machine, placed);
+    });
 }
 
 }  // namespace
@@ -37,10 +31,25 @@ PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::
     });
 }
 
+PairSums pair_sums_sample(const Place& place, const PairProblem& problem, const Strips& strips) {
+    return at_place(place, strips,
+                    [&](Machine& machine, const Strips& fit) { return pair_sums_sample(machine, problem, fit); });
+}
+
+PairSums pair_sums_feature(const Place& place, const PairProblem& problem, const Strips& strips) {
+    return at_place(place, strips,
+                    [&](Machine& machine, const Strips& fit) { return pair_sums_feature(machine, problem, fit); });
+}
+
 std::vector<double> row_norms(const Place& place, const BlockView& block) {
-    Machine machine(place);
-    const Sent sent(machine, block);
-    return row_norms(machine, samples_of(sent.block(), false));
+    return at_place(place, Index{0}, [&](Machine& machine, Index) {
+        const Sent sent(machine, block);
+        return row_norms(machine, samples_of(sent.block(), false));
+    });
+}
+
+std::vector<double> row_norms(const Place& place, const BlockView& block, const Strips& strips) {
+    return at_place(place, strips, [&](Machine& machine, const Strips& fit) { return row_norms(machine, block, fit); });
 }
 
 }  // namespace simkit::cuda

@@ -7,17 +7,55 @@
 //   fetch(values, array, count)  the values are there, and all work is done, when it returns
 //   send and fetch of a pointer instead of an array: memory there that outlives the machine
 //   kept                         host memory that is kept until then
-// all in the order of the calls.
+//   pause()                      between launches of a long walk: asks whether to stop, and lets the host run a few
+//                                pauses ahead at most
+// all in the order of the calls. An array for which there is no room is an OutOfMemory.
+//
+// Beside that order, which is `Queue::work`, there is a second one, for copies that go on meanwhile:
+//   pinned(bytes)                host memory with data() that such copies read; it stays as it is until they are done
+//   copy(array, at, pinned, from, bytes)    puts a copy into an array of bytes on `Queue::copies`
+//   event()                      a place in one of the two orders, none at first
+//   record(event, queue)         what was put on the queue so far
+//   wait(queue, event)           what follows on the queue waits for what was recorded before this call
+//   wait(event)                  so does the host
+// Nothing else orders the two: arrays come and go in the order of `work`.
 #pragma once
 
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "cuda/program.hpp"
 
 namespace simkit::cuda {
+
+enum class Queue { work, copies };
+
+// There is no room for `bytes` more.
+struct OutOfMemory : std::runtime_error {
+    explicit OutOfMemory(const std::string& what) : std::runtime_error(what) {}
+    OutOfMemory(std::size_t bytes, const std::string& where)
+        : OutOfMemory("CUDA cannot allocate " + std::to_string(bytes) + " bytes " + where + ": its memory is full") {}
+};
+
+// compute(machine, room) on a machine that make() gives; where its memory is full once more, on a fresh one, with the
+// smallest room, and then an error that says so. The only place that knows what to do about it.
+template <class Make, class Room, class Compute>
+auto with_memory(const Make& make, const Room& room, const Compute& compute) {
+    try {
+        auto&& machine = make();
+        return compute(machine, room);
+    } catch (const OutOfMemory&) {  // all that was allocated is free again
+    }
+    try {
+        auto&& machine = make();
+        return compute(machine, Room{});
+    } catch (const OutOfMemory& error) {
+        throw OutOfMemory(std::string(error.what()) + " even with the smallest workspace");
+    }
+}
 
 // Refuses what no device launches.
 template <class P>

@@ -68,79 +68,93 @@ std::vector<double> panel_products(M& machine, const typename M::template Array<
     return fetched<M, double>(machine, products, m * m);
 }
 
+// The blocks of a problem for GramTiles, the widest first; held takes the arrays that they point to.
+template <class Value, class M>
+std::vector<GramBlock<Value>> gram_blocks(M& machine, const PlacedProblem& problem, const Kernels<M>& kernels,
+                                          const std::vector<RowMeans>& means, bool single,
+                                          std::vector<typename M::template Array<double>>& held) {
+    std::vector<GramBlock<Value>> blocks;
+    for (Index b = 0; b < problem.m(); ++b) {
+        Centre centre{nullptr, means[b].mean};
+        if (!means[b].values.empty()) centre.means = held.emplace_back(sent(machine, means[b].values)).data();
+        const Operand rows = samples_of(problem.blocks[b], single);
+        if constexpr (std::is_same_v<Value, KernelValue>)
+            blocks.push_back({rows, {kernels.of(b), centre}, b});
+        else
+            blocks.push_back({rows, {centre}, b});
+    }
+    std::stable_sort(blocks.begin(), blocks.end(),
+                     [](const auto& x, const auto& y) { return x.rows.depth > y.rows.depth; });
+    return blocks;
+}
+
+// One pass over tiles of the plane, `most` of them at once at most.
 template <class T, int R, bool Plain, class Value, class M>
 class SampleWalk {
   public:
     using Tiles = GramTiles<T, R, Plain, Value>;
     using Pairs = PanelProducts<T>;
 
-    SampleWalk(M& machine, const PlacedProblem& problem, const Kernels<M>& kernels)
-        : machine_(machine), problem_(problem), kernels_(kernels) {}
+    SampleWalk(M& machine, const PlacedProblem& problem, Index most)
+        : machine_(machine),
+          problem_(problem),
+          m_(problem.m()),
+          n_(problem.n()),
+          group_(larger(1, smaller(most, room() / tile_bytes<T, R>(m_)))),
+          strips_(strip_pairs(m_, problem.left, Pairs::kWidth)),
+          pairs_(sent(machine, strips_)),
+          panel_(machine.template array<T>(group_ * m_ * kSize)),
+          sums_(machine.template array<double>(group_ * m_ * 2 * Tiles::kWidth)),
+          parts_(machine.template array<double>(group_ * kCuts * m_ * m_)),
+          diagonal_(machine.template array<double>(m_ * n_)),
+          r_(machine.template array<double>(m_ * n_)),
+          p_(machine.template array<double>(m_ * m_)) {
+        machine.zero(r_, m_ * n_);
+        machine.zero(p_, m_ * m_);
+    }
 
-    // One pass over the upper triangle; means [m].
-    SampleSums walk(const std::vector<RowMeans>& means) {
-        const Index m = problem_.m(), n = problem_.n();
-        std::vector<typename M::template Array<double>> held;
-        const auto blocks = sent(machine_, ordered_blocks(means, held));
-        const auto places = upper_tiles(pieces(n, Tiles::kWidth));
+    // Adds the tiles at `places` of all blocks, in that order.
+    void add(const std::vector<GramBlock<Value>>& ordered, const std::vector<TilePlace>& places) {
+        const auto blocks = sent(machine_, ordered);
         const auto tiles = sent(machine_, places);
-        const auto strips = strip_pairs(m, problem_.left, Pairs::kWidth);
-        const auto pairs = sent(machine_, strips);
         const Index all = static_cast<Index>(places.size());
-        const Index room = larger(problem_.bytes - shared_bytes<T, Value>(m, n), 0) / tile_bytes<T, R>(m);
-        const Index group = larger(1, smaller(all, room)), size = Tiles::kWidth * Tiles::kWidth;
-        const Index cuts = pieces(size, Pairs::kPiece);
-        auto panel = machine_.template array<T>(group * m * size);
-        auto sums = machine_.template array<double>(group * m * 2 * Tiles::kWidth);
-        auto parts = machine_.template array<double>(group * cuts * m * m);
-        auto diagonal = machine_.template array<double>(m * n);
-        auto r = machine_.template array<double>(m * n);
-        auto p = machine_.template array<double>(m * m);
-        machine_.zero(r, m * n);
-        machine_.zero(p, m * m);
-        for (Index first = 0; first < all; first += group) {
-            const Index count = smaller(group, all - first);
+        for (Index first = 0; first < all; first += group_) {
+            const Index count = smaller(group_, all - first);
             const TilePlace* here = tiles.data() + first;
-            machine_.run(
-                Tiles{blocks.data(), here, m, n, count, problem_.debiased, panel.data(), sums.data(), diagonal.data()},
-                m * count);
-            machine_.run(AddRowSums{here, sums.data(), m, n, count, Tiles::kWidth, r.data()},
-                         m * pieces(n, AddRowSums::kThreads));
-            machine_.run(Pairs{panel.data(), pairs.data(), m, size, count, parts.data()},
-                         static_cast<Index>(strips.size()) * count * cuts);
-            machine_.run(AddParts{here, parts.data(), m, problem_.left, count, cuts, p.data()},
-                         pieces(m * m, AddParts::kThreads));
+            machine_.run(Tiles{blocks.data(), here, m_, n_, count, problem_.debiased, panel_.data(), sums_.data(),
+                               diagonal_.data()},
+                         m_ * count);
+            machine_.run(AddRowSums{here, sums_.data(), m_, n_, count, Tiles::kWidth, r_.data()},
+                         m_ * pieces(n_, AddRowSums::kThreads));
+            machine_.run(Pairs{panel_.data(), pairs_.data(), m_, kSize, count, parts_.data()},
+                         static_cast<Index>(strips_.size()) * count * kCuts);
+            machine_.run(AddParts{here, parts_.data(), m_, problem_.left, count, kCuts, p_.data()},
+                         pieces(m_ * m_, AddParts::kThreads));
+            machine_.pause();
         }
-        SampleSums out{fetched<M, double>(machine_, p, m * m), panel_products(machine_, r, m, problem_.left, n),
-                       fetched<M, double>(machine_, r, m * n), std::vector<double>(m)};
-        const auto own = fetched<M, double>(machine_, diagonal, m * n);
-        for (Index b = 0; b < m; ++b)
-            out.traces[b] = std::accumulate(own.begin() + b * n, own.begin() + (b + 1) * n, 0.0);
+    }
+
+    SampleSums sums() {
+        SampleSums out{fetched<M, double>(machine_, p_, m_ * m_), panel_products(machine_, r_, m_, problem_.left, n_),
+                       fetched<M, double>(machine_, r_, m_ * n_), std::vector<double>(m_)};
+        const auto own = fetched<M, double>(machine_, diagonal_, m_ * n_);
+        for (Index b = 0; b < m_; ++b)
+            out.traces[b] = std::accumulate(own.begin() + b * n_, own.begin() + (b + 1) * n_, 0.0);
         return out;
     }
 
   private:
-    // held: takes the arrays that they point to.
-    std::vector<GramBlock<Value>> ordered_blocks(const std::vector<RowMeans>& means,
-                                                 std::vector<typename M::template Array<double>>& held) const {
-        std::vector<GramBlock<Value>> blocks;
-        for (Index b = 0; b < problem_.m(); ++b) {
-            Centre centre{nullptr, means[b].mean};
-            if (!means[b].values.empty()) centre.means = held.emplace_back(sent(machine_, means[b].values)).data();
-            const Operand rows = samples_of(problem_.blocks[b], sizeof(T) == 4);
-            if constexpr (std::is_same_v<Value, KernelValue>)
-                blocks.push_back({rows, {kernels_.of(b), centre}, b});
-            else
-                blocks.push_back({rows, {centre}, b});
-        }
-        std::stable_sort(blocks.begin(), blocks.end(),
-                         [](const auto& x, const auto& y) { return x.rows.depth > y.rows.depth; });
-        return blocks;
-    }
+    static constexpr Index kSize = Tiles::kWidth * Tiles::kWidth, kCuts = pieces(kSize, Pairs::kPiece);
+
+    Index room() const { return larger(problem_.bytes - shared_bytes<T, Value>(m_, n_), 0); }
 
     M& machine_;
     const PlacedProblem& problem_;
-    const Kernels<M>& kernels_;
+    Index m_, n_, group_;
+    std::vector<StripPair> strips_;
+    typename M::template Array<StripPair> pairs_;
+    typename M::template Array<T> panel_;
+    typename M::template Array<double> sums_, parts_, diagonal_, r_, p_;
 };
 
 // centred(a, b) of the pairs that were asked for and of every block with itself, whose products p [m, m] were.
@@ -177,12 +191,10 @@ inline PairSums centre_sums(const PlacedProblem& problem, const SampleSums& sums
 // that the pass has found, and the pass done again.
 constexpr double kCancelled = 1e-4;
 
-template <class T, int R, bool Plain, class Value, class M>
-PairSums sums_by_walk(M& machine, const PlacedProblem& problem) {
-    const Kernels<M> kernels(machine, problem);
-    std::vector<RowMeans> means = kernels.row_means();
-    SampleWalk<T, R, Plain, Value, M> walk(machine, problem, kernels);
-    const SampleSums sums = walk.walk(means);
+// pass(means) is a walk over the whole plane; means: the first estimate.
+template <class T, class Pass>
+PairSums sums_by_passes(const PlacedProblem& problem, std::vector<RowMeans> means, const Pass& pass) {
+    const SampleSums sums = pass(means);
     PairSums out = centre_sums(problem, sums);
     if constexpr (std::is_same_v<T, double>) {
         const Index m = problem.m(), n = problem.n();
@@ -190,12 +202,24 @@ PairSums sums_by_walk(M& machine, const PlacedProblem& problem) {
         for (Index a = 0; a < m; ++a) cancelled |= out.self[a] < kCancelled * out.raw[a];
         if (!cancelled) return out;
         for (Index a = 0; a < m; ++a) means[a].absorb(sums.r.data() + a * n, n, problem.debiased);
-        out = centre_sums(problem, walk.walk(means));
+        out = centre_sums(problem, pass(means));
         // K_ij is right to eps of sqrt(K_ii K_jj), and centred before it is squared: what rounding leaves is eps^2.
         for (Index a = 0; a < m; ++a)
             out.raw[a] = std::max(out.raw[a], std::numeric_limits<double>::epsilon() * sums.traces[a] * sums.traces[a]);
     }
     return out;
+}
+
+template <class T, int R, bool Plain, class Value, class M>
+PairSums sums_by_walk(M& machine, const PlacedProblem& problem) {
+    const Kernels<M> kernels(machine, problem);
+    const std::vector<TilePlace> places = upper_tiles(pieces(problem.n(), kSide * R));
+    return sums_by_passes<T>(problem, kernels.row_means(), [&](const std::vector<RowMeans>& means) {
+        SampleWalk<T, R, Plain, Value, M> walk(machine, problem, static_cast<Index>(places.size()));
+        std::vector<typename M::template Array<double>> held;
+        walk.add(gram_blocks<Value>(machine, problem, kernels, means, sizeof(T) == 4, held), places);
+        return walk.sums();
+    });
 }
 
 // Float32 tiles are 128 wide, float64 ones 64. Non-linear kernels take float64 products.

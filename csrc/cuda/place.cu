@@ -9,6 +9,13 @@ int current_device() {
     return device;
 }
 
+MemoryInfo memory_info(int device) {
+    const Visit visit(device);
+    MemoryInfo info{};
+    check(cudaMemGetInfo(&info.free, &info.total), "tell how much memory is free");
+    return info;
+}
+
 void check_address(const std::byte* address, int device) {
     cudaPointerAttributes found{};
     check(cudaPointerGetAttributes(&found, address), "look up an array's address");
@@ -20,14 +27,8 @@ void check_address(const std::byte* address, int device) {
 std::shared_ptr<std::byte> device_memory(const Place& place, std::size_t bytes) {
     const Visit visit(place.device);
     void* data = nullptr;
-    const cudaError_t error = cudaMalloc(&data, bytes);
-    const std::string what = "allocate " + std::to_string(bytes) + " bytes on the device";
-    if (error == cudaErrorMemoryAllocation) {
-        cudaGetLastError();
-        throw OutOfMemory("CUDA cannot " + what + ": its memory is full");
-    }
-    check(error, what.c_str());
-    return std::shared_ptr<std::byte>(static_cast<std::byte*>(data), [](std::byte* held) { cudaFree(held); });
+    check_allocation(cudaMalloc(&data, bytes), bytes, "on the device");
+    return {static_cast<std::byte*>(data), [](std::byte* held) { cudaFree(held); }};
 }
 
 std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std::size_t bytes) {

@@ -33,6 +33,10 @@ class Choice:
     function: Callable[..., Any]
     reason: str
 
+    def within(self, memory: int | None) -> dict[str, int | None]:
+        """The keyword that bounds what a pass over one matrix takes; on the host it takes next to nothing."""
+        return {"memory": memory} if self.backend in ON_DEVICES else {}
+
     @property
     def plan_pair_sums(self) -> Callable[..., Route]:
         """The backend's planner of all-pairs sums."""

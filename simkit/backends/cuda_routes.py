@@ -47,11 +47,11 @@ def plan_pair_sums(
             raise ValueError("the feature-space route needs a linear kernel")
         products, cost = "float64", feature_cost
         reason = f"{cost:.3g} float64 multiply-adds against {sample_cost:.3g} {wanted} ones in sample space"
-        space, most = _feature_space(n, m, left, right)
+        space, most = feature_space(n, m, left, right)
     else:
         cost = sample_cost
         reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
-        space, most = _sample_space(n, m, products, linear=linear)
+        space, most = sample_space(n, m, products, linear=linear)
     size = TILES[products]
     if tile not in (None, size):
         raise NotImplementedError(f"native_cuda multiplies {products} in tiles of {size}, not {tile}")
@@ -62,7 +62,7 @@ def plan_pair_sums(
     return Route(route, products, size, 1, cost, space.total(in_flight), reason)
 
 
-def _sample_space(n: int, m: int, products: Precision, *, linear: bool) -> tuple[Workspace, int]:
+def sample_space(n: int, m: int, products: Precision, *, linear: bool) -> tuple[Workspace, int]:
     """Bytes shared and for each tile in flight, and the number of tiles."""
     size, item = TILES[products], 8 if products == "float64" else 4
     each = m * size * (size * item + 16) + -(-size * size // PIECE) * 8 * m * m
@@ -71,7 +71,7 @@ def _sample_space(n: int, m: int, products: Precision, *, linear: bool) -> tuple
     return Workspace(8 * (of_rows * m * n + (2 + -(-n // PIECE)) * m * m), each), strips * (strips + 1) // 2
 
 
-def _feature_space(n: int, m: int, left: int, right: int) -> tuple[Workspace, int]:
+def feature_space(n: int, m: int, left: int, right: int) -> tuple[Workspace, int]:
     """Bytes shared and for each square of cross-products in flight, and the number of squares."""
     size = TILES["float64"]
     a, b = -(-left // size), -(-right // size)

@@ -1,8 +1,9 @@
 """The CUDA ops behind the op table: each function hands views of device memory to ``_cuda`` and wraps what comes back.
 
 Arrays that lie on a device are read there, on their stream; those on the host, where this backend was asked for by
-name, are copied to the current device for every op. Results are on the host, so every op waits for its own work; packed
-graphs, what ``pack_centred`` returns and the moments of a stream stay on the device for the ops that follow.
+name, are copied to the current device once, or sent there in strips of rows where ``memory`` or the device leaves no
+room (:mod:`simkit.backends.cuda_strips`). Results are on the host, so every op waits for its own work; packed graphs,
+what ``pack_centred`` returns and the moments of a stream stay on the device for the ops that follow.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
-from . import cuda_routes
+from . import cuda_strips
 from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
 from .cuda_candidates import candidate_sums, pack_centred, unit_features  # noqa: F401 - ops of the table
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
@@ -40,7 +41,7 @@ OPS = (
     "moments_rows",
     "moments_add",
 )
-plan_pair_sums = cuda_routes.plan_pair_sums
+plan_pair_sums = cuda_strips.plan_pair_sums
 
 
 def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:
@@ -58,22 +59,38 @@ def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: 
     return [f"there is no CUDA {op} for {name}" for name in kernels] if op == "pair_sums" else []
 
 
-def column_stats(matrix: Matrix, *, row_scale: FloatArray | None = None, threads: int = 1) -> ColumnStats:
-    """See :func:`simkit.backends.reference.column_stats`."""
-    mean, squares, max_abs, max_dev, nonfinite, row, column = cuda().column_stats(
-        x=array_on(matrix, place_of([matrix])), row_scale=row_scale
+def column_stats(
+    matrix: Matrix, *, row_scale: FloatArray | None = None, threads: int = 1, memory: int | None = None
+) -> ColumnStats:
+    """See :func:`simkit.backends.reference.column_stats`; ``memory`` bounds what an array on the host takes there.
+
+    Raises:
+        TooLittleMemory: the smallest strips take more.
+    """
+    device = place_of([matrix])
+    strips = None if matrix.device is not None else cuda_strips.column_strips(matrix, device, memory, threads)
+    found = (
+        cuda().column_stats(x=array_on(matrix, device), row_scale=row_scale)
+        if strips is None
+        else cuda_strips.column_stats(matrix, row_scale, device, strips)
     )
+    mean, squares, max_abs, max_dev, nonfinite, row, column = found
     return ColumnStats(mean, squares, max_abs, max_dev, nonfinite, (row, column) if nonfinite else None)
 
 
-def row_norms(block: Block, *, threads: int = 1) -> FloatArray:
-    """See :func:`simkit.backends.reference.row_norms`."""
-    norms: FloatArray = cuda().row_norms(block_on(block, place_of([block])))
+def row_norms(block: Block, *, threads: int = 1, memory: int | None = None) -> FloatArray:
+    """See :func:`simkit.backends.reference.row_norms`; ``memory`` and errors as in :func:`column_stats`."""
+    device = place_of([block])
+    on_host = block.matrix.device is None
+    strips = cuda_strips.row_strips(block.matrix, device, memory, threads) if on_host else None
+    if strips is not None:
+        return cuda_strips.row_norms(block, device, strips)
+    norms: FloatArray = cuda().row_norms(block_on(block, device))
     return norms
 
 
-def distance_median(block: Block, *, threads: int = 1) -> float:
-    """See :func:`simkit.backends.reference.distance_median`."""
+def distance_median(block: Block, *, threads: int = 1, memory: int | None = None) -> float:
+    """See :func:`simkit.backends.reference.distance_median`; an array on the host is copied, whatever ``memory``."""
     return float(cuda().distance_median(block_on(block, place_of([block]))))
 
 
@@ -82,14 +99,19 @@ def pair_sums(
 ) -> PairSums:
     """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
     device = place_of([*rows, *(columns or ())])
-    values, own, raw = cuda().pair_sums(
-        rows=[block_on(block, device) for block in rows],
-        columns=[block_on(block, device) for block in columns or ()],
-        debiased=estimator == "debiased",
-        sample_space=route.name == "sample",
-        double_products=route.products == "float64",
-        bytes=route.bytes,
-    )
+    on_host = route if isinstance(route, cuda_strips.HostRoute) else None
+    debiased = estimator == "debiased"
+    if on_host is not None and on_host.strips is not None:
+        values, own, raw = cuda_strips.pair_sums(rows, columns or (), device, debiased, route, on_host.strips)
+    else:
+        values, own, raw = cuda().pair_sums(
+            rows=[block_on(block, device) for block in rows],
+            columns=[block_on(block, device) for block in columns or ()],
+            debiased=debiased,
+            sample_space=route.name == "sample",
+            double_products=route.products == "float64",
+            bytes=route.bytes if on_host is None else on_host.workspace,
+        )
     left = len(rows)
     if columns is None:
         return PairSums(values, own, own, raw, raw)

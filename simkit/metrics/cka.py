@@ -268,7 +268,15 @@ def normalised_with_gaps(
         places, blocks = [], []
         for i, layer in enumerate(layers):
             try:
-                blocks.append(prepare(layer, measure.kernel, backend=forced.backend, threads=forced.threads))
+                blocks.append(
+                    prepare(
+                        layer,
+                        measure.kernel,
+                        backend=forced.backend,
+                        threads=forced.threads,
+                        memory=forced.memory,
+                    )
+                )
                 places.append(i)
             except Degenerate as error:
                 degenerate[side, layer.name] = error.reason

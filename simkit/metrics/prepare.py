@@ -20,33 +20,46 @@ LARGEST = 2.0**1000  # of an entry
 _SAME_WAY = 1e-9  # unit rows, right to a few 1e-16, that differ by less are off by more than 1e-6 of their difference
 
 
-def prepare(x: Matrix, kernel: Kernel, *, backend: str | None = None, threads: int | None = None) -> Block:
-    """Make ``x [n, p]`` ready for products with ``kernel``.
+def prepare(
+    x: Matrix,
+    kernel: Kernel,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
+) -> Block:
+    """Make ``x [n, p]`` ready for products with ``kernel``; ``memory`` bounds what passes take on a device.
 
     Raises:
         ValueError: non-finite entries, named with their number and the first position; zero rows under Cosine;
             features too large to centre, or to multiply.
         Degenerate: constant features.
     """
-    return prepare_with_stats(x, kernel, backend=backend, threads=threads)[0]
+    return prepare_with_stats(x, kernel, backend=backend, threads=threads, memory=memory)[0]
 
 
 def prepare_with_stats(
-    x: Matrix, kernel: Kernel, *, backend: str | None = None, threads: int | None = None
+    x: Matrix,
+    kernel: Kernel,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
 ) -> tuple[Block, ColumnStats]:
     """:func:`prepare`, with the column statistics of what the kernel sees."""
     team = check_threads(threads)
-    stats_of = choose("column_stats", backend=backend, inputs=[x]).function
-    stats = checked_stats(x, backend=backend, threads=threads)
+    stats = checked_stats(x, backend=backend, threads=threads, memory=memory)
     scale = None
     if isinstance(kernel, Cosine):
         exponent = _exponent(stats.max_abs)
         plain = Block(x, kernel, np.zeros(x.p), exponent)
-        norms = np.sqrt(choose("row_norms", backend=backend, inputs=[plain]).function(plain, threads=team))
+        norms_of = choose("row_norms", backend=backend, inputs=[plain])
+        norms = np.sqrt(norms_of.function(plain, threads=team, **norms_of.within(memory)))
         if not norms.all():
             raise ValueError(f"{x.name} has a zero row, number {int(np.argmin(norms))}: its cosine is undefined")
         scale = np.ldexp(1.0 / norms, -exponent)
-        stats = stats_of(x, row_scale=scale, threads=team)
+        stats_of = choose("column_stats", backend=backend, inputs=[x])
+        stats = stats_of.function(x, row_scale=scale, threads=team, **stats_of.within(memory))
     if stats.max_dev == 0.0:
         raise Degenerate(x.name, CONSTANT)
     if scale is not None and stats.max_dev < _SAME_WAY:
@@ -89,14 +102,20 @@ def check_finite(
 
 
 def checked_stats(
-    x: Matrix, *, first_row: int = 0, backend: str | None = None, threads: int | None = None
+    x: Matrix,
+    *,
+    first_row: int = 0,
+    backend: str | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
 ) -> ColumnStats:
     """The column statistics of ``x``; ValueError when an entry is NaN or infinite, with their number and the first, or
     when one is too large to centre.
 
-    ``first_row`` is the number of rows that came before, on a stream.
+    ``first_row`` is the number of rows that came before, on a stream; ``memory`` bounds what a device gives.
     """
-    stats: ColumnStats = choose("column_stats", backend=backend, inputs=[x]).function(x, threads=check_threads(threads))
+    choice = choose("column_stats", backend=backend, inputs=[x])
+    stats: ColumnStats = choice.function(x, threads=check_threads(threads), **choice.within(memory))
     if stats.first_nonfinite is not None:
         row, column = stats.first_nonfinite
         what = "entry" if stats.nonfinite == 1 else "entries"

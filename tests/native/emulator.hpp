@@ -1,16 +1,21 @@
 // A machine (csrc/cuda/machine.hpp) that runs programs on the host, one thread after another, in any order.
 //
 // Nothing is done before `fetch` needs it: what a copy reads, and what a program's memory belongs to, must stay as long
-// as on a device. Arrays and shared memory start out as NaN; what lies before and behind an array is watched; every
-// thread of a block must agree on whether another step follows. A program that lets one thread read what another writes
-// in the same step gives another answer in another order.
+// as on a device. Of the two queues either may be ahead of the other, as far as events let it (Pace): where a wait is
+// missing, a program reads what is not there yet, or a copy overwrites what is still needed. Arrays and shared memory
+// start out as NaN; what lies before and behind an array is watched; every thread of a block must agree on whether
+// another step follows. A program that lets one thread read what another writes in the same step gives another answer
+// in another order.
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -23,12 +28,22 @@
 namespace emulator {
 
 using simkit::cuda::Index;
+using simkit::cuda::Queue;
 
 enum class Order { ascending, descending, shuffled };
 
+struct Event {
+    Queue queue = Queue::work;
+    std::size_t place = 0;  // so many tasks of the queue come before it
+};
+
+// Which queue runs ahead: none before it must, one as soon as it may, or either by chance.
+enum class Pace { late, copies, work, chance };
+
 class Machine {
   public:
-    explicit Machine(Order order) : order_(order) {}
+    explicit Machine(Order order, Pace pace = Pace::late, Index memory = std::numeric_limits<Index>::max())
+        : order_(order), pace_(pace), memory_(memory) {}
     ~Machine() noexcept(false) {
         if (!std::uncaught_exceptions()) finish();
     }
@@ -36,25 +51,44 @@ class Machine {
     Machine& operator=(const Machine&) = delete;
 
     simkit::cuda::Kept kept;
+    std::function<void()> poll;
+    Index most = 0, copied = 0;  // bytes: of arrays at any time, through the second queue
 
     template <class T>
     class Array {
       public:
-        Array(Machine& machine, Index count)
-            : machine_(&machine),
-              count_(count),
-              bytes_(std::make_shared<Bytes>(kGuard + count * sizeof(T) + kGuard, Bytes::value_type{0xff})) {}
-        T* data() const { return reinterpret_cast<T*>(bytes_->data() + kGuard); }
+        Array(Machine& machine, Index count) : machine_(&machine), count_(count) {
+            const Index bytes = count * static_cast<Index>(sizeof(T));
+            if (bytes > machine.memory_ - machine.used_)
+                throw simkit::cuda::OutOfMemory(static_cast<std::size_t>(bytes), "on the device");
+            machine.used_ += bytes;
+            machine.most = std::max(machine.most, machine.used_);
+            held_ = std::make_shared<Held>();
+            held_->bytes.assign(kGuard + bytes + kGuard, 0xff);
+            machine.put(work, [held = held_] { held->there = true; });
+        }
+        T* data() const { return reinterpret_cast<T*>(held_->bytes.data() + kGuard); }
         Index count() const { return count_; }
         Array(Array&&) = default;
         // Freed in the order of the work, and looked at when its turn comes.
         ~Array() {
-            if (bytes_) machine_->work_.push_back([bytes = std::move(bytes_)] { check_ends(*bytes); });
+            if (!held_) return;
+            machine_->used_ -= count_ * static_cast<Index>(sizeof(T));
+            machine_->line(work).tasks.push_back({[held = std::move(held_)] {
+                                                      held->there = false;
+                                                      check_ends(held->bytes);
+                                                  },
+                                                  {}});
         }
 
       private:
+        friend class Machine;
         using Bytes = std::vector<unsigned char>;
         static constexpr std::size_t kGuard = 256;
+        struct Held {
+            Bytes bytes;
+            bool there = false;  // allocated, in the order of the work, and not freed
+        };
 
         static void check_ends(const Bytes& bytes) {
             const auto intact = [](const unsigned char* at) {
@@ -66,8 +100,44 @@ class Machine {
 
         Machine* machine_;
         Index count_;
-        std::shared_ptr<Bytes> bytes_;
+        std::shared_ptr<Held> held_;
     };
+
+    using Event = emulator::Event;
+
+    // Overwritten at its end, when copies from it are done as on a device.
+    class Pinned {
+      public:
+        Pinned(Machine& machine, Index bytes) : machine_(&machine), bytes_(bytes, 0xff) {}
+        Pinned(Pinned&&) = default;
+        ~Pinned() {
+            if (bytes_.empty() || std::uncaught_exceptions()) return;
+            machine_->reach(copies, machine_->line(copies).end());
+            std::fill(bytes_.begin(), bytes_.end(), 0xff);
+        }
+        std::byte* data() const { return reinterpret_cast<std::byte*>(const_cast<unsigned char*>(bytes_.data())); }
+
+      private:
+        Machine* machine_;
+        std::vector<unsigned char> bytes_;
+    };
+
+    Event event() { return {}; }
+    Pinned pinned(Index bytes) { return Pinned(*this, bytes); }
+    void record(Event& event, Queue queue) { event = {queue, line(queue).end()}; }
+    void wait(Queue queue, const Event& event) { put(queue, {}, event); }
+    void wait(const Event& event) { reach(event.queue, event.place); }
+    void copy(Array<std::byte>& to, Index at, const Pinned& from, Index start, Index bytes) {
+        if (at < 0 || at + bytes > to.count()) throw std::runtime_error("a copy leaves the array");
+        copied += bytes;
+        put(copies, [held = to.held_, to = to.data() + at, from = from.data() + start, bytes] {
+            if (!held->there) throw std::runtime_error("a copy to memory that is not there yet, or no longer");
+            std::copy_n(from, bytes, to);
+        });
+    }
+    void pause() {
+        if (poll) poll();
+    }
 
     template <class T>
     Array<T> array(Index count) {
@@ -77,7 +147,7 @@ class Machine {
     template <class T>
     void send(Array<T>& array, const T* values, Index count) {
         if (count > array.count()) throw std::runtime_error("more is sent than the array holds");
-        work_.push_back([to = array.data(), values, count] { std::copy_n(values, count, to); });
+        put(work, [to = array.data(), values, count] { std::copy_n(values, count, to); });
     }
     template <class T>
     void fetch(T* values, const Array<T>& array, Index count) {
@@ -99,13 +169,13 @@ class Machine {
     template <class T>
     void zero(Array<T>& array, Index count) {
         if (count > array.count()) throw std::runtime_error("more is cleared than the array holds");
-        work_.push_back([to = array.data(), count] { std::memset(to, 0, count * sizeof(T)); });
+        put(work, [to = array.data(), count] { std::memset(to, 0, count * sizeof(T)); });
     }
 
     template <class P>
     void run(const P& program, Index blocks) {
         simkit::cuda::check_launch<P>(blocks);
-        work_.push_back([this, program, blocks] { execute(program, blocks); });
+        put(work, [this, program, blocks] { execute(program, blocks); });
     }
 
   private:
@@ -116,8 +186,61 @@ class Machine {
         T& value() { return *reinterpret_cast<T*>(bytes); }
     };
 
+    static constexpr Queue work = Queue::work, copies = Queue::copies;
+
+    struct Task {
+        std::function<void()> run;
+        Event after;  // what must be done before
+    };
+    struct Line {
+        std::deque<Task> tasks;
+        std::size_t done = 0;
+        std::size_t end() const { return done + tasks.size(); }
+    };
+
+    Line& line(Queue queue) { return lines_[queue == copies]; }
+
+    void put(Queue queue, std::function<void()> run, Event after = {}) {
+        line(queue).tasks.push_back({std::move(run), after});
+        hurry();
+    }
+
+    // Does the queue's next task, if it has one whose time has come.
+    bool advance(Queue queue) {
+        Line& of = line(queue);
+        if (of.tasks.empty() || line(of.tasks.front().after.queue).done < of.tasks.front().after.place) return false;
+        const Task task = std::move(of.tasks.front());
+        of.tasks.pop_front();
+        ++of.done;
+        if (task.run) task.run();
+        return true;
+    }
+
+    // What is done sooner than anything asks for it.
+    void hurry() {
+        if (pace_ == Pace::chance)
+            for (int turns = static_cast<int>(random_() % 4); turns > 0; --turns)
+                advance(random_() % 2 ? work : copies);
+        while (pace_ == Pace::copies && advance(copies)) {
+        }
+        while (pace_ == Pace::work && advance(work)) {
+        }
+    }
+
+    // Does what comes before a place of a queue, and what that waits for.
+    void reach(Queue queue, std::size_t place) {
+        while (line(queue).done < place) {
+            if (advance(queue)) {
+                hurry();
+            } else {
+                const Event after = line(queue).tasks.front().after;
+                reach(after.queue, after.place);
+            }
+        }
+    }
+
     void finish() {
-        for (const auto& work : std::exchange(work_, {})) work();
+        reach(work, line(work).end());
         kept.release();
     }
 
@@ -145,8 +268,10 @@ class Machine {
     }
 
     Order order_;
+    Pace pace_;
+    Index memory_, used_ = 0;
     std::mt19937 random_{0};
-    std::vector<std::function<void()>> work_;
+    std::array<Line, 2> lines_;
 };
 
 }  // namespace emulator

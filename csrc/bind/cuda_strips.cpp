@@ -1,0 +1,92 @@
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "bind/cuda_arrays.hpp"
+#include "ops/columns.hpp"
+#include "ops/hsic.hpp"
+
+namespace simkit {
+namespace bound {
+namespace {
+
+using Array = std::shared_ptr<DeviceArray>;
+using Block = std::shared_ptr<DeviceBlock>;
+
+Strips strips_of(std::int64_t resident, std::int64_t passing, std::int64_t bytes, int threads) {
+    check_threads(threads);
+    if (resident < 0 || passing < 0 || bytes < 0) throw std::invalid_argument("strips have no negative sizes");
+    return {resident, passing, bytes, threads};
+}
+
+py::tuple column_stats_in_strips(const Array& x, const std::optional<DoubleArray>& row_scale, std::int64_t resident,
+                                 std::int64_t passing, std::int64_t bytes, int threads) {
+    if (!x) throw std::invalid_argument("an argument is None");
+    if (row_scale && (row_scale->ndim() != 1 || row_scale->shape(0) != x->view.rows))
+        throw std::invalid_argument("row_scale must be [n]");
+    const double* scale = row_scale ? row_scale->data() : nullptr;
+    const Strips strips = strips_of(resident, passing, bytes, threads);
+    ColumnStats stats;
+    {
+        py::gil_scoped_release release;
+        stats = cuda::column_stats(place_of({x.get()}, true), x->view, scale, strips);
+    }
+    const auto p = static_cast<py::ssize_t>(x->view.cols);
+    return py::make_tuple(to_array(std::move(stats.mean), {p}), to_array(std::move(stats.sum_sq_dev), {p}),
+                          stats.max_abs, stats.max_dev, stats.nonfinite, stats.first_row, stats.first_col);
+}
+
+py::array_t<double> row_norms_in_strips(const Block& block, std::int64_t resident, std::int64_t passing,
+                                        std::int64_t bytes, int threads) {
+    if (!block) throw std::invalid_argument("an argument is None");
+    const Strips strips = strips_of(resident, passing, bytes, threads);
+    std::vector<double> norms;
+    {
+        py::gil_scoped_release release;
+        norms = cuda::row_norms(place_of({block->x.get()}, true), block->view, strips);
+    }
+    return to_array(std::move(norms), {static_cast<py::ssize_t>(block->view.x.rows)});
+}
+
+py::tuple pair_sums_in_strips(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased,
+                              bool sample_space, bool double_products, std::int64_t resident, std::int64_t passing,
+                              std::int64_t bytes, int threads) {
+    if (rows.empty()) throw std::invalid_argument("there are no blocks");
+    PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1, false};
+    std::vector<const DeviceArray*> arrays;
+    for (const auto* side : {&rows, &columns})
+        for (const Block& block : *side) {
+            if (!block) throw std::invalid_argument("an argument is None");
+            problem.blocks.push_back(block->view);
+            arrays.push_back(block->x.get());
+            if (block->view.x.rows != problem.n()) throw std::invalid_argument("blocks have different numbers of rows");
+            if (block->view.kernel != Kernel::linear) throw std::invalid_argument("only linear kernels go in strips");
+        }
+    const Place place = place_of(arrays, true);
+    const Strips strips = strips_of(resident, passing, bytes, threads);
+    PairSums sums;
+    {
+        py::gil_scoped_release release;
+        sums = sample_space ? cuda::pair_sums_sample(place, problem, strips)
+                            : cuda::pair_sums_feature(place, problem, strips);
+    }
+    const auto left = static_cast<py::ssize_t>(problem.left), right = static_cast<py::ssize_t>(problem.right());
+    const auto m = static_cast<py::ssize_t>(problem.m());
+    return py::make_tuple(to_array(std::move(sums.values), {left, right}), to_array(std::move(sums.self), {m}),
+                          to_array(std::move(sums.raw), {m}));
+}
+
+}  // namespace
+}  // namespace bound
+
+void bind_cuda_strips(py::module_& m) {
+    using namespace py::literals;
+    m.def("column_stats_in_strips", &bound::column_stats_in_strips, py::kw_only(), "x"_a, "row_scale"_a, "resident"_a,
+          "passing"_a, "bytes"_a, "threads"_a);
+    m.def("row_norms_in_strips", &bound::row_norms_in_strips, "block"_a, py::kw_only(), "resident"_a, "passing"_a,
+          "bytes"_a, "threads"_a);
+    m.def("pair_sums_in_strips", &bound::pair_sums_in_strips, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a,
+          "sample_space"_a, "double_products"_a, "resident"_a, "passing"_a, "bytes"_a, "threads"_a);
+}
+
+}  // namespace simkit

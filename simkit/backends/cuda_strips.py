@@ -1,0 +1,276 @@
+"""Host arrays that a device does not take whole: sent in strips of rows, within a bound of its memory.
+
+The planner says how many rows stay and how many pass; csrc/cuda/strips.hpp and strip_pairs.hpp move them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays import FloatArray, Matrix
+from ..errors import TooLittleMemory
+from . import cuda_routes
+from .base import Block, Precision, Route, RouteName
+from .cuda_device import bound_block, bytes_of, cuda, may_stay, release, room_on
+from .cuda_routes import BUSY, CHUNK, PARTS, TILES, WORKSPACE, feature_space, sample_space
+
+PASSING = 2**26  # bytes of rows that pass at a time: long enough to copy, and little pinned memory
+PART, BAND = 512, 32  # rows and columns of a part of column sums
+ROWS = 8  # whose norms a block of threads forms
+COLUMN = 48  # bytes of such a part
+PADDING = 256  # bytes by which a layer's rows in a strip may be longer
+SHARE_IN_WORDS = "four fifths of what is free"
+SHARES = 128  # sums of a column that wait from strip to strip
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Rows that stay on the device and that pass at a time, workspace beside them, threads that bring rows."""
+
+    resident: int = 0
+    passing: int = 0
+    bytes: int = 0
+    threads: int = 1
+
+    def options(self) -> dict[str, int]:
+        """As the compiled module takes them."""
+        return {
+            "resident": self.resident,
+            "passing": self.passing,
+            "bytes": self.bytes,
+            "threads": self.threads,
+        }
+
+
+@dataclass(frozen=True)
+class HostRoute(Route):
+    """A route of blocks on the host. ``bytes`` is all that it takes on the device; without strips they are copied."""
+
+    workspace: int = 0
+    strips: Strips | None = None
+
+
+def column_strips(matrix: Matrix, device: int, memory: int | None, threads: int) -> Strips | None:
+    """The strips in which sums of columns read a host matrix; None: its copy on the device is read.
+
+    Raises:
+        TooLittleMemory: strips of the fewest columns take more than ``memory``.
+    """
+    if may_stay(matrix, device, memory):
+        return None
+    room = room_on(device, memory, [matrix]) or 0
+    item, p = matrix.values.itemsize, matrix.p
+    of_column, of_rows = 2 * PART * item + COLUMN + COLUMN + 8, 16 * PART + 4 * PADDING
+    least = of_rows + min(BAND, p) * of_column
+    if memory is not None and least > memory:
+        raise TooLittleMemory(f"{memory} bytes", f"the statistics of {matrix.name} on a device", least)
+    columns = min(p, max(BAND, (room - of_rows) // of_column))
+    parts = 1
+    if columns == p:
+        parts = max(1, min(PASSING // (p * item), room // (of_rows + p * of_column) * PART) // PART)
+    return Strips(passing=parts * PART, bytes=columns * 2 * PART * item, threads=threads)
+
+
+def row_strips(matrix: Matrix, device: int, memory: int | None, threads: int) -> Strips | None:
+    """The strips in which sums of rows read a host matrix; None: its copy on the device is read.
+
+    Raises:
+        TooLittleMemory: the smallest strips take more than ``memory``.
+    """
+    if may_stay(matrix, device, memory):
+        return None
+    row, fixed = matrix.p * matrix.values.itemsize, 8 * (matrix.n + matrix.p) + 4 * PADDING
+    least = fixed + 2 * ROWS * row
+    if memory is not None and least > memory:
+        raise TooLittleMemory(f"{memory} bytes", f"the row norms of {matrix.name} on a device", least)
+    spare = (room_on(device, memory, [matrix]) or 0) - fixed
+    return Strips(passing=max(ROWS, min(PASSING // row, spare // (2 * row))) // ROWS * ROWS, threads=threads)
+
+
+def array_on_host(matrix: Matrix, device: int) -> Any:
+    """A host matrix as the ops take it that send it in strips."""
+    return cuda().Array.on_host(x=matrix.values, dtype=matrix.dtype, device=device)
+
+
+def column_stats(matrix: Matrix, row_scale: FloatArray | None, device: int, strips: Strips) -> tuple[Any, ...]:
+    """The statistics of columns as the compiled module returns them."""
+    x = array_on_host(matrix, device)
+    found: tuple[Any, ...] = cuda().column_stats_in_strips(x=x, row_scale=row_scale, **strips.options())
+    return found
+
+
+def row_norms(block: Block, device: int, strips: Strips) -> FloatArray:
+    """Squared norms of the rows."""
+    bound = bound_block(block, array_on_host(block.matrix, device))
+    norms: FloatArray = cuda().row_norms_in_strips(bound, **strips.options())
+    return norms
+
+
+def pair_sums(
+    rows: Sequence[Block], columns: Sequence[Block], device: int, debiased: bool, route: Route, strips: Strips
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """All-pairs sums as the compiled module returns them."""
+    release((block.matrix for block in (*rows, *columns)), device)
+    found: tuple[FloatArray, FloatArray, FloatArray] = cuda().pair_sums_in_strips(
+        rows=[bound_block(block, array_on_host(block.matrix, device)) for block in rows],
+        columns=[bound_block(block, array_on_host(block.matrix, device)) for block in columns],
+        debiased=debiased,
+        sample_space=route.name == "sample",
+        double_products=route.products == "float64",
+        **strips.options(),
+    )
+    return found
+
+
+def plan_pair_sums(
+    rows: Sequence[Block],
+    columns: Sequence[Block] | None,
+    *,
+    memory: int | None = None,
+    threads: int = 1,
+    route: RouteName | None = None,
+    products: Precision | None = None,
+    tile: int | None = None,
+    mapped_row_bytes: int = 0,
+) -> Route:
+    """As :func:`simkit.backends.cuda_routes.plan_pair_sums`; blocks on the host are copied, or go in strips.
+
+    Then ``memory`` bounds all that is on the device, or else a share of what is free does.
+
+    Raises:
+        TooLittleMemory: the smallest strips, or blocks that cannot go in strips, take more. Others as there.
+    """
+
+    def planned(room: int | None) -> Route:
+        return cuda_routes.plan_pair_sums(rows, columns, memory=room, route=route, products=products, tile=tile)
+
+    blocks = [*rows, *(columns or ())]
+    if any(block.matrix.device is not None for block in blocks):
+        return planned(memory)
+    matrices = {id(block.matrix): block.matrix for block in blocks}.values()
+    features = sum(map(bytes_of, matrices))
+    room = room_on(int(cuda().current_device()) if cuda() else 0, memory, matrices)
+    found = planned(None)
+    if room is None:
+        return _whole(found, features)
+    most = room - features if memory is not None else min(WORKSPACE, room - features)
+    try:
+        return _whole(found if memory is None and found.bytes <= most else planned(most), features)
+    except TooLittleMemory as error:
+        work, needed = error.work, error.needed + features
+    said = f"{room} bytes" if memory is not None else f"{room} bytes, {SHARE_IN_WORDS},"
+    if not all(block.linear for block in blocks):
+        raise TooLittleMemory(said, f"{work}, whole because their kernel is no product,", needed)
+    plan = _sample_strips if found.name == "sample" else _feature_strips
+    return plan(found, rows, columns or (), room, threads, TooLittleMemory(said, work, 0))
+
+
+def _whole(found: Route, features: int) -> HostRoute:
+    return _as_host(found, None, features + found.bytes, f"{found.reason}; copied to the device", found.bytes)
+
+
+def _as_host(found: Route, strips: Strips | None, total: int, reason: str, workspace: int = 0) -> HostRoute:
+    fields = {**vars(found), "bytes": total, "reason": reason}
+    return HostRoute(**fields, workspace=workspace, strips=strips)
+
+
+def _row_bytes(blocks: Sequence[Block]) -> int:
+    return sum(block.p * block.matrix.values.itemsize for block in blocks)
+
+
+def _sample_strips(
+    found: Route, rows: Sequence[Block], columns: Sequence[Block], room: int, threads: int, refusal: TooLittleMemory
+) -> HostRoute:
+    """The more rows stay, the fewer times the others pass: they get what tiles and passing rows leave."""
+    blocks = [*rows, *columns]
+    n, m, row = blocks[0].n, len(blocks), _row_bytes(blocks)
+    space, most = sample_space(n, m, found.products, linear=True)
+    width = found.tile
+    high = -(-n // width)
+    fixed = space.shared + sum(12 * b.p + 8 * n * (b.row_scale is not None) for b in blocks)
+    fixed += m * (3 * PADDING + 512) + 16 * (m + 1) ** 2 + PADDING
+
+    def needed(resident: int, passing: int, tiles: int) -> int:  # in tiles
+        places = max(resident * passing, resident * (resident + 1) // 2)
+        return fixed + (resident + 2 * passing) * width * row + tiles * space.each + 16 * places
+
+    smallest = needed(1, 1, 1)
+    if smallest > room:
+        raise _refused(refusal, smallest)
+    spare = room - smallest
+    tiles = 1 + min(spare // 4, WORKSPACE) // space.each
+    passing = 1 + min(spare // 8, PASSING) // (width * row)
+    resident = _largest(high, lambda tall: needed(tall, min(passing, tall), min(tiles, most)) <= room)
+    passing, tiles = min(passing, resident), min(tiles, most)
+    crossed = sum(n - first for first in range(0, n, resident * width)) / n
+    strips = Strips(resident * width, passing * width, space.total(tiles), threads)
+    reason = f"{found.reason}; {min(n, resident * width)} samples stay while others pass, {crossed:.3g} copies of each"
+    return _as_host(found, strips, needed(resident, passing, tiles), reason)
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number from 1 to ``most`` that fits, where smaller ones fit too and 1 does."""
+    low, high = 1, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _feature_strips(
+    found: Route, rows: Sequence[Block], columns: Sequence[Block], room: int, threads: int, refusal: TooLittleMemory
+) -> HostRoute:
+    """All rows pass once for each batch of squares: as few batches as there is room for, then long strips."""
+    blocks = [*rows, *columns]
+    n, m, p = blocks[0].n, len(blocks), sum(block.p for block in blocks)
+    row = _row_bytes(blocks) + 8 * sum(block.row_scale is not None for block in blocks)
+    width = TILES["float64"]
+    square = 8 * width * width
+    squares = _squares(rows, columns, width)
+    space, _ = feature_space(n, m, sum(block.p for block in rows), sum(block.p for block in columns))
+    fixed = space.shared + p * (2 * COLUMN + 20 + 8 * SHARES) + 16 * squares + 4 * PADDING * m
+    fixed += 36 * (math.isqrt(2 * squares) + m + 1) ** 2
+
+    def sized(wanted: int) -> Iterator[tuple[int, int, int]]:
+        """Batches that rows of a strip leave room for: (batches, -rows, squares of a batch)."""
+        group = _group(n, squares, square)
+        chunk = CHUNK if wanted < group else group
+        strip = min(max(1, wanted // chunk), -(-n // chunk)) * chunk
+        batch = (room - fixed - 2 * strip * row) // ((max(1, strip // group) + 1) * square)
+        if batch > 0:
+            yield -(-squares // batch), -strip, min(batch, squares)
+
+    options = [option for part in (1, 4, 16, PASSING) for option in sized(PASSING // part // row)]
+    if not options:
+        raise _refused(refusal, fixed + 2 * CHUNK * row + 2 * square)
+    passes, strip, batch = min(options)
+    groups = max(1, -strip // _group(n, squares, square))
+    strips = Strips(0, -strip, batch * (groups + 1) * square, threads)
+    reason = f"{found.reason}; {min(n, -strip)} samples pass at a time, {passes} times all of them"
+    return _as_host(found, strips, fixed + 2 * -strip * row + strips.bytes, reason)
+
+
+def _squares(rows: Sequence[Block], columns: Sequence[Block], width: int) -> int:
+    """Squares of cross-products that are formed."""
+
+    def triangle(p: int) -> int:
+        return -(-p // width) * (-(-p // width) + 1) // 2
+
+    left, right = sum(block.p for block in rows), sum(block.p for block in columns)
+    if not columns:
+        return triangle(left)
+    return -(-left // width) * -(-right // width) + sum(triangle(block.p) for block in (*rows, *columns))
+
+
+def _group(n: int, squares: int, square: int) -> int:
+    """Samples of a group, as csrc/cuda/columns.hpp has them."""
+    chunks = -(-n // CHUNK)
+    wanted = min(-(-BUSY // squares), max(1, PARTS // (squares * square)))
+    return -(-chunks // min(wanted, chunks)) * CHUNK
+
+
+def _refused(refusal: TooLittleMemory, needed: int) -> TooLittleMemory:
+    return TooLittleMemory(refusal.memory, refusal.work, needed)

@@ -1,0 +1,87 @@
+"""Host arrays that go to a real device in strips: agreement, the bits of whole copies, the same bits twenty times."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from cuda_cases import half, layouts, relu
+from tolerance import assert_close
+
+import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.backends import native_cuda
+from simkit.errors import TooLittleMemory
+
+pytestmark = pytest.mark.gpu
+
+Array = npt.NDArray[Any]
+REPEATS = 20
+
+
+def same_bits(first: Any, other: Any) -> bool:
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(first, other, strict=True))
+
+
+def in_strips(layers: dict[str, Any], memory: int, **options: Any) -> Any:
+    m = sk.similarity_matrix(layers, memory=memory, backend="native_cuda", **options)
+    assert "pass" in m.plan.steps[0].reason
+    return m
+
+
+def smallest(layers: dict[str, Any], **options: Any) -> int:
+    """The memory that is enough, by what the refusals say."""
+    memory, needed = 0, 1000
+    while memory < needed:
+        memory = needed
+        try:
+            sk.similarity_matrix(layers, memory=memory, backend="native_cuda", **options)
+        except TooLittleMemory as error:
+            needed = error.needed
+    return memory
+
+
+@pytest.mark.parametrize(("n", "p"), [(511, 3000), (513, 3000), (40_000, 33), (100_000, 2000)])
+def test_columns_have_the_bits_of_whole_copies(n: int, p: int) -> None:
+    """Several strips of rows, and bands of columns."""
+    x = np.random.default_rng(0).standard_normal((n, p)).astype(np.float32) + 100
+    want = native_cuda.column_stats(as_matrix(x))
+    for memory in (2_000_000, 20_000_000, 200_000_000):
+        if memory < 2 * x.nbytes:
+            got = native_cuda.column_stats(as_matrix(x), threads=4, memory=memory)
+            assert same_bits((want.mean, want.sum_sq_dev, want.max_dev), (got.mean, got.sum_sq_dev, got.max_dev))
+
+
+@pytest.mark.parametrize("kernel", [sk.Linear(), sk.Cosine()], ids=["linear", "cosine"])
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_sample_space_agrees(kind: str, kernel: Any) -> None:
+    layers = {str(p): half(relu(2600, p, p), kind) for p in (3000, 70)}
+    measure = sk.CKA(kernel=kernel)
+    want = sk.similarity_matrix(layers, measure=measure, backend="native_cpu").values
+    least = smallest(layers, measure=measure)
+    for memory in (least, least * 2):
+        m = in_strips(layers, memory, measure=measure)
+        assert_close(m.values, want, "cka", kind, 2600, 3000)
+        for _ in range(REPEATS if memory == least else 3):
+            assert same_bits([m.values], [in_strips(layers, memory, measure=measure).values])
+
+
+def test_feature_space_has_the_bits_of_whole_copies() -> None:
+    layers = {str(p): relu(50_000, p, p).astype(np.float32) for p in (200, 9)}
+    want = sk.similarity_matrix(layers, backend="native_cuda").values
+    least = smallest(layers)
+    for memory, _ in itertools.product((least, 2 * least), range(REPEATS)):
+        assert same_bits([in_strips(layers, memory).values], [want])
+
+
+def test_layouts_and_mapped_files(tmp_path: Path) -> None:
+    x, y = relu(2600, 1500).astype(np.float32), relu(2600, 1200, 1).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    memory = smallest({"x": x, "y": y})
+    want = in_strips({"x": x, "y": y}, memory).values
+    for view in (*layouts(x), np.load(tmp_path / "x.npy", mmap_mode="r")):
+        assert same_bits([want], [in_strips({"x": view, "y": y}, memory).values])
