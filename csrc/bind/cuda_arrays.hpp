@@ -32,6 +32,7 @@ struct DeviceBlock {
 Place place_of(const std::vector<const DeviceArray*>& arrays);
 
 void bind_cuda_arrays(py::module_& m);
+void bind_cuda_greedy(py::module_& m);
 void bind_cuda_ops(py::module_& m);
 
 }  // namespace simkit

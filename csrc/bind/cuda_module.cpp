@@ -4,5 +4,6 @@
 
 PYBIND11_MODULE(_cuda, m) {
     simkit::bind_cuda_arrays(m);
+    simkit::bind_cuda_greedy(m);
     simkit::bind_cuda_ops(m);
 }

@@ -21,8 +21,10 @@ int current_device();
 // Throws unless a device's kernels may read the address.
 void check_address(const std::byte* address, int device);
 
-// A copy of host memory on the device, freed with its last owner.
+// Memory on the device, freed with its last owner; a copy of host memory there; and a copy of it on the host.
+std::shared_ptr<std::byte> device_memory(const Place& place, std::size_t bytes);
 std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std::size_t bytes);
+void host_copy(const Place& place, const std::byte* from, void* to, std::size_t bytes);
 
 }  // namespace cuda
 

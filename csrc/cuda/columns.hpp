@@ -245,8 +245,8 @@ struct CrossSquares {
 };
 
 // g [p, p], both halves = the groups' parts in their order, less n rest rest^T off the diagonal; the diagonal is
-// squares[k] scale^2 where `squares` is not null. Program blocks [squares]: one square each, kThreads elements at a
-// time.
+// squares[k] scale^2 where `squares` is not null; or their squares. Program blocks [squares]: one square each, kThreads
+// elements at a time.
 struct JoinSquares {
     static constexpr int kThreads = 256, kResident = 1;
     struct Shared {};
@@ -257,6 +257,7 @@ struct JoinSquares {
     Index count, groups, width, p;
     double n, scale;
     const double *rest, *squares;  // [p], or null
+    bool squared;
     double* g;
 
     SIMKIT_BOTH bool step(Index number, int thread, int, Shared&, Registers&) const {
@@ -267,6 +268,7 @@ struct JoinSquares {
             for (Index group = 0; group < groups; ++group) sum += parts[(group * count + number) * width * width + at];
             if (rest && i != j) sum -= n * rest[i] * rest[j];
             if (squares && i == j) sum = squares[i] * scale * scale;
+            if (squared) sum *= sum;
             g[i * p + j] = g[j * p + i] = sum;
         }
         return false;
@@ -298,7 +300,8 @@ inline PartlyCentred partly_centred(const std::vector<double>& shift, const std:
 }
 
 template <class T, int R, bool Plain, class M>
-void cross_squares(M& machine, const Operand& columns, const double* rest, const double* squares, double* out) {
+void cross_squares(M& machine, const Operand& columns, const double* rest, const double* squares, bool squared,
+                   double* g) {
     using Squares = CrossSquares<T, R, Plain>;
     const Index p = columns.rows, strips = pieces(p, Squares::kWidth), size = Squares::kWidth * Squares::kWidth;
     std::vector<SquarePlace> places;
@@ -308,26 +311,24 @@ void cross_squares(M& machine, const Operand& columns, const double* rest, const
     const Index groups = pieces(columns.depth, group);
     const auto held = sent(machine, std::move(places));
     auto parts = machine.template array<double>(groups * count * size);
-    auto g = machine.template array<double>(p * p);
     machine.run(Squares{columns, held.data(), count, group, parts.data()}, count * groups);
     machine.run(JoinSquares{held.data(), parts.data(), count, groups, Squares::kWidth, p,
-                            static_cast<double>(columns.depth), columns.scale, rest, squares, g.data()},
+                            static_cast<double>(columns.depth), columns.scale, rest, squares, squared, g},
                 count);
-    machine.fetch(out, g, p * p);
 }
 
-// G [p, p] of the columns of a block: as ops/columns.hpp. The view and row_scale lie on the machine, shift and
-// sum_sq_dev [p] on the host.
+// G [p, p] of the columns of a block, or its squares: as ops/columns.hpp. The view, row_scale and g lie on the machine,
+// shift and sum_sq_dev [p] on the host.
 template <class M>
 void column_products(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
-                     const std::vector<double>& sum_sq_dev, bool exact, double* g) {
+                     const std::vector<double>& sum_sq_dev, bool exact, bool squared, double* g) {
     const MatrixView& x = block.x;
     Operand columns{x.data, x.cols, x.rows,  x.col_stride,    x.row_stride, x.dtype,
                     false,  true,   nullptr, block.row_scale, nullptr,      block.scale};
     if (exact) {
         const auto wide = sent(machine, shift);
         columns.shift = wide.data();
-        cross_squares<double, 4, false>(machine, columns, nullptr, nullptr, g);
+        cross_squares<double, 4, false>(machine, columns, nullptr, nullptr, squared, g);
         return;
     }
     const PartlyCentred partly = partly_centred(shift, sum_sq_dev, static_cast<double>(x.rows), block.scale);
@@ -338,9 +339,9 @@ void column_products(M& machine, const BlockView& block, bool narrow, const std:
     columns.narrow = narrow;
     columns.narrow_shift = narrow ? single.data() : nullptr;
     if (narrow && x.dtype == Dtype::f32)
-        cross_squares<float, 8, true>(machine, columns, rest.data(), squares.data(), g);
+        cross_squares<float, 8, true>(machine, columns, rest.data(), squares.data(), squared, g);
     else
-        cross_squares<float, 8, false>(machine, columns, rest.data(), squares.data(), g);
+        cross_squares<float, 8, false>(machine, columns, rest.data(), squares.data(), squared, g);
 }
 
 }  // namespace simkit::cuda

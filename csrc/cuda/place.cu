@@ -17,14 +17,24 @@ void check_address(const std::byte* address, int device) {
         throw std::invalid_argument("the array's memory is not that of CUDA device " + std::to_string(device));
 }
 
-std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std::size_t bytes) {
+std::shared_ptr<std::byte> device_memory(const Place& place, std::size_t bytes) {
     const Visit visit(place.device);
     void* data = nullptr;
     if (const cudaError_t error = cudaMalloc(&data, bytes); error != cudaSuccess)
         fail(error, "allocate " + std::to_string(bytes) + " bytes on the device");
-    std::shared_ptr<std::byte> owner(static_cast<std::byte*>(data), [](std::byte* held) { cudaFree(held); });
-    check(cudaMemcpy(data, from, bytes, cudaMemcpyHostToDevice), "copy to the device");
+    return {static_cast<std::byte*>(data), [](std::byte* held) { cudaFree(held); }};
+}
+
+std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std::size_t bytes) {
+    const Visit visit(place.device);
+    auto owner = device_memory(place, bytes);
+    check(cudaMemcpy(owner.get(), from, bytes, cudaMemcpyHostToDevice), "copy to the device");
     return owner;
+}
+
+void host_copy(const Place& place, const std::byte* from, void* to, std::size_t bytes) {
+    const Visit visit(place.device);
+    check(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "copy from the device");
 }
 
 }  // namespace simkit::cuda

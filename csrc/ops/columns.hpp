@@ -32,10 +32,12 @@ std::vector<double> largest_entries(const std::vector<MatrixView>& matrices, int
 void column_products(const BlockView& block, const double* sum_sq_dev, bool exact, int threads, const Poll& poll,
                      double* g);
 
-// On a device (core/place.hpp). The sums go over other pieces, so the last bits differ; the same bits every time.
+// On a device (core/place.hpp), where g lies too; its entries are squared where `squared` says so. The sums go over
+// other pieces, so the last bits differ; the same bits every time.
 namespace cuda {
 ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale);
-void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, double* g);
+void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, bool squared,
+                     double* g);
 }  // namespace cuda
 
 }  // namespace simkit

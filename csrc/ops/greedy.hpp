@@ -24,10 +24,20 @@ struct Elimination {
 // Stops after `count` removals or before the first score below min_cka (NaN: no threshold).
 Elimination eliminate(const double* a, std::int64_t u, bool greedy, std::int64_t count, double min_cka);
 
-// On a device (core/place.hpp), from a symmetric matrix on the host: one kernel runs all steps.
+// On a device (core/place.hpp): symmetric matrices that lie there, all searched at once, by one block of threads each.
 namespace cuda {
-Elimination eliminate(const Place& place, const double* a, std::int64_t u, bool greedy, std::int64_t count,
-                      double min_cka);
+
+struct SquareProblem {
+    const double* a;  // [u, u]
+    std::int64_t u, count;
+};
+
+std::vector<Elimination> eliminate(const Place& place, const std::vector<SquareProblem>& problems, bool greedy,
+                                   double min_cka);
+
+// 1^T A 1, float64.
+double total(const Place& place, const double* a, std::int64_t u);
+
 }  // namespace cuda
 
 }  // namespace simkit

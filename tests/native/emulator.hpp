@@ -36,6 +36,7 @@ class Machine {
     Machine& operator=(const Machine&) = delete;
 
     simkit::cuda::Kept kept;
+    static inline Index fetched_bytes = 0;  // by all machines of a library
 
     template <class T>
     class Array {
@@ -84,6 +85,7 @@ class Machine {
         if (count > array.count()) throw std::runtime_error("more is fetched than the array holds");
         finish();
         std::copy_n(array.data(), count, values);
+        fetched_bytes += count * static_cast<Index>(sizeof(T));
     }
     template <class T>
     void zero(Array<T>& array, Index count) {
