@@ -6,10 +6,10 @@
 // Counted for an H200, one matrix of u = 8192 units (64 KiB a row, 16 units a thread), for one removal: the row, 0.7 us
 // until it begins to arrive and 0.6 us for 64 bytes a clock; 8192 scores of about 14 float64 instructions each at 64 a
 // clock, 1 us, half of it while the row arrives; four barriers with a sum of 16 to 32 terms each between them, 0.5 us:
-// 2.3 us, so 19 ms for all of them. The sums: u^2 / 3 numbers in all after the first u^2, 0.15 ms, and 17 rounds of three
-// launches, 0.1 ms. One launch a removal over all multiprocessors instead: the scores cost nothing, but a launch waits
-// 1 to 2 us for the one before and 2 us for its chain of three reads (the best of each block, the units of the best
-// block, the row), 4 us at any u: faster from about 16,000 units on, and 35 ms for 8192. And then several matrices
+// 2.3 us, so 19 ms for all of them. The sums: u^2 / 3 numbers in all after the first u^2, 0.15 ms, and 17 rounds of
+// three launches, 0.1 ms. One launch a removal over all multiprocessors instead: the scores cost nothing, but a launch
+// waits 1 to 2 us for the one before and 2 us for its chain of three reads (the best of each block, the units of the
+// best block, the row), 4 us at any u: faster from about 16,000 units on, and 35 ms for 8192. And then several matrices
 // wait for one another, where here each has a multiprocessor to itself.
 #pragma once
 
@@ -56,7 +56,7 @@ struct Eliminate {
     enum class Phase { enter, join_totals, begin, join_best, choose, join_picks, strike };
 
     struct Shared {
-        double value[kThreads], other[kThreads];       // sums or maxima of each thread's units
+        double value[kThreads], other[kThreads];           // sums or maxima of each thread's units
         double h[kThreads], r[kThreads], score[kThreads];  // of the unit that it would take
         std::int32_t unit[kThreads], joined_unit[kGroups];
         double joined[kGroups], joined_other[kGroups];
@@ -75,7 +75,7 @@ struct Eliminate {
     };
 
     const SquareTask* tasks;
-    const double* q;      // [units], of the kept ones
+    const double* q;  // [units], of the kept ones
     UnitArrays held;
     unsigned char* gone;  // [units]
     Progress* progress;
@@ -401,8 +401,8 @@ class EliminationRun {
         for (const SquareProblem& problem : problems) widest_ = larger(widest_, problem.u);
     }
 
-    // Q falls to a quarter when half of the units are gone: about so many launches are queued before anyone asks whether
-    // they were enough.
+    // Q falls to a quarter when half of the units are gone: about so many launches are queued before anyone asks
+    // whether they were enough.
     std::vector<Progress> run(Index in_registers) {
         int rounds = 4;
         for (Index u = widest_; u; u /= 2) ++rounds;
@@ -445,8 +445,14 @@ class EliminationRun {
 
     template <int E, bool InMemory>
     void launch() {
-        machine_.run(Eliminate<E, InMemory>{sums_.tasks(), sums_.q(), {h_.data(), r_.data(), score_.data()},
-                                            sums_.gone(), sums_.progress(), removals_.data(), greedy_, min_cka_},
+        machine_.run(Eliminate<E, InMemory>{sums_.tasks(),
+                                            sums_.q(),
+                                            {h_.data(), r_.data(), score_.data()},
+                                            sums_.gone(),
+                                            sums_.progress(),
+                                            removals_.data(),
+                                            greedy_,
+                                            min_cka_},
                      static_cast<Index>(sums_.places().size()));
     }
 

@@ -9,8 +9,8 @@ column_stats           :class:`ColumnStats` of a matrix ``[n, p]``, one pass, fl
 row_norms              squared norms ``[n]`` of the rows of a matrix, float64
 distance_median        median of the full n × n matrix of squared distances of a block, float64
 pair_sums              :class:`PairSums`: centred inner products of all pairs of Gram matrices
-column_products        centred cross-products ``[p, p]`` of the columns of one matrix, float64
-eliminate              :class:`EliminationOrder` from the all-pairs matrix ``[u, u]`` of units
+column_products        centred cross-products ``[p, p]`` of the columns of one matrix, or their squares, float64
+eliminate              :class:`EliminationOrder` of each of several layers from the all-pairs matrix ``[u, u]`` of units
 candidate_sums         :class:`CandidateSums`: a kernel's sums over pairs of samples, for each unit left out
 pack_centred           the centred kernel of all units, packed for ``candidate_sums``
 adjacency              :class:`Adjacency`: graphs of the rows of a matrix at several thresholds, packed, one pass
@@ -28,7 +28,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -128,8 +128,37 @@ def kernel_options(kernel: Kernel) -> dict[str, Any]:
     }
 
 
-def matrices_of(inputs: Sequence[Matrix | Block]) -> list[Matrix]:
-    """The representations behind an op's inputs."""
+class HeldMatrix(Protocol):
+    """A matrix ``[u, u]`` float64 that stays on a device from one op to the next; NumPy copies it to the host."""
+
+    @property
+    def name(self) -> str:
+        """Of the layer, for errors."""
+
+    @property
+    def device(self) -> int | None:
+        """The ordinal of the device."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+
+    def __len__(self) -> int:
+        """The number u of its rows."""
+
+    def sum(self) -> Any:
+        """The sum of its entries, float64."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatArray:
+        """Its entries on the host."""
+
+
+SquareMatrix: TypeAlias = FloatArray | HeldMatrix
+Input: TypeAlias = Matrix | Block | HeldMatrix
+
+
+def matrices_of(inputs: Sequence[Input]) -> list[Matrix | HeldMatrix]:
+    """What lies somewhere behind an op's inputs."""
     return [x.matrix if isinstance(x, Block) else x for x in inputs]
 
 

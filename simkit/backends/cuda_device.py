@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import DeviceMatrix, Matrix
-from .base import Block, kernel_options, matrices_of
+from .base import Block, Input, kernel_options, matrices_of
 
 
 @cache
@@ -38,7 +38,7 @@ def device_report() -> tuple[bool, list[str], str]:
     return (False, [], why) if module is None else (True, *module.device_report())
 
 
-def place_of(inputs: Sequence[Matrix | Block]) -> int:
+def place_of(inputs: Sequence[Input]) -> int:
     """The device of the inputs, or the current one where all lie on the host."""
     devices = [matrix.device for matrix in matrices_of(inputs) if matrix.device is not None]
     return devices[0] if devices else int(cuda().current_device())

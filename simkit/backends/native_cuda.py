@@ -1,27 +1,26 @@
 """The CUDA ops behind the op table: each function hands views of device memory to ``_cuda`` and wraps what comes back.
 
 Arrays that lie on a device are read there, on their stream; those on the host, where this backend was asked for by
-name, are copied to the current device for every op. Results are on the host, so every op waits for its own work.
+name, are copied to the current device for every op. Results are on the host, but for those of which another op is made
+(``cuda_greedy``), so every op waits for its own work.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
-from . import cuda_routes
-from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
+from . import cuda_greedy, cuda_routes
+from .base import Block, ColumnStats, Estimator, Input, PairSums, Route
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 
 OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate")
 plan_pair_sums = cuda_routes.plan_pair_sums
+column_products, eliminate = cuda_greedy.column_products, cuda_greedy.eliminate
 
 
-def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:
+def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | None = None) -> list[str]:
     """Why ``op`` cannot run here on ``inputs``; empty when it can."""
     if op not in OPS:
         return [f"there is no CUDA {op}"]
@@ -70,25 +69,3 @@ def pair_sums(
     if columns is None:
         return PairSums(values, own, own, raw, raw)
     return PairSums(values, own[:left], own[left:], raw[:left], raw[left:])
-
-
-def column_products(block: Block, stats: ColumnStats, *, exact: bool = True, threads: int = 1) -> FloatArray:
-    """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``."""
-    bound = block_on(block, place_of([block]))
-    products: FloatArray = cuda().column_products(bound, stats.sum_sq_dev, exact=exact)
-    return products
-
-
-def eliminate(
-    a: FloatArray, *, greedy: bool = True, count: int | None = None, min_cka: float | None = None
-) -> EliminationOrder:
-    """See :func:`simkit.backends.reference.eliminate`; ``a`` is symmetric, and copied to the current device."""
-    order, cka, gap = cuda().eliminate(
-        np.ascontiguousarray(a),
-        greedy=greedy,
-        count=len(a) if count is None else count,
-        min_cka=math.nan if min_cka is None else min_cka,
-        device=cuda().current_device(),
-        stream=0,
-    )
-    return EliminationOrder(order, cka, gap)

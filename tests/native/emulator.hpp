@@ -26,6 +26,10 @@ using simkit::cuda::Index;
 
 enum class Order { ascending, descending, shuffled };
 
+namespace {
+Index fetched_bytes = 0;  // by all machines of a library, whatever other libraries fetch
+}
+
 class Machine {
   public:
     explicit Machine(Order order) : order_(order) {}
@@ -36,7 +40,6 @@ class Machine {
     Machine& operator=(const Machine&) = delete;
 
     simkit::cuda::Kept kept;
-    static inline Index fetched_bytes = 0;  // by all machines of a library
 
     template <class T>
     class Array {
