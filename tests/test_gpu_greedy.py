@@ -82,7 +82,9 @@ def test_sums_that_fall_faster_than_the_queue_foresees() -> None:
 
 
 def test_layers_are_searched_side_by_side() -> None:
-    layers = {name: OnGpu(relu(900, u).astype(np.float32)) for name, u in zip("abcde", (33, 1, 600, 2100, 40))}
+    layers = {
+        name: OnGpu(relu(900, u).astype(np.float32)) for name, u in zip("abcde", (33, 1, 600, 2100, 40), strict=True)
+    }
     alone = {name: sk.greedy_cka(x) for name, x in layers.items()}
     for _ in range(REPEATS):
         for name, got in sk.greedy_cka(layers).items():
