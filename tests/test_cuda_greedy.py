@@ -11,13 +11,15 @@ import emulated_greedy
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cuda_cases import block_of, bound, every_order, relu
+from cuda_cases import ORDERS, array_of, block_of, bound, every_order, half, layouts, relu
 from emulated_cuda import compile_programs
 from tolerance import assert_close
 
 import simkit as sk
+from simkit.arrays import as_matrix
 from simkit.backends import cuda_device, native_cpu, native_cuda, reference
-from simkit.backends.base import Block
+from simkit.backends.base import Block, UnitBlocks
+from simkit.backends.routes import plan_pair_sums
 
 Array = npt.NDArray[Any]
 IN_REGISTERS = emulated_greedy.IN_REGISTERS
@@ -45,6 +47,82 @@ def test_column_products(programs: Any, n: int, p: int) -> None:
         assert_close(g, want, "products", "float64" if exact else "float32", n, p, scale=size)
         (squared,) = compute(3)
         assert np.array_equal(squared, g * g)
+
+
+# Sums of units.
+
+
+def sums_of_units(
+    programs: Any, block: Block, offsets: Any, *, debiased: bool, sample: bool, wide: bool, room: int = 2**26
+) -> Callable[[int], Sequence[Array]]:
+    def compute(order: int) -> Sequence[Array]:
+        how: Any = {"debiased": debiased, "sample_space": sample, "double_products": wide, "bytes": room}
+        values, own, raw = emulated_greedy.unit_sums(programs, order, bound(block), np.asarray(offsets), **how)
+        return values.held, own, raw
+
+    return compute
+
+
+def units_agree(got: Sequence[Array], block: Block, offsets: Any, debiased: bool, wide: bool) -> None:
+    rows = UnitBlocks(block, np.asarray(offsets))
+    route = plan_pair_sums(rows, None, route="sample")
+    want = reference.pair_sums(rows, None, estimator="debiased" if debiased else "biased", route=route)
+    size, widest = want.self_rows, int(np.diff(offsets).max())
+    dtype = "float64" if wide else "float32"
+    assert_close(got[1], want.self_rows, "hsic", dtype, block.n, widest, scale=size)
+    assert_close(got[0], want.values, "hsic", dtype, block.n, widest, scale=np.sqrt(np.outer(size, size)))
+    assert np.array_equal(got[0], got[0].T)
+    assert np.array_equal(np.diag(got[0]), got[1])
+
+
+WIDTHS = {"columns": [1] * 20, "blocks": [5] * 13, "ragged": [1, 64, 2, 65, 3], "wide": [70, 200], "one": [30]}
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.parametrize("n", [65, 200])
+def test_sums_of_units(programs: Any, widths: str, n: int) -> None:
+    """By both routes as the reference, and to the bit as the blocks are summed one by one."""
+    offsets = np.cumsum([0, *WIDTHS[widths]])
+    for dtype, debiased in itertools.product(("float32", "float64"), (True, False)):
+        block, _ = block_of(relu(n, int(offsets[-1])).astype(dtype))
+        for sample, wide in ((True, dtype == "float64"), (False, True)):
+            compute = sums_of_units(programs, block, offsets, debiased=debiased, sample=sample, wide=wide)
+            units_agree(every_order(compute) if n == 65 else compute(0), block, offsets, debiased, wide)
+
+
+def test_sums_of_units_that_cancel(programs: Any) -> None:
+    """One row dwarfs the others: tiles are centred by their row means, and formed again."""
+    x = relu(96, 20)
+    x[5] *= 1e5
+    block, _ = block_of(x)
+    found = {}
+    for room in (0, 2**26):
+        compute = sums_of_units(programs, block, [0, 6, 20], debiased=True, sample=True, wide=True, room=room)
+        found[room] = every_order(compute)
+        units_agree(found[room], block, [0, 6, 20], True, True)
+    assert [part.tobytes() for part in found[0]] == [part.tobytes() for part in found[2**26]]
+
+
+def test_sums_of_units_of_any_layout_and_type(programs: Any) -> None:
+    x, offsets = relu(70, 30), [0, 4, 5, 30]
+    for sample in (True, False):
+        views = [block_of(view)[0] for view in layouts(x.astype(np.float32))]
+        halves = [block_of(half(x, kind))[0] for kind in ("float16", "bfloat16")]
+        for block in (*views, *halves):
+            compute = sums_of_units(programs, block, offsets, debiased=True, sample=sample, wide=not sample)
+            units_agree(compute(0), block, offsets, True, not sample)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_columns_in_any_order(programs: Any, kind: str) -> None:
+    for n, p, count in ((1, 1, 1), (16, 20, 255), (17, 300, 256), (33, 9, 257)):
+        plain = half(relu(n, p), kind)
+        for view in [plain] if kind == "bfloat16" else layouts(plain):
+            matrix = as_matrix(view)
+            index = np.random.default_rng(count).integers(0, p, count)
+            for order in ORDERS:
+                got = emulated_greedy.gather_columns(programs, order, array_of(matrix), index)
+                assert np.array_equal(got.held, matrix.values[:, index])
 
 
 # Elimination.
@@ -233,11 +311,14 @@ def test_layers_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
             assert [step.op for step in one.plan.steps] == ["column_products", "eliminate", "column_stats"]
 
 
-def test_nothing_of_the_size_of_the_matrix_leaves_the_device(device: Any) -> None:
-    u = 200
+@pytest.mark.parametrize("units", [None, 200, np.random.default_rng(1).permutation(np.arange(400) % 200)])
+@pytest.mark.parametrize("estimator", ["biased", "debiased"])
+def test_nothing_of_the_size_of_the_matrix_leaves_the_device(device: Any, units: Any, estimator: Any) -> None:
+    x = relu(60, 200 if units is None else 400)
     before = device.fetched()
-    sk.greedy_cka(relu(60, u), backend="native_cuda")
-    assert device.fetched() - before <= 120 * u < 8 * u * u / 10
+    got = sk.greedy_cka(x, units=units, estimator=estimator, backend="native_cuda")
+    assert len(got.order) == 200
+    assert device.fetched() - before <= 200 * 200 < 8 * 200 * 200 / 7
 
 
 def test_a_matrix_on_the_device_is_an_array_to_numpy(device: Any) -> None:

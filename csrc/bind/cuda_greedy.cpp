@@ -28,6 +28,13 @@ const DeviceArray& checked_square(const Array& array) {
 
 const double* entries(const DeviceArray& square) { return reinterpret_cast<const double*>(square.view.data); }
 
+std::shared_ptr<DeviceArray> held(const Place& place, const std::shared_ptr<std::byte>& owner, std::int64_t rows,
+                                  std::int64_t cols, Dtype dtype) {
+    const std::int64_t item = item_size(dtype);
+    return std::make_shared<DeviceArray>(
+        DeviceArray{{owner.get(), rows, cols, item * cols, item, dtype, false}, place.device, place.stream, owner});
+}
+
 Array column_products(const std::shared_ptr<DeviceBlock>& block, const DoubleArray& sum_sq_dev, bool exact,
                       bool squared) {
     if (!block) throw std::invalid_argument("an argument is None");
@@ -41,8 +48,50 @@ Array column_products(const std::shared_ptr<DeviceBlock>& block, const DoubleArr
         owner = cuda::device_memory(place, static_cast<std::size_t>(p * p) * 8);
         cuda::column_products(place, block->view, squares, exact, squared, reinterpret_cast<double*>(owner.get()));
     }
-    return std::make_shared<DeviceArray>(
-        DeviceArray{{owner.get(), p, p, 8 * p, 8, Dtype::f64, false}, place.device, place.stream, owner});
+    return held(place, owner, p, p, Dtype::f64);
+}
+
+Array gather_columns(const Array& x, const IndexArray& index) {
+    const MatrixView& view = checked(x).view;
+    if (index.ndim() != 1 || index.shape(0) < 1) throw std::invalid_argument("index must be [columns]");
+    const std::vector<std::int64_t> columns(index.data(), index.data() + index.shape(0));
+    for (const std::int64_t column : columns)
+        if (column < 0 || column >= view.cols) throw std::invalid_argument("an index is that of no column");
+    const Place place = place_of({x.get()});
+    const auto count = static_cast<std::int64_t>(columns.size());
+    std::shared_ptr<std::byte> owner;
+    {
+        py::gil_scoped_release release;
+        owner = cuda::device_memory(place, static_cast<std::size_t>(view.rows * count * item_size(view.dtype)));
+        cuda::gather_columns(place, view, columns, owner.get());
+    }
+    return held(place, owner, view.rows, count, view.dtype);
+}
+
+py::tuple unit_sums(const std::shared_ptr<DeviceBlock>& block, const IndexArray& offsets, bool debiased,
+                    bool sample_space, bool double_products, std::int64_t bytes) {
+    if (!block) throw std::invalid_argument("an argument is None");
+    if (block->view.kernel != Kernel::linear) throw std::invalid_argument("units are summed for the linear kernel");
+    if (offsets.ndim() != 1 || offsets.shape(0) < 2) throw std::invalid_argument("offsets must be [u + 1]");
+    const std::vector<std::int64_t> ends(offsets.data(), offsets.data() + offsets.shape(0));
+    const std::int64_t u = offsets.shape(0) - 1;
+    for (std::int64_t k = 0; k < u; ++k)
+        if (ends[k] < 0 || ends[k] >= ends[k + 1] || ends[k + 1] > block->view.x.cols)
+            throw std::invalid_argument("offsets must rise from 0 to the number of columns");
+    if (ends.front() != 0 || ends.back() != block->view.x.cols)
+        throw std::invalid_argument("offsets must rise from 0 to the number of columns");
+    const Place place = place_of({block->x.get()});
+    std::shared_ptr<std::byte> owner;
+    cuda::OwnSums own;
+    {
+        py::gil_scoped_release release;
+        owner = cuda::device_memory(place, static_cast<std::size_t>(u * u) * 8);
+        own = cuda::unit_sums(place, block->view, ends, debiased, sample_space, double_products, bytes,
+                              reinterpret_cast<double*>(owner.get()));
+    }
+    const auto many = static_cast<py::ssize_t>(u);
+    return py::make_tuple(held(place, owner, u, u, Dtype::f64), to_array(std::move(own.self), {many}),
+                          to_array(std::move(own.raw), {many}));
 }
 
 py::array_t<double> host(const Array& a) {
@@ -96,6 +145,9 @@ std::vector<py::tuple> eliminate(const std::vector<Array>& matrices, bool greedy
 void bind_cuda_greedy(py::module_& m) {
     using namespace py::literals;
     m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a, "squared"_a);
+    m.def("gather_columns", &bound::gather_columns, "x"_a, "index"_a);
+    m.def("unit_sums", &bound::unit_sums, "block"_a, "offsets"_a, py::kw_only(), "debiased"_a, "sample_space"_a,
+          "double_products"_a, "bytes"_a);
     m.def("host", &bound::host, "a"_a);
     m.def("total", &bound::total, "a"_a);
     m.def("eliminate", &bound::eliminate, "matrices"_a, py::kw_only(), "greedy"_a, "counts"_a, "min_cka"_a);

@@ -3,6 +3,7 @@
 #include "cuda/feature.hpp"
 #include "cuda/pair_sums.hpp"
 #include "cuda/sent_block.cuh"
+#include "cuda/unit_sums.hpp"
 
 namespace simkit::cuda {
 namespace {
@@ -35,6 +36,23 @@ PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::
     return with_placed(place, problem, bytes, [](Machine& machine, const PlacedProblem& placed) {
         return pair_sums_feature(machine, placed);
     });
+}
+
+OwnSums unit_sums(const Place& place, const BlockView& block, const std::vector<std::int64_t>& offsets, bool debiased,
+                  bool sample_space, bool double_products, std::int64_t bytes, double* values) {
+    Machine machine(place);
+    const Sent sent(machine, block);
+    try {
+        return unit_sums(machine, sent.block(), offsets, debiased, sample_space, double_products, bytes, values);
+    } catch (const OutOfMemory&) {
+        bytes = 0;
+    }
+    return unit_sums(machine, sent.block(), offsets, debiased, sample_space, double_products, bytes, values);
+}
+
+void gather_columns(const Place& place, const MatrixView& x, const std::vector<std::int64_t>& index, std::byte* out) {
+    Machine machine(place);
+    gather_columns(machine, x, index, out);
 }
 
 std::vector<double> row_norms(const Place& place, const BlockView& block) {

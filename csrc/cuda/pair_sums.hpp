@@ -50,10 +50,10 @@ Index shared_bytes(Index m, Index n) {
     return 8 * (rows * m * n + (2 + pieces(n, 2048)) * m * m);
 }
 
-// R R^T [m, m] of r [m, n]: the products of a panel of one tile.
+// R R^T [m, m] of r [m, n], on the machine: the products of a panel of one tile.
 template <class M>
-std::vector<double> panel_products(M& machine, const typename M::template Array<double>& r, Index m, Index left,
-                                   Index n) {
+typename M::template Array<double> panel_products_there(M& machine, const typename M::template Array<double>& r,
+                                                        Index m, Index left, Index n) {
     using Pairs = PanelProducts<double>;
     const Index cuts = pieces(n, Pairs::kPiece);
     const auto strips = strip_pairs(m, left, Pairs::kWidth);
@@ -65,8 +65,20 @@ std::vector<double> panel_products(M& machine, const typename M::template Array<
     machine.run(Pairs{r.data(), pairs.data(), m, n, 1, parts.data()}, static_cast<Index>(strips.size()) * cuts);
     machine.run(AddParts{one.data(), parts.data(), m, left, 1, cuts, products.data()},
                 pieces(m * m, AddParts::kThreads));
-    return fetched<M, double>(machine, products, m * m);
+    return products;
 }
+
+template <class M>
+std::vector<double> panel_products(M& machine, const typename M::template Array<double>& r, Index m, Index left,
+                                   Index n) {
+    return fetched<M, double>(machine, panel_products_there(machine, r, m, left, n), m * m);
+}
+
+// What a pass leaves on the machine: as SampleSums, with the diagonals whose sums the traces are.
+template <class M>
+struct SumsThere {
+    typename M::template Array<double> p, rr, r, diagonal;  // [m, m], [m, m], [m, n], [m, n]
+};
 
 template <class T, int R, bool Plain, class Value, class M>
 class SampleWalk {
@@ -79,6 +91,17 @@ class SampleWalk {
 
     // One pass over the upper triangle; means [m].
     SampleSums walk(const std::vector<RowMeans>& means) {
+        const Index m = problem_.m(), n = problem_.n();
+        const SumsThere<M> there = walk_there(means);
+        SampleSums out{fetched<M, double>(machine_, there.p, m * m), fetched<M, double>(machine_, there.rr, m * m),
+                       fetched<M, double>(machine_, there.r, m * n), std::vector<double>(m)};
+        const auto own = fetched<M, double>(machine_, there.diagonal, m * n);
+        for (Index b = 0; b < m; ++b)
+            out.traces[b] = std::accumulate(own.begin() + b * n, own.begin() + (b + 1) * n, 0.0);
+        return out;
+    }
+
+    SumsThere<M> walk_there(const std::vector<RowMeans>& means) {
         const Index m = problem_.m(), n = problem_.n();
         std::vector<typename M::template Array<double>> held;
         const auto blocks = sent(machine_, ordered_blocks(means, held));
@@ -111,12 +134,8 @@ class SampleWalk {
             machine_.run(AddParts{here, parts.data(), m, problem_.left, count, cuts, p.data()},
                          pieces(m * m, AddParts::kThreads));
         }
-        SampleSums out{fetched<M, double>(machine_, p, m * m), panel_products(machine_, r, m, problem_.left, n),
-                       fetched<M, double>(machine_, r, m * n), std::vector<double>(m)};
-        const auto own = fetched<M, double>(machine_, diagonal, m * n);
-        for (Index b = 0; b < m; ++b)
-            out.traces[b] = std::accumulate(own.begin() + b * n, own.begin() + (b + 1) * n, 0.0);
-        return out;
+        auto rr = panel_products_there(machine_, r, m, problem_.left, n);
+        return {std::move(p), std::move(rr), std::move(r), std::move(diagonal)};
     }
 
   private:

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/matrix_view.hpp"
 #include "core/place.hpp"
 
 namespace simkit {
@@ -34,6 +35,17 @@ struct SquareProblem {
 
 std::vector<Elimination> eliminate(const Place& place, const std::vector<SquareProblem>& problems, bool greedy,
                                    double min_cka);
+
+// The all-pairs sums of ops/hsic.hpp of a layer's units: unit k is columns [offsets[k], offsets[k + 1]) of a linear
+// block. values [u, u] lie on the device; what they were before centring, and the diagonal, comes to the host.
+struct OwnSums {
+    std::vector<double> self, raw;  // [u]
+};
+OwnSums unit_sums(const Place& place, const BlockView& block, const std::vector<std::int64_t>& offsets, bool debiased,
+                  bool sample_space, bool double_products, std::int64_t bytes, double* values);
+
+// out [rows, columns], contiguous, on the device: columns of x there, in the order of `index`.
+void gather_columns(const Place& place, const MatrixView& x, const std::vector<std::int64_t>& index, std::byte* out);
 
 // 1^T A 1, float64.
 double total(const Place& place, const double* a, std::int64_t u);

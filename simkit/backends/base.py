@@ -10,6 +10,7 @@ row_norms              squared norms ``[n]`` of the rows of a matrix, float64
 distance_median        median of the full n × n matrix of squared distances of a block, float64
 pair_sums              :class:`PairSums`: centred inner products of all pairs of Gram matrices
 column_products        centred cross-products ``[p, p]`` of the columns of one matrix, or their squares, float64
+gather_columns         a matrix of columns of another, in any order
 eliminate              :class:`EliminationOrder` of each of several layers from the all-pairs matrix ``[u, u]`` of units
 candidate_sums         :class:`CandidateSums`: a kernel's sums over pairs of samples, for each unit left out
 pack_centred           the centred kernel of all units, packed for ``candidate_sums``
@@ -27,8 +28,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,7 @@ OPS = (
     "distance_median",
     "pair_sums",
     "column_products",
+    "gather_columns",
     "eliminate",
     "candidate_sums",
     "pack_centred",
@@ -116,6 +119,35 @@ class Block:
         return replace(self, matrix=self.matrix.column_slice(start, stop), shift=self.shift[start:stop])
 
 
+@dataclass(frozen=True)
+class UnitBlocks(Sequence[Block]):
+    """Units of a layer as blocks of neighbouring columns: unit k is columns ``offsets[k]:offsets[k + 1]`` of ``whole``.
+
+    They share one scale, so that their products add.
+    """
+
+    whole: Block
+    offsets: npt.NDArray[np.int64]  # [u + 1]
+
+    @cached_property
+    def _blocks(self) -> list[Block]:
+        return [self.whole.columns(int(start), int(stop)) for start, stop in pairwise(self.offsets)]
+
+    @overload
+    def __getitem__(self, k: int) -> Block: ...
+
+    @overload
+    def __getitem__(self, k: slice) -> list[Block]: ...
+
+    def __getitem__(self, k: int | slice) -> Block | list[Block]:
+        """One of the units, or some of them."""
+        return self._blocks[k]
+
+    def __len__(self) -> int:
+        """The number u of units."""
+        return len(self.offsets) - 1
+
+
 _NAMES: dict[type, str] = {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial", CustomKernel: "custom"}
 
 
@@ -184,7 +216,7 @@ class PairSums:
     ``raw`` is the size of the sums that S_aa was subtracted from: ``self / raw`` says how much cancelled.
     """
 
-    values: FloatArray  # [L, M]
+    values: FloatArray  # [L, M]; of UnitBlocks on a device [u, u] there, a HeldMatrix
     self_rows: FloatArray  # [L]
     self_columns: FloatArray  # [M]
     raw_rows: FloatArray  # [L]

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ..arrays import FloatArray
-from .base import Block, ColumnStats, EliminationOrder, SquareMatrix
-from .cuda_device import block_on, cuda, place_of
+from ..arrays import DeviceMatrix, FloatArray, Matrix
+from ..devices import LEGACY_STREAM, DeviceView
+from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route, SquareMatrix, UnitBlocks
+from .cuda_device import array_on, block_on, cuda, place_of
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,32 @@ def column_products(
     device = place_of([block])
     products = cuda().column_products(block_on(block, device), stats.sum_sq_dev, exact=exact, squared=squared)
     return DeviceSquare(block.matrix.name, device, block.p, products)
+
+
+def gather_columns(matrix: Matrix, columns: npt.NDArray[np.int64]) -> Matrix:
+    """See :func:`simkit.backends.reference.gather_columns`; the columns stay on the device."""
+    device = place_of([matrix])
+    held = cuda().gather_columns(array_on(matrix, device), np.ascontiguousarray(columns, dtype=np.int64))
+    size = {"float64": 8, "float32": 4}.get(matrix.dtype, 2)
+    strides = len(columns) * size, size
+    stream = matrix.view.stream if isinstance(matrix, DeviceMatrix) else LEGACY_STREAM
+    view = DeviceView(held.pointer, (matrix.n, len(columns)), strides, matrix.dtype, device, stream, held)
+    return DeviceMatrix(matrix.name, view, matrix.origin)
+
+
+def unit_sums(units: UnitBlocks, estimator: Estimator, route: Route) -> PairSums:
+    """The ``pair_sums`` of a layer's units with themselves; their values stay on the device."""
+    device = place_of([units.whole])
+    values, own, raw = cuda().unit_sums(
+        block_on(units.whole, device),
+        units.offsets,
+        debiased=estimator == "debiased",
+        sample_space=route.name == "sample",
+        double_products=route.products == "float64",
+        bytes=route.bytes,
+    )
+    held: Any = DeviceSquare(units.whole.matrix.name, device, len(units), values)
+    return PairSums(held, own, own, raw, raw)
 
 
 def eliminate(

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
 from . import cuda_greedy, cuda_routes
-from .base import Block, ColumnStats, Estimator, Input, PairSums, Route
+from .base import Block, ColumnStats, Estimator, Input, PairSums, Route, UnitBlocks
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 
-OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate")
+OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "gather_columns", "eliminate")
 plan_pair_sums = cuda_routes.plan_pair_sums
-column_products, eliminate = cuda_greedy.column_products, cuda_greedy.eliminate
+column_products, gather_columns = cuda_greedy.column_products, cuda_greedy.gather_columns
+eliminate = cuda_greedy.eliminate
 
 
 def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | None = None) -> list[str]:
@@ -56,6 +57,8 @@ def pair_sums(
     rows: Sequence[Block], columns: Sequence[Block] | None, *, estimator: Estimator, route: Route
 ) -> PairSums:
     """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
+    if isinstance(rows, UnitBlocks) and columns is None:
+        return cuda_greedy.unit_sums(rows, estimator, route)
     device = place_of([*rows, *(columns or ())])
     values, own, raw = cuda().pair_sums(
         rows=[block_on(block, device) for block in rows],

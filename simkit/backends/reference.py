@@ -200,6 +200,11 @@ def column_products(
     return g * g if squared else g
 
 
+def gather_columns(matrix: Matrix, columns: npt.NDArray[np.int64]) -> Matrix:
+    """``x[:, columns]``."""
+    return Matrix(matrix.name, matrix.values[:, columns], matrix.dtype, matrix.origin)
+
+
 def eliminate(
     matrices: Sequence[SquareMatrix],
     *,

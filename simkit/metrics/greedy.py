@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix, as_matrix
-from ..backends.base import Block, EliminationOrder, Estimator, Plan, SquareMatrix, Step
+from ..backends.base import Block, EliminationOrder, Estimator, Plan, SquareMatrix, Step, UnitBlocks
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads
 from ..kernels import Cosine, Kernel, Linear, as_number, check_kernel
@@ -264,8 +264,9 @@ def _prepared(
         forced = ForcedRoute(
             backend=backend, threads=threads, products="float64" if exact or estimator == "debiased" else None
         )
-        sums, plan = sums_of(_unit_blocks(block, columns, len(ids)), None, estimator, forced)
-        a, ran = sums.values, plan.steps
+        blocks, gathered = _unit_blocks(block, columns, len(ids), backend)
+        sums, plan = sums_of(blocks, None, estimator, forced)
+        a, ran = sums.values, (*gathered, *plan.steps)
     if not a.sum() > 0.0:
         raise Degenerate(x.name, f"its {estimator} HSIC with itself is zero within rounding")
     return _Prepared(ids, a, removals, ran, before)
@@ -312,17 +313,19 @@ def unit_columns(
     return ids.astype(np.int64), [np.flatnonzero(inverse == k) for k in range(len(ids))]
 
 
-def _unit_blocks(block: Block, columns: list[npt.NDArray[np.int64]] | None, count: int) -> list[Block]:
-    """One block per unit; all share one scale, so that their products add."""
+def _unit_blocks(
+    block: Block, columns: list[npt.NDArray[np.int64]] | None, count: int, backend: str | None
+) -> tuple[UnitBlocks, tuple[Step, ...]]:
+    """One block per unit, and what ran: columns that are not neighbours are brought together first."""
+    ran: tuple[Step, ...] = ()
     if columns is None:
-        width = block.p // count
-        return [block.columns(k * width, (k + 1) * width) for k in range(count)]
+        return UnitBlocks(block, np.arange(count + 1) * (block.p // count)), ran
     order = np.concatenate(columns)
     if not np.array_equal(order, np.arange(block.p)):
-        moved = Matrix(block.matrix.name, block.matrix.values[:, order], block.matrix.dtype, block.matrix.origin)
-        block = Block(moved, block.kernel, block.shift[order], block.exponent)
-    ends = np.cumsum([len(c) for c in columns])
-    return [block.columns(int(end) - len(c), int(end)) for c, end in zip(columns, ends, strict=True)]
+        gather = choose("gather_columns", backend=backend, inputs=[block])
+        block = Block(gather.function(block.matrix, order), block.kernel, block.shift[order], block.exponent)
+        ran = (Step("gather_columns", gather.backend, gather.reason),)
+    return UnitBlocks(block, np.cumsum([0, *(len(own) for own in columns)])), ran
 
 
 def _check_count(count: int | None, units: int) -> int:

@@ -2,6 +2,7 @@
 // lies in the caller's memory here.
 #include "cuda/columns.hpp"
 #include "cuda/elimination.hpp"
+#include "cuda/unit_sums.hpp"
 #include "emulated.hpp"
 
 using namespace simkit;
@@ -15,6 +16,26 @@ int column_products(const Matrix* x, const double* squares, int exact, int squar
         Machine machine(static_cast<emulator::Order>(order));
         cuda::column_products(machine, block_of(*x), narrow(*x), {x->shift, x->shift + x->cols},
                               {squares, squares + x->cols}, exact != 0, squared != 0, g);
+    });
+}
+
+int gather_columns(const Matrix* x, const Index* index, Index count, int order, std::byte* out) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        cuda::gather_columns(machine, view_of(*x), {index, index + count}, out);
+    });
+}
+
+int unit_sums(const Matrix* x, const Index* offsets, Index u, int debiased, int sample, int wide, Index bytes,
+              int order, double* values, double* self, double* raw) {
+    return guarded([&] {
+        Machine machine(static_cast<emulator::Order>(order));
+        const std::vector<float> shift(x->shift, x->shift + x->cols);
+        const cuda::PlacedBlock block{block_of(*x), shift.data(), narrow(*x), x->shift};
+        const cuda::OwnSums own = cuda::unit_sums(machine, block, {offsets, offsets + u + 1}, debiased != 0,
+                                                  sample != 0, wide != 0, bytes, values);
+        std::copy(own.self.begin(), own.self.end(), self);
+        std::copy(own.raw.begin(), own.raw.end(), raw);
     });
 }
 

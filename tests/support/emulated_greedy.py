@@ -29,6 +29,32 @@ def column_products(
     return square(g)
 
 
+def gather_columns(programs: Any, order: int, x: Array, index: npt.NDArray[np.int64]) -> Array:
+    kinds = {"bfloat16": np.dtype(np.uint16)}
+    out = np.empty((x.shape[0], len(index)), dtype=kinds.get(x.dtype) or np.dtype(x.dtype))
+    matrix = x.matrix(np.zeros(x.shape[1]))
+    run(programs, "gather_columns", ctypes.byref(matrix), index, ctypes.c_int64(len(index)), order, out)
+    return Array.copied(x=out, dtype=x.dtype, device=x.device)
+
+
+def unit_sums(
+    programs: Any,
+    order: int,
+    block: Block,
+    offsets: npt.NDArray[np.int64],
+    *,
+    debiased: bool,
+    sample_space: bool,
+    double_products: bool,
+    bytes: int,
+) -> tuple[Array, Floats, Floats]:
+    u = len(offsets) - 1
+    values, own, raw = np.full((u, u), np.nan), np.empty(u), np.empty(u)
+    how = int(debiased), int(sample_space), int(double_products), ctypes.c_int64(bytes), order
+    run(programs, "unit_sums", ctypes.byref(block.matrix), offsets, ctypes.c_int64(u), *how, values, own, raw)
+    return square(values), own, raw
+
+
 def total(programs: Any, order: int, a: Array) -> float:
     found = np.empty(1)
     run(programs, "total", ctypes.c_void_p(a.pointer), ctypes.c_int64(a.shape[0]), order, found)
@@ -79,7 +105,7 @@ def module(programs: Any, greedy_programs: Any, order: int = 0) -> Any:
             counter.restype = ctypes.c_int64
         return copied[0] + sum(counter() for counter in counters)
 
-    functions = (column_products, total, eliminate)
+    functions = (column_products, gather_columns, unit_sums, total, eliminate)
     bound = {function.__name__: partial(function, greedy_programs, order) for function in functions}
     base = vars(emulated_cuda.module(programs, order))
     return Module(**base, **bound, host=host, fetched=fetched)
