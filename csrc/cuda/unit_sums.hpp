@@ -1,5 +1,5 @@
-// All-pairs sums [u, u] of a layer's units, blocks of neighbouring columns of one matrix, that stay on the machine. What
-// they are: ops/greedy.hpp, ops/hsic.hpp.
+// All-pairs sums [u, u] of a layer's units, blocks of neighbouring columns of one matrix, that stay on the machine.
+// What they are: ops/greedy.hpp, ops/hsic.hpp.
 #pragma once
 
 #include <utility>
@@ -75,8 +75,8 @@ struct SumRows {
     }
 };
 
-// p [u, u], upper triangle: the sum of the squares of what G [p, p] has in the columns of unit a and the rows of unit b,
-// by `lanes` threads a pair. Program blocks: pieces(u u, kThreads / lanes).
+// p [u, u], upper triangle: the sum of the squares of what G [p, p] has in the columns of unit a and the rows of unit
+// b, by `lanes` threads a pair. Program blocks: pieces(u u, kThreads / lanes).
 struct SquaresOfUnits {
     static constexpr int kThreads = 128, kResident = 4;
     struct Shared {
@@ -127,8 +127,8 @@ struct RowsOfUnits {
 
     SIMKIT_BOTH bool step(Index number, int thread, int, Shared&, Registers&) const {
         const Index groups = pieces(table.depth, kThreads), unit = number / groups, first = offsets[unit];
-        const RowsOfBlock rows{table, totals, first, offsets[unit + 1] - first, norms + unit * table.depth,
-                               sums + unit * table.depth};
+        const RowsOfBlock rows{
+            table, totals, first, offsets[unit + 1] - first, norms + unit * table.depth, sums + unit * table.depth};
         RowsOfBlock::Shared shared;
         RowsOfBlock::Registers registers;
         return rows.step(number % groups, thread, 0, shared, registers);
