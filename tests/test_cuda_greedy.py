@@ -79,9 +79,9 @@ WIDTHS = {"columns": [1] * 20, "blocks": [5] * 13, "ragged": [1, 64, 2, 65, 3], 
 
 
 @pytest.mark.parametrize("widths", WIDTHS)
-@pytest.mark.parametrize("n", [65, 200])
+@pytest.mark.parametrize("n", [65, pytest.param(200, marks=pytest.mark.slow)])
 def test_sums_of_units(programs: Any, widths: str, n: int) -> None:
-    """By both routes as the reference, and to the bit as the blocks are summed one by one."""
+    """By both routes as the reference."""
     offsets = np.cumsum([0, *WIDTHS[widths]])
     for dtype, debiased in itertools.product(("float32", "float64"), (True, False)):
         block, _ = block_of(relu(n, int(offsets[-1])).astype(dtype))
