@@ -88,7 +88,7 @@ def _order(u: int) -> Callable[[], object]:
     z = np.random.default_rng(u).standard_normal((2 * u, u))
     products = np.square(z.T @ z)
     function = choose("eliminate").function
-    return lambda: function(products, greedy=True)
+    return lambda: function([products], greedy=True)
 
 
 def _channels(n: int, scale: int) -> Callable[[], object]:

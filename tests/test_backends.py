@@ -44,6 +44,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "distance_median": lambda x, **o: sk.similarity_matrix({"x": x}, measure=sk.CKA(sk.RBF()), **o),
     "pair_sums": lambda x, **o: sk.similarity_matrix({"x": x}, **o),
     "column_products": lambda x, **o: sk.greedy_cka(x, **o),
+    "gather_columns": lambda x, **o: sk.greedy_cka(x, units=np.arange(24) % 6, **o),
     "eliminate": lambda x, **o: sk.greedy_cka(x, units=6, **o),
     "unit_features": lambda x, **o: sk.greedy_cka(x, units=6, kernel=sk.RBF(), **o),
     "candidate_sums": lambda x, **o: sk.greedy_cka(x, units=6, kernel=sk.RBF(), **o),

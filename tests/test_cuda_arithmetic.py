@@ -7,7 +7,6 @@ the order. Arrays start out as NaN and are watched at both ends.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -127,21 +126,6 @@ def test_row_norms(programs: Any, n: int, p: int) -> None:
         assert_close(norms, want, "norms", "float64", n, p, scale=want)
 
 
-@pytest.mark.parametrize(("n", "p"), [(2, 1), (63, 65), (64, 128), (130, 129), (1023, 3), (1025, 64), (3100, 20)])
-def test_column_products(programs: Any, n: int, p: int) -> None:
-    for dtype, exact in itertools.product(("float32", "float64"), (False, True)):
-        block, stats = block_of(relu(n, p).astype(dtype))
-
-        def compute(order: int, block: Block = block, squares: Any = stats.sum_sq_dev, exact: bool = exact) -> Any:
-            return (emulated_cuda.column_products(programs, order, bound(block), squares, exact=exact),)
-
-        (g,) = every_order(compute) if n < 200 else compute(0)
-        want = reference.column_products(block, stats)
-        assert np.array_equal(g, g.T)
-        size = np.sqrt(np.outer(np.diag(want), np.diag(want)))
-        assert_close(g, want, "products", "float64" if exact else "float32", n, p, scale=size)
-
-
 # All pairs.
 
 
@@ -231,50 +215,6 @@ def test_feature_space_of_any_layout_type_and_kernel(programs: Any) -> None:
         agrees(pair_sums(programs, rows, [], True, True, 2**24, sample=False)(0), rows, [], True, True)
 
 
-# Elimination.
-
-
-def eliminate(programs: Any, a: Array, greedy: bool, count: int, least: float) -> Callable[[int], Sequence[Array]]:
-    def compute(order: int) -> Sequence[Array]:
-        units, cka, gap = emulated_cuda.eliminate(programs, order, a, greedy=greedy, count=count, min_cka=least)
-        return units, cka, np.array([gap])
-
-    return compute
-
-
-@pytest.mark.parametrize("u", [1, 2, 3, 31, 100])
-@pytest.mark.parametrize("greedy", [True, False])
-def test_elimination(programs: Any, u: int, greedy: bool) -> None:
-    z = relu(150, u)
-    g = (z - z.mean(0)).T @ (z - z.mean(0))
-    cases = [g * g, np.eye(u), np.ones((u, u)), np.diag(np.arange(u) + 1.0)]
-    for a, (count, least) in itertools.product(cases, ((u, None), (max(1, u // 2), None), (u, 0.9), (u, 2.0))):
-        want = reference.eliminate(a, greedy=greedy, count=count, min_cka=least)
-        compute = eliminate(programs, a, greedy, count, math.nan if least is None else least)
-        units, cka, gap = every_order(compute) if u < 100 else compute(0)
-        assert units.tolist() == want.order.tolist()
-        assert_close(cka, want.cka, "greedy", "float64", u, u)
-        assert gap[0] == pytest.approx(want.smallest_gap, abs=1e-12)
-
-
-def test_elimination_of_more_units_than_threads(programs: Any) -> None:
-    z = relu(400, 1100)
-    g = (z - z.mean(0)).T @ (z - z.mean(0))
-    want = reference.eliminate(g * g, count=60)
-    units, cka, _ = eliminate(programs, g * g, True, 60, math.nan)(2)
-    assert units.tolist() == want.order.tolist()
-    assert_close(cka, want.cka, "greedy", "float64", 1100, 1100)
-
-
-def test_elimination_without_a_score_picks_units_all_the_same(programs: Any) -> None:
-    """A total that is not positive leaves no score: every removal is of a unit, and nobody knows its CKA."""
-    for a in (-np.eye(40), np.zeros((3, 3)), np.full((5, 5), np.nan)):
-        for greedy in (True, False):
-            units, cka, _ = every_order(eliminate(programs, a, greedy, len(a), math.nan))
-            assert units.tolist() == list(range(len(a)))
-            assert np.isnan(cka).all()
-
-
 # Everything above the module, end to end.
 
 
@@ -300,16 +240,3 @@ def test_hazards(name: str) -> None:
     blocks = [prepare(as_matrix(x, name=key), sk.Linear(), backend="native_cuda") for key, x in layers.items()]
     found = normalised(blocks, None, "debiased", ForcedRoute(backend="native_cuda", route="sample")).values[0, 1]
     assert_close(found, want, "cka", hazard.x.dtype, n, p)
-
-
-@pytest.mark.usefixtures("device")
-def test_greedy_orders() -> None:
-    x = relu(200, 24)
-    for dtype, units in itertools.product((np.float32, np.float64), (None, 6)):
-        got, want = (
-            sk.greedy_cka(x.astype(dtype), units=units, exact=True, backend=backend)
-            for backend in ("native_cuda", "reference")
-        )
-        assert got.backend == "native_cuda"
-        assert got.order.tolist() == want.order.tolist()
-        assert_close(got.cka, want.cka, "greedy", "float64", 200, 24)

@@ -387,5 +387,5 @@ def test_the_binding_refuses_what_it_cannot_read() -> None:
         with pytest.raises(RuntimeError, match=r"^CUDA cannot look up an array's address: "):
             cuda.Array(**good)
         with pytest.raises(RuntimeError, match=r"^CUDA cannot "):
-            cuda.eliminate(np.eye(2), greedy=True, count=2, min_cka=0.0, device=0, stream=0)
+            cuda.Array.copied(x=np.eye(2), dtype="float64", device=0)
     assert native_cpu.unsupported_reasons("column_stats") == []

@@ -23,7 +23,7 @@ from simkit.arrays import as_matrix
 from simkit.backends import native_cuda, reference
 from simkit.backends.base import Block
 from simkit.metrics.cka import ForcedRoute, normalised
-from simkit.metrics.prepare import prepare, prepare_with_stats
+from simkit.metrics.prepare import prepare
 
 pytestmark = pytest.mark.gpu
 
@@ -124,20 +124,6 @@ def test_medians_of_distances_agree(n: int) -> None:
         assert_close(got, want, "median", dtype, n, 20, scale=max(want, 1e-300))
         for _ in range(REPEATS if n < 3000 else 3):
             assert native_cuda.distance_median(block) == got
-
-
-@pytest.mark.parametrize(("n", "p"), [(2, 1), (63, 65), (130, 129), (1023, 3), (1025, 64), (10_000, 512)])
-def test_products_of_columns_agree(n: int, p: int) -> None:
-    for dtype, exact in itertools.product(("float32", "float64"), (False, True)):
-        x = features(n, p).astype(dtype)
-        block, stats = prepare_with_stats(as_matrix(on_gpu(x)), sk.Linear())
-        want = reference.column_products(prepare(as_matrix(x), sk.Linear()), stats)
-        got = native_cuda.column_products(block, stats, exact=exact)
-        size = np.sqrt(np.outer(np.diag(want), np.diag(want)))
-        assert_close(got, want, "products", "float64" if exact else "float32", n, p, scale=size)
-        assert np.array_equal(got, got.T)
-        for _ in range(REPEATS):
-            assert same_bits([got], [native_cuda.column_products(block, stats, exact=exact)])
 
 
 # All pairs.
@@ -254,35 +240,6 @@ def test_small_distances_of_kernels_agree(kernel: Any) -> None:
     want = sk.cka(x, y, kernel=kernel, backend="reference")
     found = normalised(blocks([x], kernel), blocks([y], kernel), "debiased", ForcedRoute())
     assert_close(found.values[0, 0], want, "cka", "float64", 300, 40)
-
-
-# Greedy elimination.
-
-
-@pytest.mark.parametrize("u", [1, 2, 33, 512, 1500])
-@pytest.mark.parametrize("greedy", [True, False])
-def test_elimination_agrees(u: int, greedy: bool) -> None:
-    z = features(600, u)
-    g = (z - z.mean(0)).T @ (z - z.mean(0))
-    for a, (count, least) in itertools.product((g * g, np.eye(u)), ((min(u, 60), None), (u, 0.97))):
-        want = reference.eliminate(a, greedy=greedy, count=count, min_cka=least)
-        got = native_cuda.eliminate(a, greedy=greedy, count=count, min_cka=least)
-        assert got.order.tolist() == want.order.tolist()
-        assert_close(got.cka, want.cka, "greedy", "float64", 600, u)
-        for _ in range(REPEATS):
-            again = native_cuda.eliminate(a, greedy=greedy, count=count, min_cka=least)
-            assert same_bits((got.order, got.cka), (again.order, again.cka))
-
-
-def test_greedy_orders_agree() -> None:
-    x = features(2000, 96)
-    for dtype, estimator in itertools.product((np.float32, np.float64), ESTIMATORS):
-        cast = x.astype(dtype)
-        for units in (None, 12):
-            got = sk.greedy_cka(on_gpu(cast), units=units, estimator=estimator, exact=True)
-            want = sk.greedy_cka(cast, units=units, estimator=estimator, exact=True, backend="reference")
-            assert got.backend == "native_cuda"
-            assert got.order.tolist() == want.order.tolist()
 
 
 # The boundary.

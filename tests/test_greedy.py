@@ -329,8 +329,7 @@ def test_elimination_on_any_matrix_of_products() -> None:
         a = k @ k.T
         for greedy in (True, False):
             native, reference = (
-                choose("eliminate", backend=b).function(a, greedy=greedy, count=None, min_cka=None)
-                for b in ("native_cpu", "reference")
+                choose("eliminate", backend=b).function([a], greedy=greedy)[0] for b in ("native_cpu", "reference")
             )
             assert native.order.tolist() == reference.order.tolist()
             assert np.allclose(native.cka, reference.cka, rtol=0, atol=1e-10, equal_nan=True)
@@ -341,7 +340,7 @@ def test_elimination_without_a_score_picks_units_all_the_same() -> None:
     eliminate = choose("eliminate", backend="native_cpu").function
     for a in (-np.eye(40), np.zeros((3, 3)), np.full((5, 5), np.nan)):
         for greedy in (True, False):
-            found = eliminate(a, greedy=greedy, count=None, min_cka=None)
+            (found,) = eliminate([a], greedy=greedy)
             assert found.order.tolist() == list(range(len(a)))
             assert np.isnan(found.cka).all()
 

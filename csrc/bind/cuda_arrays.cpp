@@ -106,6 +106,8 @@ void bind_cuda_arrays(py::module_& m) {
     py::class_<DeviceArray, std::shared_ptr<DeviceArray>>(m, "Array")
         .def(py::init(&there_already), py::kw_only(), "pointer"_a, "shape"_a, "strides"_a, "dtype"_a, "device"_a,
              "stream"_a)
+        .def_property_readonly(
+            "pointer", [](const DeviceArray& array) { return reinterpret_cast<std::uintptr_t>(array.view.data); })
         .def_static("copied", &copied, py::kw_only(), "x"_a, "dtype"_a, "device"_a)
         .def_static("on_host", &on_host, py::kw_only(), "x"_a, "dtype"_a, "device"_a);
     py::class_<DeviceBlock, std::shared_ptr<DeviceBlock>>(m, "Block")

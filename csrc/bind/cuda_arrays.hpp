@@ -36,6 +36,7 @@ void bind_cuda_arrays(py::module_& m);
 void bind_cuda_candidates(py::module_& m);
 void bind_cuda_graphs(py::module_& m);
 void bind_cuda_moments(py::module_& m);
+void bind_cuda_greedy(py::module_& m);
 void bind_cuda_ops(py::module_& m);
 void bind_cuda_partners(py::module_& m);
 void bind_cuda_strips(py::module_& m);

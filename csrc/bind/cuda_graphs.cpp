@@ -56,7 +56,7 @@ BitArray fetch(const DeviceBits& of) {
     const auto bytes = static_cast<std::size_t>(out.nbytes());
     {
         py::gil_scoped_release release;
-        cuda::copy_to_host(of.place(), to, of.bits, bytes);
+        cuda::host_copy(of.place(), of.bits, to, bytes);
     }
     return out;
 }

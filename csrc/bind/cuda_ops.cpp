@@ -4,7 +4,6 @@
 
 #include "bind/cuda_arrays.hpp"
 #include "ops/columns.hpp"
-#include "ops/greedy.hpp"
 #include "ops/hsic.hpp"
 
 namespace simkit {
@@ -51,20 +50,6 @@ double distance_median(const Block& block) {
     return cuda::distance_median(place_of({of.x.get()}), of.view);
 }
 
-py::array_t<double> column_products(const Block& block, const DoubleArray& sum_sq_dev, bool exact) {
-    const DeviceBlock& of = checked(block);
-    const auto p = static_cast<py::ssize_t>(of.view.x.cols);
-    if (sum_sq_dev.ndim() != 1 || sum_sq_dev.shape(0) != p) throw std::invalid_argument("sum_sq_dev must be [p]");
-    py::array_t<double> g({p, p});
-    double* out = g.mutable_data();
-    const double* squares = sum_sq_dev.data();
-    {
-        py::gil_scoped_release release;
-        cuda::column_products(place_of({of.x.get()}), of.view, squares, exact, out);
-    }
-    return g;
-}
-
 py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased, bool sample_space,
                     bool double_products, std::int64_t bytes) {
     if (rows.empty()) throw std::invalid_argument("there are no blocks");
@@ -91,24 +76,6 @@ py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& co
                           to_array(std::move(sums.raw), {m}));
 }
 
-py::tuple eliminate(const DoubleArray& a, bool greedy, std::int64_t count, double min_cka, int device,
-                    std::uintptr_t stream) {
-    if (a.ndim() != 2 || a.shape(0) != a.shape(1) || a.shape(0) < 1)
-        throw std::invalid_argument("a must be a non-empty square [u, u]");
-    if (count < 0 || count > a.shape(0)) throw std::invalid_argument("count must be 0 to u");
-    const double* data = a.data();
-    const std::int64_t u = a.shape(0);
-    const Place place{device, reinterpret_cast<void*>(stream), {}, interrupt_poll()};
-    Elimination out;
-    {
-        py::gil_scoped_release release;
-        out = cuda::eliminate(place, data, u, greedy, count, min_cka);
-    }
-    const auto removed = static_cast<py::ssize_t>(out.order.size());
-    return py::make_tuple(py::array_t<std::int64_t>(removed, out.order.data()), to_array(std::move(out.cka), {removed}),
-                          out.smallest_gap);
-}
-
 }  // namespace
 }  // namespace bound
 
@@ -117,11 +84,8 @@ void bind_cuda_ops(py::module_& m) {
     m.def("column_stats", &bound::column_stats, py::kw_only(), "x"_a, "row_scale"_a);
     m.def("row_norms", &bound::row_norms, "block"_a);
     m.def("distance_median", &bound::distance_median, "block"_a);
-    m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a);
     m.def("pair_sums", &bound::pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
           "double_products"_a, "bytes"_a);
-    m.def("eliminate", &bound::eliminate, "a"_a, py::kw_only(), "greedy"_a, "count"_a, "min_cka"_a, "device"_a,
-          "stream"_a);
 }
 
 }  // namespace simkit

@@ -41,11 +41,10 @@ MemoryInfo memory_info(int device);
 // Throws unless a device's kernels may read the address.
 void check_address(const std::byte* address, int device);
 
-// Memory on the device, and a copy of host memory there, freed with their last owner.
+// Memory on the device, freed with its last owner; a copy of host memory there; and a copy of it on the host.
 std::shared_ptr<std::byte> device_memory(const Place& place, std::size_t bytes);
 std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std::size_t bytes);
-
-void copy_to_host(const Place& place, void* to, const void* from, std::size_t bytes);
+void host_copy(const Place& place, const void* from, void* to, std::size_t bytes);
 
 }  // namespace cuda
 

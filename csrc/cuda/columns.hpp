@@ -248,8 +248,8 @@ struct CrossSquares {
 };
 
 // g [p, p], both halves = the groups' parts in their order, less n rest rest^T off the diagonal; the diagonal is
-// squares[k] scale^2 where `squares` is not null. Program blocks [squares]: one square each, kThreads elements at a
-// time.
+// squares[k] scale^2 where `squares` is not null; or their squares. Program blocks [squares]: one square each, kThreads
+// elements at a time.
 struct JoinSquares {
     static constexpr int kThreads = 256, kResident = 1;
     struct Shared {};
@@ -260,6 +260,7 @@ struct JoinSquares {
     Index count, groups, width, p;
     double n, scale;
     const double *rest, *squares;  // [p], or null
+    bool squared;
     double* g;
 
     SIMKIT_BOTH bool step(Index number, int thread, int, Shared&, Registers&) const {
@@ -270,6 +271,7 @@ struct JoinSquares {
             for (Index group = 0; group < groups; ++group) sum += parts[(group * count + number) * width * width + at];
             if (rest && i != j) sum -= n * rest[i] * rest[j];
             if (squares && i == j) sum = squares[i] * scale * scale;
+            if (squared) sum *= sum;
             g[i * p + j] = g[j * p + i] = sum;
         }
         return false;
@@ -303,8 +305,8 @@ inline PartlyCentred partly_centred(const std::vector<double>& shift, const std:
 }
 
 template <class T, int R, bool Plain, class M>
-void cross_squares(M& machine, const Operand& columns, const double* rest, const double* squares, double* out,
-                   Index room) {
+void cross_squares(M& machine, const Operand& columns, const double* rest, const double* squares, bool squared,
+                   double* g, Index room) {
     using Squares = CrossSquares<T, R, Plain>;
     const Index p = columns.rows, strips = pieces(p, Squares::kWidth), size = Squares::kWidth * Squares::kWidth;
     std::vector<SquarePlace> places;
@@ -315,31 +317,30 @@ void cross_squares(M& machine, const Operand& columns, const double* rest, const
     const Index batch = larger(1, smaller(count, room / (groups * size * 8)));
     const auto held = sent(machine, std::move(places));
     auto parts = machine.template array<double>(groups * batch * size);
-    auto g = machine.template array<double>(p * p);
     for (Index first = 0; first < count; first += batch) {
         const Index many = smaller(batch, count - first);
         const SquarePlace* here = held.data() + first;
         machine.run(Squares{columns, here, many, group, parts.data()}, many * groups);
         machine.run(JoinSquares{here, parts.data(), many, groups, Squares::kWidth, p,
-                                static_cast<double>(columns.depth), columns.scale, rest, squares, g.data()},
+                                static_cast<double>(columns.depth), columns.scale, rest, squares, squared, g},
                     many);
         machine.pause();
     }
-    machine.fetch(out, g, p * p);
 }
 
-// G [p, p] of the columns of a block: as ops/columns.hpp. The view and row_scale lie on the machine, shift and
-// sum_sq_dev [p] on the host. room: bytes of parts, about, which change no bit.
+// G [p, p] of the columns of a block, or its squares: as ops/columns.hpp. The view, row_scale and g lie on the machine,
+// shift and sum_sq_dev [p] on the host. room: bytes of parts, about, which change no bit.
 template <class M>
 void column_products(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
-                     const std::vector<double>& sum_sq_dev, bool exact, double* g, Index room = kPartsRoom) {
+                     const std::vector<double>& sum_sq_dev, bool exact, bool squared, double* g,
+                     Index room = kPartsRoom) {
     const MatrixView& x = block.x;
     Operand columns{x.data, x.cols, x.rows,  x.col_stride,    x.row_stride, x.dtype,
                     false,  true,   nullptr, block.row_scale, nullptr,      block.scale};
     if (exact) {
         const auto wide = sent(machine, shift);
         columns.shift = wide.data();
-        cross_squares<double, 4, false>(machine, columns, nullptr, nullptr, g, room);
+        cross_squares<double, 4, false>(machine, columns, nullptr, nullptr, squared, g, room);
         return;
     }
     const PartlyCentred partly = partly_centred(shift, sum_sq_dev, static_cast<double>(x.rows), block.scale);
@@ -350,9 +351,9 @@ void column_products(M& machine, const BlockView& block, bool narrow, const std:
     columns.narrow = narrow;
     columns.narrow_shift = narrow ? single.data() : nullptr;
     if (narrow && x.dtype == Dtype::f32)
-        cross_squares<float, 8, true>(machine, columns, rest.data(), squares.data(), g, room);
+        cross_squares<float, 8, true>(machine, columns, rest.data(), squares.data(), squared, g, room);
     else
-        cross_squares<float, 8, false>(machine, columns, rest.data(), squares.data(), g, room);
+        cross_squares<float, 8, false>(machine, columns, rest.data(), squares.data(), squared, g, room);
 }
 
 }  // namespace simkit::cuda

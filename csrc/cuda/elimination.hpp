@@ -1,4 +1,16 @@
-// Greedy elimination in one block, without a word to the host between steps. See ops/greedy.hpp.
+// Greedy elimination, of several matrices at once, without a word to the host between steps. See ops/greedy.hpp.
+//
+// One block of threads searches one matrix; what is summed over a whole matrix is summed by all multiprocessors, in
+// launches between (cuda/kept_sums.hpp): the search stops where it needs them, and the next launch goes on.
+//
+// Counted for an H200, one matrix of u = 8192 units (64 KiB a row, 16 units a thread), for one removal: the row, 0.7 us
+// until it begins to arrive and 0.6 us for 64 bytes a clock; 8192 scores of about 14 float64 instructions each at 64 a
+// clock, 1 us, half of it while the row arrives; four barriers with a sum of 16 to 32 terms each between them, 0.5 us:
+// 2.3 us, so 19 ms for all of them. The sums: u^2 / 3 numbers in all after the first u^2, 0.15 ms, and 17 rounds of
+// three launches, 0.1 ms. One launch a removal over all multiprocessors instead: the scores cost nothing, but a launch
+// waits 1 to 2 us for the one before and 2 us for its chain of three reads (the best of each block, the units of the
+// best block, the row), 4 us at any u: faster from about 16,000 units on, and 35 ms for 8192. And then several matrices
+// wait for one another, where here each has a multiprocessor to itself.
 #pragma once
 
 #include <algorithm>
@@ -6,251 +18,459 @@
 #include <limits>
 #include <vector>
 
-#include "cuda/machine.hpp"
-#include "ops/greedy.hpp"
+#include "cuda/kept_sums.hpp"
 
 namespace simkit::cuda {
 
-// r [u] = A 1, of a symmetric A: its columns are read for its rows. Program blocks: pieces(u, kThreads).
-struct SumRows {
-    static constexpr int kThreads = 64, kResident = 1;
-    struct Shared {};
-    struct Registers {};
+SIMKIT_BOTH inline double inverse_root(double x) {
+#ifdef __CUDA_ARCH__
+    return rsqrt(x);  // a division and a root less, and right to the last bit or two as well
+#else
+    return 1.0 / std::sqrt(x);
+#endif
+}
 
-    const double* a;
-    Index u;
-    double* r;
-
-    SIMKIT_BOTH bool step(Index number, int thread, int, Shared&, Registers&) const {
-        const Index i = number * kThreads + thread;
-        if (i >= u) return false;
-        double sum = 0.0;
-        for (Index j = 0; j < u; ++j) sum += a[j * u + i];
-        r[i] = sum;
-        return false;
-    }
+// What is known of a removal.
+struct Removal {
+    Index unit;
+    double cka, gap;  // gap: to the best score of another unit
 };
 
-// A thread's units are thread, thread + kThreads, ... . Sums and maxima over all units: each thread its own, 32 threads
-// join 32 neighbours each, and then every thread joins those, all in a fixed order. One removal is the phases
-// score .. join_seconds; `refresh` and `join_totals` come first and whenever a quarter of Q is left. Program blocks: 1.
+// Left over between two launches, or too much for a thread's registers; [units] of all matrices. score: the ranks of a
+// one-shot order.
+struct UnitArrays {
+    double *h, *r, *score;
+};
+
+// With h = 2 q - diag(A): CKA(all, kept without i) = (R - r_i) / sqrt(T (Q - h_i)); then R -= r_i, Q -= h_i and
+// h -= 2 A[i]. A thread's units are thread, thread + kThreads, ...: E of them stay in its registers or, InMemory, E at
+// a time come there. Best and lowest over all units: each thread its own, kGroups threads join kMembers each, and then
+// every thread joins those, all in a fixed order. One removal is the phases join_best .. strike. Program blocks: one a
+// matrix.
+template <int E, bool InMemory>
 struct Eliminate {
-    static constexpr int kThreads = 1024, kResident = 1, kGroup = 32, kGroups = kThreads / kGroup;
+    static constexpr int kThreads = 512, kResident = 1, kMembers = 32, kGroups = kThreads / kMembers;
     static constexpr double kTie = 1e-12, kNone = -std::numeric_limits<double>::infinity();
     static constexpr double kStale = 0.25;  // share of Q that is left when q is formed again
 
-    enum class Phase { refresh, join_totals, score, join_best, pick, join_picks, strike, join_seconds };
+    enum class Phase { enter, join_totals, begin, join_best, choose, join_picks, strike };
 
     struct Shared {
-        double value[kThreads], other[kThreads], joined[kGroups], joined_other[kGroups];
-        Index unit[kThreads], joined_unit[kGroups];
+        double value[kThreads], other[kThreads];           // sums or maxima of each thread's units
+        double h[kThreads], r[kThreads], score[kThreads];  // of the unit that it would take
+        std::int32_t unit[kThreads], joined_unit[kGroups];
+        double joined[kGroups], joined_other[kGroups];
     };
-    struct Registers {  // alike in all threads
+    struct Page {
+        double h[E], r[E], score[E];
+        std::uint32_t kept;  // a bit each
+    };
+    struct Registers {  // `page` and `most` apart, alike in all threads
+        Page page;
+        double most;  // the best score of this thread's units
         Phase phase;
         double linear, quadratic, fresh, factor, found;
-        Index pick, removed;
-        bool refreshed;
+        std::int32_t pick, removed;
+        bool struck, leaving;
     };
 
-    const double* a;  // [u, u], symmetric
-    const double* r;  // [u]
-    Index u, count;
+    const SquareTask* tasks;
+    const double* q;  // [units], of the kept ones
+    UnitArrays held;
+    unsigned char* gone;  // [units]
+    Progress* progress;
+    Removal* removals;
     bool greedy;
-    double min_cka;              // NaN: none
-    double *q, *scores, *ranks;  // [u]; picks are made by `ranks`: the scores, or those of the first step
-    unsigned char* gone;         // [u]
-    Index *order, *done;         // [count], [1]: the number of removals
-    double *cka, *gaps;          // [count]
+    double min_cka;  // NaN: none
 
-    SIMKIT_BOTH bool step(Index, int thread, int k, Shared& shared, Registers& at) const {
-        if (k == 0) {
-            at.phase = Phase::refresh;
-            at.removed = 0;
-        }
+    SIMKIT_BOTH bool step(Index matrix, int thread, int k, Shared& shared, Registers& at) const {
+        const SquareTask& task = tasks[matrix];
+        if (k == 0) at.phase = Phase::enter;
         switch (at.phase) {
-            case Phase::refresh:
-                refresh(thread, shared, at);
+            case Phase::enter:
+                if (progress[matrix].finished) return false;
+                enter(task, progress[matrix], thread, shared, at);
                 break;
             case Phase::join_totals:
                 join_totals(thread, shared);
-                at.refreshed = true;
                 break;
-            case Phase::score:
-                if (!at.refreshed) record(thread, shared, at);
-                if (at.removed == count) return false;
-                score(thread, shared, at);
-                break;
+            case Phase::begin:
+                begin(task, progress[matrix], thread, shared, at);
+                at.phase = Phase::join_best;
+                return true;
             case Phase::join_best:
-            case Phase::join_seconds:
-                join_largest(thread, shared);
+                join_best(thread, shared);
                 break;
-            case Phase::pick:
-                pick(thread, shared, at);
+            case Phase::choose:
+                if (at.struck) record(task, thread, shared, at);
+                if (at.leaving) return leave(task, progress[matrix], thread, at);
+                choose(task, thread, shared, at);
                 break;
             case Phase::join_picks:
                 join_picks(thread, shared);
                 break;
             case Phase::strike:
-                if (!strike(thread, shared, at)) return false;
-                break;
+                if (!strike(task, progress[matrix], thread, shared, at)) return false;
+                at.phase = Phase::join_best;
+                return true;
         }
-        at.phase = after(at);
+        at.phase = static_cast<Phase>(static_cast<int>(at.phase) + 1);
         return true;
     }
 
   private:
-    SIMKIT_BOTH static Phase after(const Registers& at) {
-        if (at.phase != Phase::join_seconds) return static_cast<Phase>(static_cast<int>(at.phase) + 1);
-        return at.quadratic > kStale * at.fresh ? Phase::score : Phase::refresh;
+    SIMKIT_BOTH static Index pages(const SquareTask& task) { return InMemory ? pieces(task.u, kThreads * E) : 1; }
+    SIMKIT_BOTH static Index unit_of(Index page, int thread, int e) { return (page * E + e) * kThreads + thread; }
+    SIMKIT_BOTH static bool kept(const Page& page, int e) { return page.kept >> e & 1u; }
+
+    // Which of a page's units are kept, and, InMemory, what is known of them.
+    SIMKIT_BOTH void find_kept(const SquareTask& task, Index number, int thread, Page& page) const {
+        page.kept = 0;
+        SIMKIT_UNROLL
+        for (int e = 0; e < E; ++e) {
+            const Index i = unit_of(number, thread, e);
+            if (i < task.u && !gone[task.unit + i]) page.kept |= 1u << e;
+        }
+    }
+    SIMKIT_BOTH void turn_to(const SquareTask& task, Index number, int thread, Page& page) const {
+        if constexpr (InMemory) {
+            find_kept(task, number, thread, page);
+            SIMKIT_UNROLL
+            for (int e = 0; e < E; ++e)
+                if (kept(page, e)) {
+                    const Index i = task.unit + unit_of(number, thread, e);
+                    page.h[e] = held.h[i];
+                    page.r[e] = held.r[i];
+                    page.score[e] = held.score[i];
+                }
+        }
+    }
+    SIMKIT_BOTH void put_back(const SquareTask& task, Index number, int thread, const Page& page) const {
+        if constexpr (InMemory) {
+            SIMKIT_UNROLL
+            for (int e = 0; e < E; ++e)
+                if (kept(page, e)) {
+                    held.h[task.unit + unit_of(number, thread, e)] = page.h[e];
+                    held.score[task.unit + unit_of(number, thread, e)] = page.score[e];
+                }
+        }
     }
 
-    // q, and this thread's share of R and Q.
-    SIMKIT_BOTH void refresh(int thread, Shared& shared, Registers& at) const {
-        if (at.removed > 0) record(thread, shared, at);
+    SIMKIT_BOTH double score(const SquareTask& task, const Registers& at, double h, double r) const {
+        const double left = at.quadratic - h, value = (at.linear - r) * (at.factor * inverse_root(left));
+        const bool defined = left > 0.0 && task.u - at.removed > 1 && value == value;  // a pick is a unit
+        return defined ? value : kNone;
+    }
+
+    SIMKIT_BOTH static double best_of(const Page& page) {
+        double most = kNone;
+        SIMKIT_UNROLL
+        for (int e = 0; e < E; ++e)
+            if (kept(page, e)) most = larger(most, page.score[e]);
+        return most;
+    }
+
+    // Scores of a page's units, or what they were in the first place.
+    SIMKIT_BOTH void rate(const SquareTask& task, Registers& at) const {
+        if (greedy || at.removed == 0) {
+            SIMKIT_UNROLL
+            for (int e = 0; e < E; ++e) at.page.score[e] = score(task, at, at.page.h[e], at.page.r[e]);
+        }
+        at.most = larger(at.most, best_of(at.page));
+    }
+
+    // h, r and this thread's share of R and Q, from the sums that were formed before this launch.
+    SIMKIT_BOTH void enter(const SquareTask& task, const Progress& before, int thread, Shared& shared,
+                           Registers& at) const {
+        at.removed = static_cast<std::int32_t>(before.removed);
+        at.factor = before.factor;
         double linear = 0.0, quadratic = 0.0;
-        for (Index i = thread; i < u; i += kThreads) {
-            if (at.removed == 0) gone[i] = 0;
-            if (gone[i]) continue;
-            double sum = at.removed == 0 ? r[i] : 0.0;
-            for (Index j = 0; at.removed > 0 && j < u; ++j)
-                if (!gone[j]) sum += a[j * u + i];
-            q[i] = sum;
-            linear += r[i];
-            quadratic += sum;
+        for (Index number = 0; number < pages(task); ++number) {
+            Page& page = at.page;
+            find_kept(task, number, thread, page);
+            SIMKIT_UNROLL
+            for (int e = 0; e < E; ++e) {
+                const Index i = unit_of(number, thread, e), place = task.unit + i;
+                page.h[e] = page.r[e] = page.score[e] = 0.0;
+                if (!kept(page, e)) continue;
+                page.h[e] = 2.0 * q[place] - task.a[i * task.u + i];
+                page.r[e] = at.removed == 0 ? q[place] : held.r[place];
+                if (!greedy && at.removed > 0) page.score[e] = held.score[place];
+                if (at.removed == 0) held.r[place] = q[place];
+                linear += page.r[e];
+                quadratic += q[place];
+            }
+            put_back(task, number, thread, page);
         }
         shared.value[thread] = linear;
         shared.other[thread] = quadratic;
     }
 
+    // Four chains of sums (or of maxima), so that one does not wait for the other.
+    template <class Join>
+    SIMKIT_BOTH static double joined(const double* values, int thread, Join join) {
+        double chains[4];
+        SIMKIT_UNROLL
+        for (int k = 0; k < 4; ++k) chains[k] = values[thread + k * kGroups];
+        SIMKIT_UNROLL
+        for (int k = 4; k < kMembers; ++k) chains[k % 4] = join(chains[k % 4], values[thread + k * kGroups]);
+        return join(join(chains[0], chains[1]), join(chains[2], chains[3]));
+    }
+    struct Add {
+        SIMKIT_BOTH double operator()(double a, double b) const { return a + b; }
+    };
+    struct Larger {
+        SIMKIT_BOTH double operator()(double a, double b) const { return larger(a, b); }
+    };
+
     SIMKIT_BOTH static void join_totals(int thread, Shared& shared) {
         if (thread >= kGroups) return;
-        double value = 0.0, other = 0.0;
-        for (int k = thread * kGroup; k < (thread + 1) * kGroup; ++k) {
-            value += shared.value[k];
-            other += shared.other[k];
-        }
-        shared.joined[thread] = value;
-        shared.joined_other[thread] = other;
+        shared.joined[thread] = joined(shared.value, thread, Add{});
+        shared.joined_other[thread] = joined(shared.other, thread, Add{});
     }
 
-    SIMKIT_BOTH static void join_largest(int thread, Shared& shared) {
-        if (thread >= kGroups) return;
-        double most = kNone;
-        for (int k = thread * kGroup; k < (thread + 1) * kGroup; ++k) most = larger(most, shared.value[k]);
-        shared.joined[thread] = most;
+    // Two warps, one for the best scores and one for those of others than the last pick.
+    SIMKIT_BOTH static void join_best(int thread, Shared& shared) {
+        if (thread < kGroups) shared.joined[thread] = joined(shared.value, thread, Larger{});
+        if (thread >= 32 && thread < 32 + kGroups)
+            shared.joined_other[thread - 32] = joined(shared.other, thread - 32, Larger{});
     }
 
-    SIMKIT_BOTH static double largest(const Shared& shared) {
-        double most = kNone;
-        for (int k = 0; k < kGroups; ++k) most = larger(most, shared.joined[k]);
-        return most;
+    SIMKIT_BOTH static double largest(const double* joined) {
+        double pairs[2] = {joined[0], joined[1]};
+        SIMKIT_UNROLL
+        for (int k = 2; k < kGroups; ++k) pairs[k % 2] = larger(pairs[k % 2], joined[k]);
+        return larger(pairs[0], pairs[1]);
     }
 
     SIMKIT_BOTH static void join_picks(int thread, Shared& shared) {
         if (thread >= kGroups) return;
-        Index least = shared.unit[thread * kGroup];
-        for (int k = thread * kGroup + 1; k < (thread + 1) * kGroup; ++k) least = smaller(least, shared.unit[k]);
+        std::int32_t least = shared.unit[thread];
+        SIMKIT_UNROLL
+        for (int k = 1; k < kMembers; ++k) {
+            const std::int32_t other = shared.unit[thread + k * kGroups];
+            least = other < least ? other : least;
+        }
         shared.joined_unit[thread] = least;
     }
 
-    // CKA(all, kept without i) for every unit of this thread, kNone where it is undefined.
-    SIMKIT_BOTH void score(int thread, Shared& shared, Registers& at) const {
-        if (at.refreshed) {
-            at.linear = at.quadratic = 0.0;
-            for (int k = 0; k < kGroups; ++k) {
-                at.linear += shared.joined[k];
-                at.quadratic += shared.joined_other[k];
-            }
-            at.fresh = at.quadratic;
-            if (at.removed == 0) at.factor = 1.0 / sqrt(at.linear);  // R of all units is T
-            at.refreshed = false;
+    // The first scores after sums were formed.
+    SIMKIT_BOTH void begin(const SquareTask& task, Progress& own, int thread, Shared& shared, Registers& at) const {
+        at.linear = at.quadratic = 0.0;
+        SIMKIT_UNROLL
+        for (int k = 0; k < kGroups; ++k) {
+            at.linear += shared.joined[k];
+            at.quadratic += shared.joined_other[k];
         }
-        double most = kNone;
-        for (Index i = thread; i < u; i += kThreads) {
-            if (gone[i]) continue;
-            const double left = at.quadratic - 2.0 * q[i] + a[i * u + i];
-            const double value = (at.linear - r[i]) / sqrt(left) * at.factor;
-            const bool defined = left > 0.0 && u - at.removed > 1 && value == value;  // a pick is a unit
-            scores[i] = defined ? value : kNone;
-            if (greedy || at.removed == 0) ranks[i] = scores[i];
-            most = larger(most, ranks[i]);
+        at.fresh = size(at.quadratic);
+        at.struck = at.leaving = false;
+        at.most = kNone;
+        if (at.removed == 0) {
+            at.factor = inverse_root(at.linear);  // R of all units is T
+            if (thread == 0) own.factor = at.factor;
         }
-        shared.value[thread] = most;
+        for (Index number = 0; number < pages(task); ++number) {
+            turn_to(task, number, thread, at.page);
+            rate(task, at);
+            put_back(task, number, thread, at.page);
+            if (!InMemory && !greedy && at.removed == 0) keep_ranks(task, thread, at.page);
+        }
+        shared.value[thread] = at.most;
+    }
+
+    SIMKIT_BOTH void keep_ranks(const SquareTask& task, int thread, const Page& page) const {
+        SIMKIT_UNROLL
+        for (int e = 0; e < E; ++e)
+            if (kept(page, e)) held.score[task.unit + unit_of(0, thread, e)] = page.score[e];
     }
 
     // The lowest of this thread's units that ties with the best.
-    SIMKIT_BOTH void pick(int thread, Shared& shared, const Registers&) const {
-        const double best = largest(shared);
-        Index mine = u;
-        for (Index i = thread; i < u && mine == u; i += kThreads)
-            if (!gone[i] && (ranks[i] >= best - kTie || ranks[i] == best)) mine = i;
+    SIMKIT_BOTH void choose(const SquareTask& task, int thread, Shared& shared, Registers& at) const {
+        const double best = largest(shared.joined);
+        const auto ties = [best](double value) { return value >= best - kTie || value == best; };
+        auto mine = static_cast<std::int32_t>(task.u);
+        if (ties(at.most))
+            for (Index number = 0; number < pages(task) && mine == task.u; ++number) {
+                turn_to(task, number, thread, at.page);
+                SIMKIT_UNROLL
+                for (int e = E - 1; e >= 0; --e)
+                    if (kept(at.page, e) && ties(at.page.score[e])) {
+                        mine = static_cast<std::int32_t>(unit_of(number, thread, e));
+                        shared.h[thread] = at.page.h[e];
+                        shared.r[thread] = at.page.r[e];
+                        shared.score[thread] = at.page.score[e];
+                    }
+            }
         shared.unit[thread] = mine;
     }
 
-    // Takes the picked unit out of R, Q and q, and finds the best of this thread's others. The pick's own q and score
-    // are read by all threads and written by none.
-    SIMKIT_BOTH bool strike(int thread, Shared& shared, Registers& at) const {
-        at.pick = shared.joined_unit[0];
-        for (int k = 1; k < kGroups; ++k) at.pick = smaller(at.pick, shared.joined_unit[k]);
-        at.found = scores[at.pick];
-        if (min_cka == min_cka && !(at.found >= min_cka)) return false;
-        const double* row = a + at.pick * u;
-        at.linear -= r[at.pick];
-        at.quadratic -= 2.0 * q[at.pick] - row[at.pick];
-        double most = kNone;
-        for (Index i = thread; i < u; i += kThreads) {
-            if (i == at.pick)
-                gone[i] = 1;
-            else if (!gone[i]) {
-                q[i] -= row[i];
-                most = larger(most, scores[i]);
+    // Takes the picked unit out, and scores what is left. False: nothing more to do here.
+    SIMKIT_BOTH bool strike(const SquareTask& task, Progress& own, int thread, Shared& shared, Registers& at) const {
+        std::int32_t least = shared.joined_unit[0];
+        SIMKIT_UNROLL
+        for (int k = 1; k < kGroups; ++k) least = shared.joined_unit[k] < least ? shared.joined_unit[k] : least;
+        at.pick = least;
+        const int owner = static_cast<int>(least % kThreads);
+        const double h = shared.h[owner], r = shared.r[owner];
+        at.found = greedy ? shared.score[owner] : score(task, at, h, r);
+        if (min_cka == min_cka && !(at.found >= min_cka)) {
+            if (thread == 0) {
+                own.removed = at.removed;
+                own.finished = true;
             }
+            return false;
         }
-        shared.value[thread] = most;
+        if (thread == owner) strike_own(task, thread, at);
+        shared.other[thread] = at.most;
+        at.linear -= r;
+        at.quadratic -= h;
         ++at.removed;
+        at.struck = true;
+        at.fresh = larger(at.fresh, size(at.quadratic));
+        at.leaving = at.removed == task.count || size(at.quadratic) < kStale * at.fresh;
+        if (at.leaving) return true;
+        at.most = kNone;
+        for (Index number = 0; number < pages(task); ++number) {
+            turn_to(task, number, thread, at.page);
+            subtract(task, number, thread, at);
+            rate(task, at);
+            put_back(task, number, thread, at.page);
+        }
+        shared.value[thread] = at.most;
         return true;
     }
 
-    // Notes the removal whose best rival join_seconds has found.
-    SIMKIT_BOTH void record(int thread, const Shared& shared, const Registers& at) const {
-        if (thread) return;
-        order[at.removed - 1] = at.pick;
-        cka[at.removed - 1] = at.found;
-        gaps[at.removed - 1] = at.found - largest(shared);
-        done[0] = at.removed;
+    // h -= 2 A[pick]: loads first, that none waits for another.
+    SIMKIT_BOTH void subtract(const SquareTask& task, Index number, int thread, Registers& at) const {
+        const double* row = task.a + static_cast<Index>(at.pick) * task.u;
+        constexpr int kAtOnce = E < 8 ? E : 8;
+        SIMKIT_UNROLL
+        for (int first = 0; first < E; first += kAtOnce) {
+            double taken[kAtOnce];
+            SIMKIT_UNROLL
+            for (int e = 0; e < kAtOnce; ++e)
+                taken[e] = kept(at.page, first + e) ? row[unit_of(number, thread, first + e)] : 0.0;
+            SIMKIT_UNROLL
+            for (int e = 0; e < kAtOnce; ++e) at.page.h[first + e] -= 2.0 * taken[e];
+        }
     }
+
+    // The owner's part: its unit is gone, and `most` is the best of its others.
+    SIMKIT_BOTH void strike_own(const SquareTask& task, int thread, Registers& at) const {
+        gone[task.unit + at.pick] = 1;
+        if constexpr (!InMemory) at.page.kept &= ~(1u << at.pick / kThreads);
+        at.most = kNone;
+        for (Index number = 0; number < pages(task); ++number) {
+            turn_to(task, number, thread, at.page);
+            at.most = larger(at.most, best_of(at.page));
+        }
+    }
+
+    // Notes the removal, to whose best rival join_best has come.
+    SIMKIT_BOTH void record(const SquareTask& task, int thread, const Shared& shared, const Registers& at) const {
+        if (thread == 0)
+            removals[task.done + at.removed - 1] = {at.pick, at.found, at.found - largest(shared.joined_other)};
+    }
+
+    SIMKIT_BOTH static bool leave(const SquareTask& task, Progress& own, int thread, const Registers& at) {
+        if (thread == 0) {
+            own.removed = at.removed;
+            own.finished = at.removed == task.count;
+        }
+        return false;
+    }
+
+    SIMKIT_BOTH static double size(double value) { return value < 0.0 ? -value : value; }
 };
 
+// Matrices of up to this many units have them in registers.
+constexpr Index kInRegisters = 8192;
+
 template <class M>
-Elimination eliminate(M& machine, const double* a, Index u, bool greedy, Index count, double min_cka) {
-    Elimination out{{}, {}, std::numeric_limits<double>::infinity()};
-    if (count == 0) return out;
-    auto matrix = machine.template array<double>(u * u);
-    machine.send(matrix, a, u * u);
-    auto r = machine.template array<double>(u), q = machine.template array<double>(u);
-    auto scores = machine.template array<double>(u), ranks = machine.template array<double>(u);
-    auto gone = machine.template array<unsigned char>(u);
-    auto order = machine.template array<Index>(count), done = machine.template array<Index>(1);
-    auto cka = machine.template array<double>(count), gaps = machine.template array<double>(count);
-    machine.zero(done, 1);
-    machine.run(SumRows{matrix.data(), u, r.data()}, pieces(u, SumRows::kThreads));
-    machine.run(Eliminate{matrix.data(), r.data(), u, count, greedy, min_cka, q.data(), scores.data(), ranks.data(),
-                          gone.data(), order.data(), done.data(), cka.data(), gaps.data()},
-                1);
-    Index removed = 0;
-    machine.fetch(&removed, done, 1);
-    if (removed == 0) return out;
-    std::vector<double> apart(removed);
-    out.order.resize(removed);
-    out.cka.resize(removed);
-    machine.fetch(out.order.data(), order, removed);
-    machine.fetch(out.cka.data(), cka, removed);
-    machine.fetch(apart.data(), gaps, removed);
-    for (Index k = 0; k < removed; ++k) {
-        if (greedy && u - k > 1) out.smallest_gap = std::min(out.smallest_gap, std::fabs(apart[k]));
-        if (out.cka[k] == Eliminate::kNone) out.cka[k] = std::numeric_limits<double>::quiet_NaN();
+class EliminationRun {
+  public:
+    EliminationRun(M& machine, const std::vector<SquareProblem>& problems, bool greedy, double min_cka)
+        : machine_(machine),
+          sums_(machine, problems),
+          h_(machine.template array<double>(sums_.units())),
+          r_(machine.template array<double>(sums_.units())),
+          score_(machine.template array<double>(sums_.units())),
+          removals_(machine.template array<Removal>(sums_.removals())),
+          greedy_(greedy),
+          min_cka_(min_cka) {
+        for (const SquareProblem& problem : problems) widest_ = larger(widest_, problem.u);
     }
-    return out;
+
+    // Q falls to a quarter when half of the units are gone: about so many launches are queued before anyone asks
+    // whether they were enough.
+    std::vector<Progress> run(Index in_registers) {
+        int rounds = 4;
+        for (Index u = widest_; u; u /= 2) ++rounds;
+        for (;;) {
+            for (int round = 0; round < rounds; ++round) {
+                sums_.form();
+                go_on(in_registers);
+            }
+            auto progress = sums_.fetched_progress();
+            if (std::all_of(progress.begin(), progress.end(), [](const Progress& of) { return of.finished; }))
+                return progress;
+        }
+    }
+
+    std::vector<Elimination> found(const std::vector<Progress>& progress) {
+        const auto removals = fetched<M, Removal>(machine_, removals_, sums_.removals());
+        std::vector<Elimination> out;
+        for (std::size_t k = 0; k < progress.size(); ++k) {
+            const SquareTask& task = sums_.places()[k];
+            out.push_back({{}, {}, std::numeric_limits<double>::infinity()});
+            for (Index step = 0; step < progress[k].removed; ++step) {
+                const Removal& removal = removals[task.done + step];
+                const bool known = removal.cka != -std::numeric_limits<double>::infinity();
+                out[k].order.push_back(removal.unit);
+                out[k].cka.push_back(known ? removal.cka : std::numeric_limits<double>::quiet_NaN());
+                if (greedy_ && task.u - step > 1)
+                    out[k].smallest_gap = std::min(out[k].smallest_gap, std::fabs(removal.gap));
+            }
+        }
+        return out;
+    }
+
+  private:
+    void go_on(Index in_registers) {
+        if (widest_ > in_registers) return launch<8, true>();
+        if (widest_ <= 512) return launch<1, false>();
+        if (widest_ <= 2048) return launch<4, false>();
+        launch<16, false>();
+    }
+
+    template <int E, bool InMemory>
+    void launch() {
+        machine_.run(Eliminate<E, InMemory>{sums_.tasks(),
+                                            sums_.q(),
+                                            {h_.data(), r_.data(), score_.data()},
+                                            sums_.gone(),
+                                            sums_.progress(),
+                                            removals_.data(),
+                                            greedy_,
+                                            min_cka_},
+                     static_cast<Index>(sums_.places().size()));
+    }
+
+    M& machine_;
+    KeptSums<M> sums_;
+    typename M::template Array<double> h_, r_, score_;
+    typename M::template Array<Removal> removals_;
+    bool greedy_;
+    double min_cka_;
+    Index widest_ = 1;
+};
+
+// The matrices lie on the machine, and every count is positive. in_registers: kInRegisters at most.
+template <class M>
+std::vector<Elimination> eliminate(M& machine, const std::vector<SquareProblem>& problems, bool greedy, double min_cka,
+                                   Index in_registers = kInRegisters) {
+    EliminationRun<M> run(machine, problems, greedy, min_cka);
+    return run.found(run.run(in_registers));
 }
 
 }  // namespace simkit::cuda

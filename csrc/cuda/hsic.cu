@@ -1,6 +1,7 @@
 #include "cuda/device.cuh"
 #include "cuda/sent_block.cuh"
 #include "cuda/strip_pairs.hpp"
+#include "cuda/unit_sums.hpp"
 
 namespace simkit::cuda {
 namespace {
@@ -39,6 +40,18 @@ PairSums pair_sums_sample(const Place& place, const PairProblem& problem, const 
 PairSums pair_sums_feature(const Place& place, const PairProblem& problem, const Strips& strips) {
     return at_place(place, strips,
                     [&](Machine& machine, const Strips& fit) { return pair_sums_feature(machine, problem, fit); });
+}
+
+OwnSums unit_sums(const Place& place, const BlockView& block, const std::vector<std::int64_t>& offsets, bool debiased,
+                  bool sample_space, bool double_products, std::int64_t bytes, double* values) {
+    return at_place(place, bytes, [&](Machine& machine, std::int64_t room) {
+        const Sent sent(machine, block);
+        return unit_sums(machine, sent.block(), offsets, debiased, sample_space, double_products, room, values);
+    });
+}
+
+void gather_columns(const Place& place, const MatrixView& x, const std::vector<std::int64_t>& index, std::byte* out) {
+    at_place(place, Index{0}, [&](Machine& machine, Index) { gather_columns(machine, x, index, out); });
 }
 
 std::vector<double> row_norms(const Place& place, const BlockView& block) {

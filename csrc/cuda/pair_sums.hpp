@@ -50,10 +50,10 @@ Index shared_bytes(Index m, Index n) {
     return 8 * (rows * m * n + (2 + pieces(n, 2048)) * m * m);
 }
 
-// R R^T [m, m] of r [m, n]: the products of a panel of one tile.
+// R R^T [m, m] of r [m, n], on the machine: the products of a panel of one tile.
 template <class M>
-std::vector<double> panel_products(M& machine, const typename M::template Array<double>& r, Index m, Index left,
-                                   Index n) {
+typename M::template Array<double> panel_products_there(M& machine, const typename M::template Array<double>& r,
+                                                        Index m, Index left, Index n) {
     using Pairs = PanelProducts<double>;
     const Index cuts = pieces(n, Pairs::kPiece);
     const auto strips = strip_pairs(m, left, Pairs::kWidth);
@@ -65,8 +65,20 @@ std::vector<double> panel_products(M& machine, const typename M::template Array<
     machine.run(Pairs{r.data(), pairs.data(), m, n, 1, parts.data()}, static_cast<Index>(strips.size()) * cuts);
     machine.run(AddParts{one.data(), parts.data(), m, left, 1, cuts, products.data()},
                 pieces(m * m, AddParts::kThreads));
-    return fetched<M, double>(machine, products, m * m);
+    return products;
 }
+
+template <class M>
+std::vector<double> panel_products(M& machine, const typename M::template Array<double>& r, Index m, Index left,
+                                   Index n) {
+    return fetched<M, double>(machine, panel_products_there(machine, r, m, left, n), m * m);
+}
+
+// What a pass leaves on the machine: as SampleSums, with the diagonals whose sums the traces are.
+template <class M>
+struct SumsThere {
+    typename M::template Array<double> p, rr, r, diagonal;  // [m, m], [m, m], [m, n], [m, n]
+};
 
 // The blocks of a problem for GramTiles, the widest first; held takes the arrays that they point to.
 template <class Value, class M>
@@ -134,10 +146,17 @@ class SampleWalk {
         }
     }
 
+    // What the walk has found, which ends it.
+    SumsThere<M> sums_there() {
+        auto rr = panel_products_there(machine_, r_, m_, problem_.left, n_);
+        return {std::move(p_), std::move(rr), std::move(r_), std::move(diagonal_)};
+    }
+
     SampleSums sums() {
-        SampleSums out{fetched<M, double>(machine_, p_, m_ * m_), panel_products(machine_, r_, m_, problem_.left, n_),
-                       fetched<M, double>(machine_, r_, m_ * n_), std::vector<double>(m_)};
-        const auto own = fetched<M, double>(machine_, diagonal_, m_ * n_);
+        const SumsThere<M> there = sums_there();
+        SampleSums out{fetched<M, double>(machine_, there.p, m_ * m_), fetched<M, double>(machine_, there.rr, m_ * m_),
+                       fetched<M, double>(machine_, there.r, m_ * n_), std::vector<double>(m_)};
+        const auto own = fetched<M, double>(machine_, there.diagonal, m_ * n_);
         for (Index b = 0; b < m_; ++b)
             out.traces[b] = std::accumulate(own.begin() + b * n_, own.begin() + (b + 1) * n_, 0.0);
         return out;
@@ -210,15 +229,22 @@ PairSums sums_by_passes(const PlacedProblem& problem, std::vector<RowMeans> mean
     return out;
 }
 
+// A walk over the whole upper triangle.
+template <class T, int R, bool Plain, class Value, class M>
+SampleWalk<T, R, Plain, Value, M> whole_walk(M& machine, const PlacedProblem& problem, const Kernels<M>& kernels,
+                                             const std::vector<RowMeans>& means) {
+    const std::vector<TilePlace> places = upper_tiles(pieces(problem.n(), kSide * R));
+    SampleWalk<T, R, Plain, Value, M> walk(machine, problem, static_cast<Index>(places.size()));
+    std::vector<typename M::template Array<double>> held;
+    walk.add(gram_blocks<Value>(machine, problem, kernels, means, sizeof(T) == 4, held), places);
+    return walk;
+}
+
 template <class T, int R, bool Plain, class Value, class M>
 PairSums sums_by_walk(M& machine, const PlacedProblem& problem) {
     const Kernels<M> kernels(machine, problem);
-    const std::vector<TilePlace> places = upper_tiles(pieces(problem.n(), kSide * R));
     return sums_by_passes<T>(problem, kernels.row_means(), [&](const std::vector<RowMeans>& means) {
-        SampleWalk<T, R, Plain, Value, M> walk(machine, problem, static_cast<Index>(places.size()));
-        std::vector<typename M::template Array<double>> held;
-        walk.add(gram_blocks<Value>(machine, problem, kernels, means, sizeof(T) == 4, held), places);
-        return walk.sums();
+        return whole_walk<T, R, Plain, Value>(machine, problem, kernels, means).sums();
     });
 }
 

@@ -38,7 +38,7 @@ std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std
     return owner;
 }
 
-void copy_to_host(const Place& place, void* to, const void* from, std::size_t bytes) {
+void host_copy(const Place& place, const void* from, void* to, std::size_t bytes) {
     const Visit visit(place.device);
     check(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "copy from the device");
 }

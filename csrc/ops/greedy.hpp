@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/matrix_view.hpp"
 #include "core/place.hpp"
 
 namespace simkit {
@@ -24,10 +25,31 @@ struct Elimination {
 // Stops after `count` removals or before the first score below min_cka (NaN: no threshold).
 Elimination eliminate(const double* a, std::int64_t u, bool greedy, std::int64_t count, double min_cka);
 
-// On a device (core/place.hpp), from a symmetric matrix on the host: one kernel runs all steps.
+// On a device (core/place.hpp): symmetric matrices that lie there, all searched at once, by one block of threads each.
 namespace cuda {
-Elimination eliminate(const Place& place, const double* a, std::int64_t u, bool greedy, std::int64_t count,
-                      double min_cka);
+
+struct SquareProblem {
+    const double* a;  // [u, u]
+    std::int64_t u, count;
+};
+
+std::vector<Elimination> eliminate(const Place& place, const std::vector<SquareProblem>& problems, bool greedy,
+                                   double min_cka);
+
+// The all-pairs sums of ops/hsic.hpp of a layer's units: unit k is columns [offsets[k], offsets[k + 1]) of a linear
+// block. values [u, u] lie on the device; what they were before centring, and the diagonal, comes to the host.
+struct OwnSums {
+    std::vector<double> self, raw;  // [u]
+};
+OwnSums unit_sums(const Place& place, const BlockView& block, const std::vector<std::int64_t>& offsets, bool debiased,
+                  bool sample_space, bool double_products, std::int64_t bytes, double* values);
+
+// out [rows, columns], contiguous, on the device: columns of x there, in the order of `index`.
+void gather_columns(const Place& place, const MatrixView& x, const std::vector<std::int64_t>& index, std::byte* out);
+
+// 1^T A 1, float64.
+double total(const Place& place, const double* a, std::int64_t u);
+
 }  // namespace cuda
 
 }  // namespace simkit

@@ -9,8 +9,9 @@ column_stats           :class:`ColumnStats` of a matrix ``[n, p]``, one pass, fl
 row_norms              squared norms ``[n]`` of the rows of a matrix, float64
 distance_median        median of the full n × n matrix of squared distances of a block, float64
 pair_sums              :class:`PairSums`: centred inner products of all pairs of Gram matrices
-column_products        centred cross-products ``[p, p]`` of the columns of one matrix, float64
-eliminate              :class:`EliminationOrder` from the all-pairs matrix ``[u, u]`` of units
+column_products        centred cross-products ``[p, p]`` of the columns of one matrix, or their squares, float64
+gather_columns         a matrix of columns of another, in any order
+eliminate              :class:`EliminationOrder` of each of several layers from the all-pairs matrix ``[u, u]`` of units
 unit_features          :class:`UnitFeatures`: a layer's features by rows, in the units of its kernel
 candidate_sums         :class:`CandidateSums`: a kernel's sums over pairs of samples, for each unit left out
 pack_centred           what the backend holds for ``candidate_sums``: the centred kernel of all units
@@ -29,8 +30,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +47,7 @@ OPS = (
     "distance_median",
     "pair_sums",
     "column_products",
+    "gather_columns",
     "eliminate",
     "unit_features",
     "candidate_sums",
@@ -122,6 +125,35 @@ class Block:
         return replace(self, matrix=self.matrix.column_slice(start, stop), shift=self.shift[start:stop])
 
 
+@dataclass(frozen=True)
+class UnitBlocks(Sequence[Block]):
+    """Units of a layer as blocks of neighbouring columns: unit k is columns ``offsets[k]:offsets[k + 1]`` of ``whole``.
+
+    They share one scale, so that their products add.
+    """
+
+    whole: Block
+    offsets: npt.NDArray[np.int64]  # [u + 1]
+
+    @cached_property
+    def _blocks(self) -> list[Block]:
+        return [self.whole.columns(int(start), int(stop)) for start, stop in pairwise(self.offsets)]
+
+    @overload
+    def __getitem__(self, k: int) -> Block: ...
+
+    @overload
+    def __getitem__(self, k: slice) -> list[Block]: ...
+
+    def __getitem__(self, k: int | slice) -> Block | list[Block]:
+        """One of the units, or some of them."""
+        return self._blocks[k]
+
+    def __len__(self) -> int:
+        """The number u of units."""
+        return len(self.offsets) - 1
+
+
 _NAMES: dict[type, str] = {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial", CustomKernel: "custom"}
 
 
@@ -134,8 +166,37 @@ def kernel_options(kernel: Kernel) -> dict[str, Any]:
     }
 
 
-def matrices_of(inputs: Sequence[Matrix | Block | DeviceBits]) -> list[Matrix | DeviceBits]:
-    """The representations behind an op's inputs, and packed graphs as they are: what has a name and a device."""
+class HeldMatrix(Protocol):
+    """A matrix ``[u, u]`` float64 that stays on a device from one op to the next; NumPy copies it to the host."""
+
+    @property
+    def name(self) -> str:
+        """Of the layer, for errors."""
+
+    @property
+    def device(self) -> int | None:
+        """The ordinal of the device."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+
+    def __len__(self) -> int:
+        """The number u of its rows."""
+
+    def sum(self) -> Any:
+        """The sum of its entries, float64."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatArray:
+        """Its entries on the host."""
+
+
+SquareMatrix: TypeAlias = FloatArray | HeldMatrix
+Input: TypeAlias = Matrix | Block | HeldMatrix | DeviceBits
+
+
+def matrices_of(inputs: Sequence[Input]) -> list[Matrix | HeldMatrix | DeviceBits]:
+    """What lies somewhere behind an op's inputs: each has a name and a device."""
     return [x.matrix if isinstance(x, Block) else x for x in inputs]
 
 
@@ -161,7 +222,7 @@ class PairSums:
     ``raw`` is the size of the sums that S_aa was subtracted from: ``self / raw`` says how much cancelled.
     """
 
-    values: FloatArray  # [L, M]
+    values: FloatArray  # [L, M]; of UnitBlocks on a device [u, u] there, a HeldMatrix
     self_rows: FloatArray  # [L]
     self_columns: FloatArray  # [M]
     raw_rows: FloatArray  # [L]

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from ..arrays import Matrix
 from ..kernels import Kernel
 from . import routes
-from .base import OPS, Block, HeldMoments, Route, matrices_of
-from .bits import DeviceBits
+from .base import OPS, HeldMoments, Input, Route, matrices_of
 
 PREFERENCE = ("native_cuda", "native_cpu", "reference")
 ON_DEVICES = PREFERENCE[:1]
@@ -59,7 +57,7 @@ def choose(
     op: str,
     *,
     backend: str | None = None,
-    inputs: Sequence[Matrix | Block | DeviceBits] = (),
+    inputs: Sequence[Input] = (),
     kernel: Kernel | None = None,
 ) -> Choice:
     """The function that runs ``op`` on ``inputs`` (those of its arguments that may lie on a device) with ``kernel``.
@@ -85,7 +83,7 @@ def choose(
     raise NotImplementedError(f"no backend runs {op}: {'; '.join(refusals)}")
 
 
-def _places(inputs: Sequence[Matrix | Block | DeviceBits], backend: str | None) -> tuple[set[int | None], list[str]]:
+def _places(inputs: Sequence[Input], backend: str | None) -> tuple[set[int | None], list[str]]:
     """The devices that the inputs lie on (None: the host), and why no device is chosen where they lie on both."""
     where: dict[int | None, str] = {}
     for matrix in matrices_of(inputs):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import DeviceMatrix, Matrix
-from .base import Block, kernel_options, matrices_of
+from .base import Block, Input, kernel_options, matrices_of
 
 SHARE = 0.8  # of the memory that is free, where no bound is given: others may want some, and pieces get lost between
 
@@ -43,7 +43,7 @@ def device_report() -> tuple[bool, list[str], str]:
     return (False, [], why) if module is None else (True, *module.device_report())
 
 
-def place_of(inputs: Sequence[Matrix | Block]) -> int:
+def place_of(inputs: Sequence[Input]) -> int:
     """The device of the inputs, or the current one where all lie on the host."""
     devices = [matrix.device for matrix in matrices_of(inputs) if matrix.device is not None]
     return devices[0] if devices else int(cuda().current_device())

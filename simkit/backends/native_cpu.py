@@ -25,6 +25,7 @@ from .base import (
     CoverSearch,
     EliminationOrder,
     Estimator,
+    Input,
     MomentRows,
     MomentSums,
     MomentUnits,
@@ -33,6 +34,7 @@ from .base import (
     PairSums,
     Route,
     SideSums,
+    SquareMatrix,
     UnitFeatures,
     kernel_options,
 )
@@ -54,7 +56,7 @@ def _core() -> Any:
     return _load()[0]
 
 
-def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:
+def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | None = None) -> list[str]:
     """Why ``op``, on ``inputs`` with ``kernel``, cannot run here; empty when it can."""
     core, why = _load()
     if core is None:
@@ -122,10 +124,17 @@ def pair_sums(
     return PairSums(values, own[:left], own[left:], raw[:left], raw[left:])
 
 
-def column_products(block: Block, stats: ColumnStats, *, exact: bool = True, threads: int = 1) -> FloatArray:
+def column_products(
+    block: Block, stats: ColumnStats, *, exact: bool = True, squared: bool = False, threads: int = 1
+) -> FloatArray:
     """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``."""
     products: FloatArray = _core().column_products(_bound(block), stats.sum_sq_dev, exact=exact, threads=threads)
-    return products
+    return np.multiply(products, products, out=products) if squared else products
+
+
+def gather_columns(matrix: Matrix, columns: npt.NDArray[np.int64]) -> Matrix:
+    """See :func:`simkit.backends.reference.gather_columns`: NumPy's indexing, which nothing here would beat."""
+    return Matrix(matrix.name, matrix.values[:, columns], matrix.dtype, matrix.origin)
 
 
 def unit_features(block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1) -> UnitFeatures:
@@ -175,16 +184,18 @@ def _candidate_options(problem: CandidateProblem) -> dict[str, Any]:
 
 
 def eliminate(
-    a: FloatArray, *, greedy: bool = True, count: int | None = None, min_cka: float | None = None
-) -> EliminationOrder:
+    matrices: Sequence[SquareMatrix],
+    *,
+    greedy: bool = True,
+    counts: Sequence[int] | None = None,
+    min_cka: float | None = None,
+) -> list[EliminationOrder]:
     """See :func:`simkit.backends.reference.eliminate`."""
-    order, cka, gap = _core().eliminate(
-        np.ascontiguousarray(a),
-        greedy=greedy,
-        count=len(a) if count is None else count,
-        min_cka=math.nan if min_cka is None else min_cka,
-    )
-    return EliminationOrder(order, cka, gap)
+    wanted, least = counts or [len(a) for a in matrices], math.nan if min_cka is None else min_cka
+    return [
+        EliminationOrder(*_core().eliminate(np.ascontiguousarray(a), greedy=greedy, count=count, min_cka=least))
+        for a, count in zip(matrices, wanted, strict=True)
+    ]
 
 
 def adjacency(matrix: Matrix, squared: FloatArray, *, threads: int = 1, tile: int | None = None) -> Adjacency:

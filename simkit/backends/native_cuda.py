@@ -3,23 +3,22 @@
 Arrays that lie on a device are read there, on their stream; those on the host, where this backend was asked for by
 name, are copied to the current device once, or sent there in strips of rows where ``memory`` or the device leaves no
 room (:mod:`simkit.backends.cuda_strips`). Results are on the host, so every op waits for its own work; packed graphs,
-what ``pack_centred`` returns and the moments of a stream stay on the device for the ops that follow.
+what ``pack_centred`` returns, the matrices of greedy orders and the moments of a stream stay on the device for the ops
+that follow.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
-from . import cuda_strips
-from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
+from . import cuda_greedy, cuda_strips
+from .base import Block, ColumnStats, Estimator, Input, PairSums, Route, UnitBlocks
 from .cuda_candidates import candidate_sums, pack_centred, unit_features  # noqa: F401 - ops of the table
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 from .cuda_graphs import adjacency, components, cover  # noqa: F401
+from .cuda_greedy import column_products, eliminate, gather_columns  # noqa: F401
 from .cuda_moments import hold_moments, largest_entries, moments_add, moments_rows  # noqa: F401
 from .cuda_partners import nearest_rows  # noqa: F401
 
@@ -29,6 +28,7 @@ OPS = (
     "distance_median",
     "pair_sums",
     "column_products",
+    "gather_columns",
     "eliminate",
     "nearest_rows",
     "unit_features",
@@ -44,7 +44,7 @@ OPS = (
 plan_pair_sums = cuda_strips.plan_pair_sums
 
 
-def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:
+def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | None = None) -> list[str]:
     """Why ``op`` cannot run here on ``inputs``; empty when it can."""
     if op not in OPS:
         return [f"there is no CUDA {op}"]
@@ -98,6 +98,8 @@ def pair_sums(
     rows: Sequence[Block], columns: Sequence[Block] | None, *, estimator: Estimator, route: Route
 ) -> PairSums:
     """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
+    if isinstance(rows, UnitBlocks) and columns is None:
+        return cuda_greedy.unit_sums(rows, estimator, route)
     device = place_of([*rows, *(columns or ())])
     on_host = route if isinstance(route, cuda_strips.HostRoute) else None
     debiased = estimator == "debiased"
@@ -116,25 +118,3 @@ def pair_sums(
     if columns is None:
         return PairSums(values, own, own, raw, raw)
     return PairSums(values, own[:left], own[left:], raw[:left], raw[left:])
-
-
-def column_products(block: Block, stats: ColumnStats, *, exact: bool = True, threads: int = 1) -> FloatArray:
-    """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``."""
-    bound = block_on(block, place_of([block]))
-    products: FloatArray = cuda().column_products(bound, stats.sum_sq_dev, exact=exact)
-    return products
-
-
-def eliminate(
-    a: FloatArray, *, greedy: bool = True, count: int | None = None, min_cka: float | None = None
-) -> EliminationOrder:
-    """See :func:`simkit.backends.reference.eliminate`; ``a`` is symmetric, and copied to the current device."""
-    order, cka, gap = cuda().eliminate(
-        np.ascontiguousarray(a),
-        greedy=greedy,
-        count=len(a) if count is None else count,
-        min_cka=math.nan if min_cka is None else min_cka,
-        device=cuda().current_device(),
-        stream=0,
-    )
-    return EliminationOrder(order, cka, gap)

@@ -26,6 +26,7 @@ from .base import (
     CoverSearch,
     EliminationOrder,
     Estimator,
+    Input,
     MomentRows,
     MomentSums,
     MomentUnits,
@@ -34,6 +35,7 @@ from .base import (
     PairSums,
     Route,
     SideSums,
+    SquareMatrix,
     UnitFeatures,
     minmax,
 )
@@ -43,7 +45,7 @@ NAME = "reference"
 OPS = ALL_OPS
 
 
-def unsupported_reasons(op: str, inputs: Sequence[Matrix | Block] = (), kernel: Kernel | None = None) -> list[str]:
+def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | None = None) -> list[str]:
     """Nothing is unsupported here."""
     return []
 
@@ -205,27 +207,44 @@ def pair_sums(
     )
 
 
-def column_products(block: Block, stats: ColumnStats, *, exact: bool = True, threads: int = 1) -> FloatArray:
-    """zᵀz ``[p, p]`` of the centred columns."""
+def column_products(
+    block: Block, stats: ColumnStats, *, exact: bool = True, squared: bool = False, threads: int = 1
+) -> FloatArray:
+    """zᵀz ``[p, p]`` of the centred columns; ``squared``: the squares of its entries."""
     z = features(block)
-    return z.T @ z
+    g = z.T @ z
+    return g * g if squared else g
+
+
+def gather_columns(matrix: Matrix, columns: npt.NDArray[np.int64]) -> Matrix:
+    """``x[:, columns]``."""
+    return Matrix(matrix.name, matrix.values[:, columns], matrix.dtype, matrix.origin)
 
 
 def eliminate(
-    a: FloatArray, *, greedy: bool = True, count: int | None = None, min_cka: float | None = None
-) -> EliminationOrder:
-    """Greedy (or one-shot) elimination on the all-pairs matrix ``a [u, u]``, every sum formed afresh.
+    matrices: Sequence[SquareMatrix],
+    *,
+    greedy: bool = True,
+    counts: Sequence[int] | None = None,
+    min_cka: float | None = None,
+) -> list[EliminationOrder]:
+    """Greedy (or one-shot) elimination of the units of each layer; ``counts`` of them, or all."""
+    wanted = counts or [len(a) for a in matrices]
+    return [_eliminate(np.asarray(a), greedy, count, min_cka) for a, count in zip(matrices, wanted, strict=True)]
+
+
+def _eliminate(a: FloatArray, greedy: bool, count: int, min_cka: float | None) -> EliminationOrder:
+    """Elimination on the all-pairs matrix ``a [u, u]``, every sum formed afresh.
 
     After removing k from the kept set S: CKA = R / √(T Q), R = Σ_{i∈S} Σ_j a_ij, Q = Σ_{i,j∈S} a_ij, T = Σ a_ij
     (bilinearity of HSIC). Scores within 1e-12 of the best tie, to the lowest index.
     """
-    u = len(a)
-    alive = np.arange(u)
+    alive = np.arange(len(a))
     order: list[int] = []
     cka: list[float] = []
     smallest_gap = math.inf
     ranking = [] if greedy else _ranking(_scores(a, alive))
-    while len(order) < (u if count is None else count):
+    while len(order) < count:
         scores = _scores(a, alive)
         pick = _best(scores) if greedy else int(np.flatnonzero(alive == ranking[len(order)])[0])
         if min_cka is not None and not scores[pick] >= min_cka:

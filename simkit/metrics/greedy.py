@@ -10,7 +10,7 @@ is simkit's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix, as_matrix
-from ..backends.base import Block, EliminationOrder, Estimator, Plan, Step
+from ..backends.base import Block, EliminationOrder, Estimator, Plan, SquareMatrix, Step, UnitBlocks
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads
 from ..kernels import Cosine, Kernel, Linear, as_number, check_kernel
@@ -29,6 +29,7 @@ from .measure import Degenerate
 from .prepare import CONSTANT, prepare_with_stats, preparing_steps
 
 Mode: TypeAlias = Literal["greedy", "oneshot"]
+TOGETHER = 2**31  # bytes of the matrices on a device that are searched at once
 
 
 @dataclass(frozen=True)
@@ -102,18 +103,19 @@ def greedy_cka(
         "units": units,
         "kernel": kernel,
         "estimator": estimator,
-        "mode": mode,
         "count": count,
-        "min_cka": min_cka,
         "exact": exact,
-        "backend": backend,
         "threads": threads,
     }
+    if mode not in ("greedy", "oneshot"):
+        raise ValueError(f'mode must be "greedy" or "oneshot", not {mode!r}')
+    search = _Search(mode, _check_threshold(min_cka), backend)
     if isinstance(x, Mapping):
         if not x:
             raise ValueError("x is empty: give at least one named array")
-        return {name: _one_layer(as_matrix(layer, name=str(name)), **options) for name, layer in x.items()}
-    return _one_layer(as_matrix(x, name="x"), **options)
+        prepared = (_prepared(as_matrix(layer, name=str(name)), search, **options) for name, layer in x.items())
+        return dict(zip(x, _orders(prepared, search), strict=True))
+    return _orders([_prepared(as_matrix(x, name="x"), search, **options)], search)[0]
 
 
 def greedy_cka_of_covariance(
@@ -153,63 +155,121 @@ def greedy_cka_of_covariance(
             member[own, unit] = 1.0
         a = member.T @ a @ member
     search = choose("eliminate")
-    found = search.function(a, greedy=mode == "greedy", count=removals, min_cka=_check_threshold(min_cka))
+    (found,) = search.function([a], greedy=mode == "greedy", counts=[removals], min_cka=_check_threshold(min_cka))
     plan = Plan((Step("eliminate", search.backend, search.reason, mode),))
     return Elimination(ids[found.order], found.cka, found.smallest_gap, plan)
 
 
-def _one_layer(
+@dataclass(frozen=True)
+class _Search:
+    """How orders are searched for, alike for all layers."""
+
+    mode: Mode
+    min_cka: float | None
+    backend: str | None
+
+    @property
+    def greedy(self) -> bool:
+        return self.mode == "greedy"
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A layer's units and their all-pairs matrix, what ran for it, and what prepared the layer."""
+
+    ids: npt.NDArray[np.int64]
+    a: SquareMatrix
+    removals: int
+    ran: tuple[Step, ...]
+    before: tuple[Step, ...]
+
+    @property
+    def device(self) -> int | None:
+        return None if isinstance(self.a, np.ndarray) else self.a.device
+
+
+def _orders(layers: Iterable[_Prepared | Elimination], search: _Search) -> list[Elimination]:
+    """The orders of layers: those whose matrices lie on one device are searched at once, others one after another."""
+    found: list[Elimination] = []
+    waiting: list[_Prepared] = []
+    for layer in layers:
+        if waiting and not (isinstance(layer, _Prepared) and _together([*waiting, layer])):
+            found += _eliminated(waiting, search)
+            waiting = []
+        if isinstance(layer, Elimination):
+            found.append(layer)
+        else:
+            waiting.append(layer)
+    return [*found, *_eliminated(waiting, search)] if waiting else found
+
+
+def _together(layers: Sequence[_Prepared]) -> bool:
+    devices = {layer.device for layer in layers}
+    return len(devices) == 1 and None not in devices and sum(layer.a.nbytes for layer in layers) <= TOGETHER
+
+
+def _eliminated(layers: Sequence[_Prepared], search: _Search) -> list[Elimination]:
+    """The orders of layers whose matrices lie in one place."""
+    held = [layer.a for layer in layers if not isinstance(layer.a, np.ndarray)]
+    chosen = choose("eliminate", backend=search.backend, inputs=held)
+    found: list[EliminationOrder] = chosen.function(
+        [layer.a for layer in layers],
+        greedy=search.greedy,
+        counts=[layer.removals for layer in layers],
+        min_cka=search.min_cka,
+    )
+    step = Step("eliminate", chosen.backend, chosen.reason, search.mode)
+    return [
+        Elimination(layer.ids[of.order], of.cka, of.smallest_gap, Plan((*layer.ran, step, *layer.before)))
+        for layer, of in zip(layers, found, strict=True)
+    ]
+
+
+def _prepared(
     x: Matrix,
+    search: _Search,
     *,
     units: int | npt.ArrayLike | None,
     kernel: Kernel,
     estimator: Estimator,
-    mode: Mode,
     count: int | None,
-    min_cka: float | None,
     exact: bool,
-    backend: str | None,
     threads: int | None,
-) -> Elimination:
+) -> _Prepared | Elimination:
+    """A layer's all-pairs matrix; for a kernel that has none, its order."""
     if isinstance(check_kernel(kernel), Cosine):
         raise NotImplementedError(
             f"greedy_cka does not take {kernel!r}: a sample whose kept units are all zero has no direction"
         )
-    if mode not in ("greedy", "oneshot"):
-        raise ValueError(f'mode must be "greedy" or "oneshot", not {mode!r}')
+    backend = search.backend
     check_backend(backend)
     check_estimator(estimator, x.n)
     team = check_threads(threads)
     ids, columns = unit_columns(units, x.p)
     removals = _check_count(count, len(ids))
-    min_cka = _check_threshold(min_cka)
     block, stats = prepare_with_stats(x, kernel, backend=backend, threads=threads)
+    before = preparing_steps(kernel, backend=backend, inputs=[x])
     if not isinstance(kernel, Linear):
-        found, ran = _by_candidates(block, columns, len(ids), estimator, exact, mode, removals, min_cka, backend, team)
-        plan = Plan((*ran, *preparing_steps(kernel, backend=backend, inputs=[x])))
-        return Elimination(ids[found.order], found.cka, found.smallest_gap, plan)
-    steps: list[Step] = []
+        found, candidates = _by_candidates(block, columns, len(ids), estimator, exact, search, removals, team)
+        return Elimination(ids[found.order], found.cka, found.smallest_gap, Plan((*candidates, *before)))
+    a: SquareMatrix
+    ran: tuple[Step, ...]
     if estimator == "biased" and columns is None and len(ids) == x.p:
         products = choose("column_products", backend=backend, inputs=[block])
         double = exact or x.precision == "float64"
-        a = products.function(block, stats, exact=double, threads=team)
-        np.multiply(a, a, out=a)
+        a = products.function(block, stats, exact=double, squared=True, threads=team)
         reason = f"{products.reason}; {'float64' if double else 'float32'} products of columns"
-        steps.append(Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, a.nbytes))
+        ran = (Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, a.nbytes),)
     else:
         forced = ForcedRoute(
             backend=backend, threads=threads, products="float64" if exact or estimator == "debiased" else None
         )
-        sums, plan = sums_of(_unit_blocks(block, columns, len(ids)), None, estimator, forced)
-        a = sums.values
-        steps.extend(plan.steps)
+        blocks, gathered = _unit_blocks(block, columns, len(ids), backend)
+        sums, plan = sums_of(blocks, None, estimator, forced)
+        a, ran = sums.values, (*gathered, *plan.steps)
     if not a.sum() > 0.0:
         raise Degenerate(x.name, f"its {estimator} HSIC with itself is zero within rounding")
-    search = choose("eliminate", backend=backend, inputs=[block])
-    found = search.function(a, greedy=mode == "greedy", count=removals, min_cka=min_cka)
-    steps.append(Step("eliminate", search.backend, search.reason, mode))
-    steps.extend(preparing_steps(kernel, backend=backend, inputs=[x]))
-    return Elimination(ids[found.order], found.cka, found.smallest_gap, Plan(tuple(steps)))
+    return _Prepared(ids, a, removals, ran, before)
 
 
 def _by_candidates(
@@ -218,19 +278,17 @@ def _by_candidates(
     units: int,
     estimator: Estimator,
     exact: bool,
-    mode: Mode,
+    search: _Search,
     removals: int,
-    min_cka: float | None,
-    backend: str | None,
     threads: int,
 ) -> tuple[EliminationOrder, tuple[Step, ...]]:
     """The order under a non-linear kernel, from the kernel of every candidate."""
     if columns is None:
         columns = np.split(np.arange(block.p), units)
-    damage, level = kernel_damage(block, columns, estimator, exact=exact, backend=backend, threads=threads)
-    found = eliminate(damage, level, greedy=mode == "greedy", count=removals, min_cka=min_cka)
+    damage, level = kernel_damage(block, columns, estimator, exact=exact, backend=search.backend, threads=threads)
+    found = eliminate(damage, level, greedy=search.greedy, count=removals, min_cka=search.min_cka)
     steps = len(found.order)
-    candidates = steps * units - steps * (steps - 1) // 2 if mode == "greedy" else units + steps
+    candidates = steps * units - steps * (steps - 1) // 2 if search.greedy else units + steps
     return found, damage_steps(damage, candidates)
 
 
@@ -255,17 +313,19 @@ def unit_columns(
     return ids.astype(np.int64), [np.flatnonzero(inverse == k) for k in range(len(ids))]
 
 
-def _unit_blocks(block: Block, columns: list[npt.NDArray[np.int64]] | None, count: int) -> list[Block]:
-    """One block per unit; all share one scale, so that their products add."""
+def _unit_blocks(
+    block: Block, columns: list[npt.NDArray[np.int64]] | None, count: int, backend: str | None
+) -> tuple[UnitBlocks, tuple[Step, ...]]:
+    """One block per unit, and what ran: columns that are not neighbours are brought together first."""
+    ran: tuple[Step, ...] = ()
     if columns is None:
-        width = block.p // count
-        return [block.columns(k * width, (k + 1) * width) for k in range(count)]
+        return UnitBlocks(block, np.arange(count + 1) * (block.p // count)), ran
     order = np.concatenate(columns)
     if not np.array_equal(order, np.arange(block.p)):
-        moved = Matrix(block.matrix.name, block.matrix.values[:, order], block.matrix.dtype, block.matrix.origin)
-        block = Block(moved, block.kernel, block.shift[order], block.exponent)
-    ends = np.cumsum([len(c) for c in columns])
-    return [block.columns(int(end) - len(c), int(end)) for c, end in zip(columns, ends, strict=True)]
+        gather = choose("gather_columns", backend=backend, inputs=[block])
+        block = Block(gather.function(block.matrix, order), block.kernel, block.shift[order], block.exponent)
+        ran = (Step("gather_columns", gather.backend, gather.reason),)
+    return UnitBlocks(block, np.cumsum([0, *(len(own) for own in columns)])), ran
 
 
 def _check_count(count: int | None, units: int) -> int:

@@ -1,7 +1,6 @@
-// All pairs, columns and elimination on the emulator, as C functions for ctypes: the drivers that the device runs.
+// All pairs and columns on the emulator, as C functions for ctypes: the drivers that the device runs.
 #include "cuda/columns.hpp"
 #include "cuda/distances.hpp"
-#include "cuda/elimination.hpp"
 #include "cuda/feature.hpp"
 #include "cuda/pair_sums.hpp"
 #include "emulated.hpp"
@@ -42,14 +41,6 @@ int distance_median(const Matrix* x, Index most, int order, double* median) {
     });
 }
 
-int column_products(const Matrix* x, const double* squares, int exact, int order, double* g) {
-    return guarded([&] {
-        Machine machine(static_cast<emulator::Order>(order));
-        cuda::column_products(machine, block_of(*x), narrow(*x), {x->shift, x->shift + x->cols},
-                              {squares, squares + x->cols}, exact != 0, g);
-    });
-}
-
 int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample, int wide, Index bytes, int order,
               double* values, double* self, double* raw) {
     return guarded([&] {
@@ -65,18 +56,6 @@ int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample
         std::copy(sums.values.begin(), sums.values.end(), values);
         std::copy(sums.self.begin(), sums.self.end(), self);
         std::copy(sums.raw.begin(), sums.raw.end(), raw);
-    });
-}
-
-int eliminate(const double* a, Index u, int greedy, Index count, double min_cka, int order, Index* removed,
-              Index* units, double* cka, double* gap) {
-    return guarded([&] {
-        Machine machine(static_cast<emulator::Order>(order));
-        const Elimination found = cuda::eliminate(machine, a, u, greedy != 0, count, min_cka);
-        *removed = static_cast<Index>(found.order.size());
-        std::copy(found.order.begin(), found.order.end(), units);
-        std::copy(found.cka.begin(), found.cka.end(), cka);
-        *gap = found.smallest_gap;
     });
 }
 

@@ -51,3 +51,4 @@ inline bool narrow(const Matrix& x) { return x.dtype != static_cast<int>(simkit:
 }  // namespace emulated
 
 extern "C" const char* last_error() { return emulated::message.c_str(); }
+extern "C" simkit::cuda::Index fetched_bytes() { return emulator::fetched_bytes; }

@@ -40,6 +40,10 @@ struct Event {
 // Which queue runs ahead: none before it must, one as soon as it may, or either by chance.
 enum class Pace { late, copies, work, chance };
 
+namespace {
+Index fetched_bytes = 0;  // by all machines of a library, whatever other libraries fetch
+}
+
 class Machine {
   public:
     explicit Machine(Order order, Pace pace = Pace::late, Index memory = std::numeric_limits<Index>::max())
@@ -154,6 +158,7 @@ class Machine {
         if (count > array.count()) throw std::runtime_error("more is fetched than the array holds");
         finish();
         std::copy_n(array.data(), count, values);
+        fetched_bytes += count * static_cast<Index>(sizeof(T));
     }
     // The same for memory that outlives the machine, whose owner watches its ends.
     template <class T>

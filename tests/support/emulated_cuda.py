@@ -133,12 +133,6 @@ def distance_median(programs: Any, order: int, block: Block, most: int = 2**20) 
     return float(median[0])
 
 
-def column_products(programs: Any, order: int, block: Block, sum_sq_dev: Floats, *, exact: bool) -> Floats:
-    g = np.full((block.x.shape[1],) * 2, np.nan)
-    run(programs, "column_products", ctypes.byref(block.matrix), sum_sq_dev, int(exact), order, g)
-    return g
-
-
 def pair_sums(
     programs: Any,
     order: int,
@@ -165,26 +159,9 @@ def pair_sums(
     return values, own, raw
 
 
-def eliminate(
-    programs: Any,
-    order: int,
-    a: Floats,
-    *,
-    greedy: bool,
-    count: int,
-    min_cka: float,
-    device: int = 0,
-    stream: int = 0,
-) -> tuple[npt.NDArray[np.int64], Floats, float]:
-    removed, units, cka, gap = np.empty(1, np.int64), np.full(count, -1), np.full(count, np.nan), np.empty(1)
-    sizes = ctypes.c_int64(len(a)), int(greedy), ctypes.c_int64(count), ctypes.c_double(min_cka)
-    run(programs, "eliminate", a, *sizes, order, removed, units, cka, gap)
-    return units[: removed[0]], cka[: removed[0]], float(gap[0])
-
-
 def module(programs: Any, order: int = 0) -> Any:
     """As ``_cuda``, with the threads of a block in this order: 0 upwards, 1 downwards, 2 shuffled at every step."""
-    functions = (column_stats, row_norms, distance_median, column_products, pair_sums, eliminate)
+    functions = (column_stats, row_norms, distance_median, pair_sums)
     bound = {function.__name__: partial(function, programs, order) for function in functions}
     return SimpleNamespace(
         Array=Array,

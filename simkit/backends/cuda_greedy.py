@@ -1,0 +1,112 @@
+"""Greedy orders on a device: from the products of columns to the elimination, nothing of size u² leaves it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import DeviceMatrix, FloatArray, Matrix
+from ..devices import LEGACY_STREAM, DeviceView
+from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route, SquareMatrix, UnitBlocks
+from .cuda_device import array_on, block_on, cuda, place_of
+
+
+@dataclass(frozen=True)
+class DeviceSquare:
+    """A matrix ``[u, u]`` float64 on a device (:class:`~simkit.backends.base.HeldMatrix`)."""
+
+    name: str
+    device: int
+    units: int
+    array: Any  # _cuda.Array
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return 8 * self.units * self.units
+
+    def __len__(self) -> int:
+        """The number u of its rows."""
+        return self.units
+
+    def sum(self) -> float:
+        """The sum of its entries, formed on the device."""
+        return float(cuda().total(self.array))
+
+    def host(self) -> FloatArray:
+        """Its entries on the host."""
+        entries: FloatArray = cuda().host(self.array)
+        return entries
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatArray:
+        """Its entries on the host, for NumPy."""
+        if copy is False:
+            raise ValueError(f"the matrix of {self.name} lies on cuda:{self.device}: NumPy needs a copy of it")
+        return self.host().astype(dtype or np.float64, copy=False)
+
+
+def column_products(
+    block: Block, stats: ColumnStats, *, exact: bool = True, squared: bool = False, threads: int = 1
+) -> DeviceSquare:
+    """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``; they stay there."""
+    device = place_of([block])
+    products = cuda().column_products(block_on(block, device), stats.sum_sq_dev, exact=exact, squared=squared)
+    return DeviceSquare(block.matrix.name, device, block.p, products)
+
+
+def gather_columns(matrix: Matrix, columns: npt.NDArray[np.int64]) -> Matrix:
+    """See :func:`simkit.backends.reference.gather_columns`; the columns stay on the device."""
+    device = place_of([matrix])
+    held = cuda().gather_columns(array_on(matrix, device), np.ascontiguousarray(columns, dtype=np.int64))
+    size = {"float64": 8, "float32": 4}.get(matrix.dtype, 2)
+    strides = len(columns) * size, size
+    stream = matrix.view.stream if isinstance(matrix, DeviceMatrix) else LEGACY_STREAM
+    view = DeviceView(held.pointer, (matrix.n, len(columns)), strides, matrix.dtype, device, stream, held)
+    return DeviceMatrix(matrix.name, view, matrix.origin)
+
+
+def unit_sums(units: UnitBlocks, estimator: Estimator, route: Route) -> PairSums:
+    """The ``pair_sums`` of a layer's units with themselves; their values stay on the device."""
+    device = place_of([units.whole])
+    values, own, raw = cuda().unit_sums(
+        block_on(units.whole, device),
+        units.offsets,
+        debiased=estimator == "debiased",
+        sample_space=route.name == "sample",
+        double_products=route.products == "float64",
+        bytes=route.bytes,
+    )
+    held: Any = DeviceSquare(units.whole.matrix.name, device, len(units), values)
+    return PairSums(held, own, own, raw, raw)
+
+
+def eliminate(
+    matrices: Sequence[SquareMatrix],
+    *,
+    greedy: bool = True,
+    counts: Sequence[int] | None = None,
+    min_cka: float | None = None,
+) -> list[EliminationOrder]:
+    """See :func:`simkit.backends.reference.eliminate`: symmetric matrices on one device, all searched at once.
+
+    Those on the host are copied to the device of the others, or to the current one.
+    """
+    device = place_of([a for a in matrices if not isinstance(a, np.ndarray)])
+    found = cuda().eliminate(
+        [_on_device(a, device) for a in matrices],
+        greedy=greedy,
+        counts=list(counts or [len(a) for a in matrices]),
+        min_cka=math.nan if min_cka is None else min_cka,
+    )
+    return [EliminationOrder(*order) for order in found]
+
+
+def _on_device(a: SquareMatrix, device: int) -> Any:
+    if isinstance(a, DeviceSquare):
+        return a.array
+    return cuda().Array.copied(x=np.ascontiguousarray(a, dtype=np.float64), dtype="float64", device=device)
