@@ -163,7 +163,7 @@ class Machine {
     // The same for memory that outlives the machine, whose owner watches its ends.
     template <class T>
     void send(T* to, const T* values, Index count) {
-        work_.push_back([to, values, count] { std::copy_n(values, count, to); });
+        put(work, [to, values, count] { std::copy_n(values, count, to); });
     }
     template <class T>
     void fetch(T* values, const T* from, Index count) {
