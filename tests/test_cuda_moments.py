@@ -22,7 +22,7 @@ import simkit as sk
 from simkit import arrays
 from simkit.arrays import DeviceMatrix, Matrix, as_matrix
 from simkit.backends import cuda_device, cuda_moments, native_cuda, reference
-from simkit.backends.base import MomentSums, MomentUnits, SideSums
+from simkit.backends.moment_sums import MomentSums, MomentUnits, SideSums
 from simkit.compare import collect, run
 from simkit.devices import LEGACY_STREAM, DeviceView
 

@@ -15,7 +15,7 @@ from emulated_cuda import DTYPES, compile_programs
 from nearest_cases import Find, check, hazards, problem_of, residues_of, rows_of, same_bits
 
 from simkit.backends import cuda_device, native_cuda
-from simkit.backends.base import NearestProblem, NearestRows
+from simkit.backends.nearest import NearestProblem, NearestRows
 from simkit.metrics.merging import BatchNorm, merging
 
 Array = npt.NDArray[Any]

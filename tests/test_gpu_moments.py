@@ -17,7 +17,7 @@ from tolerance import assert_close
 import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import native_cuda, reference
-from simkit.backends.base import MomentSums, MomentUnits, SideSums
+from simkit.backends.moment_sums import MomentSums, MomentUnits, SideSums
 
 pytestmark = pytest.mark.gpu
 

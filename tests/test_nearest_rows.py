@@ -10,7 +10,7 @@ import pytest
 from nearest_cases import check, hazards, problem_of, residues_of, rows_of
 
 from simkit.backends import cpu_partners, native_cpu, reference
-from simkit.backends.base import Residues
+from simkit.backends.nearest import Residues
 from simkit.metrics.merging import merging
 
 HAZARDS = {name: (x, k) for name, x, k in hazards()}

@@ -10,7 +10,7 @@ import pytest
 
 from simkit.arrays import Matrix
 from simkit.backends import native_cpu, reference
-from simkit.backends.base import MomentRows, MomentSums, MomentUnits, SideSums
+from simkit.backends.moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
 
 Array = npt.NDArray[Any]
 DTYPES = ("float16", "bfloat16", "float32", "float64")

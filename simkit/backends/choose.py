@@ -15,7 +15,8 @@ from typing import Any
 
 from ..kernels import Kernel
 from . import routes
-from .base import OPS, HeldMoments, Input, Route, matrices_of
+from .base import OPS, Input, Route, matrices_of
+from .moment_sums import HeldMoments
 
 PREFERENCE = ("native_cuda", "native_cpu", "reference")
 ON_DEVICES = PREFERENCE[:1]

@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from .base import TIE, Indices, NearestProblem, NearestRows, minmax
+from .nearest import (
+    TIE,
+    Indices,
+    NearestProblem,
+    NearestRows,
+    minmax,
+)
 
 _ERROR = {"float32": 1e-4, "float64": 1e-11}  # a cosine from unit rows in this precision is right to this, and better
 _LONG = 2**18  # entries of a row up to which that holds for any order of the sum that a product takes

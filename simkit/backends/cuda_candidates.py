@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels import Polynomial
-from .base import Block, CandidateProblem, CandidateSums, UnitFeatures, kernel_options
+from .base import (
+    Block,
+    CandidateProblem,
+    CandidateSums,
+    UnitFeatures,
+    kernel_options,
+)
 from .cuda_device import array_on, cuda, place_of
 from .unit_features import kernel_unit
 

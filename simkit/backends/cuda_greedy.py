@@ -12,7 +12,16 @@ import numpy.typing as npt
 
 from ..arrays import DeviceMatrix, FloatArray, Matrix
 from ..devices import LEGACY_STREAM, DeviceView
-from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route, SquareMatrix, UnitBlocks
+from .base import (
+    Block,
+    ColumnStats,
+    EliminationOrder,
+    Estimator,
+    PairSums,
+    Route,
+    SquareMatrix,
+    UnitBlocks,
+)
 from .cuda_device import array_on, block_on, cuda, place_of
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import DeviceMatrix, FloatArray, Matrix
-from .base import MomentRows, MomentSums, MomentUnits, SideSums
 from .cuda_device import array_on, cuda, place_of
+from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
 
 BLOCK = 512  # rows that are added at a time, as in csrc/ops/moments.hpp
 ROOM = 2**26  # bytes of rows that wait to be added, and

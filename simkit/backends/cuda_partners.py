@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import NearestProblem, NearestRows
 from .cuda_device import array_on, cuda, place_of
+from .nearest import NearestProblem, NearestRows
 
 MOST = 128  # nearest rows; see csrc/ops/partners.hpp
 

@@ -26,18 +26,14 @@ from .base import (
     EliminationOrder,
     Estimator,
     Input,
-    MomentRows,
-    MomentSums,
-    MomentUnits,
-    NearestProblem,
-    NearestRows,
     PairSums,
     Route,
-    SideSums,
     SquareMatrix,
     UnitFeatures,
     kernel_options,
 )
+from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
+from .nearest import NearestProblem, NearestRows
 from .unit_features import host_features
 
 NAME = "native_cpu"

@@ -14,7 +14,15 @@ from collections.abc import Sequence
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
 from . import cuda_greedy, cuda_strips
-from .base import Block, ColumnStats, Estimator, Input, PairSums, Route, UnitBlocks
+from .base import (
+    Block,
+    ColumnStats,
+    Estimator,
+    Input,
+    PairSums,
+    Route,
+    UnitBlocks,
+)
 from .cuda_candidates import candidate_sums, pack_centred, unit_features  # noqa: F401 - ops of the table
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 from .cuda_graphs import adjacency, components, cover  # noqa: F401
@@ -22,25 +30,7 @@ from .cuda_greedy import column_products, eliminate, gather_columns  # noqa: F40
 from .cuda_moments import hold_moments, largest_entries, moments_add, moments_rows  # noqa: F401
 from .cuda_partners import nearest_rows  # noqa: F401
 
-OPS = (
-    "column_stats",
-    "row_norms",
-    "distance_median",
-    "pair_sums",
-    "column_products",
-    "gather_columns",
-    "eliminate",
-    "nearest_rows",
-    "unit_features",
-    "candidate_sums",
-    "pack_centred",
-    "adjacency",
-    "components",
-    "cover",
-    "largest_entries",
-    "moments_rows",
-    "moments_add",
-)
+OPS = ALL_OPS
 plan_pair_sums = cuda_strips.plan_pair_sums
 
 

@@ -17,7 +17,6 @@ from ..kernels import LARGEST, Cosine, CustomKernel, Kernel, Laplacian, Linear, 
 from . import bits as packed
 from .base import OPS as ALL_OPS
 from .base import (
-    TIE,
     Adjacency,
     Block,
     CandidateProblem,
@@ -27,18 +26,13 @@ from .base import (
     EliminationOrder,
     Estimator,
     Input,
-    MomentRows,
-    MomentSums,
-    MomentUnits,
-    NearestProblem,
-    NearestRows,
     PairSums,
     Route,
-    SideSums,
     SquareMatrix,
     UnitFeatures,
-    minmax,
 )
+from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
+from .nearest import TIE, NearestProblem, NearestRows, minmax
 from .unit_features import host_features
 
 NAME = "reference"

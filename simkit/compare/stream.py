@@ -11,8 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix, as_matrices, enough_samples, same_samples
-from ..backends.base import Block, Estimator, HeldMoments, PairSums, Plan, Step
+from ..backends.base import (
+    Block,
+    Estimator,
+    PairSums,
+    Plan,
+    Step,
+)
 from ..backends.choose import Choice, check_backend, choose
+from ..backends.moment_sums import HeldMoments
 from ..backends.routes import check_threads, parse_memory
 from ..kernels import Linear
 from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, sums_of

@@ -19,7 +19,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
-from ..backends.base import Block, Estimator, PairSums, Plan, Precision, Route, RouteName, Step
+from ..backends.base import (
+    Block,
+    Estimator,
+    PairSums,
+    Plan,
+    Precision,
+    Route,
+    RouteName,
+    Step,
+)
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads
 from ..kernels import Kernel, Linear, check_kernel

@@ -18,7 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix, as_matrix
-from ..backends.base import Block, EliminationOrder, Estimator, Plan, SquareMatrix, Step, UnitBlocks
+from ..backends.base import (
+    Block,
+    EliminationOrder,
+    Estimator,
+    Plan,
+    SquareMatrix,
+    Step,
+    UnitBlocks,
+)
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads
 from ..kernels import Cosine, Kernel, Linear, as_number, check_kernel

@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray
-from ..backends.base import Block, CandidateProblem, CandidateSums, EliminationOrder, Estimator, Step
+from ..backends.base import (
+    Block,
+    CandidateProblem,
+    CandidateSums,
+    EliminationOrder,
+    Estimator,
+    Step,
+)
 from ..backends.choose import Choice, choose
 from ..kernels import CustomKernel, Polynomial
 from .measure import Degenerate

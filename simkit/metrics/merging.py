@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix, as_filters, on_host
-from ..backends.base import Indices, Plan, Residues, Step
+from ..backends.base import Plan, Step
 from ..backends.choose import choose
+from ..backends.nearest import Indices, Residues
 from .partners import Partners, best_partners, row_norms
 from .prepare import LARGEST, checked_stats
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import FloatArray, Matrix
-from ..backends.base import Block, Indices, NearestProblem, NearestRows, Residues
+from ..backends.base import Block
 from ..backends.choose import choose
+from ..backends.nearest import Indices, NearestProblem, NearestRows, Residues
 from ..backends.routes import check_threads
 from ..kernels import Linear
 

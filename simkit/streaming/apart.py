@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray
-from ..backends.base import MomentRows, MomentSums
+from ..backends.moment_sums import MomentRows, MomentSums
 
 LIMIT = 16  # rows kept apart
 OUTLYING = 1e4  # times the usual squared norm in any layer

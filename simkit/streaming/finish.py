@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import FloatArray
-from ..backends.base import Estimator, MomentRows, PairSums, SideSums
+from ..backends.base import Estimator, PairSums
+from ..backends.moment_sums import MomentRows, SideSums
 from .apart import Apart, outlying
 from .moments import Moments, staged_layers
 from .units import Held, fit, loosen

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from ..backends.base import HeldMoments, MomentRows
+from ..backends.moment_sums import HeldMoments, MomentRows
 from .apart import Apart, outlying
 from .moments import STAGE, Moments, add_rows, in_units, keep_apart, staged_layers
 from .units import Held, failing

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..arrays import FloatArray
-from ..backends.base import MomentSums, SideSums
+from ..backends.moment_sums import MomentSums, SideSums
 
 
 def rebase(sums: MomentSums, n: int, left: SideSums, right: SideSums | None) -> MomentSums:

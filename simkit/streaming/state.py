@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray
-from ..backends.base import MomentRows, MomentSums, SideSums
+from ..backends.moment_sums import MomentRows, MomentSums, SideSums
 from . import minibatch, moments
 from .apart import LIMIT, Apart
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from ..backends.base import MomentRows, MomentSums, SideSums
+from ..backends.moment_sums import MomentRows, MomentSums, SideSums
 from .apart import Apart
 from .rebase import rebase, rebased_rows
 

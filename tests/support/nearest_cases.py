@@ -11,7 +11,7 @@ from tolerance import assert_close
 
 from simkit.arrays import as_matrix
 from simkit.backends import reference
-from simkit.backends.base import NearestProblem, NearestRows, Residues
+from simkit.backends.nearest import NearestProblem, NearestRows, Residues
 from simkit.metrics.partners import row_norms
 
 Array = npt.NDArray[Any]
