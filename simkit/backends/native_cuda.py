@@ -14,15 +14,8 @@ from collections.abc import Sequence
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
 from . import cuda_greedy, cuda_strips
-from .base import (
-    Block,
-    ColumnStats,
-    Estimator,
-    Input,
-    PairSums,
-    Route,
-    UnitBlocks,
-)
+from .base import OPS as ALL_OPS
+from .base import Block, ColumnStats, Estimator, Input, PairSums, Route, UnitBlocks
 from .cuda_candidates import candidate_sums, pack_centred, unit_features  # noqa: F401 - ops of the table
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 from .cuda_graphs import adjacency, components, cover  # noqa: F401
