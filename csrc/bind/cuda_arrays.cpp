@@ -82,6 +82,7 @@ void bind_cuda_arrays(py::module_& m) {
         return py::make_tuple(report.devices, report.reason);
     });
     m.def("current_device", &cuda::current_device);
+    m.def("capability", &cuda::capability, "device"_a);
     py::class_<DeviceArray, std::shared_ptr<DeviceArray>>(m, "Array")
         .def(py::init(&there_already), py::kw_only(), "pointer"_a, "shape"_a, "strides"_a, "dtype"_a, "device"_a,
              "stream"_a)

@@ -51,7 +51,7 @@ double distance_median(const Block& block) {
     return cuda::distance_median(place_of({of.x.get()}), of.view);
 }
 
-py::array_t<double> column_products(const Block& block, const DoubleArray& sum_sq_dev, bool exact) {
+py::array_t<double> column_products(const Block& block, const DoubleArray& sum_sq_dev, bool exact, bool tensor) {
     const DeviceBlock& of = checked(block);
     const auto p = static_cast<py::ssize_t>(of.view.x.cols);
     if (sum_sq_dev.ndim() != 1 || sum_sq_dev.shape(0) != p) throw std::invalid_argument("sum_sq_dev must be [p]");
@@ -60,13 +60,13 @@ py::array_t<double> column_products(const Block& block, const DoubleArray& sum_s
     const double* squares = sum_sq_dev.data();
     {
         py::gil_scoped_release release;
-        cuda::column_products(place_of({of.x.get()}), of.view, squares, exact, out);
+        cuda::column_products(place_of({of.x.get()}), of.view, squares, exact, tensor, out);
     }
     return g;
 }
 
 py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased, bool sample_space,
-                    bool double_products, std::int64_t bytes) {
+                    bool double_products, bool tensor, std::int64_t bytes) {
     if (rows.empty()) throw std::invalid_argument("there are no blocks");
     PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1, false};
     std::vector<const DeviceArray*> arrays;
@@ -82,8 +82,8 @@ py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& co
     PairSums sums;
     {
         py::gil_scoped_release release;
-        sums = sample_space ? cuda::pair_sums_sample(place, problem, bytes)
-                            : cuda::pair_sums_feature(place, problem, bytes);
+        sums = sample_space ? cuda::pair_sums_sample(place, problem, tensor, bytes)
+                            : cuda::pair_sums_feature(place, problem, tensor, bytes);
     }
     const auto left = static_cast<py::ssize_t>(problem.left), right = static_cast<py::ssize_t>(problem.right());
     const auto m = static_cast<py::ssize_t>(problem.m());
@@ -117,9 +117,10 @@ void bind_cuda_ops(py::module_& m) {
     m.def("column_stats", &bound::column_stats, py::kw_only(), "x"_a, "row_scale"_a);
     m.def("row_norms", &bound::row_norms, "block"_a);
     m.def("distance_median", &bound::distance_median, "block"_a);
-    m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a);
+    m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a,
+          "tensor"_a);
     m.def("pair_sums", &bound::pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
-          "double_products"_a, "bytes"_a);
+          "double_products"_a, "tensor"_a, "bytes"_a);
     m.def("eliminate", &bound::eliminate, "a"_a, py::kw_only(), "greedy"_a, "count"_a, "min_cka"_a, "device"_a,
           "stream"_a);
 }

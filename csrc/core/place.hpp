@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace simkit {
@@ -17,6 +18,9 @@ struct Place {
 namespace cuda {
 
 int current_device();
+
+// A device's compute capability, (9, 0) say; (0, 0) where it cannot be asked.
+std::pair<int, int> capability(int device);
 
 // Throws unless a device's kernels may read the address.
 void check_address(const std::byte* address, int device);

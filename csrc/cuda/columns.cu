@@ -14,7 +14,8 @@ ColumnStats column_stats(const Place& place, const MatrixView& x, const double* 
     return column_stats(machine, x, held.data());
 }
 
-void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, double* g) {
+void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, bool tensor,
+                     double* g) {
     Machine machine(place);
     const Index p = block.x.cols;
     BlockView there = block;
@@ -25,7 +26,7 @@ void column_products(const Place& place, const BlockView& block, const double* s
         there.row_scale = scale->data();
     }
     column_products(machine, there, shifts_in_float(block), {block.shift, block.shift + p},
-                    {sum_sq_dev, sum_sq_dev + p}, exact, g);
+                    {sum_sq_dev, sum_sq_dev + p}, exact, tensor, g);
 }
 
 }  // namespace simkit::cuda

@@ -131,10 +131,10 @@ struct RowsOfBlock {
     }
 };
 
-template <class M>
+template <bool Tensor, class M>
 class FeatureSums {
   public:
-    using Squares = CrossSquares<double, 4, false, ColumnTable>;
+    using Squares = CrossSquares<double, 4, false, ColumnTable, Tensor>;
     static constexpr Index kWidth = Squares::kWidth;
 
     FeatureSums(M& machine, const PlacedProblem& problem)
@@ -260,9 +260,10 @@ class FeatureSums {
     std::vector<Share> shares_;  // in the order of their squares
 };
 
+// tensor: the cross-products by tensor cores, which the machine must have.
 template <class M>
-PairSums pair_sums_feature(M& machine, const PlacedProblem& problem) {
-    return FeatureSums<M>(machine, problem).sums();
+PairSums pair_sums_feature(M& machine, const PlacedProblem& problem, bool tensor) {
+    return tensor ? FeatureSums<true, M>(machine, problem).sums() : FeatureSums<false, M>(machine, problem).sums();
 }
 
 }  // namespace simkit::cuda

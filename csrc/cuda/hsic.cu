@@ -25,15 +25,15 @@ PairSums with_placed(const Place& place, const PairProblem& problem, std::int64_
 
 }  // namespace
 
-PairSums pair_sums_sample(const Place& place, const PairProblem& problem, std::int64_t bytes) {
+PairSums pair_sums_sample(const Place& place, const PairProblem& problem, bool tensor, std::int64_t bytes) {
     return with_placed(place, problem, bytes, [&](Machine& machine, const PlacedProblem& placed) {
-        return pair_sums_sample(machine, placed, problem.double_products);
+        return pair_sums_sample(machine, placed, problem.double_products, tensor);
     });
 }
 
-PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::int64_t bytes) {
-    return with_placed(place, problem, bytes, [](Machine& machine, const PlacedProblem& placed) {
-        return pair_sums_feature(machine, placed);
+PairSums pair_sums_feature(const Place& place, const PairProblem& problem, bool tensor, std::int64_t bytes) {
+    return with_placed(place, problem, bytes, [&](Machine& machine, const PlacedProblem& placed) {
+        return pair_sums_feature(machine, placed, tensor);
     });
 }
 

@@ -68,11 +68,13 @@ std::vector<double> panel_products(M& machine, const typename M::template Array<
     return fetched<M, double>(machine, products, m * m);
 }
 
-template <class T, int R, bool Plain, class Value, class M>
+template <class T, int R, bool Plain, class Value, bool Tensor, class M>
 class SampleWalk {
   public:
-    using Tiles = GramTiles<T, R, Plain, Value>;
-    using Pairs = PanelProducts<T>;
+    using Tiles = GramTiles<T, R, Plain, Value, Tensor>;
+    // Float32 panels stay with plain products: a block's product with itself sums squares, of which tensor cores cut a
+    // little more than of mixed signs, and CKA would be off by 4e-8.
+    using Pairs = PanelProducts<T, Tensor && std::is_same_v<T, double>>;
 
     SampleWalk(M& machine, const PlacedProblem& problem, const Kernels<M>& kernels)
         : machine_(machine), problem_(problem), kernels_(kernels) {}
@@ -177,11 +179,11 @@ inline PairSums centre_sums(const PlacedProblem& problem, const SampleSums& sums
 // that the pass has found, and the pass done again.
 constexpr double kCancelled = 1e-4;
 
-template <class T, int R, bool Plain, class Value, class M>
+template <class T, int R, bool Plain, class Value, bool Tensor, class M>
 PairSums sums_by_walk(M& machine, const PlacedProblem& problem) {
     const Kernels<M> kernels(machine, problem);
     std::vector<RowMeans> means = kernels.row_means();
-    SampleWalk<T, R, Plain, Value, M> walk(machine, problem, kernels);
+    SampleWalk<T, R, Plain, Value, Tensor, M> walk(machine, problem, kernels);
     const SampleSums sums = walk.walk(means);
     PairSums out = centre_sums(problem, sums);
     if constexpr (std::is_same_v<T, double>) {
@@ -199,15 +201,22 @@ PairSums sums_by_walk(M& machine, const PlacedProblem& problem) {
 }
 
 // Float32 tiles are 128 wide, float64 ones 64. Non-linear kernels take float64 products.
-template <class M>
-PairSums pair_sums_sample(M& machine, const PlacedProblem& problem, bool double_products) {
+template <bool Tensor, class M>
+PairSums sums_on(M& machine, const PlacedProblem& problem, bool double_products) {
     const auto all = [&](auto&& holds) { return std::all_of(problem.blocks.begin(), problem.blocks.end(), holds); };
     if (!all([](const PlacedBlock& block) { return block.linear(); }))
-        return sums_by_walk<double, 4, false, KernelValue>(machine, problem);
-    if (double_products) return sums_by_walk<double, 4, false, LinearValue>(machine, problem);
+        return sums_by_walk<double, 4, false, KernelValue, Tensor>(machine, problem);
+    if (double_products) return sums_by_walk<double, 4, false, LinearValue, Tensor>(machine, problem);
     if (all([](const PlacedBlock& block) { return block.narrow && block.view.x.dtype == Dtype::f32; }))
-        return sums_by_walk<float, 8, true, LinearValue>(machine, problem);
-    return sums_by_walk<float, 8, false, LinearValue>(machine, problem);
+        return sums_by_walk<float, 8, true, LinearValue, Tensor>(machine, problem);
+    return sums_by_walk<float, 8, false, LinearValue, Tensor>(machine, problem);
+}
+
+// tensor: by tensor cores, which the machine must have.
+template <class M>
+PairSums pair_sums_sample(M& machine, const PlacedProblem& problem, bool double_products, bool tensor) {
+    return tensor ? sums_on<true>(machine, problem, double_products)
+                  : sums_on<false>(machine, problem, double_products);
 }
 
 }  // namespace simkit::cuda

@@ -33,9 +33,11 @@ void column_products(const BlockView& block, const double* sum_sq_dev, bool exac
                      double* g);
 
 // On a device (core/place.hpp). The sums go over other pieces, so the last bits differ; the same bits every time.
+// tensor: products by tensor cores, which takes a device of capability 8.0.
 namespace cuda {
 ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale);
-void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, double* g);
+void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, bool tensor,
+                     double* g);
 }  // namespace cuda
 
 }  // namespace simkit

@@ -67,10 +67,11 @@ RowGrams row_grams(const std::vector<BlockView>& blocks, int threads, const Poll
 double distance_median(const BlockView& block, int threads, const Poll& poll);
 
 // On a device (core/place.hpp), no custom kernels. The problem's tile and threads are not used; `bytes` of workspace,
-// about, which change no bit; where the device has less, one tile is in flight at a time.
+// about, which change no bit; where the device has less, one tile is in flight at a time. tensor: products by tensor
+// cores, which takes a device of capability 8.0.
 namespace cuda {
-PairSums pair_sums_sample(const Place& place, const PairProblem& problem, std::int64_t bytes);
-PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::int64_t bytes);
+PairSums pair_sums_sample(const Place& place, const PairProblem& problem, bool tensor, std::int64_t bytes);
+PairSums pair_sums_feature(const Place& place, const PairProblem& problem, bool tensor, std::int64_t bytes);
 std::vector<double> row_norms(const Place& place, const BlockView& block);
 double distance_median(const Place& place, const BlockView& block);
 }  // namespace cuda

@@ -42,16 +42,16 @@ int distance_median(const Matrix* x, Index most, int order, double* median) {
     });
 }
 
-int column_products(const Matrix* x, const double* squares, int exact, int order, double* g) {
+int column_products(const Matrix* x, const double* squares, int exact, int tensor, int order, double* g) {
     return guarded([&] {
         Machine machine(static_cast<emulator::Order>(order));
         cuda::column_products(machine, block_of(*x), narrow(*x), {x->shift, x->shift + x->cols},
-                              {squares, squares + x->cols}, exact != 0, g);
+                              {squares, squares + x->cols}, exact != 0, tensor != 0, g);
     });
 }
 
-int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample, int wide, Index bytes, int order,
-              double* values, double* self, double* raw) {
+int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample, int wide, int tensor, Index bytes,
+              int order, double* values, double* self, double* raw) {
     return guarded([&] {
         Machine machine(static_cast<emulator::Order>(order));
         std::vector<std::vector<float>> shifts;
@@ -60,8 +60,8 @@ int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample
             shifts.emplace_back(x[b].shift, x[b].shift + x[b].cols);
             problem.blocks.push_back({block_of(x[b]), shifts.back().data(), narrow(x[b]), x[b].shift});
         }
-        const PairSums sums =
-            sample ? cuda::pair_sums_sample(machine, problem, wide != 0) : cuda::pair_sums_feature(machine, problem);
+        const PairSums sums = sample ? cuda::pair_sums_sample(machine, problem, wide != 0, tensor != 0)
+                                     : cuda::pair_sums_feature(machine, problem, tensor != 0);
         std::copy(sums.values.begin(), sums.values.end(), values);
         std::copy(sums.self.begin(), sums.self.end(), self);
         std::copy(sums.raw.begin(), sums.raw.end(), raw);

@@ -133,9 +133,11 @@ def distance_median(programs: Any, order: int, block: Block, most: int = 2**20) 
     return float(median[0])
 
 
-def column_products(programs: Any, order: int, block: Block, sum_sq_dev: Floats, *, exact: bool) -> Floats:
+def column_products(
+    programs: Any, order: int, block: Block, sum_sq_dev: Floats, *, exact: bool, tensor: bool = False
+) -> Floats:
     g = np.full((block.x.shape[1],) * 2, np.nan)
-    run(programs, "column_products", ctypes.byref(block.matrix), sum_sq_dev, int(exact), order, g)
+    run(programs, "column_products", ctypes.byref(block.matrix), sum_sq_dev, int(exact), int(tensor), order, g)
     return g
 
 
@@ -149,6 +151,7 @@ def pair_sums(
     sample_space: bool,
     double_products: bool,
     bytes: int,
+    tensor: bool = False,
 ) -> tuple[Floats, Floats, Floats]:
     m, left = len(rows) + len(columns), len(rows)
     values, own, raw = np.empty((left, len(columns) or left)), np.empty(m), np.empty(m)
@@ -159,6 +162,7 @@ def pair_sums(
         int(debiased),
         int(sample_space),
         int(double_products),
+        int(tensor),
         ctypes.c_int64(bytes),
     )
     run(programs, "pair_sums", table, *sizes, order, values, own, raw)
