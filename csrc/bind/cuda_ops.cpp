@@ -117,8 +117,7 @@ void bind_cuda_ops(py::module_& m) {
     m.def("column_stats", &bound::column_stats, py::kw_only(), "x"_a, "row_scale"_a);
     m.def("row_norms", &bound::row_norms, "block"_a);
     m.def("distance_median", &bound::distance_median, "block"_a);
-    m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a,
-          "tensor"_a);
+    m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a, "tensor"_a);
     m.def("pair_sums", &bound::pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
           "double_products"_a, "tensor"_a, "bytes"_a);
     m.def("eliminate", &bound::eliminate, "a"_a, py::kw_only(), "greedy"_a, "count"_a, "min_cka"_a, "device"_a,

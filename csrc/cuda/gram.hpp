@@ -47,7 +47,7 @@ struct TilePlace {
 //   panel [count, m, W, W], T: K_ij, zero outside of the n x n plane and, debiased, on the diagonal
 //   sums [count, m, 2, W], float64: of its rows and of its columns
 //   diagonal [m, n], float64: |K_ii|
-// Sums: T over kChunk columns, the chunks' sums in T; float64 from there on. Tensor: the product is that of tensor cores.
+// Sums: T over kChunk columns, the chunks' sums in T; float64 from there on. Tensor: on tensor cores.
 template <class T, int R, bool Plain, class Value = LinearValue, bool Tensor = false>
 struct GramTiles {
     using Tile = ProductOn<Tensor, T, R, Plain>;

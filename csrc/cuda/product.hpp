@@ -25,6 +25,7 @@ template <class T, int R>
 struct PlainMultiply {
     static constexpr int kWidth = kSide * R;
     static constexpr int kPadded = kWidth + 4;  // whole 16-byte words, and few threads meet in a bank
+    static constexpr int kCarried = 32;         // rows of a column that a warp brings, where they are neighbours
     static_assert(R % 4 == 0, "a thread's rows come four at a time");
     using Slices = ProductSlices<T, kSlice * kPadded>;
     struct alignas(16) Four {
@@ -97,15 +98,17 @@ struct Product {
         }
     }
 
-    // Which element of a slice a thread carries: neighbours in memory go to neighbouring threads.
+    // Which element of a slice a thread carries: neighbours in memory go to neighbouring threads; where they are rows,
+    // a warp takes so many of a column that its stores meet in no bank.
     SIMKIT_BOTH static void carried(bool deep, int thread, int e, int& r, int& k) {
         const int at = thread + e * kThreads;
         if (deep) {
             r = at / kSlice;
             k = at % kSlice;
         } else {
-            r = at % kWidth;
-            k = at / kWidth;
+            constexpr int rows = Multiply::kCarried, columns = 32 / rows, groups = kWidth / rows;
+            r = at / 32 % groups * rows + at % rows;
+            k = at / 32 / groups * columns + at % 32 / rows;
         }
     }
 

@@ -10,8 +10,8 @@
 // writes. Which elements a lane loads and holds is said once, in Fragments; tests/native/cuda_tensor_programs.cpp runs
 // whole warps through it against the PTX ISA's tables.
 //
-// Per slice and warp, float32, R = 8: 96 instructions mma.sync of 1024 multiply-adds, 48 loads (32 lanes, 32 banks), 192
-// for splitting and 128 additions. Registers hold no more than two fragments' sums at a time.
+// Per slice and warp, float32, R = 8: 96 mma.sync of 1024 multiply-adds each, 48 loads (32 lanes, 32 banks), 192
+// instructions that split and 128 additions.
 #pragma once
 
 #include <type_traits>
@@ -38,9 +38,7 @@ struct Fragments<float> {
         return {lane / 4 + e % 2 * 8, lane % 4 + e / 2 * 4};
     }
     SIMKIT_BOTH static constexpr CellPlace right(int lane, int e) { return {lane % 4 + e * 4, lane / 4}; }
-    SIMKIT_BOTH static constexpr CellPlace sum(int lane, int e) {
-        return {lane / 4 + e / 2 * 8, lane % 4 * 2 + e % 2};
-    }
+    SIMKIT_BOTH static constexpr CellPlace sum(int lane, int e) { return {lane / 4 + e / 2 * 8, lane % 4 * 2 + e % 2}; }
 };
 
 // PTX ISA, matrix fragments for mma.m8n8k4, .f64.
@@ -102,6 +100,7 @@ struct TensorMultiply {
     static constexpr int kWidth = kSide * R, kDown = kWidth / 2, kAcross = kWidth / 4;  // rows, columns of a warp
     static constexpr int kLefts = kDown / Of::kRows, kRights = kAcross / Of::kColumns;  // its fragments
     static constexpr int kPadded = kSlice + 4;  // a fragment's rows begin in different banks
+    static constexpr int kCarried = 8;          // as in PlainMultiply
     using Slices = ProductSlices<T, kWidth * kPadded>;
 
     SIMKIT_BOTH static constexpr int cell(int r, int k) { return r * kPadded + k; }
@@ -275,11 +274,11 @@ struct TensorMultiply {
 #endif
 };
 
-static_assert(TensorMultiply<float, 8>::rows_and_columns_agree() && TensorMultiply<double, 4>::rows_and_columns_agree());
+static_assert(TensorMultiply<float, 8>::rows_and_columns_agree() &&
+              TensorMultiply<double, 4>::rows_and_columns_agree());
 
 // The product of two float32 or float64 sides, on tensor cores or not.
 template <bool Tensor, class T, int R, bool Plain, class Side = Operand>
-using ProductOn =
-    Product<T, R, Plain, Side, std::conditional_t<Tensor, TensorMultiply<T, R>, PlainMultiply<T, R>>>;
+using ProductOn = Product<T, R, Plain, Side, std::conditional_t<Tensor, TensorMultiply<T, R>, PlainMultiply<T, R>>>;
 
 }  // namespace simkit::cuda

@@ -16,7 +16,7 @@ from typing import Any
 from ..arrays import Matrix
 from ..kernels import Kernel
 from . import routes
-from .base import OPS, Block, Route, matrices_of
+from .base import OPS, Block, Precision, Route, matrices_of
 
 PREFERENCE = ("native_cuda", "native_cpu", "reference")
 ON_DEVICES = PREFERENCE[:1]
@@ -37,6 +37,11 @@ class Choice:
         """The backend's planner of all-pairs sums."""
         planner: Callable[..., Route] = getattr(self.module, "plan_pair_sums", routes.plan_pair_sums)
         return planner
+
+    def words_of_columns(self, products: Precision, inputs: Sequence[Matrix | Block]) -> str:
+        """What the backend's products of columns of ``inputs`` are, for a plan."""
+        words: Callable[..., str] | None = getattr(self.module, "words_of_columns", None)
+        return words(products, inputs) if words else f"{products} products of columns"
 
 
 def check_backend(backend: str | None) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
 from . import cuda_routes
-from .base import Block, ColumnStats, EliminationOrder, Estimator, PairSums, Route
+from .base import Block, ColumnStats, Cores, EliminationOrder, Estimator, PairSums, Precision, Route
+from .cuda_cores import cores_for, products_in_words
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 
 OPS = ("column_stats", "row_norms", "distance_median", "pair_sums", "column_products", "eliminate")
@@ -64,6 +65,7 @@ def pair_sums(
         debiased=estimator == "debiased",
         sample_space=route.name == "sample",
         double_products=route.products == "float64",
+        tensor=route.cores == "tensor",
         bytes=route.bytes,
     )
     left = len(rows)
@@ -72,11 +74,18 @@ def pair_sums(
     return PairSums(values, own[:left], own[left:], raw[:left], raw[left:])
 
 
-def column_products(block: Block, stats: ColumnStats, *, exact: bool = True, threads: int = 1) -> FloatArray:
-    """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``."""
-    bound = block_on(block, place_of([block]))
-    products: FloatArray = cuda().column_products(bound, stats.sum_sq_dev, exact=exact)
+def column_products(
+    block: Block, stats: ColumnStats, *, exact: bool = True, threads: int = 1, cores: Cores | None = None
+) -> FloatArray:
+    """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``, ``cores`` forces."""
+    bound, tensor = block_on(block, place_of([block])), cores_for([block], cores) == "tensor"
+    products: FloatArray = cuda().column_products(bound, stats.sum_sq_dev, exact=exact, tensor=tensor)
     return products
+
+
+def words_of_columns(products: Precision, inputs: Sequence[Matrix | Block]) -> str:
+    """What products of columns of ``inputs`` are here, for a plan."""
+    return products_in_words(products, cores_for(inputs), " of columns")
 
 
 def eliminate(

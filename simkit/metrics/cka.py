@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
-from ..backends.base import Block, Estimator, PairSums, Plan, Precision, Route, RouteName, Step
+from ..backends.base import Block, Cores, Estimator, PairSums, Plan, Precision, Route, RouteName, Step
 from ..backends.choose import check_backend, choose
 from ..backends.routes import check_threads
 from ..kernels import Kernel, Linear, check_kernel
@@ -94,6 +94,7 @@ class ForcedRoute:
     route: RouteName | None = None
     products: Precision | None = None
     tile: int | None = None
+    cores: Cores | None = None
 
 
 def cka(
@@ -195,6 +196,7 @@ def sums_of(
             products=products,
             tile=forced.tile,
             mapped_row_bytes=mapped,
+            cores=forced.cores,
         )
         sums: PairSums = chosen.function(rows, columns, estimator=estimator, route=route)
         reason = f"{chosen.reason}; {route.reason}"

@@ -194,7 +194,7 @@ def _one_layer(
         double = exact or x.precision == "float64"
         a = products.function(block, stats, exact=double, threads=team)
         np.multiply(a, a, out=a)
-        reason = f"{products.reason}; {'float64' if double else 'float32'} products of columns"
+        reason = f"{products.reason}; {products.words_of_columns('float64' if double else 'float32', [block])}"
         steps.append(Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, a.nbytes))
     else:
         forced = ForcedRoute(

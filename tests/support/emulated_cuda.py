@@ -186,14 +186,16 @@ def eliminate(
     return units[: removed[0]], cka[: removed[0]], float(gap[0])
 
 
-def module(programs: Any, order: int = 0) -> Any:
-    """As ``_cuda``, with the threads of a block in this order: 0 upwards, 1 downwards, 2 shuffled at every step."""
+def module(programs: Any, order: int = 0, capability: tuple[int, int] = (7, 5)) -> Any:
+    """As ``_cuda``, with the threads of a block in this order: 0 upwards, 1 downwards, 2 shuffled at every step; of a
+    device that has no tensor cores, unless its capability says so."""
     functions = (column_stats, row_norms, distance_median, column_products, pair_sums, eliminate)
     bound = {function.__name__: partial(function, programs, order) for function in functions}
     return SimpleNamespace(
         Array=Array,
         Block=Block,
         current_device=lambda: 0,
+        capability=lambda device: capability,
         device_report=lambda: (["an emulator"], ""),
         **bound,
     )
