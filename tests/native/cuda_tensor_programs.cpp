@@ -242,6 +242,8 @@ int warps_agree() {
 
 int bank_conflicts(int* single, int* wide) {
     return guarded([&] {
+        std::fill_n(single, 3, 0);
+        std::fill_n(wide, 3, 0);
         count_conflicts<float, 8>(single);
         count_conflicts<double, 4>(wide);
     });
