@@ -5,10 +5,10 @@
 // which rounds: inside them a longer sum would drift towards zero. float64: fused multiply-adds, column after column.
 //
 // The one place where the threads of a warp work together. On a device the warp loads fragments of the slices and runs
-// mma.sync; on the host every thread forms its own elements from the slices, with the same bits (tensor_model.hpp).
-// Nothing passes between threads but what lies in the slices, so that within a step still no thread reads what another
-// writes. Which elements a lane loads and holds is said once, in Fragments; tests/native/cuda_tensor_programs.cpp runs
-// whole warps through it against the PTX ISA's tables.
+// mma.sync; on the host every thread forms its own elements from the slices, as tensor_model.hpp rounds. Nothing passes
+// between threads but what lies in the slices, so that within a step still no thread reads what another writes. Which
+// elements a lane loads and holds is said once, in Fragments; tests/native/cuda_tensor_programs.cpp runs whole warps
+// through it against the PTX ISA's tables.
 //
 // float32, R = 8, a warp and eight columns: 48 mma.sync of 1024 multiply-adds each, which take 192 cycles of its
 // quarter of a multiprocessor of capability 9.0 at the data sheet's rate, 307 at five eighths of it, 384 on 8.0; 24
