@@ -89,6 +89,7 @@ void bind_cuda_arrays(py::module_& m) {
         return py::make_tuple(report.devices, report.reason);
     });
     m.def("current_device", &cuda::current_device);
+    m.def("capability", &cuda::capability, "device"_a);
     m.def(
         "memory_info",
         [](int device) {

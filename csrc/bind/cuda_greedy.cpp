@@ -35,7 +35,7 @@ std::shared_ptr<DeviceArray> held(const Place& place, const std::shared_ptr<std:
         DeviceArray{{owner.get(), rows, cols, item * cols, item, dtype, false}, place.device, place.stream, owner});
 }
 
-Array column_products(const std::shared_ptr<DeviceBlock>& block, const DoubleArray& sum_sq_dev, bool exact,
+Array column_products(const std::shared_ptr<DeviceBlock>& block, const DoubleArray& sum_sq_dev, bool exact, bool tensor,
                       bool squared) {
     if (!block) throw std::invalid_argument("an argument is None");
     const std::int64_t p = block->view.x.cols;
@@ -46,7 +46,8 @@ Array column_products(const std::shared_ptr<DeviceBlock>& block, const DoubleArr
     {
         py::gil_scoped_release release;
         owner = cuda::device_memory(place, static_cast<std::size_t>(p * p) * 8);
-        cuda::column_products(place, block->view, squares, exact, squared, reinterpret_cast<double*>(owner.get()));
+        cuda::column_products(place, block->view, squares, exact, tensor, squared,
+                              reinterpret_cast<double*>(owner.get()));
     }
     return held(place, owner, p, p, Dtype::f64);
 }
@@ -69,7 +70,7 @@ Array gather_columns(const Array& x, const IndexArray& index) {
 }
 
 py::tuple unit_sums(const std::shared_ptr<DeviceBlock>& block, const IndexArray& offsets, bool debiased,
-                    bool sample_space, bool double_products, std::int64_t bytes) {
+                    bool sample_space, bool double_products, bool tensor, std::int64_t bytes) {
     if (!block) throw std::invalid_argument("an argument is None");
     if (block->view.kernel != Kernel::linear) throw std::invalid_argument("units are summed for the linear kernel");
     if (offsets.ndim() != 1 || offsets.shape(0) < 2) throw std::invalid_argument("offsets must be [u + 1]");
@@ -86,7 +87,7 @@ py::tuple unit_sums(const std::shared_ptr<DeviceBlock>& block, const IndexArray&
     {
         py::gil_scoped_release release;
         owner = cuda::device_memory(place, static_cast<std::size_t>(u * u) * 8);
-        own = cuda::unit_sums(place, block->view, ends, debiased, sample_space, double_products, bytes,
+        own = cuda::unit_sums(place, block->view, ends, debiased, sample_space, double_products, tensor, bytes,
                               reinterpret_cast<double*>(owner.get()));
     }
     const auto many = static_cast<py::ssize_t>(u);
@@ -144,10 +145,11 @@ std::vector<py::tuple> eliminate(const std::vector<Array>& matrices, bool greedy
 
 void bind_cuda_greedy(py::module_& m) {
     using namespace py::literals;
-    m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a, "squared"_a);
+    m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a, "tensor"_a,
+          "squared"_a);
     m.def("gather_columns", &bound::gather_columns, "x"_a, "index"_a);
     m.def("unit_sums", &bound::unit_sums, "block"_a, "offsets"_a, py::kw_only(), "debiased"_a, "sample_space"_a,
-          "double_products"_a, "bytes"_a);
+          "double_products"_a, "tensor"_a, "bytes"_a);
     m.def("host", &bound::host, "a"_a);
     m.def("total", &bound::total, "a"_a);
     m.def("eliminate", &bound::eliminate, "matrices"_a, py::kw_only(), "greedy"_a, "counts"_a, "min_cka"_a);

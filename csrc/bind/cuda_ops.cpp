@@ -51,9 +51,9 @@ double distance_median(const Block& block) {
 }
 
 py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased, bool sample_space,
-                    bool double_products, std::int64_t bytes) {
+                    bool double_products, bool tensor, std::int64_t bytes) {
     if (rows.empty()) throw std::invalid_argument("there are no blocks");
-    PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1, false};
+    PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1, false, tensor};
     std::vector<const DeviceArray*> arrays;
     for (const auto* side : {&rows, &columns})
         for (const Block& block : *side) {
@@ -85,7 +85,7 @@ void bind_cuda_ops(py::module_& m) {
     m.def("row_norms", &bound::row_norms, "block"_a);
     m.def("distance_median", &bound::distance_median, "block"_a);
     m.def("pair_sums", &bound::pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
-          "double_products"_a, "bytes"_a);
+          "double_products"_a, "tensor"_a, "bytes"_a);
 }
 
 }  // namespace simkit

@@ -49,10 +49,10 @@ py::array_t<double> row_norms_in_strips(const Block& block, std::int64_t residen
 }
 
 py::tuple pair_sums_in_strips(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased,
-                              bool sample_space, bool double_products, std::int64_t resident, std::int64_t passing,
-                              std::int64_t bytes, int threads) {
+                              bool sample_space, bool double_products, bool tensor, std::int64_t resident,
+                              std::int64_t passing, std::int64_t bytes, int threads) {
     if (rows.empty()) throw std::invalid_argument("there are no blocks");
-    PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1, false};
+    PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1, false, tensor};
     std::vector<const DeviceArray*> arrays;
     for (const auto* side : {&rows, &columns})
         for (const Block& block : *side) {
@@ -86,7 +86,7 @@ void bind_cuda_strips(py::module_& m) {
     m.def("row_norms_in_strips", &bound::row_norms_in_strips, "block"_a, py::kw_only(), "resident"_a, "passing"_a,
           "bytes"_a, "threads"_a);
     m.def("pair_sums_in_strips", &bound::pair_sums_in_strips, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a,
-          "sample_space"_a, "double_products"_a, "resident"_a, "passing"_a, "bytes"_a, "threads"_a);
+          "sample_space"_a, "double_products"_a, "tensor"_a, "resident"_a, "passing"_a, "bytes"_a, "threads"_a);
 }
 
 }  // namespace simkit

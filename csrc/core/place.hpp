@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/tiles.hpp"
@@ -32,6 +33,9 @@ struct Strips {
 namespace cuda {
 
 int current_device();
+
+// A device's compute capability, (9, 0) say; (0, 0) where it cannot be asked.
+std::pair<int, int> capability(int device);
 
 struct MemoryInfo {
     std::size_t free, total;  // bytes

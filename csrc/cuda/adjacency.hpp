@@ -176,7 +176,7 @@ struct EdgeTiles {
         for (int r = 0; r < R; ++r) {
             SIMKIT_UNROLL
             for (int word = 0; word < kWords; ++word)
-                rows[Tile::place(along, r)][word].of[across] =
+                rows[PlainMultiply<T, R>::spread(along, r)][word].of[across] =
                     static_cast<unsigned char>((found >> (8 * r + 4 * word)) & 15);
         }
     }

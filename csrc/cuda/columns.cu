@@ -20,8 +20,8 @@ ColumnStats column_stats(const Place& place, const MatrixView& x, const double* 
                     [&](Machine& machine, const Strips& fit) { return column_stats(machine, x, row_scale, fit); });
 }
 
-void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, bool squared,
-                     double* g) {
+void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, bool tensor,
+                     bool squared, double* g) {
     const Index p = block.x.cols;
     at_place(place, kPartsRoom, [&](Machine& machine, Index room) {
         BlockView there = block;
@@ -32,7 +32,7 @@ void column_products(const Place& place, const BlockView& block, const double* s
             there.row_scale = scale->data();
         }
         column_products(machine, there, shifts_in_float(block), {block.shift, block.shift + p},
-                        {sum_sq_dev, sum_sq_dev + p}, exact, squared, g, room);
+                        {sum_sq_dev, sum_sq_dev + p}, exact, tensor, squared, g, room);
     });
 }
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cuda/machine.hpp"
-#include "cuda/product.hpp"
+#include "cuda/tensor_product.hpp"
 #include "ops/columns.hpp"
 
 namespace simkit::cuda {
@@ -209,9 +209,9 @@ struct SquarePlace {
 // Squares of G = Z^T Z over groups of rows of z, the operand's rows being columns of z.
 // Program blocks [squares, groups]: parts [groups, squares, W, W], float64.
 // Sums: T over kChunk samples, float64 across.
-template <class T, int R, bool Plain, class Side = Operand>
+template <class T, int R, bool Plain, class Side = Operand, bool Tensor = false>
 struct CrossSquares {
-    using Tile = Product<T, R, Plain, Side>;
+    using Tile = ProductOn<Tensor, T, R, Plain, Side>;
     static constexpr int kThreads = Tile::kThreads, kResident = 2, kWidth = Tile::kWidth;
     static constexpr int kChunkSlices = 1024 / kSlice;
     using Shared = typename Tile::Slices;
@@ -304,10 +304,10 @@ inline PartlyCentred partly_centred(const std::vector<double>& shift, const std:
     return out;
 }
 
-template <class T, int R, bool Plain, class M>
+template <class T, int R, bool Plain, bool Tensor, class M>
 void cross_squares(M& machine, const Operand& columns, const double* rest, const double* squares, bool squared,
                    double* g, Index room) {
-    using Squares = CrossSquares<T, R, Plain>;
+    using Squares = CrossSquares<T, R, Plain, Operand, Tensor>;
     const Index p = columns.rows, strips = pieces(p, Squares::kWidth), size = Squares::kWidth * Squares::kWidth;
     std::vector<SquarePlace> places;
     for (Index i = 0; i < strips; ++i)
@@ -330,17 +330,16 @@ void cross_squares(M& machine, const Operand& columns, const double* rest, const
 
 // G [p, p] of the columns of a block, or its squares: as ops/columns.hpp. The view, row_scale and g lie on the machine,
 // shift and sum_sq_dev [p] on the host. room: bytes of parts, about, which change no bit.
-template <class M>
-void column_products(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
-                     const std::vector<double>& sum_sq_dev, bool exact, bool squared, double* g,
-                     Index room = kPartsRoom) {
+template <bool Tensor, class M>
+void products_on(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
+                 const std::vector<double>& sum_sq_dev, bool exact, bool squared, double* g, Index room) {
     const MatrixView& x = block.x;
     Operand columns{x.data, x.cols, x.rows,  x.col_stride,    x.row_stride, x.dtype,
                     false,  true,   nullptr, block.row_scale, nullptr,      block.scale};
     if (exact) {
         const auto wide = sent(machine, shift);
         columns.shift = wide.data();
-        cross_squares<double, 4, false>(machine, columns, nullptr, nullptr, squared, g, room);
+        cross_squares<double, 4, false, Tensor>(machine, columns, nullptr, nullptr, squared, g, room);
         return;
     }
     const PartlyCentred partly = partly_centred(shift, sum_sq_dev, static_cast<double>(x.rows), block.scale);
@@ -351,9 +350,19 @@ void column_products(M& machine, const BlockView& block, bool narrow, const std:
     columns.narrow = narrow;
     columns.narrow_shift = narrow ? single.data() : nullptr;
     if (narrow && x.dtype == Dtype::f32)
-        cross_squares<float, 8, true>(machine, columns, rest.data(), squares.data(), squared, g, room);
+        cross_squares<float, 8, true, Tensor>(machine, columns, rest.data(), squares.data(), squared, g, room);
     else
-        cross_squares<float, 8, false>(machine, columns, rest.data(), squares.data(), squared, g, room);
+        cross_squares<float, 8, false, Tensor>(machine, columns, rest.data(), squares.data(), squared, g, room);
+}
+
+// tensor: by tensor cores, which the machine must have.
+template <class M>
+void column_products(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
+                     const std::vector<double>& sum_sq_dev, bool exact, bool tensor, bool squared, double* g,
+                     Index room = kPartsRoom) {
+    on_cores(tensor, [&](auto cores) {
+        products_on<decltype(cores)::value>(machine, block, narrow, shift, sum_sq_dev, exact, squared, g, room);
+    });
 }
 
 }  // namespace simkit::cuda

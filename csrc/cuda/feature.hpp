@@ -258,10 +258,10 @@ inline PairSums feature_sums(const PlacedProblem& problem, const std::vector<dou
     return asked_for(problem, p, centred);
 }
 
-template <class M>
+template <bool Tensor, class M>
 class FeatureSums {
   public:
-    using Squares = CrossSquares<double, 4, false, ColumnTable>;
+    using Squares = CrossSquares<double, 4, false, ColumnTable, Tensor>;
     static constexpr Index kWidth = Squares::kWidth;
 
     FeatureSums(M& machine, const PlacedProblem& problem)
@@ -314,7 +314,8 @@ class FeatureSums {
 
 template <class M>
 PairSums pair_sums_feature(M& machine, const PlacedProblem& problem) {
-    return FeatureSums<M>(machine, problem).sums();
+    return on_cores(problem.tensor,
+                    [&](auto tensor) { return FeatureSums<decltype(tensor)::value, M>(machine, problem).sums(); });
 }
 
 }  // namespace simkit::cuda

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/kernel_value.hpp"
-#include "cuda/product.hpp"
+#include "cuda/tensor_product.hpp"
 
 namespace simkit::cuda {
 
@@ -48,10 +48,10 @@ struct TilePlace {
 //   panel [count, m, W, W], T: K_ij, zero outside of the n x n plane and, debiased, on the diagonal
 //   sums [count, m, 2, W], float64: of its rows and of its columns
 //   diagonal [m, n], float64: |K_ii|
-// Sums: T over kChunk columns, the chunks' sums in T; float64 from there on.
-template <class T, int R, bool Plain, class Value = LinearValue>
+// Sums: T over kChunk columns, the chunks' sums in T; float64 from there on. Tensor: on tensor cores.
+template <class T, int R, bool Plain, class Value = LinearValue, bool Tensor = false>
 struct GramTiles {
-    using Tile = Product<T, R, Plain>;
+    using Tile = ProductOn<Tensor, T, R, Plain>;
     static constexpr int kThreads = Tile::kThreads, kResident = 2, kWidth = Tile::kWidth;
     static constexpr int kChunkSlices = 256 / kSlice;
     struct Parts {
@@ -156,10 +156,10 @@ struct GramTiles {
                 row += static_cast<double>(value);
                 columns[s] += static_cast<double>(value);
             }
-            parts.rows[thread % kSide][Tile::row(thread, r)] = row;
+            parts.rows[Tile::column_place(thread)][Tile::row(thread, r)] = row;
         }
         SIMKIT_UNROLL
-        for (int s = 0; s < R; ++s) parts.columns[thread / kSide][Tile::column(thread, s)] = columns[s];
+        for (int s = 0; s < R; ++s) parts.columns[Tile::row_place(thread)][Tile::column(thread, s)] = columns[s];
     }
 
     SIMKIT_BOTH void add_parts(Index at, int thread, const Parts& parts) const {
@@ -206,11 +206,11 @@ struct StripPair {
 //   parts [count, cuts, m, m], float64, where a pair of strips was asked for
 // Sums: T over kRun elements (few: samples that are alike give equal elements, whose sum rounds the same way every
 // time), float64 across.
-template <class T>
+template <class T, bool Tensor = false>
 struct PanelProducts {
     static constexpr int R = 4, kRunSlices = 2;
     static constexpr Index kPiece = 2048;
-    using Tile = Product<T, R, sizeof(T) == 4>;
+    using Tile = ProductOn<Tensor, T, R, sizeof(T) == 4>;
     static constexpr int kThreads = Tile::kThreads, kResident = 2, kWidth = Tile::kWidth;
     using Shared = typename Tile::Slices;
     struct Registers {

@@ -9,7 +9,7 @@ namespace {
 template <class Compute>
 PairSums with_placed(const Place& place, const PairProblem& problem, std::int64_t bytes, const Compute& compute) {
     return at_place(place, bytes, [&](Machine& machine, std::int64_t room) {
-        PlacedProblem placed{{}, problem.left, problem.debiased, room};
+        PlacedProblem placed{{}, problem.left, problem.debiased, room, problem.tensor};
         std::vector<Sent> sent;
         sent.reserve(problem.blocks.size());
         for (const BlockView& block : problem.blocks)
@@ -43,10 +43,10 @@ PairSums pair_sums_feature(const Place& place, const PairProblem& problem, const
 }
 
 OwnSums unit_sums(const Place& place, const BlockView& block, const std::vector<std::int64_t>& offsets, bool debiased,
-                  bool sample_space, bool double_products, std::int64_t bytes, double* values) {
+                  bool sample_space, bool double_products, bool tensor, std::int64_t bytes, double* values) {
     return at_place(place, bytes, [&](Machine& machine, std::int64_t room) {
         const Sent sent(machine, block);
-        return unit_sums(machine, sent.block(), offsets, debiased, sample_space, double_products, room, values);
+        return unit_sums(machine, sent.block(), offsets, debiased, sample_space, double_products, tensor, room, values);
     });
 }
 

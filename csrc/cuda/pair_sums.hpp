@@ -101,11 +101,13 @@ std::vector<GramBlock<Value>> gram_blocks(M& machine, const PlacedProblem& probl
 }
 
 // One pass over tiles of the plane, `most` of them at once at most.
-template <class T, int R, bool Plain, class Value, class M>
+template <class T, int R, bool Plain, class Value, bool Tensor, class M>
 class SampleWalk {
   public:
-    using Tiles = GramTiles<T, R, Plain, Value>;
-    using Pairs = PanelProducts<T>;
+    using Tiles = GramTiles<T, R, Plain, Value, Tensor>;
+    // Float32 panels stay with plain products: a block's product with itself sums squares, of which tensor cores cut a
+    // little more than of mixed signs, and CKA would be off by 4e-8.
+    using Pairs = PanelProducts<T, Tensor && std::is_same_v<T, double>>;
 
     SampleWalk(M& machine, const PlacedProblem& problem, Index most)
         : machine_(machine),
@@ -230,34 +232,40 @@ PairSums sums_by_passes(const PlacedProblem& problem, std::vector<RowMeans> mean
 }
 
 // A walk over the whole upper triangle.
-template <class T, int R, bool Plain, class Value, class M>
-SampleWalk<T, R, Plain, Value, M> whole_walk(M& machine, const PlacedProblem& problem, const Kernels<M>& kernels,
-                                             const std::vector<RowMeans>& means) {
+template <class T, int R, bool Plain, class Value, bool Tensor, class M>
+SampleWalk<T, R, Plain, Value, Tensor, M> whole_walk(M& machine, const PlacedProblem& problem,
+                                                     const Kernels<M>& kernels, const std::vector<RowMeans>& means) {
     const std::vector<TilePlace> places = upper_tiles(pieces(problem.n(), kSide * R));
-    SampleWalk<T, R, Plain, Value, M> walk(machine, problem, static_cast<Index>(places.size()));
+    SampleWalk<T, R, Plain, Value, Tensor, M> walk(machine, problem, static_cast<Index>(places.size()));
     std::vector<typename M::template Array<double>> held;
     walk.add(gram_blocks<Value>(machine, problem, kernels, means, sizeof(T) == 4, held), places);
     return walk;
 }
 
-template <class T, int R, bool Plain, class Value, class M>
+template <class T, int R, bool Plain, class Value, bool Tensor, class M>
 PairSums sums_by_walk(M& machine, const PlacedProblem& problem) {
     const Kernels<M> kernels(machine, problem);
     return sums_by_passes<T>(problem, kernels.row_means(), [&](const std::vector<RowMeans>& means) {
-        return whole_walk<T, R, Plain, Value>(machine, problem, kernels, means).sums();
+        return whole_walk<T, R, Plain, Value, Tensor>(machine, problem, kernels, means).sums();
     });
 }
 
 // Float32 tiles are 128 wide, float64 ones 64. Non-linear kernels take float64 products.
-template <class M>
-PairSums pair_sums_sample(M& machine, const PlacedProblem& problem, bool double_products) {
+template <bool Tensor, class M>
+PairSums sums_on(M& machine, const PlacedProblem& problem, bool double_products) {
     const auto all = [&](auto&& holds) { return std::all_of(problem.blocks.begin(), problem.blocks.end(), holds); };
     if (!all([](const PlacedBlock& block) { return block.linear(); }))
-        return sums_by_walk<double, 4, false, KernelValue>(machine, problem);
-    if (double_products) return sums_by_walk<double, 4, false, LinearValue>(machine, problem);
+        return sums_by_walk<double, 4, false, KernelValue, Tensor>(machine, problem);
+    if (double_products) return sums_by_walk<double, 4, false, LinearValue, Tensor>(machine, problem);
     if (all([](const PlacedBlock& block) { return block.narrow && block.view.x.dtype == Dtype::f32; }))
-        return sums_by_walk<float, 8, true, LinearValue>(machine, problem);
-    return sums_by_walk<float, 8, false, LinearValue>(machine, problem);
+        return sums_by_walk<float, 8, true, LinearValue, Tensor>(machine, problem);
+    return sums_by_walk<float, 8, false, LinearValue, Tensor>(machine, problem);
+}
+
+template <class M>
+PairSums pair_sums_sample(M& machine, const PlacedProblem& problem, bool double_products) {
+    return on_cores(problem.tensor,
+                    [&](auto tensor) { return sums_on<decltype(tensor)::value>(machine, problem, double_products); });
 }
 
 }  // namespace simkit::cuda

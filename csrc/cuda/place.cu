@@ -9,6 +9,16 @@ int current_device() {
     return device;
 }
 
+std::pair<int, int> capability(int device) {
+    int major = 0, minor = 0;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
+        cudaGetLastError();  // the question must not leave an error behind for the next call
+        return {0, 0};
+    }
+    return {major, minor};
+}
+
 MemoryInfo memory_info(int device) {
     const Visit visit(device);
     MemoryInfo info{};

@@ -39,7 +39,8 @@ struct PlacedProblem {
     std::vector<PlacedBlock> blocks;
     Index left;  // as in PairProblem
     bool debiased;
-    Index bytes;  // of workspace, about
+    Index bytes;          // of workspace, about
+    bool tensor = false;  // products by tensor cores, which the machine must have
 
     Index n() const { return blocks.front().view.x.rows; }
     Index m() const { return static_cast<Index>(blocks.size()); }

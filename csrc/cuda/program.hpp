@@ -6,8 +6,8 @@
 //   bool step(block, thread, k, shared, registers) const
 // where all threads of a block finish step k before any begins step k + 1. Whether there is another step is what it
 // returns, the same for all threads. Within a step no thread reads what another writes: the host runs the threads in
-// any order, and the result must not depend on it. No atomics, no warp functions, sums in a fixed order: the same bits
-// every time.
+// any order, and the result must not depend on it. No atomics, no warp functions (but in cuda/tensor_product.hpp, which
+// says how), sums in a fixed order: the same bits every time.
 #pragma once
 
 #include <cstddef>

@@ -16,7 +16,7 @@ class StripProblem {
   public:
     // whole_weights: the weights of all rows lie on the machine, instead of coming with the rows.
     StripProblem(M& machine, const PairProblem& problem, Index bytes, bool whole_weights)
-        : blocks_(problem.blocks), placed_{{}, problem.left, problem.debiased, bytes} {
+        : blocks_(problem.blocks), placed_{{}, problem.left, problem.debiased, bytes, problem.tensor} {
         for (BlockView& block : blocks_) {
             PlacedBlock placed{block, nullptr, shifts_in_float(block), block.shift};
             const std::vector<double> shift(block.shift, block.shift + block.x.cols);
@@ -57,11 +57,11 @@ class StripProblem {
 // Sample space. A strip of `resident` rows stays while the rows behind it pass, in strips of `passing`: with k resident
 // strips every row crosses (k + 1) / 2 times on average. The row sums have the bits of pair_sums_sample; the products
 // have its terms, added strip by strip.
-template <class T, int R, bool Plain, class M>
+template <class T, int R, bool Plain, bool Tensor, class M>
 class SampleStrips {
   public:
     static constexpr Index kWidth = kSide * R;
-    using Walk = SampleWalk<T, R, Plain, LinearValue, M>;
+    using Walk = SampleWalk<T, R, Plain, LinearValue, Tensor, M>;
 
     SampleStrips(M& machine, const PairProblem& problem, const Strips& strips)
         : machine_(machine),
@@ -138,14 +138,20 @@ class SampleStrips {
     std::size_t turn_ = 0;
 };
 
+template <bool Tensor, class M>
+PairSums sums_on(M& machine, const PairProblem& problem, const Strips& strips) {
+    if (problem.double_products) return SampleStrips<double, 4, false, Tensor, M>(machine, problem, strips).sums();
+    bool plain = true;
+    for (const BlockView& block : problem.blocks) plain &= shifts_in_float(block) && block.x.dtype == Dtype::f32;
+    if (plain) return SampleStrips<float, 8, true, Tensor, M>(machine, problem, strips).sums();
+    return SampleStrips<float, 8, false, Tensor, M>(machine, problem, strips).sums();
+}
+
 // Linear blocks on the host.
 template <class M>
 PairSums pair_sums_sample(M& machine, const PairProblem& problem, const Strips& strips) {
-    if (problem.double_products) return SampleStrips<double, 4, false, M>(machine, problem, strips).sums();
-    bool plain = true;
-    for (const BlockView& block : problem.blocks) plain &= shifts_in_float(block) && block.x.dtype == Dtype::f32;
-    if (plain) return SampleStrips<float, 8, true, M>(machine, problem, strips).sums();
-    return SampleStrips<float, 8, false, M>(machine, problem, strips).sums();
+    return on_cores(problem.tensor,
+                    [&](auto tensor) { return sums_on<decltype(tensor)::value>(machine, problem, strips); });
 }
 
 // to [count] += parts [groups, count], in the order of the groups. Program blocks: pieces(count, kThreads).
@@ -205,10 +211,10 @@ struct JoinShares {
 
 // Feature space. All rows pass once for every batch of squares that there is room for, and where debiased once more for
 // the sums of rows. The bits of pair_sums_feature.
-template <class M>
+template <bool Tensor, class M>
 class FeatureStrips {
   public:
-    using Squares = CrossSquares<double, 4, false, ColumnTable>;
+    using Squares = CrossSquares<double, 4, false, ColumnTable, Tensor>;
     static constexpr Index kCells = Squares::kWidth * Squares::kWidth, kChunk = Squares::kChunkSlices * kSlice;
 
     FeatureStrips(M& machine, const PairProblem& problem, const Strips& strips)
@@ -314,7 +320,9 @@ class FeatureStrips {
 
 template <class M>
 PairSums pair_sums_feature(M& machine, const PairProblem& problem, const Strips& strips) {
-    return FeatureStrips<M>(machine, problem, strips).sums();
+    return on_cores(problem.tensor, [&](auto tensor) {
+        return FeatureStrips<decltype(tensor)::value, M>(machine, problem, strips).sums();
+    });
 }
 
 }  // namespace simkit::cuda

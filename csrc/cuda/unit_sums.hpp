@@ -176,10 +176,8 @@ class UnitSums {
           totals_(machine.template array<double>(problem.m())) {}
 
     OwnSums in_sample_space(bool double_products) {
-        const auto holds = [](const PlacedBlock& block) { return block.narrow && block.view.x.dtype == Dtype::f32; };
-        if (double_products) return by_walk<double, 4, false>();
-        if (std::all_of(problem_.blocks.begin(), problem_.blocks.end(), holds)) return by_walk<float, 8, true>();
-        return by_walk<float, 8, false>();
+        return on_cores(problem_.tensor,
+                        [&](auto tensor) { return in_sample_space_on<decltype(tensor)::value>(double_products); });
     }
 
     // matrix: all columns as one block.
@@ -192,7 +190,8 @@ class UnitSums {
         auto squares = machine_.template array<double>(m * m);
         {
             auto g = machine_.template array<double>(p * p);
-            column_products(machine_, view, matrix.narrow, {matrix.shift, matrix.shift + p}, {}, true, false, g.data());
+            column_products(machine_, view, matrix.narrow, {matrix.shift, matrix.shift + p}, {}, true, problem_.tensor,
+                            false, g.data());
             const int lanes = p / m >= 8 ? SquaresOfUnits::kThreads : 1;
             machine_.run(SquaresOfUnits{g.data(), offsets.data(), m, p, lanes, squares.data()},
                          pieces(m * m, SquaresOfUnits::kThreads / lanes));
@@ -213,13 +212,22 @@ class UnitSums {
   private:
     Index n() const { return problem_.n(); }
 
+    template <bool Tensor>
+    OwnSums in_sample_space_on(bool double_products) {
+        const auto holds = [](const PlacedBlock& block) { return block.narrow && block.view.x.dtype == Dtype::f32; };
+        if (double_products) return by_walk<double, 4, false, Tensor>();
+        if (std::all_of(problem_.blocks.begin(), problem_.blocks.end(), holds))
+            return by_walk<float, 8, true, Tensor>();
+        return by_walk<float, 8, false, Tensor>();
+    }
+
     // As sums_by_walk (cuda/pair_sums.hpp).
-    template <class T, int R, bool Plain>
+    template <class T, int R, bool Plain, bool Tensor>
     OwnSums by_walk() {
         const Kernels<M> kernels(machine_, problem_);
         std::vector<RowMeans> means = kernels.row_means();
         const auto pass = [&] {
-            return whole_walk<T, R, Plain, LinearValue>(machine_, problem_, kernels, means).sums_there();
+            return whole_walk<T, R, Plain, LinearValue, Tensor>(machine_, problem_, kernels, means).sums_there();
         };
         const auto sums = pass();
         OwnSums out = centred(sums);
@@ -301,8 +309,9 @@ inline std::vector<PlacedBlock> units_of(const PlacedBlock& block, const std::ve
 
 template <class M>
 OwnSums unit_sums(M& machine, const PlacedBlock& block, const std::vector<Index>& offsets, bool debiased,
-                  bool sample_space, bool double_products, Index bytes, double* values) {
-    const PlacedProblem problem{units_of(block, offsets), static_cast<Index>(offsets.size()) - 1, debiased, bytes};
+                  bool sample_space, bool double_products, bool tensor, Index bytes, double* values) {
+    const PlacedProblem problem{units_of(block, offsets), static_cast<Index>(offsets.size()) - 1, debiased, bytes,
+                                tensor};
     UnitSums<M> sums(machine, problem, values);
     return sample_space ? sums.in_sample_space(double_products) : sums.in_feature_space(block);
 }

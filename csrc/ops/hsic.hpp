@@ -26,7 +26,8 @@ struct PairProblem {
     bool double_products;
     std::int64_t tile;
     int threads;
-    bool shared;  // sample space: all workers on one tile, instead of one tile each
+    bool shared;          // sample space: all workers on one tile, instead of one tile each
+    bool tensor = false;  // on a device of capability 8.0 or later: products by tensor cores
 
     std::int64_t n() const { return blocks.front().x.rows; }
     std::int64_t m() const { return static_cast<std::int64_t>(blocks.size()); }

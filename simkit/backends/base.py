@@ -64,6 +64,7 @@ OPS = (
 Estimator: TypeAlias = Literal["debiased", "biased"]
 RouteName: TypeAlias = Literal["sample", "feature"]
 Precision: TypeAlias = Literal["float32", "float64"]
+Cores: TypeAlias = Literal["plain", "tensor"]
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,7 @@ class Route:
     bytes: int
     reason: str
     shared: bool = False  # sample space: all workers on one tile, which may be larger, instead of one tile each
+    cores: Cores = "plain"  # the units of a device that form the products
 
 
 @dataclass(frozen=True)

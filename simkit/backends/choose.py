@@ -15,7 +15,7 @@ from typing import Any
 
 from ..kernels import Kernel
 from . import routes
-from .base import OPS, Input, Route, matrices_of
+from .base import OPS, Input, Precision, Route, matrices_of
 from .moment_sums import HeldMoments
 
 PREFERENCE = ("native_cuda", "native_cpu", "reference")
@@ -46,6 +46,11 @@ class Choice:
     def hold_moments(self) -> Callable[..., HeldMoments] | None:
         """What begins moments in the backend's own memory; None where that is the host's."""
         return getattr(self.module, "hold_moments", None)
+
+    def words_of_columns(self, products: Precision, inputs: Sequence[Input]) -> str:
+        """What the backend's products of columns of ``inputs`` are, for a plan."""
+        words: Callable[..., str] | None = getattr(self.module, "words_of_columns", None)
+        return words(products, inputs) if words else f"{products} products of columns"
 
 
 def check_backend(backend: str | None) -> None:

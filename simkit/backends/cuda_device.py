@@ -49,6 +49,15 @@ def place_of(inputs: Sequence[Input]) -> int:
     return devices[0] if devices else int(cuda().current_device())
 
 
+def capability_of(inputs: Sequence[Input]) -> tuple[int, int]:
+    """The compute capability of the device of the inputs; (0, 0) in a build without CUDA."""
+    module = cuda()
+    if module is None:
+        return 0, 0
+    major, minor = module.capability(place_of(inputs))
+    return major, minor
+
+
 def array_on(matrix: Matrix, device: int) -> Any:
     """The matrix as the ops take it: where it lies, or its copy on the device."""
     if isinstance(matrix, DeviceMatrix):

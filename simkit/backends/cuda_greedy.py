@@ -15,13 +15,17 @@ from ..devices import LEGACY_STREAM, DeviceView
 from .base import (
     Block,
     ColumnStats,
+    Cores,
     EliminationOrder,
     Estimator,
+    Input,
     PairSums,
+    Precision,
     Route,
     SquareMatrix,
     UnitBlocks,
 )
+from .cuda_cores import cores_for, products_in_words
 from .cuda_device import array_on, block_on, cuda, place_of
 
 
@@ -60,12 +64,29 @@ class DeviceSquare:
 
 
 def column_products(
-    block: Block, stats: ColumnStats, *, exact: bool = True, squared: bool = False, threads: int = 1
+    block: Block,
+    stats: ColumnStats,
+    *,
+    exact: bool = True,
+    squared: bool = False,
+    threads: int = 1,
+    cores: Cores | None = None,
 ) -> DeviceSquare:
-    """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``; they stay there."""
-    device = place_of([block])
-    products = cuda().column_products(block_on(block, device), stats.sum_sq_dev, exact=exact, squared=squared)
+    """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``; they stay there.
+
+    Raises:
+        NotImplementedError: ``cores`` forces tensor cores that the device does not have.
+    """
+    device, tensor = place_of([block]), cores_for([block], cores) == "tensor"
+    products = cuda().column_products(
+        block_on(block, device), stats.sum_sq_dev, exact=exact, tensor=tensor, squared=squared
+    )
     return DeviceSquare(block.matrix.name, device, block.p, products)
+
+
+def words_of_columns(products: Precision, inputs: Sequence[Input]) -> str:
+    """What products of columns of ``inputs`` are here, for a plan."""
+    return products_in_words(products, cores_for(inputs), " of columns")
 
 
 def gather_columns(matrix: Matrix, columns: npt.NDArray[np.int64]) -> Matrix:
@@ -88,6 +109,7 @@ def unit_sums(units: UnitBlocks, estimator: Estimator, route: Route) -> PairSums
         debiased=estimator == "debiased",
         sample_space=route.name == "sample",
         double_products=route.products == "float64",
+        tensor=route.cores == "tensor",
         bytes=route.bytes,
     )
     held: Any = DeviceSquare(units.whole.matrix.name, device, len(units), values)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import TooLittleMemory
-from .base import Block, Precision, Route, RouteName
+from .base import Block, Cores, Precision, Route, RouteName
+from .cuda_cores import cores_for, products_in_words
 from .routes import FLOAT64_COST, Workspace, count_multiply_adds, products_precision
 
 WORKSPACE = 2**30  # bytes of panels in flight, where no memory is given: many tiles, for the last ones of a round wait
@@ -25,12 +26,13 @@ def plan_pair_sums(
     products: Precision | None = None,
     tile: int | None = None,
     mapped_row_bytes: int = 0,
+    cores: Cores | None = None,
 ) -> Route:
     """The cheaper exact route by counted multiply-adds; ``memory`` bounds the device's workspace, ``route`` forces.
 
     Raises:
-        TooLittleMemory: the smallest workspace is larger than ``memory``. NotImplementedError: a tile of another size.
-        ValueError: feature space is forced on a non-linear kernel.
+        TooLittleMemory: the smallest workspace is larger than ``memory``. NotImplementedError: a tile of another size;
+            tensor cores that the device does not have. ValueError: feature space is forced on a non-linear kernel.
     """
     blocks = [*rows, *(columns or ())]
     n, m = blocks[0].n, len(blocks)
@@ -39,6 +41,7 @@ def plan_pair_sums(
     left, right = sum(block.p for block in rows), sum(block.p for block in columns or ())
     sample_cost, feature_cost = count_multiply_adds(rows, columns)
     linear = all(block.linear for block in blocks)
+    cores = cores_for(blocks, cores)
     if route is None:
         rate = FLOAT64_COST if products == "float64" else 1.0
         route = "feature" if linear and FLOAT64_COST * feature_cost < rate * sample_cost else "sample"
@@ -47,10 +50,13 @@ def plan_pair_sums(
             raise ValueError("the feature-space route needs a linear kernel")
         products, cost = "float64", feature_cost
         reason = f"{cost:.3g} float64 multiply-adds against {sample_cost:.3g} {wanted} ones in sample space"
+        if cores == "tensor":
+            reason = f"{products_in_words(products, cores)}; {reason}"
         space, most = feature_space(n, m, left, right)
     else:
         cost = sample_cost
-        reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
+        words = products_in_words(products, cores)
+        reason = f"{words}: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
         space, most = sample_space(n, m, products, linear=linear)
     size = TILES[products]
     if tile not in (None, size):
@@ -59,7 +65,7 @@ def plan_pair_sums(
         work = f"comparing {m} layers of {n} samples on a device"
         raise TooLittleMemory(f"{memory} bytes", work, space.total(1))
     in_flight = space.workers(most, WORKSPACE if memory is None else memory)
-    return Route(route, products, size, 1, cost, space.total(in_flight), reason)
+    return Route(route, products, size, 1, cost, space.total(in_flight), reason, cores=cores)
 
 
 def sample_space(n: int, m: int, products: Precision, *, linear: bool) -> tuple[Workspace, int]:

@@ -13,7 +13,7 @@ from typing import Any
 from ..arrays import FloatArray, Matrix
 from ..errors import TooLittleMemory
 from . import cuda_routes
-from .base import Block, Precision, Route, RouteName
+from .base import Block, Cores, Precision, Route, RouteName
 from .cuda_device import bound_block, bytes_of, cuda, may_stay, release, room_on
 from .cuda_routes import BUSY, CHUNK, PARTS, TILES, WORKSPACE, feature_space, sample_space
 
@@ -120,6 +120,7 @@ def pair_sums(
         debiased=debiased,
         sample_space=route.name == "sample",
         double_products=route.products == "float64",
+        tensor=route.cores == "tensor",
         **strips.options(),
     )
     return found
@@ -135,6 +136,7 @@ def plan_pair_sums(
     products: Precision | None = None,
     tile: int | None = None,
     mapped_row_bytes: int = 0,
+    cores: Cores | None = None,
 ) -> Route:
     """As :func:`simkit.backends.cuda_routes.plan_pair_sums`; blocks on the host are copied, or go in strips.
 
@@ -145,7 +147,9 @@ def plan_pair_sums(
     """
 
     def planned(room: int | None) -> Route:
-        return cuda_routes.plan_pair_sums(rows, columns, memory=room, route=route, products=products, tile=tile)
+        return cuda_routes.plan_pair_sums(
+            rows, columns, memory=room, route=route, products=products, tile=tile, cores=cores
+        )
 
     blocks = [*rows, *(columns or ())]
     if any(block.matrix.device is not None for block in blocks):

@@ -19,7 +19,7 @@ from .base import Block, ColumnStats, Estimator, Input, PairSums, Route, UnitBlo
 from .cuda_candidates import candidate_sums, pack_centred, unit_features  # noqa: F401 - ops of the table
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 from .cuda_graphs import adjacency, components, cover  # noqa: F401
-from .cuda_greedy import column_products, eliminate, gather_columns  # noqa: F401
+from .cuda_greedy import column_products, eliminate, gather_columns, words_of_columns  # noqa: F401
 from .cuda_moments import hold_moments, largest_entries, moments_add, moments_rows  # noqa: F401
 from .cuda_partners import nearest_rows  # noqa: F401
 
@@ -95,6 +95,7 @@ def pair_sums(
             debiased=debiased,
             sample_space=route.name == "sample",
             double_products=route.products == "float64",
+            tensor=route.cores == "tensor",
             bytes=route.bytes if on_host is None else on_host.workspace,
         )
     left = len(rows)

@@ -25,7 +25,7 @@ from functools import partial
 
 from ..errors import TooLittleMemory
 from ..kernels import CustomKernel, as_integer
-from .base import Block, Precision, Route, RouteName
+from .base import Block, Cores, Precision, Route, RouteName
 
 TILES = (336, 288, 240, 208, 192, 144, 96, 48, 24, 16, 8)  # multiples of a sliver, or nearly
 SHARED = 64  # from so many layers on all workers share one tile: panels are large, and layers enough to deal out
@@ -173,14 +173,17 @@ def plan_pair_sums(
     products: Precision | None = None,
     tile: int | None = None,
     mapped_row_bytes: int = 0,
+    cores: Cores | None = None,
 ) -> Route:
     """Pick the cheapest exact route for all-pairs sums; ``route``, ``products`` and ``tile`` force a choice.
 
     Nothing but the number of workers depends on ``threads``, so that the answer does not.
 
     Raises:
-        TooLittleMemory: the smallest workspace is larger than ``memory``.
+        TooLittleMemory: the smallest workspace is larger than ``memory``. NotImplementedError: tensor cores.
     """
+    if cores == "tensor":
+        raise NotImplementedError("products on tensor cores need a CUDA device, not a processor")
     blocks = [*rows, *(columns or ())]
     n, m = blocks[0].n, len(blocks)
     wanted, why = products_precision(blocks)

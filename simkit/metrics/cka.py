@@ -21,6 +21,7 @@ import numpy as np
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
 from ..backends.base import (
     Block,
+    Cores,
     Estimator,
     PairSums,
     Plan,
@@ -103,6 +104,7 @@ class ForcedRoute:
     route: RouteName | None = None
     products: Precision | None = None
     tile: int | None = None
+    cores: Cores | None = None
 
 
 def cka(
@@ -204,6 +206,7 @@ def sums_of(
             products=products,
             tile=forced.tile,
             mapped_row_bytes=mapped,
+            cores=forced.cores,
         )
         sums: PairSums = chosen.function(rows, columns, estimator=estimator, route=route)
         reason = f"{chosen.reason}; {route.reason}"

@@ -266,7 +266,7 @@ def _prepared(
         products = choose("column_products", backend=backend, inputs=[block])
         double = exact or x.precision == "float64"
         a = products.function(block, stats, exact=double, squared=True, threads=team)
-        reason = f"{products.reason}; {'float64' if double else 'float32'} products of columns"
+        reason = f"{products.reason}; {products.words_of_columns('float64' if double else 'float32', [block])}"
         ran = (Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, a.nbytes),)
     else:
         forced = ForcedRoute(

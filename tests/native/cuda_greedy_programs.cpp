@@ -1,5 +1,5 @@
-// Products of columns, sums of a matrix and elimination on the emulator, as C functions for ctypes. What lies on a device
-// lies in the caller's memory here.
+// Products of columns, sums of a matrix and elimination on the emulator, as C functions for ctypes. What lies on a
+// device lies in the caller's memory here.
 #include "cuda/columns.hpp"
 #include "cuda/elimination.hpp"
 #include "cuda/unit_sums.hpp"
@@ -11,11 +11,11 @@ using emulator::Machine;
 
 extern "C" {
 
-int column_products(const Matrix* x, const double* squares, int exact, int squared, int order, double* g) {
+int column_products(const Matrix* x, const double* squares, int exact, int tensor, int squared, int order, double* g) {
     return guarded([&] {
         Machine machine(static_cast<emulator::Order>(order));
         cuda::column_products(machine, block_of(*x), narrow(*x), {x->shift, x->shift + x->cols},
-                              {squares, squares + x->cols}, exact != 0, squared != 0, g);
+                              {squares, squares + x->cols}, exact != 0, tensor != 0, squared != 0, g);
     });
 }
 
@@ -26,14 +26,14 @@ int gather_columns(const Matrix* x, const Index* index, Index count, int order, 
     });
 }
 
-int unit_sums(const Matrix* x, const Index* offsets, Index u, int debiased, int sample, int wide, Index bytes,
-              int order, double* values, double* self, double* raw) {
+int unit_sums(const Matrix* x, const Index* offsets, Index u, int debiased, int sample, int wide, int tensor,
+              Index bytes, int order, double* values, double* self, double* raw) {
     return guarded([&] {
         Machine machine(static_cast<emulator::Order>(order));
         const std::vector<float> shift(x->shift, x->shift + x->cols);
         const cuda::PlacedBlock block{block_of(*x), shift.data(), narrow(*x), x->shift};
         const cuda::OwnSums own = cuda::unit_sums(machine, block, {offsets, offsets + u + 1}, debiased != 0,
-                                                  sample != 0, wide != 0, bytes, values);
+                                                  sample != 0, wide != 0, tensor != 0, bytes, values);
         std::copy(own.self.begin(), own.self.end(), self);
         std::copy(own.raw.begin(), own.raw.end(), raw);
     });

@@ -70,10 +70,10 @@ int row_norms(const Matrix* x, Terms* terms, double* norms) {
     });
 }
 
-int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample, int wide, Terms* terms,
+int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample, int wide, int tensor, Terms* terms,
               double* values, double* self, double* raw) {
     return on_machine(*terms, [&](Machine& machine, const Strips& strips) {
-        PairProblem problem{{}, left, debiased != 0, wide != 0, 0, 1, false};
+        PairProblem problem{{}, left, debiased != 0, wide != 0, 0, 1, false, tensor != 0};
         for (Index b = 0; b < count; ++b) problem.blocks.push_back(block_of(x[b]));
         const PairSums sums = sample ? cuda::pair_sums_sample(machine, problem, strips)
                                      : cuda::pair_sums_feature(machine, problem, strips);

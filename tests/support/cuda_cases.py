@@ -82,6 +82,7 @@ def pair_sums(
     room: int,
     *,
     sample: bool = True,
+    tensor: bool = False,
 ) -> Callable[[int], Sequence[Array]]:
     def compute(order: int) -> Sequence[Array]:
         return emulated_cuda.pair_sums(
@@ -93,6 +94,7 @@ def pair_sums(
             sample_space=sample,
             double_products=wide,
             bytes=room,
+            tensor=tensor,
         )
 
     return compute

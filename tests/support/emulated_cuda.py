@@ -143,6 +143,7 @@ def pair_sums(
     sample_space: bool,
     double_products: bool,
     bytes: int,
+    tensor: bool = False,
 ) -> tuple[Floats, Floats, Floats]:
     m, left = len(rows) + len(columns), len(rows)
     values, own, raw = np.empty((left, len(columns) or left)), np.empty(m), np.empty(m)
@@ -153,20 +154,23 @@ def pair_sums(
         int(debiased),
         int(sample_space),
         int(double_products),
+        int(tensor),
         ctypes.c_int64(bytes),
     )
     run(programs, "pair_sums", table, *sizes, order, values, own, raw)
     return values, own, raw
 
 
-def module(programs: Any, order: int = 0) -> Any:
-    """As ``_cuda``, with the threads of a block in this order: 0 upwards, 1 downwards, 2 shuffled at every step."""
+def module(programs: Any, order: int = 0, capability: tuple[int, int] = (7, 5)) -> Any:
+    """As ``_cuda``, with the threads of a block in this order: 0 upwards, 1 downwards, 2 shuffled at every step; of a
+    device that has no tensor cores, unless its capability says so."""
     functions = (column_stats, row_norms, distance_median, pair_sums)
     bound = {function.__name__: partial(function, programs, order) for function in functions}
     return SimpleNamespace(
         Array=Array,
         Block=Block,
         current_device=lambda: 0,
+        capability=lambda device: capability,
         memory_info=lambda device: (2**37, 2**37),
         device_report=lambda: (["an emulator"], ""),
         **bound,

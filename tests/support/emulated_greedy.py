@@ -22,10 +22,18 @@ def square(a: Floats) -> Array:
 
 
 def column_products(
-    programs: Any, order: int, block: Block, sum_sq_dev: Floats, *, exact: bool, squared: bool
+    programs: Any,
+    order: int,
+    block: Block,
+    sum_sq_dev: Floats,
+    *,
+    exact: bool,
+    squared: bool = False,
+    tensor: bool = False,
 ) -> Array:
     g = np.full((block.x.shape[1],) * 2, np.nan)
-    run(programs, "column_products", ctypes.byref(block.matrix), sum_sq_dev, int(exact), int(squared), order, g)
+    how = int(exact), int(tensor), int(squared), order
+    run(programs, "column_products", ctypes.byref(block.matrix), sum_sq_dev, *how, g)
     return square(g)
 
 
@@ -47,10 +55,11 @@ def unit_sums(
     sample_space: bool,
     double_products: bool,
     bytes: int,
+    tensor: bool = False,
 ) -> tuple[Array, Floats, Floats]:
     u = len(offsets) - 1
     values, own, raw = np.full((u, u), np.nan), np.empty(u), np.empty(u)
-    how = int(debiased), int(sample_space), int(double_products), ctypes.c_int64(bytes), order
+    how = int(debiased), int(sample_space), int(double_products), int(tensor), ctypes.c_int64(bytes), order
     run(programs, "unit_sums", ctypes.byref(block.matrix), offsets, ctypes.c_int64(u), *how, values, own, raw)
     return square(values), own, raw
 
@@ -90,7 +99,7 @@ class Module(SimpleNamespace):
     """As ``_cuda``; ``fetched()`` counts the bytes that came from the device."""
 
 
-def module(programs: Any, greedy_programs: Any, order: int = 0) -> Any:
+def module(programs: Any, greedy_programs: Any, order: int = 0, capability: tuple[int, int] = (7, 5)) -> Any:
     """The module of ``emulated_cuda``, and with it what greedy orders need."""
     copied = [0]
 
@@ -107,5 +116,5 @@ def module(programs: Any, greedy_programs: Any, order: int = 0) -> Any:
 
     functions = (column_products, gather_columns, unit_sums, total, eliminate)
     bound = {function.__name__: partial(function, greedy_programs, order) for function in functions}
-    base = vars(emulated_cuda.module(programs, order))
+    base = vars(emulated_cuda.module(programs, order, capability))
     return Module(**base, **bound, host=host, fetched=fetched)

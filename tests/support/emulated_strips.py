@@ -76,13 +76,15 @@ class Emulated:
         debiased: bool,
         sample_space: bool,
         double_products: bool,
+        tensor: bool = False,
         **strips: int,
     ) -> tuple[Floats, Floats, Floats]:
         m, left = len(rows) + len(columns), len(rows)
         values, own, raw = np.empty((left, len(columns) or left)), np.empty(m), np.empty(m)
         table = (Matrix * m)(*(block.matrix for block in (*rows, *columns)))
-        sizes = ctypes.c_int64(m), ctypes.c_int64(left), int(debiased), int(sample_space), int(double_products)
-        self._run("pair_sums", table, *sizes, self._terms(strips), values, own, raw)
+        sizes = ctypes.c_int64(m), ctypes.c_int64(left)
+        how = int(debiased), int(sample_space), int(double_products), int(tensor)
+        self._run("pair_sums", table, *sizes, *how, self._terms(strips), values, own, raw)
         return values, own, raw
 
 
@@ -101,9 +103,9 @@ class StripArray(emulated_cuda.Array):
         return emulated_cuda.Array.copied(x=x, dtype=dtype, device=device)
 
 
-def module(programs: Any, emulated: Emulated) -> Any:
+def module(programs: Any, emulated: Emulated, capability: tuple[int, int] = (7, 5)) -> Any:
     """As ``_cuda``; whole matrices on the emulator of ``cuda_programs``, strips on ``emulated``."""
-    found = emulated_cuda.module(programs, emulated.order)
+    found = emulated_cuda.module(programs, emulated.order, capability)
     StripArray.uploads.clear()
     found.Array = StripArray
     found.memory_info = lambda device: (emulated.memory, emulated.memory)

@@ -11,6 +11,12 @@ count of roundings that depends on the lengths of the sums. The demand is what s
 * **cka, float64**: the same 8 eps, √p more for dot products, and a loss of at most 1e4: what cancels further than
   1e-3 (feature space) or 1e-4 (sample space) is formed again, centred. 1e4 · (8 + √p) · eps, at most the demand of
   1e-10.
+* **cka, float32 on tensor cores**: high + low of an entry miss 0 or, for one value in four, 1 eps; with the rounding of
+  z 0.58 eps rms, columns independently, so that over 16 or more (fewer are multiplied plainly) a K_ij carries
+  √2 · 0.58/√16 = 0.2 eps, three sigmas 0.6. low · low is at most 2 eps of a product, 2^-22/7 = 0.3 eps on average where
+  both entries are equal, of either sign else: 0.9 in all, below the 1 eps above. Sums of eight are cut towards zero, by
+  1 eps at most: K shrinks by half an eps, which a ratio does not see (hsic does, by twice that), and what differs from
+  pair to pair averages over p/8 sums. The panel is plain. 8 eps stand.
 * **hsic**: relative to √(HSIC(x, x) HSIC(y, y)); half of cka's ratio, so cka's entry.
 * **stream**: as cka, float64, whatever the input; √n more for sums over rows. Demand 1e-9.
 * **merge**: two orders of the same float64 additions. Demand 1e-12 on ordinary features.
@@ -18,6 +24,7 @@ count of roundings that depends on the lengths of the sums. The demand is what s
   1e-9 (float64) and 1e-6 (float32).
 * **products**: centred cross-products relative to √(G_ii G_jj). float32: 1,024 rows in 16 lanes, a random walk of
   4 eps; columns with mean² ≤ 9 var stay as they are, so that sums are up to 10 times their centred size: 48 eps.
+  On tensor cores 128 sums of eight: 3.3 eps of a random walk and half an eps of their cuts, less than the 4.
   float64: 2 (8 + √n).
 * **mean**: relative to the largest |x|: float64 sums of n terms, √n eps. **norms**: relative, √p. **median**:
   relative; distances below 1e-5 of |x_i|² + |x_j|² are formed again from differences, so 4e5 eps (of two norms and a
