@@ -36,7 +36,7 @@ def test_g1_all_pairs(device: Device, gpu_measure: Measure, at_full_size: bool) 
         title=f"debiased linear CKA, {layers} × {layers} layers, n = {n:,}",
         sizes={"n": n, "widths": list(widths)},
         inputs=[relu_layers(device, seed, n, widths) for seed in range(2)],
-        feasible=relu_layers(device, 2, *SMALL),
+        feasible=relu_layers(device, 2, 70, (80, 30)),
         host_truth=lambda models: host.cka_table(*on_host(models)),
         truth=lambda models: truth.cka_table(*models),
         difference=lambda a, b: float(np.abs(a - b).max()),
