@@ -90,6 +90,15 @@ def test_sums_of_units(programs: Any, widths: str, n: int) -> None:
             units_agree(every_order(compute) if n == 65 else compute(0), block, offsets, debiased, wide)
 
 
+def test_the_plan_counts_the_cross_products_of_all_columns() -> None:
+    block, _ = block_of(relu(300, 40))
+    rows = UnitBlocks(block, np.arange(0, 41, 5))
+    assert [len(rows), rows[-1].p, len(rows[2:4])] == [8, 5, 2]
+    whole, apart = (native_cuda.plan_pair_sums(blocks, None, route="feature") for blocks in (rows, list(rows)))
+    assert whole.bytes == apart.bytes + 8 * 40 * 40
+    assert whole.multiply_adds == apart.multiply_adds
+
+
 def test_sums_of_units_that_cancel(programs: Any) -> None:
     """One row dwarfs the others: tiles are centred by their row means, and formed again."""
     x = relu(96, 20)
