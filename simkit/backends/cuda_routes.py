@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import TooLittleMemory
-from .base import Block, Precision, Route, RouteName
+from .base import Block, Precision, Route, RouteName, UnitBlocks
 from .routes import FLOAT64_COST, Workspace, count_multiply_adds, products_precision
 
 WORKSPACE = 2**30  # bytes of panels in flight, where no memory is given: many tiles, for the last ones of a round wait
@@ -48,6 +48,8 @@ def plan_pair_sums(
         products, cost = "float64", feature_cost
         reason = f"{cost:.3g} float64 multiply-adds against {sample_cost:.3g} {wanted} ones in sample space"
         space, most = feature_space(n, m, left, right)
+        if isinstance(rows, UnitBlocks) and columns is None:  # their cross-products are all there before the sums
+            space, most = Workspace(space.shared + 8 * left * left, most * space.each), 1
     else:
         cost = sample_cost
         reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
