@@ -92,7 +92,7 @@ def row_strips(matrix: Matrix, device: int, memory: int | None, threads: int) ->
 
 def _beside_copies(matrix: Matrix, device: int, memory: int | None) -> int:
     """The room of a pass: what is free has lost the copies that stay, and of ``memory`` they may take half."""
-    return (room_on(device, None, [matrix]) or 0) if memory is None else memory // 2
+    return room_on(device, None, [matrix]) if memory is None else memory // 2
 
 
 def array_on_host(matrix: Matrix, device: int) -> Any:
@@ -157,10 +157,8 @@ def plan_pair_sums(
         return planned(memory)
     matrices = {id(block.matrix): block.matrix for block in blocks}.values()
     features = sum(map(bytes_of, matrices))
-    room = room_on(int(cuda().current_device()) if cuda() else 0, memory, matrices)
+    room = room_on(int(cuda().current_device()), memory, matrices)
     found = planned(None)
-    if room is None:
-        return _whole(found, features)
     most = room - features if memory is not None else min(WORKSPACE, room - features)
     try:
         return _whole(found if memory is None and found.bytes <= most else planned(most), features)
