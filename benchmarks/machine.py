@@ -31,6 +31,7 @@ PACKAGES = {
     "rsatoolbox": "rsatoolbox",
     "repsim": "repsim",
     "pykeops": "pykeops",
+    "cupy": "cupy-cuda13x",
     "networkx": "networkx",
 }
 COPIED = 64 * 2**20  # bytes of the array whose copy gives the bandwidth

@@ -90,6 +90,15 @@ def test_sums_of_units(programs: Any, widths: str, n: int) -> None:
             units_agree(every_order(compute) if n == 65 else compute(0), block, offsets, debiased, wide)
 
 
+def test_the_plan_counts_the_cross_products_of_all_columns() -> None:
+    block, _ = block_of(relu(300, 40))
+    rows = UnitBlocks(block, np.arange(0, 41, 5))
+    assert [len(rows), rows[-1].p, len(rows[2:4])] == [8, 5, 2]
+    whole, apart = (native_cuda.plan_pair_sums(blocks, None, route="feature") for blocks in (rows, list(rows)))
+    assert whole.bytes == apart.bytes + 8 * 40 * 40
+    assert whole.multiply_adds == apart.multiply_adds
+
+
 def test_sums_of_units_that_cancel(programs: Any) -> None:
     """One row dwarfs the others: tiles are centred by their row means, and formed again."""
     x = relu(96, 20)
@@ -194,6 +203,17 @@ def test_sums_that_fall_faster_than_the_queue_foresees(programs: Any, greedy: bo
     units, cka, _ = every_order(orders(programs, [np.outer(s, s)], greedy=greedy))
     assert units.tolist() == want.order.tolist() == list(range(40))
     assert_close(cka, want.cka, "greedy", "float64", 40, 40)
+
+
+@pytest.mark.parametrize("in_registers", [IN_REGISTERS, 0])
+def test_elimination_on_any_matrix_of_products(programs: Any, in_registers: int) -> None:
+    """Negative entries, as debiased matrices have them; a Q that comes near zero on its way."""
+    for u, greedy in itertools.product((2, 3, 30), (True, False)):
+        k = np.random.default_rng([6, u]).standard_normal((u, 200))
+        (want,) = reference.eliminate([k @ k.T], greedy=greedy)
+        units, cka, _ = orders(programs, [k @ k.T], greedy=greedy, in_registers=in_registers)(2)
+        assert units.tolist() == want.order.tolist()
+        assert np.allclose(cka, want.cka, rtol=0, atol=1e-10, equal_nan=True)
 
 
 @pytest.mark.parametrize("greedy", [True, False])
@@ -309,6 +329,37 @@ def test_layers_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
         for name, one in got.items():
             assert (one.order.tobytes(), one.cka.tobytes()) == (want[name].order.tobytes(), want[name].cka.tobytes())
             assert [step.op for step in one.plan.steps] == ["column_products", "eliminate", "column_stats"]
+
+
+class There:
+    """An array that says that it lies on device 0, and comes to no host."""
+
+    def __init__(self, values: Array) -> None:
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        place = {"data": (self.values.ctypes.data, False), "strides": self.values.strides, "version": 3}
+        return {"shape": self.shape, "typestr": self.dtype.str, **place}
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def get(self) -> Array:
+        raise AssertionError("an array on the device was copied to the host")
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("units", UNITS)
+def test_arrays_on_a_device_stay_there(units: str) -> None:
+    layers = {name: relu(70, 24, seed).astype(np.float32) for seed, name in enumerate("ab")}
+    for estimator in ("biased", "debiased"):
+        options: Any = {"units": UNITS[units], "estimator": estimator, "exact": True}
+        found = sk.greedy_cka({name: There(x) for name, x in layers.items()}, **options)
+        for name, got in found.items():
+            agree(got, sk.greedy_cka(layers[name], backend="reference", **options), np.float64, 70, 24)
+            assert "host" not in got.plan.explain()
+            assert ("gather_columns" in [step.op for step in got.plan.steps]) == (units == "ids")
 
 
 @pytest.mark.parametrize("units", [None, 200, np.random.default_rng(1).permutation(np.arange(400) % 200)])

@@ -14,6 +14,7 @@ from typing import Any
 import emulated_cuda
 import numpy as np
 import numpy.typing as npt
+import oracles
 import pytest
 from cuda_cases import agrees, array_of, block_of, bound, half, layouts, pair_sums, relu
 from emulated_cuda import compile_programs
@@ -108,8 +109,8 @@ def test_nonfinite_entries_of_later_strips_are_found(programs: dict[str, Any]) -
 @pytest.mark.parametrize("wide", [False, True])
 def test_pairs_in_sample_space(programs: dict[str, Any], pace: str, wide: bool) -> None:
     """Rows in strips of one tile, whose last has one row: the terms in the order of strips."""
-    tile = 64 if wide else 128
-    blocks = [block_of(relu(2 * tile + 1, p, p).astype(np.float32), sk.Cosine())[0] for p in (12, 5)]
+    n = 3 * 64 + 1 if wide else 2 * 128 + 1  # the first strip has more to pass it than the two places for them
+    blocks = [block_of(relu(n, p, p).astype(np.float32), sk.Cosine())[0] for p in (12, 5)]
     emulated = Emulated(programs[STRIPS], PACES.index(pace) % 3, pace)
     agrees(sums(emulated, blocks, 2, sample=True, wide=wide), blocks, [], True, wide)
 
@@ -126,7 +127,9 @@ def test_pairs_in_one_strip_have_the_bits_of_whole_copies(programs: dict[str, An
 @pytest.mark.parametrize("tile", [64, 128])
 def test_pairs_in_strips_of_any_height(programs: dict[str, Any], tile: int) -> None:
     """Heights that divide one another, and that do not: the row sums keep their bits, the products their digits."""
-    for n, (resident, passing) in itertools.product((4 * tile + 5, 5 * tile), ((3, 2), (2, 1), (2, 2), (4, 3))):
+    for n, (resident, passing) in itertools.product(
+        (tile - 1, tile, tile + 1, 3 * tile + 2), ((3, 2), (2, 1), (2, 2), (1, 1))
+    ):
         blocks = [block_of(relu(n, p, p).astype(np.float32))[0] for p in (20, 5)]
         heights = {"resident": resident * tile, "passing": passing * tile}
         for order, pace in enumerate(PACES):
@@ -172,6 +175,25 @@ def test_pairs_of_any_layout_type_and_side(programs: dict[str, Any], sample: boo
     for view in layouts(x.astype(np.float32)):
         got = sums(emulated, [block_of(view)[0], y], 2, sample=sample, wide=not sample, room=0, threads=1)
         assert same_bits(got, want)
+
+
+@pytest.mark.parametrize("wide", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_hazards(programs: dict[str, Any], wide: bool) -> None:
+    """Strips change the order of a few sums: what the arithmetic of whole copies makes of a hazard, strips do too."""
+    for number, hazard in enumerate(oracles.hazard_battery()):
+        if hazard.x.dtype == np.float64 and not wide:
+            continue
+        blocks = [block_of(x[:100])[0] for x in (hazard.x, hazard.y)]
+        for sample in (True, False):
+            emulated = Emulated(programs[STRIPS], number % 3, PACES[number % 4])
+            got = sums(emulated, blocks, 2, sample=sample, wide=wide or not sample)
+            want = pair_sums(programs[WHOLE], blocks, [], True, wide or not sample, 2**24, sample=sample)(0)
+            if sample:
+                size = np.sqrt(np.outer(want[1], want[1]))
+                assert_close(got[0], want[0], "hsic", "float64", 100, 64, scale=size)
+                assert_close(got[2], want[2], "hsic", "float64", 100, 64, scale=want[2])
+            else:
+                assert same_bits(got, want)
 
 
 def test_pairs_that_cancel_pass_again(programs: dict[str, Any]) -> None:

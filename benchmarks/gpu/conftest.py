@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
+from simkit.backends.cuda_device import device_report
+
 from ..conftest import COMMIT, RESULTS, results_folder
 from ..machine import describe_machine, versions
 from ..protocol import Missing
@@ -40,8 +42,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def no_device() -> str:
     """Why nothing can be measured here; empty where a device is seen by simkit and by torch."""
     import torch
-
-    from simkit.backends.cuda_device import device_report
 
     _, devices, reason = device_report()
     if not devices:
@@ -89,7 +89,8 @@ def gpu_measure(device: Device, full: bool, pytestconfig: pytest.Config) -> Meas
     def run(workload: Workload, simkit: Contestant, rivals: Sequence[Contestant | Missing] = ()) -> dict[str, Any]:
         if device.real and MACHINE not in pytestconfig.stash:
             errors = product_errors(device, side)
-            pytestconfig.stash[MACHINE] = {"device": device.describe(), "product_errors": errors, "side": side}
+            seen = {"device": device.describe(), "seen_by_simkit": device_report()[1]}
+            pytestconfig.stash[MACHINE] = seen | {"product_errors": errors, "side": side}
         if device.real:
             result = measure(device, workload, simkit, rivals, side=side)
         else:

@@ -32,7 +32,7 @@ def test_g4_covering(device: Device, gpu_measure: Measure, at_full_size: bool) -
         title=f"filter graph of {n:,} filters of {d} weights, {len(cosines)} thresholds",
         sizes={"n": n, "d": d, "thresholds": len(cosines)},
         inputs=[filters(device, seed, n, d) for seed in range(2)],
-        feasible=filters(device, 2, 180, 300),
+        feasible=filters(device, 2, 150, 200),
         host_truth=lambda w: host.graph_measures(on_host(w), cosines),
         truth=lambda w: truth.graph_measures(w, cosines),
         difference=differing,

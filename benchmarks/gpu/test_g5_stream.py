@@ -60,7 +60,7 @@ def test_g5_stream(device: Device, gpu_measure: Measure, at_full_size: bool) -> 
         title=f"streaming debiased CKA, {len(widths)} + {len(widths)} layers of {max(widths)}, {rows:,} rows",
         sizes={"rows": rows, "widths": list(widths), "batch": batch},
         inputs=[Stream(layers, batch, repeats) for layers in models],
-        feasible=Stream(relu_layers(device, 2, 192, (24, 16)), 64, 2),
+        feasible=Stream(relu_layers(device, 2, 120, (20, 12, 8)), 50, 3),
         host_truth=lambda stream: host.cka_table(*on_host(stream.models), repeats=stream.repeats),
         truth=lambda stream: truth.cka_table(*stream.models, repeats=stream.repeats),
         difference=lambda a, b: float(np.abs(a - b).max()),

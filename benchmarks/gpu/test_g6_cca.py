@@ -37,7 +37,7 @@ def test_g6_cca(device: Device, gpu_measure: Measure, at_full_size: bool, name: 
         title=f"{name} of two layers of {p}, n = {n:,}, float64, condition {CONDITION:.0e}",
         sizes={"n": n, "p": p, "condition": CONDITION},
         inputs=[pair(device, seed, n, p, CONDITION) for seed in range(2)],
-        feasible=pair(device, 2, 150, 16, CONDITION),
+        feasible=pair(device, 2, 120, 12, CONDITION),
         host_truth=lambda inputs: constructed(inputs) or host(on_host(inputs)),
         truth=lambda inputs: constructed(inputs) or formula(inputs),
         difference=lambda a, b: abs(a - b),

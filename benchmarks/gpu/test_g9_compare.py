@@ -52,7 +52,7 @@ class Models:
 def test_g9_compare(device: Device, gpu_measure: Measure, at_full_size: bool) -> None:
     """Exact over the whole set, where packages average batches; the bare forward passes beside it."""
     models = make(device, *((4096, 16, 3, 16, 32, 256) if at_full_size else SMALL))
-    feasible = make(device, *SMALL)
+    feasible = make(device, 40, 3, 1, 3, 10, 16)
     with float32_convolutions():
         features = features_of(models)
         n, widths = len(models.images), [layer.shape[1] for layer in features[0]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,10 +18,12 @@ import torch
 
 import simkit as sk
 
+from .. import truth as host
 from ..protocol import Missing
-from . import conftest, table
+from . import conftest, table, test_g2_greedy, truth
 from .conftest import run_record, write_run
 from .device import Cuda, Rehearsal, array_library, driver_version
+from .inputs import on_host, relu_layers
 from .products import MODES, PRECISIONS, gram, measure_ceilings, product, product_errors, split
 from .protocol import Contestant, Workload, measure
 
@@ -140,6 +143,30 @@ def test_products_at_every_precision() -> None:
     assert min(rates.copied, *rates.rates.values()) > 0
 
 
+@pytest.mark.parametrize("strip", [1, 700, 10**9])
+def test_strips_change_nothing(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gram matrices by one row, by some, at once: the references' and the rival's."""
+    device = Rehearsal()
+    (x, y), (z, _) = relu_layers(device, 0, 20, (30, 12))
+    monkeypatch.setattr(truth, "STRIP", strip)
+    for estimator in (True, False):
+        want = host.cka_table(on_host([x, y]), on_host([z]), debiased=estimator)
+        assert np.abs(truth.cka_table([x, y], [z], debiased=estimator) - want).max() < 1e-12
+    wanted = host.unit_products(on_host(x), 6)
+    assert np.allclose(on_host(truth.unit_products(x, 6)), wanted, rtol=1e-12)
+    centred = x.double() - x.double().mean(dim=0)
+    assert np.allclose(on_host(test_g2_greedy.unit_products(centred, 6, "float64", strip)), wanted, rtol=1e-12)
+
+
+def test_orders_are_judged_as_on_the_host() -> None:
+    """A good order and a bad one, with right numbers and with wrong ones."""
+    products = host.unit_products(on_host(relu_layers(Rehearsal(), 0, 40, (9,))[0][0]), 9)
+    order, scores = host.greedy_order(products)
+    for chosen, reported in ((order, scores), (order[::-1], scores), (order, scores + 1e-3)):
+        want = host.order_error(products, chosen, reported)
+        assert truth.order_error(products, chosen, reported) == pytest.approx(want, rel=1e-9, abs=1e-14)
+
+
 def test_tables_of_a_record(tmp_path: Path) -> None:
     """From a record to both pages: stale, written, fresh; a run that is not full changes nothing."""
     page, readme = tmp_path / "page.md", tmp_path / "README.md"
@@ -241,6 +268,29 @@ def test_the_device_is_timed_by_its_events(monkeypatch: pytest.MonkeyPatch) -> N
     device.forget()
     told = device.describe()
     assert (told["name"], told["capability"], told["memory_gib"], told["l2_mib"]) == ("a device", "9.0", 8.0, 128.0)
+
+
+def test_steps_on_a_device_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph's stand-in takes back what ran while it was captured, as a device would not have run it."""
+    ran: list[int] = []
+
+    class Graph:
+        def capture_begin(self) -> None:
+            self.before = len(ran)
+
+        def capture_end(self) -> None:
+            del ran[self.before :]
+
+        def replay(self) -> None:
+            ran.append(1)
+
+    stream = SimpleNamespace(wait_stream=lambda _: None, synchronize=lambda: None)
+    stands = {"Stream": lambda: stream, "current_stream": lambda: stream, "stream": lambda _: nullcontext()}
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(CUDAGraph=Graph, **stands))
+    for count in (1, 3, 4, 20):
+        ran.clear()
+        test_g2_greedy.repeat(lambda: ran.append(0), count, SimpleNamespace(real=True))
+        assert ran == [0] * min(count, 3) + [1] * max(0, count - 3)
 
 
 def test_plans_are_read_from_results() -> None:

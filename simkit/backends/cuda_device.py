@@ -123,12 +123,12 @@ def held_bytes(device: int, matrices: Iterable[Matrix] | None = None) -> int:
     )
 
 
-def room_on(device: int, memory: int | None, matrices: Iterable[Matrix]) -> int | None:
-    """Bytes that work on these matrices, their copies included, may take on a device; None: nobody knows.
+def room_on(device: int, memory: int | None, matrices: Iterable[Matrix]) -> int:
+    """Bytes that work on these matrices, their copies included, may take on a device.
 
     ``memory`` says it, or a share of what is free, and of what copies that are there already have taken.
     """
-    if memory is not None or cuda() is None:
+    if memory is not None:
         return memory
     free, _ = cuda().memory_info(device)
     return int(SHARE * (free + held_bytes(device, matrices)))
@@ -138,4 +138,4 @@ def may_stay(matrix: Matrix, device: int, memory: int | None) -> bool:
     """Whether a copy of the whole matrix leaves half of the room to what else is there."""
     room = room_on(device, memory, [matrix])
     here = held_bytes(device, [matrix])
-    return bool(here) or room is None or 2 * (held_bytes(device) * (memory is not None) + bytes_of(matrix)) <= room
+    return bool(here) or 2 * (held_bytes(device) * (memory is not None) + bytes_of(matrix)) <= room

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import TooLittleMemory
-from .base import Block, Cores, Precision, Route, RouteName
+from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
 from .cuda_cores import cores_for, products_in_words
 from .routes import FLOAT64_COST, Workspace, count_multiply_adds, products_precision
 
@@ -53,6 +53,8 @@ def plan_pair_sums(
         if cores == "tensor":
             reason = f"{products_in_words(products, cores)}; {reason}"
         space, most = feature_space(n, m, left, right)
+        if isinstance(rows, UnitBlocks) and columns is None:  # their cross-products are all there before the sums
+            space, most = Workspace(space.shared + 8 * left * left, most * space.each), 1
     else:
         cost = sample_cost
         words = products_in_words(products, cores)

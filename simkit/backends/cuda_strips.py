@@ -61,12 +61,12 @@ def column_strips(matrix: Matrix, device: int, memory: int | None, threads: int)
     """
     if may_stay(matrix, device, memory):
         return None
-    room = room_on(device, memory, [matrix]) or 0
+    room = _beside_copies(matrix, device, memory)
     item, p = matrix.values.itemsize, matrix.p
     of_column, of_rows = 2 * PART * item + COLUMN + COLUMN + 8, 16 * PART + 4 * PADDING
     least = of_rows + min(BAND, p) * of_column
-    if memory is not None and least > memory:
-        raise TooLittleMemory(f"{memory} bytes", f"the statistics of {matrix.name} on a device", least)
+    if memory is not None and least > room:
+        raise TooLittleMemory(f"{memory} bytes", f"the statistics of {matrix.name} on a device", 2 * least)
     columns = min(p, max(BAND, (room - of_rows) // of_column))
     parts = 1
     if columns == p:
@@ -83,11 +83,16 @@ def row_strips(matrix: Matrix, device: int, memory: int | None, threads: int) ->
     if may_stay(matrix, device, memory):
         return None
     row, fixed = matrix.p * matrix.values.itemsize, 8 * (matrix.n + matrix.p) + 4 * PADDING
-    least = fixed + 2 * ROWS * row
-    if memory is not None and least > memory:
-        raise TooLittleMemory(f"{memory} bytes", f"the row norms of {matrix.name} on a device", least)
-    spare = (room_on(device, memory, [matrix]) or 0) - fixed
+    room, least = _beside_copies(matrix, device, memory), fixed + 2 * ROWS * row
+    if memory is not None and least > room:
+        raise TooLittleMemory(f"{memory} bytes", f"the row norms of {matrix.name} on a device", 2 * least)
+    spare = room - fixed
     return Strips(passing=max(ROWS, min(PASSING // row, spare // (2 * row))) // ROWS * ROWS, threads=threads)
+
+
+def _beside_copies(matrix: Matrix, device: int, memory: int | None) -> int:
+    """The room of a pass: what is free has lost the copies that stay, and of ``memory`` they may take half."""
+    return room_on(device, None, [matrix]) if memory is None else memory // 2
 
 
 def array_on_host(matrix: Matrix, device: int) -> Any:
@@ -156,10 +161,8 @@ def plan_pair_sums(
         return planned(memory)
     matrices = {id(block.matrix): block.matrix for block in blocks}.values()
     features = sum(map(bytes_of, matrices))
-    room = room_on(int(cuda().current_device()) if cuda() else 0, memory, matrices)
+    room = room_on(int(cuda().current_device()), memory, matrices)
     found = planned(None)
-    if room is None:
-        return _whole(found, features)
     most = room - features if memory is not None else min(WORKSPACE, room - features)
     try:
         return _whole(found if memory is None and found.bytes <= most else planned(most), features)

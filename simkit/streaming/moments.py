@@ -1,9 +1,10 @@
 """Float64 moments of a stream, enough for the exact HSIC of linear kernels: any number of rows, memory that stays.
 
 The sums are those of :class:`simkit.backends.moment_sums.MomentSums`, over z = (x - c) · scale; :mod:`.finish` turns
-them into HSIC. Rows are added in blocks of 512 whatever the caller's batches are, so any split of one order gives the same
-bits; those that make no block wait in a stage. The shift c is the median of the first block. A few rows that dwarf the
-others are kept apart (:mod:`.apart`). States add; states with different shifts are re-based exactly (:mod:`.units`).
+them into HSIC. Rows are added in blocks of 512 whatever the caller's batches are, so any split of one order gives the
+same bits; those that make no block wait in a stage. The shift c is the median of the first block. A few rows that
+dwarf the others are kept apart (:mod:`.apart`). States add; states with different shifts are re-based exactly
+(:mod:`.units`).
 """
 
 from __future__ import annotations
