@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -19,8 +20,8 @@ namespace cuda {
 
 int current_device();
 
-// A device's compute capability, (9, 0) say; (0, 0) where it cannot be asked.
-std::pair<int, int> capability(int device);
+// The compute capability, (9, 0) say, of a device or the current one; (0, 0) where it cannot be asked.
+std::pair<int, int> capability(std::optional<int> device);
 
 // Throws unless a device's kernels may read the address.
 void check_address(const std::byte* address, int device);
