@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -34,8 +35,8 @@ namespace cuda {
 
 int current_device();
 
-// A device's compute capability, (9, 0) say; (0, 0) where it cannot be asked.
-std::pair<int, int> capability(int device);
+// The compute capability, (9, 0) say, of a device or the current one; (0, 0) where it cannot be asked.
+std::pair<int, int> capability(std::optional<int> device);
 
 struct MemoryInfo {
     std::size_t free, total;  // bytes

@@ -9,10 +9,11 @@ int current_device() {
     return device;
 }
 
-std::pair<int, int> capability(int device) {
-    int major = 0, minor = 0;
-    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
+std::pair<int, int> capability(std::optional<int> device) {
+    int major = 0, minor = 0, current = 0;
+    if ((!device && cudaGetDevice(&current) != cudaSuccess) ||
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.value_or(current)) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.value_or(current)) != cudaSuccess) {
         cudaGetLastError();  // the question must not leave an error behind for the next call
         return {0, 0};
     }

@@ -50,11 +50,12 @@ def place_of(inputs: Sequence[Input]) -> int:
 
 
 def capability_of(inputs: Sequence[Input]) -> tuple[int, int]:
-    """The compute capability of the device of the inputs; (0, 0) in a build without CUDA."""
+    """The compute capability of the inputs' device, or the current one; (0, 0) where there is none, or no CUDA."""
     module = cuda()
     if module is None:
         return 0, 0
-    major, minor = module.capability(place_of(inputs))
+    devices = [matrix.device for matrix in matrices_of(inputs) if matrix.device is not None]
+    major, minor = module.capability(devices[0] if devices else None)
     return major, minor
 
 
