@@ -19,12 +19,10 @@ from tolerance import assert_close, worst_error
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_device, native_cuda, reference
+from simkit.backends import cuda_device, cuda_strips, native_cuda, reference
 from simkit.backends.base import Block, UnitBlocks
 from simkit.backends.routes import plan_pair_sums
 from simkit.errors import TooLittleMemory
-from simkit.metrics.cka import ForcedRoute, normalised
-from simkit.metrics.prepare import prepare
 
 Array = npt.NDArray[Any]
 EPS = 2.0**-23
@@ -158,30 +156,36 @@ def device(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callabl
     return of_capability
 
 
-@pytest.mark.parametrize("route", ["sample", "feature"])
-def test_the_choice_reaches_strips(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, route: Any) -> None:
-    """Forced, the same matrices give other last bits in float32; unforced, those of the capability."""
-    layers = {str(p): relu(300, p, p).astype(np.float32) for p in (90, 40)}
-    emulated = Emulated(programs[STRIPS])
-
-    def scores(capability: tuple[int, int], cores: Any, memory: int) -> Any:
-        use(monkeypatch, emulated_strips.module(programs[WHOLE], emulated, capability))
-        blocks = [prepare(as_matrix(x, name=key), sk.Linear(), backend="native_cuda") for key, x in layers.items()]
-        forced = ForcedRoute(backend="native_cuda", memory=memory, route=route, cores=cores)
-        return normalised(blocks, None, "debiased", forced)
-
-    with pytest.raises(TooLittleMemory) as refused:
-        scores((9, 0), None, 1000)
-    found = {}
+@pytest.mark.parametrize(("name", "n"), [("sample", 1000), ("feature", 20_000)])
+def test_strips_are_planned_with_the_cores_of_the_device(
+    programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: Any, n: int
+) -> None:
+    blocks = [Block(as_matrix(np.zeros((n, p), np.float32)), sk.Linear(), np.zeros(p), 0) for p in (400, 20)]
     for capability, cores in (((9, 0), None), ((9, 0), "plain"), ((8, 6), None), ((8, 6), "tensor")):
-        got = scores(capability, cores, refused.value.needed)
-        (step,) = got.plan.steps
-        assert ("on tensor cores" in step.reason) == (cores == "tensor" or (capability, cores) == ((9, 0), None))
-        assert "pass" in step.reason
-        found[capability, cores] = got.values.tobytes()
-    assert found[(9, 0), None] == found[(8, 6), "tensor"]
-    assert found[(8, 6), None] == found[(9, 0), "plain"]
-    assert route == "feature" or found[(9, 0), "plain"] != found[(9, 0), None]
+        use(monkeypatch, emulated_strips.module(programs[WHOLE], Emulated(programs[STRIPS]), capability))
+
+        def plan(memory: int, forced: Any = cores) -> Any:
+            return cuda_strips.plan_pair_sums(blocks, None, memory=memory, route=name, cores=forced)
+
+        with pytest.raises(TooLittleMemory) as refused:
+            plan(1000)
+        route = plan(refused.value.needed)
+        assert route.strips is not None
+        assert route.cores == (cores or ("tensor" if capability == (9, 0) else "plain"))
+        assert ("on tensor cores" in route.reason) == (route.cores == "tensor")
+
+
+def test_the_route_s_choice_reaches_strips(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same route on other cores: other last bits, those of the program told directly."""
+    use(monkeypatch, emulated_strips.module(programs[WHOLE], Emulated(programs[STRIPS])))
+    blocks = [block_of(relu(129, p, p).astype(np.float32))[0] for p in (36, 17)]
+    found = {}
+    for cores in ("plain", "tensor"):
+        strips = cuda_strips.Strips(bytes=2**20, threads=2)
+        route = cuda_strips.HostRoute("sample", "float32", 128, 1, 0, 0, "", cores=cores, strips=strips)  # type: ignore[arg-type]
+        found[cores] = native_cuda.pair_sums(blocks, None, estimator="debiased", route=route).values
+    assert found["plain"].tobytes() != found["tensor"].tobytes()
+    assert same_bits([found["tensor"]], in_strips(Emulated(programs[STRIPS]), blocks, sample=True, wide=False)[:1])
 
 
 def test_the_choice_reaches_units(device: Callable[[int, int], None]) -> None:
