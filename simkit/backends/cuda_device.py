@@ -114,15 +114,20 @@ def held_bytes(device: int, matrices: Iterable[Matrix] | None = None) -> int:
     )
 
 
-def room_on(device: int, memory: int | None, matrices: Iterable[Matrix]) -> int | None:
-    """Bytes that work on these matrices, their copies included, may take on a device; None: nobody knows.
+def room_on(device: int | None, memory: int | None, matrices: Iterable[Matrix]) -> int | None:
+    """Bytes that work on these matrices, with their copies, may take on a device (None: the current one).
 
-    ``memory`` says it, or a share of what is free, and of what copies that are there already have taken.
+    ``memory`` says it, or a share of what is free, and of what copies that are there already have taken. None: nobody
+    knows, for there is no device.
     """
     if memory is not None or cuda() is None:
         return memory
-    free, _ = cuda().memory_info(device)
-    return int(SHARE * (free + held_bytes(device, matrices)))
+    try:
+        where = int(cuda().current_device()) if device is None else device
+        free, _ = cuda().memory_info(where)
+    except RuntimeError:  # there is no device, but plans can be made
+        return None
+    return int(SHARE * (free + held_bytes(where, matrices)))
 
 
 def may_stay(matrix: Matrix, device: int, memory: int | None) -> bool:
