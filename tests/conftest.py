@@ -18,7 +18,9 @@ REQUIRE_GPU = "SIMKIT_REQUIRE_GPU"
 
 
 def pytest_configure() -> None:
-    """Without this check every test would run on the NumPy reference, and pass."""
+    """Without the check every test would run on the NumPy reference, and pass."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # of several processes each takes one processor
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     reasons = native_cpu.unsupported_reasons(OPS[0])
     if reasons:
         raise pytest.UsageError(

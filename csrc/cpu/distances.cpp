@@ -89,7 +89,7 @@ class Worker {
     const Pass& pass_;
     Found& found_;
     std::int64_t tile_;
-    Strips<double> strips_;
+    PackedStrips<double> strips_;
     std::vector<double> c_;
 };
 

@@ -23,7 +23,7 @@ Ahead ahead(const MatrixView& x, std::int64_t row, std::int64_t rows, std::int64
 
 template <class T>
 void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const BlockView& cols, std::int64_t j0,
-                  std::int64_t tj, bool same, Strips<T>& strips, T* c, const BlockView* next_block,
+                  std::int64_t tj, bool same, PackedStrips<T>& strips, T* c, const BlockView* next_block,
                   const std::function<void()>& pause) {
     const std::int64_t p = rows.x.cols;
     for (std::int64_t k = 0; k < p; k += kChunk) {
@@ -44,10 +44,10 @@ void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const
 }
 
 template void product_tile<float>(const BlockView&, std::int64_t, std::int64_t, const BlockView&, std::int64_t,
-                                  std::int64_t, bool, Strips<float>&, float*, const BlockView*,
+                                  std::int64_t, bool, PackedStrips<float>&, float*, const BlockView*,
                                   const std::function<void()>&);
 template void product_tile<double>(const BlockView&, std::int64_t, std::int64_t, const BlockView&, std::int64_t,
-                                   std::int64_t, bool, Strips<double>&, double*, const BlockView*,
+                                   std::int64_t, bool, PackedStrips<double>&, double*, const BlockView*,
                                    const std::function<void()>&);
 
 namespace {
@@ -136,7 +136,7 @@ constexpr double kLargest = 1e144;  // simkit/kernels.py says so too
 
 std::int64_t apply_custom(const BlockView& rows, const double* norms, const double* zeros, std::int64_t i0,
                           std::int64_t ti, const BlockView& cols, std::int64_t j0, std::int64_t tj, std::int64_t step,
-                          bool same, Strips<double>& strips, Arguments& arguments, double* c) {
+                          bool same, PackedStrips<double>& strips, Arguments& arguments, double* c) {
     const std::int64_t count = ti * tj;
     arguments.distances.assign(c, c + count);
     distances_from_products(rows, norms, i0, ti, j0, tj, step, arguments.distances.data());

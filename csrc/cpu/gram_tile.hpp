@@ -16,8 +16,8 @@ inline constexpr std::int64_t kChunk = 256;  // columns packed at a time
 
 // Per-thread buffers for packing two strips of `tile` rows of blocks with at most `cols` columns.
 template <class T>
-struct Strips {
-    Strips(std::int64_t tile, std::int64_t cols)
+struct PackedStrips {
+    PackedStrips(std::int64_t tile, std::int64_t cols)
         : a(round_up(tile, micro_kernel<T>().width) * std::min(cols, kChunk)),
           b(round_up(tile, micro_kernel<T>().width) * std::min(cols, kChunk)) {}
     Buffer<T> a, b;
@@ -28,7 +28,7 @@ struct Strips {
 // called after every chunk of columns; may throw to stop.
 template <class T>
 void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const BlockView& cols, std::int64_t j0,
-                  std::int64_t tj, bool same, Strips<T>& strips, T* c, const BlockView* next = nullptr,
+                  std::int64_t tj, bool same, PackedStrips<T>& strips, T* c, const BlockView* next = nullptr,
                   const std::function<void()>& pause = {});
 
 // Products -> squared distances, exact zeros where the rows are one, small ones formed again from differences.
@@ -53,6 +53,6 @@ struct Arguments {
 // `arguments`.
 std::int64_t apply_custom(const BlockView& rows, const double* norms, const double* zeros, std::int64_t i0,
                           std::int64_t ti, const BlockView& cols, std::int64_t j0, std::int64_t tj, std::int64_t step,
-                          bool same, Strips<double>& strips, Arguments& arguments, double* c);
+                          bool same, PackedStrips<double>& strips, Arguments& arguments, double* c);
 
 }  // namespace simkit

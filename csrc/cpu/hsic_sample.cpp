@@ -42,7 +42,7 @@ Centre pilot_centre(const PairProblem& problem, std::int64_t number, const Poll&
         Centre& centre;
         bool debiased;
         std::int64_t number, tile, count, step;
-        Strips<double> strips{std::max(tile, count), block.x.cols};
+        PackedStrips<double> strips{std::max(tile, count), block.x.cols};
         std::vector<double> c = std::vector<double>(tile * count);
         Arguments arguments{};
         std::optional<KernelOutOfRange> bad{};

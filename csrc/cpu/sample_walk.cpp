@@ -144,7 +144,7 @@ class Blocks {
 
     const PairProblem& problem_;
     const std::vector<Centre>& centres_;
-    Strips<T> strips_;
+    PackedStrips<T> strips_;
     Arguments arguments_;
     std::vector<T> diagonal_;
 };
