@@ -351,7 +351,9 @@ def test_a_build_without_cuda_says_so(x: Array, monkeypatch: pytest.MonkeyPatch)
 def test_the_planner_of_tiles(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     from simkit.metrics.prepare import prepare
 
-    device = SimpleNamespace(current_device=lambda: 0, memory_info=lambda device: (2**37, 2**37))
+    device = SimpleNamespace(
+        current_device=lambda: 0, capability=lambda device: (8, 6), memory_info=lambda device: (2**37, 2**37)
+    )
     monkeypatch.setattr(cuda_device, "load", lambda: (device, ""))
     wide = [prepare(as_matrix(np.tile(x, 20) + x.max(), name=str(k)), sk.Linear()) for k in range(3)]
     route = native_cuda.plan_pair_sums(wide, None)
