@@ -17,7 +17,7 @@ from tolerance import assert_close
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_device, native_cpu, native_cuda, reference
+from simkit.backends import cuda_device, cuda_routes, native_cpu, native_cuda, reference
 from simkit.backends.base import Block, UnitBlocks
 from simkit.backends.routes import plan_pair_sums
 
@@ -94,7 +94,7 @@ def test_the_plan_counts_the_cross_products_of_all_columns() -> None:
     block, _ = block_of(relu(300, 40))
     rows = UnitBlocks(block, np.arange(0, 41, 5))
     assert [len(rows), rows[-1].p, len(rows[2:4])] == [8, 5, 2]
-    whole, apart = (native_cuda.plan_pair_sums(blocks, None, route="feature") for blocks in (rows, list(rows)))
+    whole, apart = (cuda_routes.plan_pair_sums(blocks, None, route="feature") for blocks in (rows, list(rows)))
     assert whole.bytes == apart.bytes + 8 * 40 * 40
     assert whole.multiply_adds == apart.multiply_adds
 
