@@ -19,8 +19,8 @@ REQUIRE_GPU = "SIMKIT_REQUIRE_GPU"
 
 def pytest_configure() -> None:
     """Without the check every test would run on the NumPy reference, and pass."""
-    if "PYTEST_XDIST_WORKER" in os.environ:  # of several processes each takes one processor
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if os.environ.pop("PYTEST_XDIST_WORKER", None):  # which a pytest that a test starts would take for its own
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # one processor for each process
     reasons = native_cpu.unsupported_reasons(OPS[0])
     if reasons:
         raise pytest.UsageError(
