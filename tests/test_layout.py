@@ -163,3 +163,13 @@ def test_one_place_chooses_a_backend() -> None:
         where = f"{_name(path)}:{getattr(node, 'lineno', 0)}: {ast.unparse(node)}"
         assert not strings & {"native_cpu", "native_cuda"}, where
         assert "reference" not in strings or not any("backend" in name for name in names), where
+
+
+def test_no_two_programs_have_one_name() -> None:
+    """They end in one module, whose linker would keep one of two kernels of the same name."""
+    declared = re.compile(r"^(?:struct|class)(?: alignas\(\d+\))? (\w+)(?! ?;)[^;]*\{", re.MULTILINE)
+    seen: dict[str, str] = {}
+    for path in sorted((ROOT / "csrc" / "cuda").glob("*.[ch]*")):
+        for name in set(declared.findall(path.read_text(encoding="utf-8"))):
+            assert seen.setdefault(name, path.name) == path.name, f"{name}: {seen[name]} and {path.name}"
+    assert len(seen) > 50

@@ -32,7 +32,7 @@ std::shared_ptr<DeviceArray> held(const Place& place, const std::shared_ptr<std:
                                   std::int64_t cols, Dtype dtype) {
     const std::int64_t item = item_size(dtype);
     return std::make_shared<DeviceArray>(
-        DeviceArray{{owner.get(), rows, cols, item * cols, item, dtype, false}, place.device, place.stream, owner});
+        DeviceArray{{owner.get(), rows, cols, item * cols, item, dtype, false}, place.device, nullptr, owner});
 }
 
 Array column_products(const std::shared_ptr<DeviceBlock>& block, const DoubleArray& sum_sq_dev, bool exact, bool tensor,

@@ -85,13 +85,12 @@ py::array_t<double> numbers(Moments& moments) {
     return out;
 }
 
-void keep(Moments& moments, const std::vector<Array>& layers, std::int64_t first, std::int64_t count, std::int64_t at,
-          bool wait) {
+void keep(Moments& moments, const std::vector<Array>& layers, std::int64_t first, std::int64_t count, std::int64_t at) {
     const Batch batch = batch_of(moments, layers, first, count);
     check_rows(count, cuda::kMomentBlock - at);
     if (at < 0) throw std::invalid_argument("rows are kept from row 0 on");
     py::gil_scoped_release release;
-    moments.keep(batch.place, batch.layers, first, count, at, wait);
+    moments.keep(batch.place, batch.layers, first, count, at);
 }
 
 void set_stage(Moments& moments, const DoubleArray& rows) {
@@ -169,7 +168,7 @@ void bind_cuda_moments(py::module_& m) {
         .def_property_readonly("count", &cuda::DeviceMoments::count)
         .def("set", &bound::set, "shift"_a, "scale"_a, "numbers"_a)
         .def("numbers", &bound::numbers)
-        .def("keep", &bound::keep, "layers"_a, py::kw_only(), "first"_a, "count"_a, "at"_a, "wait"_a)
+        .def("keep", &bound::keep, "layers"_a, py::kw_only(), "first"_a, "count"_a, "at"_a)
         .def("set_stage", &bound::set_stage, "rows"_a)
         .def("stage", &bound::stage, "count"_a)
         .def("rows", &bound::rows, "layers"_a, py::kw_only(), "first"_a, "rows"_a, "staged"_a)

@@ -10,7 +10,9 @@ DeviceGraphs adjacency(const Place& place, const MatrixView& x, const std::vecto
         const auto memory = device_memory(place, static_cast<std::size_t>(bytes));
         const std::shared_ptr<std::uint64_t> bits(memory, reinterpret_cast<std::uint64_t*>(memory.get()));
         Machine machine(place);
-        return {adjacency(machine, x, squared, bits.get()), bits};
+        DeviceGraphs graphs{adjacency(machine, x, squared, bits.get()), bits};
+        machine.settle();
+        return graphs;
     } catch (const OutOfMemory& error) {
         throw OutOfMemory(std::string(error.what()) + "; the graphs of " + std::to_string(x.rows) + " rows at " +
                           std::to_string(thresholds) + " thresholds take " + std::to_string(bytes) +

@@ -11,13 +11,10 @@ template <class T>
 class Held : public HeldCandidates {
   public:
     Held(const Place& place, const CandidateProblem<T>& problem, const CandidateRoom& room) : place_(place) {
-        Machine machine(place_);
-        try {
-            search_ = std::make_unique<Search>(machine, problem, room);
-            return;
-        } catch (const OutOfMemory&) {
-        }
-        search_ = std::make_unique<Search>(machine, problem, CandidateRoom{room.candidates, 0, kSmallRoom});
+        search_ = at_place(place, room.bytes, [&](Machine& machine, Index bytes) {
+            const CandidateRoom small{room.candidates, 0, kSmallRoom};
+            return std::make_unique<Search>(machine, problem, bytes ? room : small);
+        });
     }
 
     // Freed where it lies; where the driver is gone already, so is the memory.

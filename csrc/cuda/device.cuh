@@ -146,6 +146,14 @@ class Machine {
         busy_ = false;
         kept.release();
     }
+    // What was begun is done, and went well.
+    void settle() {
+        if (!busy_) return;
+        if (poll_) finish([&] { return cudaStreamQuery(stream_); });
+        check(cudaStreamSynchronize(stream_), "finish");
+        busy_ = false;
+        kept.release();
+    }
     // Nobody waits for the work so far: it uses memory that outlives the machine, and what it was sent is on its way.
     void leave() { busy_ = false; }
     cudaStream_t stream() const { return stream_; }
@@ -274,10 +282,20 @@ class Machine {
     bool busy_ = false;  // work was begun that no `fetch` has waited for
 };
 
-// compute(machine, room) at a place: see with_memory.
+// compute(machine, room) at a place, and all that it began: see with_memory.
 template <class Room, class Compute>
 auto at_place(const Place& place, const Room& room, const Compute& compute) {
-    return with_memory([&] { return Machine(place); }, room, compute);
+    return with_memory([&] { return Machine(place); }, room,
+                       [&](Machine& machine, const Room& fit) {
+                           if constexpr (std::is_void_v<decltype(compute(machine, fit))>) {
+                               compute(machine, fit);
+                               machine.settle();
+                           } else {
+                               auto found = compute(machine, fit);
+                               machine.settle();
+                               return found;
+                           }
+                       });
 }
 
 }  // namespace simkit::cuda

@@ -14,7 +14,7 @@
 namespace simkit::cuda {
 
 // What the threads of a strip know of its vertices.
-struct Strip {
+struct VertexStrip {
     static constexpr int kThreads = 256, kWords = kThreads / kWord, kGroup = 32, kGroups = kThreads / kGroup;
 
     SIMKIT_BOTH static int sum(const int* values, int count) {
@@ -31,7 +31,7 @@ struct Strip {
 
 // gain = |N[v]|, most [count, strips]: the largest of a strip; level = 0, everything uncovered. Program blocks
 // [count, strips].
-struct BeginCover : Strip {
+struct BeginCover : VertexStrip {
     static constexpr int kResident = 4;
     struct Shared {
         int gain[kThreads];
@@ -80,7 +80,7 @@ struct FindCandidates {
         const Index graph = number / graphs.words, v = number % graphs.words * kWord + thread;
         if (!watch.live(graph)) return false;
         if (k == 0) {
-            const Index strips = pieces(graphs.n, Strip::kThreads);
+            const Index strips = pieces(graphs.n, VertexStrip::kThreads);
             int own = 0;
             for (Index strip = thread; strip < strips; strip += kThreads)
                 own = static_cast<int>(larger(Index{own}, Index{most[graph * strips + strip]}));
@@ -88,7 +88,7 @@ struct FindCandidates {
             return true;
         }
         if (k == 1) {
-            const int all = Strip::largest(shared.largest, kWord);
+            const int all = VertexStrip::largest(shared.largest, kWord);
             shared.flags.flag[thread] = all > 0 && v < graphs.n && gain[graph * graphs.n + v] == all;
             if (all > 0) watch.go_on(graph);
             return true;
@@ -100,7 +100,7 @@ struct FindCandidates {
 
 // The candidates that are taken: gains less what they cover, their gain as their level, and what is left uncovered.
 // Program blocks [count, strips].
-struct TakeCandidates : Strip {
+struct TakeCandidates : VertexStrip {
     static constexpr int kResident = 4, kEach = 16, kChunk = kThreads * kEach;
     struct Shared {
         int own[kThreads], group[kGroups];
@@ -238,7 +238,7 @@ void greedy_cover(M& machine, const Graphs& graphs, const Vertex* degree, Vertex
     auto lowest = machine.template array<Key>(all), agreed = machine.template array<Key>(all);
     auto candidates = machine.template array<Bits>(tiles);
     auto one = machine.template array<Bits>(tiles), other = machine.template array<Bits>(tiles);
-    const Index strips = graphs.count * pieces(graphs.n, Strip::kThreads);
+    const Index strips = graphs.count * pieces(graphs.n, VertexStrip::kThreads);
     auto most = machine.template array<int>(strips);
     machine.run(BeginCover{{}, graphs, degree, level, gain.data(), most.data(), one.data()}, strips);
     until_finished(

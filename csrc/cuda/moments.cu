@@ -1,4 +1,4 @@
-#include <string>
+#include <mutex>
 
 #include "cuda/device.cuh"
 #include "cuda/moments.hpp"
@@ -16,8 +16,7 @@ struct DeviceMoments::Memory {
         const Visit visit(device);
         const auto bytes = static_cast<std::size_t>(layout.bytes());
         void* memory = nullptr;
-        if (const cudaError_t error = cudaMalloc(&memory, bytes); error != cudaSuccess)
-            fail(error, "allocate " + std::to_string(bytes) + " bytes on the device for the moments of a stream");
+        check_allocation(cudaMalloc(&memory, bytes), bytes, "on the device for the moments of a stream");
         data = static_cast<std::byte*>(memory);
         if (const cudaError_t error = cudaEventCreateWithFlags(&done, cudaEventDisableTiming); error != cudaSuccess) {
             cudaFree(data);
@@ -33,14 +32,21 @@ struct DeviceMoments::Memory {
 
     template <class Call>
     void work(const Place& place, bool waits, Call&& call) {
+        const std::lock_guard<std::mutex> alone(mutex_);  // calls share the sums
         Machine machine(place);
         check(cudaStreamWaitEvent(machine.stream(), done, 0), "wait for the moments so far");
         MomentWork<Machine> work(machine, layout, data);
         call(work);
         check(cudaEventRecord(done, machine.stream()), "record an event");
         // Another stream than this one may be about to write to what is being read.
-        if (!waits && place.before.empty()) machine.leave();
+        if (!waits && place.before.empty())
+            machine.leave();
+        else
+            machine.settle();
     }
+
+  private:
+    std::mutex mutex_;
 };
 
 DeviceMoments::DeviceMoments(int device, const std::vector<std::int64_t>& left, const std::vector<std::int64_t>& right,
@@ -65,8 +71,8 @@ void DeviceMoments::numbers(const Place& place, double* numbers) {
 }
 
 void DeviceMoments::keep(const Place& place, const std::vector<MatrixView>& layers, std::int64_t first,
-                         std::int64_t count, std::int64_t at, bool wait) {
-    memory_->work(place, wait, [&](auto& work) { work.keep(layers, first, count, at); });
+                         std::int64_t count, std::int64_t at) {
+    memory_->work(place, true, [&](auto& work) { work.keep(layers, first, count, at); });
 }
 
 void DeviceMoments::set_stage(const Place& place, const double* rows, std::int64_t count) {

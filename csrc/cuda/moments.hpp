@@ -8,8 +8,8 @@
 // to the host and back.
 //
 // Bytes and operations of a block of 512 rows, P columns in all, p and q of the two sides, w of a layer, s bytes an
-// element: UnitRows reads P s 512 and writes 8 P 512; AddWeighted reads 8 P 512 for every six weights, which are 1, the
-// layer's own norm and those of the other side's layers; AddCross reads its columns once for every 64 of the other
+// element: StreamRows reads P s 512 and writes 8 P 512; AddWeighted reads 8 P 512 for every six weights, which are 1,
+// the layer's own norm and those of the other side's layers; AddCross reads its columns once for every 64 of the other
 // side, 8 (2 p q / 64) 512 from the second-level cache, reads and writes 16 (p q + sum w^2 / 2), and does 512 (p q +
 // sum w^2 / 2) float64 multiply-adds. An H200 at 34 TFLOP/s and 4.8 TB/s: p = q = 1024 in layers of 256, 0.54 + 0.13 G
 // multiply-adds, 40 us, and 21 MB to and from sums that stay in the cache; p = q = 4096 in layers of 1024, 8.6 + 2.1 G,
@@ -27,7 +27,7 @@ namespace simkit::cuda {
 // z [rows, columns] = (x - shift) scale of the rows of several raw layers side by side, or x where there is no shift,
 // and norms [rows, 2, layers], where they are wanted: the sum of the squares and the largest |z|. kLanes threads a row
 // of a layer, whose sums join in their order; float64. Program blocks [pieces(rows, kRows), layers].
-struct UnitRows {
+struct StreamRows {
     static constexpr int kRows = 8, kLanes = 32, kThreads = kRows * kLanes, kResident = 4;
     struct Shared {
         double squares[kRows][kLanes + 1], tops[kRows][kLanes + 1];
@@ -410,9 +410,9 @@ class MomentWork {
     void move(const MatrixView* layers, Index first, Index rows, bool units, double* z, double* norms) {
         const double* shift = units ? at(layout_.shift()) : nullptr;
         const double* scale = units ? at(layout_.scale()) : nullptr;
-        machine_.run(UnitRows{layers, tables<Index>(layout_.offsets_at()), layout_.layers(), first, rows,
-                              layout_.columns(), shift, scale, z, norms},
-                     pieces(rows, UnitRows::kRows) * layout_.layers());
+        machine_.run(StreamRows{layers, tables<Index>(layout_.offsets_at()), layout_.layers(), first, rows,
+                                layout_.columns(), shift, scale, z, norms},
+                     pieces(rows, StreamRows::kRows) * layout_.layers());
     }
 
     M& machine_;

@@ -102,7 +102,7 @@ struct ResidueRanges {
 // out [count, depth] = the rows `numbers` at unit length. Program blocks [pieces(count, kRows), pieces(depth,
 // kColumns)]: read along the rows or across, as they lie, and written along.
 template <class T>
-struct UnitRows {
+struct NearUnitRows {
     static constexpr int kRows = 32, kColumns = 32, kThreads = 256, kResident = 3;
     static constexpr int kEach = kRows * kColumns / kThreads;
     struct Shared {

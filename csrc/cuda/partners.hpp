@@ -355,7 +355,7 @@ class NearestSearch {
 
     template <class T>
     void unit_rows(const Index* numbers, Index count, T* out) {
-        using Rows = UnitRows<T>;
+        using Rows = NearUnitRows<T>;
         machine_.run(Rows{of_, numbers, count, out}, pieces(count, Rows::kRows) * pieces(of_.depth(), Rows::kColumns));
     }
 

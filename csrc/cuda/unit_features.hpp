@@ -14,7 +14,7 @@ namespace simkit::cuda {
 // is null. Program blocks [pieces(count, kWidth), pieces(n, kWidth)]: squares, read and written along the rows of
 // either.
 template <class T>
-struct UnitRows {
+struct FeatureRows {
     static constexpr int kThreads = 256, kResident = 4, kWidth = 32, kEach = kWidth * kWidth / kThreads;
     struct Shared {
         T values[kWidth][kWidth + 1];
@@ -58,7 +58,7 @@ std::vector<double> middle_values(M& machine, const MatrixView& x, const std::in
     few.rows = smaller(x.rows, kMedianRows) - (smaller(x.rows, kMedianRows) + 1) % 2;
     few.row_stride *= x.rows / few.rows;
     auto values = machine.template array<double>(count * few.rows);
-    using Rows = UnitRows<double>;
+    using Rows = FeatureRows<double>;
     machine.run(Rows{few, columns, count, nullptr, 1.0, 1.0, values.data()},
                 pieces(count, Rows::kWidth) * pieces(few.rows, Rows::kWidth));
     auto found = fetched<M, double>(machine, values, count * few.rows);
@@ -78,7 +78,7 @@ void form_units(M& machine, const UnitProblem& problem, T* out) {
     const auto columns = sent(machine, std::vector<std::int32_t>(problem.columns.begin(), problem.columns.end()));
     const auto shift = sent(machine, problem.shift ? std::vector<double>(problem.shift, problem.shift + count)
                                                    : middle_values(machine, problem.x, columns.data(), count));
-    using Rows = UnitRows<T>;
+    using Rows = FeatureRows<T>;
     machine.run(Rows{problem.x, columns.data(), count, shift.data(), problem.scale, problem.unit, out},
                 pieces(count, Rows::kWidth) * pieces(problem.x.rows, Rows::kWidth));
 }

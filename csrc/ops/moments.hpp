@@ -85,9 +85,9 @@ class DeviceMoments {
     void numbers(const Place& place, double* numbers);
 
     // Rows of the stage: `count` rows of raw layers from `first` on, as float64, to row `at` of it; from and to the
-    // host. wait: until the layers are read, where nothing else would keep them as they are.
+    // host. The layers have been read when it returns: nothing keeps them as they are.
     void keep(const Place& place, const std::vector<MatrixView>& layers, std::int64_t first, std::int64_t count,
-              std::int64_t at, bool wait);
+              std::int64_t at);
     void set_stage(const Place& place, const double* rows, std::int64_t count);
     void stage(const Place& place, double* rows, std::int64_t count);
 

@@ -116,9 +116,7 @@ class CudaMoments:
 
     def keep(self, layers: Sequence[Matrix], first: int, count: int, at: int) -> None:
         """Put raw rows ``first:first + count`` of a batch to row ``at`` of the stage."""
-        # What DLPack shares may be written to on a stream of its owner's that knows nothing of this one.
-        shared = any(isinstance(layer, DeviceMatrix) and isinstance(layer.view.owner, tuple) for layer in layers)
-        self._held.keep(self._batch(layers), first=first, count=count, at=at, wait=shared)
+        self._held.keep(self._batch(layers), first=first, count=count, at=at)
 
     def set_stage(self, rows: Sequence[FloatArray]) -> None:
         """Put rows ``[count, p]`` of the host to the front of the stage."""

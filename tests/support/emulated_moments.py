@@ -59,8 +59,7 @@ class Moments:
         self._call("numbers", out)
         return out
 
-    def keep(self, layers: list[Array], *, first: int, count: int, at: int, wait: bool) -> None:
-        assert not wait
+    def keep(self, layers: list[Array], *, first: int, count: int, at: int) -> None:
         assert 0 < count <= 512 - at
         assert first + count <= layers[0].shape[0]
         self._call("keep", _table(layers), len(layers), first, count, at)
