@@ -335,9 +335,10 @@ def test_elimination_on_any_matrix_of_products() -> None:
             assert np.allclose(native.cka, reference.cka, rtol=0, atol=1e-10, equal_nan=True)
 
 
-def test_elimination_without_a_score_picks_units_all_the_same() -> None:
+@pytest.mark.parametrize("backend", ["native_cpu", "reference"])
+def test_elimination_without_a_score_picks_units_all_the_same(backend: str) -> None:
     """A total that is not positive leaves no score: every removal is of a unit, and nobody knows its CKA."""
-    eliminate = choose("eliminate", backend="native_cpu").function
+    eliminate = choose("eliminate", backend=backend).function
     for a in (-np.eye(40), np.zeros((3, 3)), np.full((5, 5), np.nan)):
         for greedy in (True, False):
             (found,) = eliminate([a], greedy=greedy)

@@ -13,7 +13,7 @@ from scipy.spatial.distance import pdist, squareform
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends.base import Estimator
+from simkit.backends.base import CandidateProblem, Estimator
 from simkit.backends.choose import choose
 from simkit.kernels import Kernel
 from simkit.metrics import kernel_damage
@@ -158,6 +158,22 @@ def test_sums_agree_with_the_reference_around_the_edges_of_tiles(n: int, dtype: 
     (scores, means), (right, right_means) = results[None], results["reference"]
     assert np.allclose(scores, right, rtol=0, atol=1e-6 if dtype == np.float32 else 1e-11)
     assert np.allclose(means, right_means, rtol=1e-4)  # only a level to subtract
+
+
+@pytest.mark.parametrize("kernel", [sk.RBF(), sk.Laplacian()], ids=["rbf", "laplacian"])
+@pytest.mark.parametrize("rows", [500, 20_000])
+def test_what_a_dominating_unit_leaves_keeps_its_digits(rows: int, kernel: Kernel) -> None:
+    """Without it a distance is 1 of 40: a sum of many squares that are alike and round alike."""
+    n, r = 56, np.random.default_rng(0)
+    z = (np.sqrt(2 / rows) * r.integers(0, 2, (rows, n))).astype(np.float32)
+    z = np.vstack([np.tile([0, np.sqrt(40)], n // 2).astype(np.float32), z])
+    problem = CandidateProblem(z, np.arange(rows + 2), kernel, 1.0, "biased", np.zeros(n))
+    got, want = (
+        choose("candidate_sums", backend=backend).function(problem, np.arange(rows + 1), np.array([0]), level=0.2)
+        for backend in ("native_cpu", "reference")
+    )
+    assert got.cross == pytest.approx(want.cross, rel=2e-6)
+    assert got.squares == pytest.approx(want.squares, rel=2e-6)
 
 
 def test_candidates_in_batches_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,11 +105,12 @@ class Features {
         constexpr T cancelled = sizeof(T) == 4 ? T(0.1) : T(1e-4);
         for (std::int64_t j = 0; j < count; ++j) {
             if (q[j] >= cancelled * before[j]) continue;  // neither where both are beyond what T holds
-            q[j] = T(0);
+            double sum = 0.0;                             // of many rows that are alike, which round alike
             for (std::int64_t row : rows) {
-                const T d = p_.z[row * p_.n + i] - p_.z[row * p_.n + j0 + j];
-                if (row < first || row >= last) q[j] += d * d;
+                const double d = double(p_.z[row * p_.n + i] - p_.z[row * p_.n + j0 + j]);
+                if (row < first || row >= last) sum += d * d;
             }
+            q[j] = T(sum);
         }
     }
 

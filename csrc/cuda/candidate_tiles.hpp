@@ -189,14 +189,14 @@ struct CandidateTiles {
     }
 
     SIMKIT_BOTH T distance_left(const CandidateRow& of, Index i, Index j) const {
-        T sum = T(0);
+        double sum = 0.0;  // of many rows that are alike, which round alike
         for (Index k = 0; k < kept_rows; ++k) {
             const std::int32_t row = kept[k];
             if (row >= of.begin && row < of.end) continue;
-            const T d = z[row * n + i] - z[row * n + j];
-            sum += d * d;
+            const double d = static_cast<double>(z[row * n + i] - z[row * n + j]);
+            sum += rounded_product(d, d);
         }
-        return sum;
+        return static_cast<T>(sum);
     }
 
     template <bool Masked>

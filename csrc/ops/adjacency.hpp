@@ -4,10 +4,11 @@
 // have no direction: they are adjacent to one another and to no other row.
 //
 // A pair is decided by its product, |u_i - u_j|^2 = 2 - 2 u_i . u_j, where the product's error bound cannot turn the
-// verdict, and by float64 differences of the rows otherwise: the bits are those of the differences, whatever the tile,
-// the team and the processor. Accumulators: float32 (float64 for float64 rows) over 256 columns and across them; the
-// bound is (256 + p / 256 + 12) units of rounding, at least 1e-5 (1e-11) of a cosine; differences float64.
-// Source: Wang, Li, Wang 2021 (arXiv:2104.03438), for one threshold.
+// verdict, and by float64 differences of the rows otherwise: the bits are those of the differences, whatever the tile
+// and the team. (Between a processor, a device and the reference differences round differently: squared carries slack,
+// so that pairs that lie on a threshold lie within it.) Accumulators: float32 (float64 for float64 rows) over 256
+// columns and across them; the bound is (256 + p / 256 + 12) units of rounding, at least 1e-5 (1e-11) of a cosine;
+// differences float64. Source: Wang, Li, Wang 2021 (arXiv:2104.03438), for one threshold.
 #pragma once
 
 #include <cstdint>

@@ -243,7 +243,7 @@ def _eliminate(a: FloatArray, greedy: bool, count: int, min_cka: float | None) -
         pick = _best(scores) if greedy else int(np.flatnonzero(alive == ranking[len(order)])[0])
         if min_cka is not None and not scores[pick] >= min_cka:
             break
-        if greedy and len(alive) > 1:
+        if greedy and len(alive) > 1 and scores[pick] > -math.inf:
             smallest_gap = min(smallest_gap, abs(float(scores[pick] - np.delete(scores, pick).max())))
         order.append(int(alive[pick]))
         cka.append(float(scores[pick]) if scores[pick] > -math.inf else math.nan)
@@ -256,8 +256,9 @@ def _scores(a: FloatArray, alive: npt.NDArray[np.int64]) -> FloatArray:
     inside = a[np.ix_(alive, alive)]
     linear = a.sum(axis=1)[alive]
     quadratic = inside.sum() - 2 * inside.sum(axis=1) + np.diag(inside)
-    defined = (quadratic > 0) & (len(alive) > 1)
-    root = np.sqrt(np.where(defined, quadratic, 1.0)) * math.sqrt(a.sum())
+    total = float(a.sum())
+    defined = (quadratic > 0) & (len(alive) > 1) & (total > 0)
+    root = np.sqrt(np.where(defined, quadratic, 1.0)) * math.sqrt(total if total > 0 else 1.0)
     return np.where(defined, (linear.sum() - linear) / root, -np.inf)
 
 
