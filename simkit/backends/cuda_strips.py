@@ -13,7 +13,7 @@ from typing import Any
 from ..arrays import FloatArray, Matrix
 from ..errors import TooLittleMemory
 from . import cuda_routes
-from .base import Block, Cores, Precision, Route, RouteName
+from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
 from .cuda_device import bound_block, bytes_of, cuda, may_stay, release, room_on
 from .cuda_routes import BUSY, CHUNK, PARTS, TILES, WORKSPACE, feature_space, sample_space
 
@@ -145,7 +145,8 @@ def plan_pair_sums(
 ) -> Route:
     """As :func:`simkit.backends.cuda_routes.plan_pair_sums`; blocks on the host are copied, or go in strips.
 
-    Then ``memory`` bounds all that is on the device, or else a share of what is free does.
+    Then ``memory`` bounds all that is on the device, or else a share of what is free does. Units with themselves are
+    copied with their whole layer, never in strips: their sums stay there.
 
     Raises:
         TooLittleMemory: the smallest strips, or blocks that cannot go in strips, take more. Others as there.
@@ -156,7 +157,8 @@ def plan_pair_sums(
             rows, columns, memory=room, route=route, products=products, tile=tile, cores=cores
         )
 
-    blocks = [*rows, *(columns or ())]
+    units = rows if columns is None and isinstance(rows, UnitBlocks) else None
+    blocks = [*rows, *(columns or ())] if units is None else [units.whole]
     if any(block.matrix.device is not None for block in blocks):
         return planned(memory)
     matrices = {id(block.matrix): block.matrix for block in blocks}.values()
@@ -169,6 +171,8 @@ def plan_pair_sums(
     except TooLittleMemory as error:
         work, needed = error.work, error.needed + features
     said = f"{room} bytes" if memory is not None else f"{room} bytes, {SHARE_IN_WORDS},"
+    if units is not None:
+        raise TooLittleMemory(said, f"{work}, whole because the sums of a layer's units stay there,", needed)
     if not all(block.linear for block in blocks):
         raise TooLittleMemory(said, f"{work}, whole because their kernel is no product,", needed)
     plan = _sample_strips if found.name == "sample" else _feature_strips
