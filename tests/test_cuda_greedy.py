@@ -95,6 +95,7 @@ def test_the_plan_counts_the_cross_products_of_all_columns() -> None:
     block, _ = block_of(relu(300, 40))
     rows = UnitBlocks(block, np.arange(0, 41, 5))
     assert [len(rows), rows[-1].p, len(rows[2:4])] == [8, 5, 2]
+    assert len({rows, UnitBlocks(block, rows.offsets)}) == 2  # by identity: arrays have no one answer
     whole, apart = (cuda_routes.plan_pair_sums(blocks, None, route="feature") for blocks in (rows, list(rows)))
     assert whole.bytes == apart.bytes + 8 * 40 * 40
     assert whole.multiply_adds == apart.multiply_adds

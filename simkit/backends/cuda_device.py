@@ -101,7 +101,7 @@ def bound_block(block: Block, array: Any) -> Any:
 
 def bytes_of(matrix: Matrix) -> int:
     """What the entries take."""
-    return matrix.n * matrix.p * matrix.values.itemsize
+    return matrix.n * matrix.p * matrix.itemsize
 
 
 def _uploaded(matrix: Matrix, device: int) -> Any:

@@ -93,8 +93,7 @@ def gather_columns(matrix: Matrix, columns: npt.NDArray[np.int64]) -> Matrix:
     """See :func:`simkit.backends.reference.gather_columns`; the columns stay on the device."""
     device = place_of([matrix])
     held = cuda().gather_columns(array_on(matrix, device), np.ascontiguousarray(columns, dtype=np.int64))
-    size = {"float64": 8, "float32": 4}.get(matrix.dtype, 2)
-    strides = len(columns) * size, size
+    strides = len(columns) * matrix.itemsize, matrix.itemsize
     stream = matrix.view.stream if isinstance(matrix, DeviceMatrix) else LEGACY_STREAM
     view = DeviceView(held.pointer, (matrix.n, len(columns)), strides, matrix.dtype, device, stream, held)
     return DeviceMatrix(matrix.name, view, matrix.origin)

@@ -14,7 +14,7 @@ from ..arrays import FloatArray, Matrix
 from ..errors import TooLittleMemory
 from . import cuda_routes
 from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
-from .cuda_device import bound_block, bytes_of, cuda, may_stay, release, room_on
+from .cuda_device import SHARE, bound_block, bytes_of, cuda, may_stay, release, room_on
 from .cuda_routes import BUSY, CHUNK, PARTS, TILES, WORKSPACE, feature_space, sample_space
 
 PASSING = 2**26  # bytes of rows that pass at a time: long enough to copy, and little pinned memory
@@ -22,7 +22,7 @@ PART, BAND = 512, 32  # rows and columns of a part of column sums
 ROWS = 8  # whose norms a block of threads forms
 COLUMN = 48  # bytes of such a part
 PADDING = 256  # bytes by which a layer's rows in a strip may be longer
-SHARE_IN_WORDS = "four fifths of what is free"
+SHARE_IN_WORDS = f"{SHARE:.0%} of what is free"
 SHARES = 128  # sums of a column that wait from strip to strip
 
 
@@ -62,8 +62,9 @@ def column_strips(matrix: Matrix, device: int, memory: int | None, threads: int)
     if may_stay(matrix, device, memory):
         return None
     room = _beside_copies(matrix, device, memory)
-    item, p = matrix.values.itemsize, matrix.p
-    of_column, of_rows = 2 * PART * item + COLUMN + COLUMN + 8, 16 * PART + 4 * PADDING
+    item, p = matrix.itemsize, matrix.p
+    # Of a column two strips of a part, that part's sums and those of all so far, the origin; of a row two weights.
+    of_column, of_rows = 2 * PART * item + 2 * COLUMN + 8, 16 * PART + 4 * PADDING
     least = of_rows + min(BAND, p) * of_column
     if memory is not None and least > room:
         raise TooLittleMemory(f"{memory} bytes", f"the statistics of {matrix.name} on a device", 2 * least)
@@ -82,7 +83,7 @@ def row_strips(matrix: Matrix, device: int, memory: int | None, threads: int) ->
     """
     if may_stay(matrix, device, memory):
         return None
-    row, fixed = matrix.p * matrix.values.itemsize, 8 * (matrix.n + matrix.p) + 4 * PADDING
+    row, fixed = matrix.p * matrix.itemsize, 8 * (matrix.n + matrix.p) + 4 * PADDING
     room, least = _beside_copies(matrix, device, memory), fixed + 2 * ROWS * row
     if memory is not None and least > room:
         raise TooLittleMemory(f"{memory} bytes", f"the row norms of {matrix.name} on a device", 2 * least)
@@ -189,7 +190,7 @@ def _as_host(found: Route, strips: Strips | None, total: int, reason: str, works
 
 
 def _row_bytes(blocks: Sequence[Block]) -> int:
-    return sum(block.p * block.matrix.values.itemsize for block in blocks)
+    return sum(block.p * block.matrix.itemsize for block in blocks)
 
 
 def _sample_strips(
