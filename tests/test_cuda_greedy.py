@@ -38,7 +38,7 @@ def test_column_products(programs: Any, n: int, p: int) -> None:
         block, stats = block_of(relu(n, p).astype(dtype))
 
         def compute(order: int, block: Block = block, squares: Any = stats.sum_sq_dev, exact: bool = exact) -> Any:
-            options = {"exact": exact, "squared": order == 3}
+            options = {"exact": exact, "tensor": False, "squared": order == 3}
             return (emulated_greedy.column_products(programs, order % 3, bound(block), squares, **options).held,)
 
         (g,) = every_order(compute) if n < 200 else compute(0)
@@ -57,7 +57,13 @@ def sums_of_units(
     programs: Any, block: Block, offsets: Any, *, debiased: bool, sample: bool, wide: bool, room: int = 2**26
 ) -> Callable[[int], Sequence[Array]]:
     def compute(order: int) -> Sequence[Array]:
-        how: Any = {"debiased": debiased, "sample_space": sample, "double_products": wide, "bytes": room}
+        how: Any = {
+            "debiased": debiased,
+            "sample_space": sample,
+            "double_products": wide,
+            "tensor": False,
+            "bytes": room,
+        }
         values, own, raw = emulated_greedy.unit_sums(programs, order, bound(block), np.asarray(offsets), **how)
         return values.held, own, raw
 

@@ -55,6 +55,7 @@ def sums(emulated: Emulated, blocks: Sequence[Block], left: int, *, sample: bool
         debiased=True,
         sample_space=sample,
         double_products=wide,
+        tensor=False,
         **strips(**sizes),
     )
 
