@@ -23,6 +23,7 @@ def test_a_float_matrix_is_taken_as_it_is(x: np.ndarray) -> None:
         m = as_matrix(values, name="fc")
         assert (m.name, m.dtype, m.n, m.p, m.origin) == ("fc", dtype, 12, 5, "numpy")
         assert np.shares_memory(m.values, values)
+        assert m.itemsize == values.itemsize
         assert m.precision == ("float64" if dtype == "float64" else "float32")
         assert m.float64().tolist() == values.astype(np.float64).tolist()
 

@@ -20,6 +20,7 @@ from simkit.arrays import as_matrix
 from simkit.backends import cuda_device, cuda_routes, native_cpu, native_cuda, reference
 from simkit.backends.base import Block, UnitBlocks
 from simkit.backends.routes import plan_pair_sums
+from simkit.errors import TooLittleMemory
 
 Array = npt.NDArray[Any]
 IN_REGISTERS = emulated_greedy.IN_REGISTERS
@@ -37,7 +38,7 @@ def test_column_products(programs: Any, n: int, p: int) -> None:
         block, stats = block_of(relu(n, p).astype(dtype))
 
         def compute(order: int, block: Block = block, squares: Any = stats.sum_sq_dev, exact: bool = exact) -> Any:
-            options = {"exact": exact, "squared": order == 3}
+            options = {"exact": exact, "tensor": False, "squared": order == 3}
             return (emulated_greedy.column_products(programs, order % 3, bound(block), squares, **options).held,)
 
         (g,) = every_order(compute) if n < 200 else compute(0)
@@ -56,7 +57,13 @@ def sums_of_units(
     programs: Any, block: Block, offsets: Any, *, debiased: bool, sample: bool, wide: bool, room: int = 2**26
 ) -> Callable[[int], Sequence[Array]]:
     def compute(order: int) -> Sequence[Array]:
-        how: Any = {"debiased": debiased, "sample_space": sample, "double_products": wide, "bytes": room}
+        how: Any = {
+            "debiased": debiased,
+            "sample_space": sample,
+            "double_products": wide,
+            "tensor": False,
+            "bytes": room,
+        }
         values, own, raw = emulated_greedy.unit_sums(programs, order, bound(block), np.asarray(offsets), **how)
         return values.held, own, raw
 
@@ -94,6 +101,7 @@ def test_the_plan_counts_the_cross_products_of_all_columns() -> None:
     block, _ = block_of(relu(300, 40))
     rows = UnitBlocks(block, np.arange(0, 41, 5))
     assert [len(rows), rows[-1].p, len(rows[2:4])] == [8, 5, 2]
+    assert len({rows, UnitBlocks(block, rows.offsets)}) == 2  # by identity: arrays have no one answer
     whole, apart = (cuda_routes.plan_pair_sums(blocks, None, route="feature") for blocks in (rows, list(rows)))
     assert whole.bytes == apart.bytes + 8 * 40 * 40
     assert whole.multiply_adds == apart.multiply_adds
@@ -360,6 +368,53 @@ def test_arrays_on_a_device_stay_there(units: str) -> None:
             agree(got, sk.greedy_cka(layers[name], backend="reference", **options), np.float64, 70, 24)
             assert "host" not in got.plan.explain()
             assert ("gather_columns" in [step.op for step in got.plan.steps]) == (units == "ids")
+
+
+@pytest.mark.parametrize("route", ["sample", "feature"])
+def test_units_on_the_host_are_copied_whole_or_refused(device: Any, route: Any) -> None:
+    """The layer counts once, whether it is there already or not; what is left of the memory is the workspace."""
+    block, _ = block_of(relu(150, 24).astype(np.float32))
+    units, features, told = UnitBlocks(block, np.arange(0, 25, 4)), 4 * 150 * 24, []
+
+    def planned(memory: int | None = None) -> Any:
+        return native_cuda.plan_pair_sums(units, None, memory=memory, route=route)
+
+    def free(room: int, held: int = 0) -> None:
+        free = math.ceil(room / cuda_device.SHARE) - held
+        device.memory_info = lambda _: (free, free)
+
+    sums = device.unit_sums
+    device.unit_sums = lambda *args, **options: told.append(options["bytes"]) or sums(*args, **options)
+    plan = planned()
+    assert (plan.strips, plan.bytes) == (None, features + plan.workspace)
+    with pytest.raises(
+        TooLittleMemory, match=r"^memory=1 bytes is too little: comparing 6 layers of 150 samples"
+    ) as no:
+        planned(1)
+    least = no.value.needed
+    assert planned(least).bytes == least
+    whole = r"a device, whole because the sums of a layer's units stay there, needs \d+$"
+    with pytest.raises(TooLittleMemory, match=whole):
+        planned(least - 1)
+    free(least)
+    smallest = planned()
+    assert (smallest.strips, smallest.bytes) == (None, least)
+    free(least - 100)
+    with pytest.raises(TooLittleMemory, match=whole):
+        planned()
+    want = reference.pair_sums(units, None, estimator="debiased", route=plan_pair_sums(units, None))
+    for way in (plan, smallest):
+        got = native_cuda.pair_sums(units, None, estimator="debiased", route=way)
+        assert_close(got.values, want.values, "hsic", np.float32, 150, 4, scale=want.self_rows.max())
+    assert told == [plan.workspace, least - features]
+    free(least, features)  # whose copy has taken its part of what was free
+    assert planned().bytes == least
+
+
+def test_a_host_layer_that_a_device_has_no_room_for_is_refused(device: Any) -> None:
+    device.memory_info = lambda _: (40_000, 40_000)  # the layer's 14 400 bytes fit, twice: no statistics in strips
+    with pytest.raises(TooLittleMemory, match=r"comparing 6 layers of 150 samples on a device, whole because the sums"):
+        sk.greedy_cka(relu(150, 24).astype(np.float32), units=6, estimator="debiased", backend="native_cuda")
 
 
 @pytest.mark.parametrize("units", [None, 200, np.random.default_rng(1).permutation(np.arange(400) % 200)])

@@ -185,6 +185,25 @@ def test_rows_of_any_layout_are_the_same() -> None:
             assert all(got[name].tobytes() == array.tobytes() for name, array in want.items())
 
 
+def test_a_batch_of_the_host_is_copied_once_for_all_its_ops(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads: list[str] = []
+    copied = device.Array.copied
+
+    def counted(**options: Any) -> Any:
+        uploads.append(options["dtype"])
+        return copied(**options)
+
+    monkeypatch.setattr(device.Array, "copied", staticmethod(counted))
+    batch = as_matrix(np.random.default_rng(0).standard_normal((40, 7)))
+    fields = dict(vars(batch))
+    for _ in range(2):
+        native_cuda.largest_entries([batch])
+        added(native_cuda, [[batch]], sums_of([7], None))
+    assert uploads == ["float64"]
+    assert vars(batch) == fields
+    assert cuda_device.held_bytes(0, [batch]) == cuda_device.bytes_of(batch)
+
+
 # Streams.
 
 

@@ -55,6 +55,7 @@ def sums(emulated: Emulated, blocks: Sequence[Block], left: int, *, sample: bool
         debiased=True,
         sample_space=sample,
         double_products=wide,
+        tensor=False,
         **strips(**sizes),
     )
 
@@ -321,16 +322,14 @@ def test_arrays_are_copied_once_a_call(device: Emulated) -> None:
 
 def test_a_device_with_little_memory_takes_strips(device: Emulated) -> None:
     layers = {str(p): relu(520, p, p).astype(np.float32) for p in (300, 20)}
-    device.memory = 950_000  # of which four fifths; the features have 665 600 bytes
+    device.memory = 950_000  # of which 80%; the features have 665 600 bytes
     m = within(device, layers, None)
     assert device.ran
     assert StripArray.uploads == [520 * 20 * 4]  # for its statistics
     assert "samples stay while others pass" in m.plan.steps[0].reason
     assert_close(m.values, sk.similarity_matrix(layers).values, "cka", "float32", 520, 300)
     blocks = [prepare(as_matrix(x, name=name), sk.Polynomial()) for name, x in layers.items()]
-    sentence = (
-        r"^memory=760000 bytes, four fifths of what is free, is too little: comparing 2 layers of 520 samples on "
-    )
+    sentence = r"^memory=760000 bytes, 80% of what is free, is too little: comparing 2 layers of 520 samples on "
     with pytest.raises(TooLittleMemory, match=sentence + r"a device, whole because their kernel is no product, needs"):
         normalised(blocks, None, "debiased", ForcedRoute(backend="native_cuda"))
 

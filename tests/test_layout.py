@@ -83,18 +83,39 @@ def test_only_bind_includes_python() -> None:
     assert not [_name(path) for path in outside if include.search(path.read_text(encoding="utf-8"))]
 
 
+SEEN_FROM = {
+    "bind": {"bind", "ops", "core"},
+    "ops": {"ops", "core"},
+    "cpu": {"cpu", "ops", "core"},
+    "cuda": {"cuda", "ops", "core"},
+    "core": {"core"},
+}
+
+
+@pytest.mark.parametrize("room", SEEN_FROM)
+def test_native_rooms_see_only_those_below(room: str) -> None:
+    include = re.compile(r'#include\s*"(\w+)/')
+    files = [path for path in NATIVE if path.parent.name == room]
+    assert files
+    for path in files:
+        assert set(include.findall(path.read_text(encoding="utf-8"))) <= SEEN_FROM[room], _name(path)
+
+
 def test_every_op_header_has_an_implementation_and_a_binding() -> None:
-    """On the processor or, where NumPy's products serve as well there, on a device alone."""
+    """Of what the processor runs; where NumPy's products serve as well there, of what a device runs."""
     for header in sorted((ROOT / "csrc" / "ops").glob("*.hpp")):
         include = f'#include "ops/{header.name}"'
-        places = (("cpu", "*.cpp", "bind_"), ("cuda", "*.[ch]*", "cuda_"))
-        assert any(
-            any(
-                include in file.read_text(encoding="utf-8") for file in (ROOT / "csrc" / folder).glob(header.stem + ext)
-            )
-            and include in _text(ROOT / "csrc" / "bind" / f"{bind}{header.stem}.cpp")
-            for folder, ext, bind in places
-        ), header.name
+        of = {
+            folder: [
+                path
+                for path in (ROOT / "csrc" / folder).glob(f"{header.stem}*.[ch]*")
+                if include in path.read_text(encoding="utf-8")
+            ]
+            for folder in ("cpu", "cuda")
+        }
+        assert of["cpu"] or of["cuda"], header.name
+        prefix = "bind_" if of["cpu"] else "cuda_"
+        assert include in _text(ROOT / "csrc" / "bind" / f"{prefix}{header.stem}.cpp"), header.name
 
 
 def _text(path: Path) -> str:
@@ -112,7 +133,8 @@ def test_every_backend_has_its_ops(backend: str) -> None:
     for op in (*module.OPS, "unsupported_reasons"):
         function = getattr(module, op, None)
         assert inspect.isfunction(function), op
-        assert function.__module__.startswith((module.__name__, "simkit.backends.cuda_")), op  # or in one file a noun
+        rooms = (module.__name__, "simkit.backends.cuda_") if backend == "native_cuda" else (module.__name__,)
+        assert function.__module__.startswith(rooms), op  # on a device a file for each noun
     assert module.OPS == base.OPS or (backend in ON_DEVICES and set(module.OPS) < set(base.OPS))
 
 

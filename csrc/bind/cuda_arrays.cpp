@@ -6,7 +6,6 @@
 #include <stdexcept>
 
 #include "core/device_report.hpp"
-#include "cuda/machine.hpp"
 
 namespace simkit {
 namespace {

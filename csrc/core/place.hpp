@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -32,6 +34,13 @@ struct Strips {
 };
 
 namespace cuda {
+
+// There is no room for `bytes` more. Python sees a MemoryError.
+struct OutOfMemory : std::runtime_error {
+    explicit OutOfMemory(const std::string& what) : std::runtime_error(what) {}
+    OutOfMemory(std::size_t bytes, const std::string& where)
+        : OutOfMemory("CUDA cannot allocate " + std::to_string(bytes) + " bytes " + where + ": its memory is full") {}
+};
 
 int current_device();
 

@@ -27,18 +27,12 @@
 #include <utility>
 #include <vector>
 
+#include "core/place.hpp"
 #include "cuda/program.hpp"
 
 namespace simkit::cuda {
 
 enum class Queue { work, copies };
-
-// There is no room for `bytes` more.
-struct OutOfMemory : std::runtime_error {
-    explicit OutOfMemory(const std::string& what) : std::runtime_error(what) {}
-    OutOfMemory(std::size_t bytes, const std::string& where)
-        : OutOfMemory("CUDA cannot allocate " + std::to_string(bytes) + " bytes " + where + ": its memory is full") {}
-};
 
 // compute(machine, room) on a machine that make() gives; where its memory is full once more, on a fresh one, with the
 // smallest room, and then an error that says so. The only place that knows what to do about it.

@@ -124,7 +124,7 @@ class Block:
         return replace(self, matrix=self.matrix.column_slice(start, stop), shift=self.shift[start:stop])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UnitBlocks(Sequence[Block]):
     """Units of a layer as blocks of neighbouring columns: unit k is columns ``offsets[k]:offsets[k + 1]`` of ``whole``.
 

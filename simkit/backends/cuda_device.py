@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -16,7 +17,8 @@ from .base import Block, Input, kernel_options, matrices_of
 
 SHARE = 0.8  # of the memory that is free, where no bound is given: others may want some, and pieces get lost between
 
-_held: dict[tuple[int, int], tuple[Any, int]] = {}  # (id of a matrix, device) -> its copy and the bytes
+_held: dict[int, dict[int, tuple[Any, int]]] = {}  # id of a matrix -> device -> its copy and the bytes
+_holding = threading.Lock()  # of what is in it
 
 
 @cache
@@ -92,36 +94,42 @@ def bound_block(block: Block, array: Any) -> Any:
 
 
 # Copies of host arrays. A public call admits every array once and hands the same Matrix to all its ops: a copy is there
-# for as long as somebody holds the Matrix, so that it outlives an op and ends with the call.
+# for as long as somebody holds the Matrix, so that it outlives an op and ends with the call. Threads share copies, so
+# that one of them uploads and the others wait. A finalizer takes no lock: it may run wherever Python collects garbage,
+# within the lock too, and what it removes, at once, is of a matrix that nobody has.
 
 
 def bytes_of(matrix: Matrix) -> int:
     """What the entries take."""
-    return matrix.n * matrix.p * matrix.values.itemsize
+    return matrix.n * matrix.p * matrix.itemsize
 
 
 def _uploaded(matrix: Matrix, device: int) -> Any:
     """The copy of a host matrix on a device, made when it is first asked for."""
-    key = id(matrix), device
-    if key not in _held:
-        array = cuda().Array.copied(x=np.ascontiguousarray(matrix.values), dtype=matrix.dtype, device=device)
-        _held[key] = array, bytes_of(matrix)
-        weakref.finalize(matrix, _held.pop, key, None).atexit = False
-    return _held[key][0]
+    with _holding:
+        if id(matrix) not in _held:
+            _held[id(matrix)] = {}
+            weakref.finalize(matrix, _held.pop, id(matrix), None).atexit = False
+        copies = _held[id(matrix)]
+        if device not in copies:
+            array = cuda().Array.copied(x=np.ascontiguousarray(matrix.values), dtype=matrix.dtype, device=device)
+            copies[device] = array, bytes_of(matrix)
+        return copies[device][0]
 
 
 def release(matrices: Iterable[Matrix], device: int) -> None:
     """Frees the copies of matrices on a device."""
-    for matrix in matrices:
-        _held.pop((id(matrix), device), None)
+    with _holding:
+        for matrix in matrices:
+            _held.get(id(matrix), {}).pop(device, None)
 
 
 def held_bytes(device: int, matrices: Iterable[Matrix] | None = None) -> int:
     """Bytes of copies on a device: of these matrices, or of all."""
     wanted = None if matrices is None else {id(matrix) for matrix in matrices}
-    return sum(
-        size for (key, on), (_, size) in list(_held.items()) if on == device and (wanted is None or key in wanted)
-    )
+    with _holding:
+        copies = [of[device] for key, of in list(_held.items()) if device in of and (wanted is None or key in wanted)]
+    return sum(size for _, size in copies)
 
 
 def room_on(device: int, memory: int | None, matrices: Iterable[Matrix]) -> int:

@@ -93,15 +93,14 @@ def gather_columns(matrix: Matrix, columns: npt.NDArray[np.int64]) -> Matrix:
     """See :func:`simkit.backends.reference.gather_columns`; the columns stay on the device."""
     device = place_of([matrix])
     held = cuda().gather_columns(array_on(matrix, device), np.ascontiguousarray(columns, dtype=np.int64))
-    size = {"float64": 8, "float32": 4}.get(matrix.dtype, 2)
-    strides = len(columns) * size, size
+    strides = len(columns) * matrix.itemsize, matrix.itemsize
     stream = matrix.view.stream if isinstance(matrix, DeviceMatrix) else LEGACY_STREAM
     view = DeviceView(held.pointer, (matrix.n, len(columns)), strides, matrix.dtype, device, stream, held)
     return DeviceMatrix(matrix.name, view, matrix.origin)
 
 
-def unit_sums(units: UnitBlocks, estimator: Estimator, route: Route) -> PairSums:
-    """The ``pair_sums`` of a layer's units with themselves; their values stay on the device."""
+def unit_sums(units: UnitBlocks, estimator: Estimator, route: Route, workspace: int) -> PairSums:
+    """The ``pair_sums`` of a layer's units with themselves, in bytes of workspace; their values stay on the device."""
     device = place_of([units.whole])
     values, own, raw = cuda().unit_sums(
         block_on(units.whole, device),
@@ -110,7 +109,7 @@ def unit_sums(units: UnitBlocks, estimator: Estimator, route: Route) -> PairSums
         sample_space=route.name == "sample",
         double_products=route.products == "float64",
         tensor=route.cores == "tensor",
-        bytes=route.bytes,
+        bytes=workspace,
     )
     held: Any = DeviceSquare(units.whole.matrix.name, device, len(units), values)
     return PairSums(held, own, own, raw, raw)

@@ -26,7 +26,7 @@ _ELSEWHERE: FloatArray = np.empty(0)
 def largest_entries(matrices: Sequence[Matrix], *, threads: int = 1) -> list[float]:
     """See :func:`simkit.backends.reference.largest_entries`."""
     device = place_of(matrices)
-    found: list[float] = cuda().largest_entries([_there(matrix, device) for matrix in matrices])
+    found: list[float] = cuda().largest_entries([array_on(matrix, device) for matrix in matrices])
     return found
 
 
@@ -160,20 +160,11 @@ class CudaMoments:
 
     def _batch(self, layers: Sequence[Matrix]) -> list[Any]:
         self._stream = layers[0].view.stream if isinstance(layers[0], DeviceMatrix) else 0
-        return [_there(layer, self.device) for layer in layers]
+        return [array_on(layer, self.device) for layer in layers]
 
     def _split(self, rows: FloatArray) -> list[FloatArray]:
         columns = sum(self._widths[0])
         return [rows[:, :columns], rows[:, columns:]][: len(self._widths)]
-
-
-def _there(matrix: Matrix, device: int) -> Any:
-    """The matrix on the device; what was copied there stays as long as the matrix, for the ops of one batch."""
-    copies: dict[str, Any] = matrix.__dict__
-    name = f"_on_cuda_{device}"
-    if name not in copies:
-        copies[name] = array_on(matrix, device)
-    return copies[name]
 
 
 def _widths(side: SideSums) -> list[int]:

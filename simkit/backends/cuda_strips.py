@@ -13,8 +13,8 @@ from typing import Any
 from ..arrays import FloatArray, Matrix
 from ..errors import TooLittleMemory
 from . import cuda_routes
-from .base import Block, Cores, Precision, Route, RouteName
-from .cuda_device import bound_block, bytes_of, cuda, may_stay, release, room_on
+from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
+from .cuda_device import SHARE, bound_block, bytes_of, cuda, may_stay, release, room_on
 from .cuda_routes import BUSY, CHUNK, PARTS, TILES, WORKSPACE, feature_space, sample_space
 
 PASSING = 2**26  # bytes of rows that pass at a time: long enough to copy, and little pinned memory
@@ -22,7 +22,7 @@ PART, BAND = 512, 32  # rows and columns of a part of column sums
 ROWS = 8  # whose norms a block of threads forms
 COLUMN = 48  # bytes of such a part
 PADDING = 256  # bytes by which a layer's rows in a strip may be longer
-SHARE_IN_WORDS = "four fifths of what is free"
+SHARE_IN_WORDS = f"{SHARE:.0%} of what is free"
 SHARES = 128  # sums of a column that wait from strip to strip
 
 
@@ -62,8 +62,9 @@ def column_strips(matrix: Matrix, device: int, memory: int | None, threads: int)
     if may_stay(matrix, device, memory):
         return None
     room = _beside_copies(matrix, device, memory)
-    item, p = matrix.values.itemsize, matrix.p
-    of_column, of_rows = 2 * PART * item + COLUMN + COLUMN + 8, 16 * PART + 4 * PADDING
+    item, p = matrix.itemsize, matrix.p
+    # Of a column two strips of a part, that part's sums and those of all so far, the origin; of a row two weights.
+    of_column, of_rows = 2 * PART * item + 2 * COLUMN + 8, 16 * PART + 4 * PADDING
     least = of_rows + min(BAND, p) * of_column
     if memory is not None and least > room:
         raise TooLittleMemory(f"{memory} bytes", f"the statistics of {matrix.name} on a device", 2 * least)
@@ -82,7 +83,7 @@ def row_strips(matrix: Matrix, device: int, memory: int | None, threads: int) ->
     """
     if may_stay(matrix, device, memory):
         return None
-    row, fixed = matrix.p * matrix.values.itemsize, 8 * (matrix.n + matrix.p) + 4 * PADDING
+    row, fixed = matrix.p * matrix.itemsize, 8 * (matrix.n + matrix.p) + 4 * PADDING
     room, least = _beside_copies(matrix, device, memory), fixed + 2 * ROWS * row
     if memory is not None and least > room:
         raise TooLittleMemory(f"{memory} bytes", f"the row norms of {matrix.name} on a device", 2 * least)
@@ -145,7 +146,8 @@ def plan_pair_sums(
 ) -> Route:
     """As :func:`simkit.backends.cuda_routes.plan_pair_sums`; blocks on the host are copied, or go in strips.
 
-    Then ``memory`` bounds all that is on the device, or else a share of what is free does.
+    Then ``memory`` bounds all that is on the device, or else a share of what is free does. Units with themselves are
+    copied with their whole layer, never in strips: their sums stay there.
 
     Raises:
         TooLittleMemory: the smallest strips, or blocks that cannot go in strips, take more. Others as there.
@@ -156,7 +158,8 @@ def plan_pair_sums(
             rows, columns, memory=room, route=route, products=products, tile=tile, cores=cores
         )
 
-    blocks = [*rows, *(columns or ())]
+    units = rows if columns is None and isinstance(rows, UnitBlocks) else None
+    blocks = [*rows, *(columns or ())] if units is None else [units.whole]
     if any(block.matrix.device is not None for block in blocks):
         return planned(memory)
     matrices = {id(block.matrix): block.matrix for block in blocks}.values()
@@ -169,6 +172,8 @@ def plan_pair_sums(
     except TooLittleMemory as error:
         work, needed = error.work, error.needed + features
     said = f"{room} bytes" if memory is not None else f"{room} bytes, {SHARE_IN_WORDS},"
+    if units is not None:
+        raise TooLittleMemory(said, f"{work}, whole because the sums of a layer's units stay there,", needed)
     if not all(block.linear for block in blocks):
         raise TooLittleMemory(said, f"{work}, whole because their kernel is no product,", needed)
     plan = _sample_strips if found.name == "sample" else _feature_strips
@@ -185,7 +190,7 @@ def _as_host(found: Route, strips: Strips | None, total: int, reason: str, works
 
 
 def _row_bytes(blocks: Sequence[Block]) -> int:
-    return sum(block.p * block.matrix.values.itemsize for block in blocks)
+    return sum(block.p * block.matrix.itemsize for block in blocks)
 
 
 def _sample_strips(

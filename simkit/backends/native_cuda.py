@@ -81,10 +81,11 @@ def pair_sums(
     rows: Sequence[Block], columns: Sequence[Block] | None, *, estimator: Estimator, route: Route
 ) -> PairSums:
     """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
-    if isinstance(rows, UnitBlocks) and columns is None:
-        return cuda_greedy.unit_sums(rows, estimator, route)
-    device = place_of([*rows, *(columns or ())])
     on_host = route if isinstance(route, cuda_strips.HostRoute) else None
+    workspace = route.bytes if on_host is None else on_host.workspace
+    if isinstance(rows, UnitBlocks) and columns is None:
+        return cuda_greedy.unit_sums(rows, estimator, route, workspace)
+    device = place_of([*rows, *(columns or ())])
     debiased = estimator == "debiased"
     if on_host is not None and on_host.strips is not None:
         values, own, raw = cuda_strips.pair_sums(rows, columns or (), device, debiased, route, on_host.strips)
@@ -96,7 +97,7 @@ def pair_sums(
             sample_space=route.name == "sample",
             double_products=route.products == "float64",
             tensor=route.cores == "tensor",
-            bytes=route.bytes if on_host is None else on_host.workspace,
+            bytes=workspace,
         )
     left = len(rows)
     if columns is None:

@@ -142,8 +142,8 @@ def pair_sums(
     debiased: bool,
     sample_space: bool,
     double_products: bool,
+    tensor: bool,
     bytes: int,
-    tensor: bool = False,
 ) -> tuple[Floats, Floats, Floats]:
     m, left = len(rows) + len(columns), len(rows)
     values, own, raw = np.empty((left, len(columns) or left)), np.empty(m), np.empty(m)

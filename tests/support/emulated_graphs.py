@@ -41,8 +41,8 @@ class Bits:
     def shape(self) -> tuple[int, ...]:
         return self.held.shape
 
-    def graph(self, graph: int) -> Bits:
-        return Bits(self.held[graph : graph + 1])
+    def graph(self, at: int) -> Bits:
+        return Bits(self.held[at : at + 1])
 
     def fetch(self) -> BitArray:
         Bits.fetches += 1

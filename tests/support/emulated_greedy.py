@@ -28,8 +28,8 @@ def column_products(
     sum_sq_dev: Floats,
     *,
     exact: bool,
-    squared: bool = False,
-    tensor: bool = False,
+    tensor: bool,
+    squared: bool,
 ) -> Array:
     g = np.full((block.x.shape[1],) * 2, np.nan)
     how = int(exact), int(tensor), int(squared), order
@@ -54,8 +54,8 @@ def unit_sums(
     debiased: bool,
     sample_space: bool,
     double_products: bool,
+    tensor: bool,
     bytes: int,
-    tensor: bool = False,
 ) -> tuple[Array, Floats, Floats]:
     u = len(offsets) - 1
     values, own, raw = np.full((u, u), np.nan), np.empty(u), np.empty(u)

@@ -76,7 +76,7 @@ class Emulated:
         debiased: bool,
         sample_space: bool,
         double_products: bool,
-        tensor: bool = False,
+        tensor: bool,
         **strips: int,
     ) -> tuple[Floats, Floats, Floats]:
         m, left = len(rows) + len(columns), len(rows)
