@@ -127,7 +127,7 @@ def check_engine(
     """
 
     def grown(layers: Sequence[Matrix]) -> list[Matrix]:
-        return [replace(x.on_host(), values=np.broadcast_to(x.values[:1], (rows, x.p))) for x in layers]
+        return [Matrix(x.name, np.broadcast_to(_zeros(x), (rows, x.p)), x.dtype, x.origin) for x in layers]
 
     if not isinstance(measure, CKA):
         check_memory(measure, grown((*left, *(right or ()))), int(memory * FOR_ENGINE))
@@ -164,6 +164,11 @@ def copied(features: Matrix) -> Matrix:
         tensor: Any = features.view.owner  # of a layer's output
         return as_matrix(tensor.clone(), name=features.name)
     return replace(features, values=np.array(features.values, order="C"))
+
+
+def _zeros(like: Matrix) -> npt.NDArray[Any]:
+    """A row ``[1, p]`` of zeros in the type of a layer, which says all that a plan asks for; the layer is not read."""
+    return np.zeros((1, like.p), dtype="uint16" if like.dtype == "bfloat16" else like.dtype)
 
 
 def _costs(shape: Shape) -> tuple[float, float]:
