@@ -161,8 +161,9 @@ def in_full(error: TooLittleMemory, decision: Decision, asked: str, features: in
 def copied(features: Matrix) -> Matrix:
     """The same features in memory of their own, where they lie: the layer's may be overwritten by the next one."""
     if isinstance(features, DeviceMatrix):
-        tensor: Any = features.view.owner  # of a layer's output
-        return as_matrix(tensor.clone(), name=features.name)
+        array = features.view.array
+        again = as_matrix(array.clone() if hasattr(array, "clone") else array.copy(), name=features.name)
+        return DeviceMatrix(again.name, again.view, features.origin) if isinstance(again, DeviceMatrix) else again
     return replace(features, values=np.array(features.values, order="C"))
 
 
