@@ -21,7 +21,7 @@ from tolerance import assert_close
 import simkit as sk
 from simkit import arrays
 from simkit.arrays import DeviceMatrix, Matrix, as_matrix
-from simkit.backends import cuda_device, cuda_moments, native_cuda, reference
+from simkit.backends import cuda_device, cuda_moments, native_cpu, native_cuda, reference
 from simkit.backends.moment_sums import MomentSums, MomentUnits, SideSums
 from simkit.compare import collect, run
 from simkit.devices import LEGACY_STREAM, DeviceView
@@ -341,6 +341,20 @@ def test_what_crosses_for_a_batch(device: Any) -> None:
     device.calls.clear()
     stream.update(there(layers, slice(1000)))
     assert device.calls == ["keep", "rows", "take", "add", "add", "keep"]
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("both", [False, True])
+def test_what_is_added_on_the_device_is_all_its_work(both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also blocks whose units the host finds: the first, and those for which units move."""
+    for module, op in itertools.product((native_cpu, reference), ("moments_rows", "moments_add", "largest_entries")):
+        monkeypatch.setattr(module, op, lambda *_, op=op, **__: pytest.fail(f"{op} ran on the host"))
+    layers = features(2100, [5, 30], dtype=np.float64)
+    layers["l0"][:1300] = 2.5
+    layers["l1"][1700] *= 1e40
+    others = features(2100, [7], 1, dtype=np.float64) if both else None
+    on_device(layers, others, [700, 1400])
+    streamed(layers, others, [700, 1400], backend="native_cuda")
 
 
 class Copied(There):
