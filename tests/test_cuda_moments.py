@@ -5,7 +5,9 @@ A stream of device arrays is the host's stream to rounding, and to the bit the s
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -341,6 +343,21 @@ def test_what_crosses_for_a_batch(device: Any) -> None:
     device.calls.clear()
     stream.update(there(layers, slice(1000)))
     assert device.calls == ["keep", "rows", "take", "add", "add", "keep"]
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+@pytest.mark.parametrize("n", [100, 1100])
+def test_a_stream_of_the_device_is_copied_and_pickled(n: int, copied: Any) -> None:
+    layers = features(n, [5, 9])
+    stream = on_device(layers)
+    again = copied(stream)
+    assert same_state(again.state_dict(), stream.state_dict())
+    assert again.compute().plan == stream.compute().plan
+    stream.update(there(features(600, [5, 9], 2)))
+    again.update(there(features(600, [5, 9], 2)))  # goes on, on the device
+    assert same_state(again.state_dict(), stream.state_dict())
+    assert again.compute().backend == "native_cuda"
 
 
 @pytest.mark.usefixtures("device")

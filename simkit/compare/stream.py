@@ -89,6 +89,10 @@ class StreamingCKA:
         self._ran_by: dict[str, str] = {}  # backends of exact sums, and why
         self._torn = False  # an exception, Ctrl-C for one, left part of a batch in the sums
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickling and copying take: sums that lie on a device, as a copy on the host."""
+        return self.__dict__ | {"_exact": None if self._exact is None else held.on_host(self._exact)}
+
     @property
     def samples(self) -> int:
         """Samples seen so far."""
