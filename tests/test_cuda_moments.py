@@ -304,6 +304,32 @@ def test_merging_a_stream_of_the_device_and_one_of_the_host() -> None:
 
 
 @pytest.mark.usefixtures("device")
+def test_who_added_the_rows_is_known_of_streams_that_were_merged() -> None:
+    layers = features(600, [6, 20])
+    device, host, taken = on_device(layers), streamed(layers), on_device(layers)
+    taken.update(layers)  # copied to the device
+    sent = "batches copied to cuda:0 and added there: {}".format
+    for parts, backend, notes in (
+        ([device], "native_cuda", ()),
+        ([taken], "native_cuda", (sent(1),)),
+        ([taken, taken], "native_cuda", (sent(2),)),
+        ([host, taken], "native_cpu, native_cuda", (sent(1),)),
+    ):
+        merged = sk.StreamingCKA()
+        for part in parts:
+            merged.merge(part)
+        assert {*merged.compute().backend.split(", ")} == {*backend.split(", ")}
+        assert merged.compute().plan.notes == notes
+    taken.load_state_dict(host.state_dict())
+    assert taken.compute().plan.notes == ()
+    estimates = [sk.StreamingCKA(mode="minibatch") for _ in range(3)]
+    for estimate in estimates[1:]:
+        estimate.update(there(layers, kind=Copied))
+        estimates[0].merge(estimate)
+    assert estimates[0].compute().plan.notes[-1] == "batches copied to the host and added there: 2"
+
+
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("n", [100, 512, 1100])
 @pytest.mark.parametrize("both", [False, True])
 def test_a_state_is_plain_data_and_goes_on_anywhere(n: int, both: bool) -> None:
@@ -383,8 +409,7 @@ class Copied(There):
 def test_batches_here_and_there() -> None:
     layers = features(1800, [6, 20])
     want = truth(layers, None, "debiased")
-    on = "batches on the host were copied to cuda:0: this stream is summed there"
-    off = "batches on a device were copied to the host: this stream is summed there"
+    on, off = "batches copied to cuda:0 and added there: 1", "batches copied to the host and added there: 1"
     for first, second in itertools.permutations((True, False)):
         stream = sk.StreamingCKA()
         for away, rows in ((first, slice(900)), (second, slice(900, 1800))):
@@ -400,6 +425,10 @@ def test_batches_here_and_there() -> None:
     mixed.update({"l0": Copied(layers["l0"]), "l1": layers["l1"]})
     assert mixed.compute().backend == "native_cpu"
     assert mixed.compute().plan.notes == (off,)
+    mixed.update(there(layers))
+    assert mixed.compute().plan.notes == (off,)
+    mixed.update(layers)
+    assert mixed.compute().plan.notes == (off, on)
     estimate = sk.StreamingCKA(mode="minibatch")
     estimate.update(there(layers, kind=Copied))
     assert estimate.compute().plan.notes[-1] == off
