@@ -49,12 +49,12 @@ def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *,
 
 
 def hold_moments(layers: Sequence[Matrix], left: Sequence[int], right: Sequence[int] | None) -> CudaMoments:
-    """:class:`simkit.backends.base.HeldMoments` of layers of these widths, on the device that the ``layers`` lie on."""
+    """:class:`simkit.backends.moment_sums.HeldMoments` of layers of these widths, on the device of ``layers``."""
     return CudaMoments(place_of(layers), left, right)
 
 
 class CudaMoments:
-    """As :class:`simkit.backends.base.HeldMoments`."""
+    """As :class:`simkit.backends.moment_sums.HeldMoments`."""
 
     backend = "native_cuda"
 
