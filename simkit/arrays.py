@@ -113,7 +113,7 @@ class DeviceMatrix(Matrix):
         held: dict[str, Any] = self.__dict__
         if "_host" not in held:
             whole: DeviceMatrix | None = held["_whole"]
-            held["_host"] = _from_device(self.view.owner, self) if whole is None else whole.values[:, held["_columns"]]
+            held["_host"] = _from_device(self.view.array, self) if whole is None else whole.values[:, held["_columns"]]
         host: npt.NDArray[Any] = held["_host"]
         return host
 
@@ -299,9 +299,8 @@ def _host_array(x: object, name: str) -> tuple[npt.NDArray[Any], str, str]:
     raise TypeError(f"{name} is a {type(x).__name__}: an array [n, p] is needed")
 
 
-def _from_device(owner: Any, matrix: Matrix) -> npt.NDArray[Any]:
+def _from_device(array: Any, matrix: Matrix) -> npt.NDArray[Any]:
     """A device array's values on the host."""
-    array = owner[0] if isinstance(owner, tuple) else owner  # what DLPack shares stands beside its capsule
     values, dtype, _ = _host_array(array, matrix.name)
     if dtype != matrix.dtype:
         raise TypeError(f"{matrix.name} has dtype {matrix.dtype} on its device and {dtype} on the host")

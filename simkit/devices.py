@@ -31,6 +31,11 @@ class DeviceView:
     stream: int  # on which the values are, or will be, ready
     owner: object
 
+    @property
+    def array(self) -> Any:
+        """The array that owns the memory: what DLPack shares stands beside its capsule."""
+        return self.owner[0] if isinstance(self.owner, tuple) else self.owner
+
     def columns(self, start: int, stop: int) -> DeviceView:
         """Columns ``start:stop`` of the same memory."""
         pointer = self.pointer + start * self.strides[1]

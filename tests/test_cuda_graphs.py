@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -241,6 +243,18 @@ def test_what_needs_bits_on_the_host_fetches_them() -> None:
     assert graph.total_degree_covering() == same.total_degree_covering()
     assert np.array_equal(graph.adjacency(), same.adjacency())
     assert Bits.fetches == 1
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph))])
+def test_a_graph_on_a_device_is_copied_and_pickled_as_one_on_the_host(copied: Any) -> None:
+    graph = quiet(OnDevice(filters(60, 9)), threshold=1.0)
+    again = copied(graph)
+    assert isinstance(graph.packed, DeviceBits)
+    assert isinstance(again.packed, np.ndarray)
+    assert np.array_equal(again.bits, graph.bits)
+    assert (again.plan, again.labels.tolist()) == (graph.plan, graph.labels.tolist())
+    assert again.covering().centres.tolist() == graph.covering().centres.tolist()
 
 
 @pytest.mark.usefixtures("device")

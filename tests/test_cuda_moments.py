@@ -5,7 +5,9 @@ A stream of device arrays is the host's stream to rounding, and to the bit the s
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +23,7 @@ from tolerance import assert_close
 import simkit as sk
 from simkit import arrays
 from simkit.arrays import DeviceMatrix, Matrix, as_matrix
-from simkit.backends import cuda_device, cuda_moments, native_cuda, reference
+from simkit.backends import cuda_device, cuda_moments, native_cpu, native_cuda, reference
 from simkit.backends.moment_sums import MomentSums, MomentUnits, SideSums
 from simkit.compare import collect, run
 from simkit.devices import LEGACY_STREAM, DeviceView
@@ -321,6 +323,32 @@ def test_merging_a_stream_of_the_device_and_one_of_the_host() -> None:
 
 
 @pytest.mark.usefixtures("device")
+def test_who_added_the_rows_is_known_of_streams_that_were_merged() -> None:
+    layers = features(600, [6, 20])
+    device, host, taken = on_device(layers), streamed(layers), on_device(layers)
+    taken.update(layers)  # copied to the device
+    sent = "batches copied to cuda:0 and added there: {}".format
+    for parts, backend, notes in (
+        ([device], "native_cuda", ()),
+        ([taken], "native_cuda", (sent(1),)),
+        ([taken, taken], "native_cuda", (sent(2),)),
+        ([host, taken], "native_cpu, native_cuda", (sent(1),)),
+    ):
+        merged = sk.StreamingCKA()
+        for part in parts:
+            merged.merge(part)
+        assert {*merged.compute().backend.split(", ")} == {*backend.split(", ")}
+        assert merged.compute().plan.notes == notes
+    taken.load_state_dict(host.state_dict())
+    assert taken.compute().plan.notes == ()
+    estimates = [sk.StreamingCKA(mode="minibatch") for _ in range(3)]
+    for estimate in estimates[1:]:
+        estimate.update(there(layers, kind=Copied))
+        estimates[0].merge(estimate)
+    assert estimates[0].compute().plan.notes[-1] == "batches copied to the host and added there: 2"
+
+
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("n", [100, 512, 1100])
 @pytest.mark.parametrize("both", [False, True])
 def test_a_state_is_plain_data_and_goes_on_anywhere(n: int, both: bool) -> None:
@@ -362,6 +390,35 @@ def test_what_crosses_for_a_batch(device: Any) -> None:
     assert device.calls == ["keep", "rows", "take", "add", "add", "keep"]
 
 
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+@pytest.mark.parametrize("n", [100, 1100])
+def test_a_stream_of_the_device_is_copied_and_pickled(n: int, copied: Any) -> None:
+    layers = features(n, [5, 9])
+    stream = on_device(layers)
+    again = copied(stream)
+    assert same_state(again.state_dict(), stream.state_dict())
+    assert again.compute().plan == stream.compute().plan
+    stream.update(there(features(600, [5, 9], 2)))
+    again.update(there(features(600, [5, 9], 2)))  # goes on, on the device
+    assert same_state(again.state_dict(), stream.state_dict())
+    assert again.compute().backend == "native_cuda"
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("both", [False, True])
+def test_what_is_added_on_the_device_is_all_its_work(both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also blocks whose units the host finds: the first, and those for which units move."""
+    for module, op in itertools.product((native_cpu, reference), ("moments_rows", "moments_add", "largest_entries")):
+        monkeypatch.setattr(module, op, lambda *_, op=op, **__: pytest.fail(f"{op} ran on the host"))
+    layers = features(2100, [5, 30], dtype=np.float64)
+    layers["l0"][:1300] = 2.5
+    layers["l1"][1700] *= 1e40
+    others = features(2100, [7], 1, dtype=np.float64) if both else None
+    on_device(layers, others, [700, 1400])
+    streamed(layers, others, [700, 1400], backend="native_cuda")
+
+
 class Copied(There):
     def get(self) -> Array:
         return self.values
@@ -371,8 +428,7 @@ class Copied(There):
 def test_batches_here_and_there() -> None:
     layers = features(1800, [6, 20])
     want = truth(layers, None, "debiased")
-    on = "batches on the host were copied to cuda:0: this stream is summed there"
-    off = "batches on a device were copied to the host: this stream is summed there"
+    on, off = "batches copied to cuda:0 and added there: 1", "batches copied to the host and added there: 1"
     for first, second in itertools.permutations((True, False)):
         stream = sk.StreamingCKA()
         for away, rows in ((first, slice(900)), (second, slice(900, 1800))):
@@ -388,6 +444,10 @@ def test_batches_here_and_there() -> None:
     mixed.update({"l0": Copied(layers["l0"]), "l1": layers["l1"]})
     assert mixed.compute().backend == "native_cpu"
     assert mixed.compute().plan.notes == (off,)
+    mixed.update(there(layers))
+    assert mixed.compute().plan.notes == (off,)
+    mixed.update(layers)
+    assert mixed.compute().plan.notes == (off, on)
     estimate = sk.StreamingCKA(mode="minibatch")
     estimate.update(there(layers, kind=Copied))
     assert estimate.compute().plan.notes[-1] == off

@@ -19,9 +19,9 @@ adjacency              :class:`Adjacency`: graphs of the rows of a matrix at sev
 components             labels ``[graphs, n]`` and numbers of edges ``[graphs]`` of packed graphs
 cover                  :class:`CoverSearch` of each packed graph: greedy cover, packing, dual bound
 largest_entries        the largest magnitude of each matrix, infinite where one is not finite
-moments_rows           :class:`MomentRows` of a block of a stream: shifted, scaled, with squared norms, float64
+moments_rows           :class:`~.moment_sums.MomentRows` of a block of a stream: shifted, scaled, squared norms, float64
 moments_add            adds a block of rows to the float64 moments of a stream
-nearest_rows           :class:`NearestRows`: the k rows of a matrix nearest to each of some, by direction and residue
+nearest_rows           :class:`~.nearest.NearestRows`: the k rows nearest to each of some, by direction and residue
 =====================  ================================================================================
 """
 

@@ -27,6 +27,10 @@ class DeviceBits:
     held: Any  # `Bits` of the compiled module: the memory, and where it is
     name: str = "the adjacency"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and deep-copied as the array on the host: another process may have no such device."""
+        return np.asarray, (self.values,)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(graphs, n, words)."""

@@ -32,17 +32,9 @@ def largest_entries(matrices: Sequence[Matrix], *, threads: int = 1) -> list[flo
 
 def moments_rows(units: Sequence[MomentUnits], *, threads: int = 1) -> list[MomentRows]:
     """See :func:`simkit.backends.reference.moments_rows`; z is copied to the host, where it is wanted."""
+    widths = [_widths(each.side) for each in units]
     layers = [layer for each in units for layer in each.layers]
-    sides = [each.side for each in units]
-    held = CudaMoments(place_of(layers), _widths(sides[0]), _widths(sides[1]) if len(sides) > 1 else None)
-    held.use_units(sides)
-    norms = []
-    for first in range(0, layers[0].n, BLOCK):
-        count = min(BLOCK, layers[0].n - first)
-        norms.append(held.rows(layers, first, count, staged=False))
-        for each, z in zip(units, held.take(np.arange(count)), strict=True):
-            each.z[first : first + count] = z
-    return [MomentRows(each.z, np.concatenate([found[side][0] for found in norms])) for side, each in enumerate(units)]
+    return hold_moments(layers, widths[0], widths[1] if len(widths) > 1 else None).rows_in(units)
 
 
 def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> None:
@@ -57,12 +49,12 @@ def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *,
 
 
 def hold_moments(layers: Sequence[Matrix], left: Sequence[int], right: Sequence[int] | None) -> CudaMoments:
-    """:class:`simkit.backends.base.HeldMoments` of layers of these widths, on the device that the ``layers`` lie on."""
+    """:class:`simkit.backends.moment_sums.HeldMoments` of layers of these widths, on the device of ``layers``."""
     return CudaMoments(place_of(layers), left, right)
 
 
 class CudaMoments:
-    """As :class:`simkit.backends.base.HeldMoments`."""
+    """As :class:`simkit.backends.moment_sums.HeldMoments`."""
 
     backend = "native_cuda"
 
@@ -76,9 +68,17 @@ class CudaMoments:
         )
         self._stream = 0  # that the last batch came with
 
-    def use_units(self, sides: Sequence[SideSums]) -> None:
-        """Take the units of sums of which there are none yet."""
-        self._set(sides, np.zeros(self._held.count))
+    def rows_in(self, units: Sequence[MomentUnits]) -> list[MomentRows]:
+        """As :func:`moments_rows`, while no sums are held here."""
+        self._set([each.side for each in units], np.zeros(self._held.count))
+        layers = [layer for each in units for layer in each.layers]
+        norms = []
+        for first in range(0, layers[0].n, BLOCK):
+            count = min(BLOCK, layers[0].n - first)
+            norms.append(self.rows(layers, first, count, staged=False))
+            for each, z in zip(units, self.take(np.arange(count)), strict=True):
+                each.z[first : first + count] = z
+        return [MomentRows(x.z, np.concatenate([found[side][0] for found in norms])) for side, x in enumerate(units)]
 
     def load(self, sums: MomentSums) -> MomentSums:
         """Take units and sums; returns them without those that are held here."""

@@ -114,6 +114,9 @@ class HeldMoments(Protocol):
     def take(self, rows: npt.NDArray[np.int64]) -> list[FloatArray]:
         """z ``[rows, p]`` of those rows, which are zeros from then on."""
 
+    def rows_in(self, units: Sequence[MomentUnits]) -> list[MomentRows]:
+        """Rows of the host in units of the host, where z is written, while no sums are held here."""
+
     def add(self, first: int, count: int) -> None:
         """Add the rows ``first:first + count`` to the sums that are held here."""
 

@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import DeviceMatrix, Matrix, as_matrix
+from ..arrays import COPIED, DeviceMatrix, Matrix, as_matrix
 from ..backends.base import Block
+from ..backends.choose import choose
 from ..backends.routes import FLOAT64_COST, default_threads, plan_pair_sums
 from ..errors import TooLittleMemory
 from ..kernels import Linear
@@ -127,7 +128,7 @@ def check_engine(
     """
 
     def grown(layers: Sequence[Matrix]) -> list[Matrix]:
-        return [replace(x.on_host(), values=np.broadcast_to(x.values[:1], (rows, x.p))) for x in layers]
+        return [Matrix(x.name, np.broadcast_to(_zeros(x), (rows, x.p)), x.dtype, x.origin) for x in layers]
 
     if not isinstance(measure, CKA):
         check_memory(measure, grown((*left, *(right or ()))), int(memory * FOR_ENGINE))
@@ -158,12 +159,29 @@ def in_full(error: TooLittleMemory, decision: Decision, asked: str, features: in
     return TooLittleMemory(asked or f"{decision.memory} bytes (of what is free)", error.work, needed)
 
 
-def copied(features: Matrix) -> Matrix:
-    """The same features in memory of their own, where they lie: the layer's may be overwritten by the next one."""
-    if isinstance(features, DeviceMatrix):
-        tensor: Any = features.view.owner  # of a layer's output
-        return as_matrix(tensor.clone(), name=features.name)
-    return replace(features, values=np.array(features.values, order="C"))
+def stays(features: Sequence[Matrix], mode: str) -> bool:
+    """Whether a stream of these features, which may then stay on their device, has its sums there."""
+    places = {x.device for x in features}
+    if mode != "exact" or len(places) > 1 or None in places:
+        return False
+    return choose("moments_add", inputs=features).hold_moments is not None
+
+
+def copied(features: Matrix, *, stay: bool) -> Matrix:
+    """The same features in memory of their own: the layer's may be overwritten by the next one.
+
+    On the host, or where they lie if they are to ``stay``.
+    """
+    if stay and isinstance(features, DeviceMatrix):
+        array = features.view.array
+        again = as_matrix(array.clone() if hasattr(array, "clone") else array.copy(), name=features.name)
+        return DeviceMatrix(again.name, again.view, features.origin) if isinstance(again, DeviceMatrix) else again
+    return replace(features.on_host(), values=np.array(features.values, order="C"))
+
+
+def _zeros(like: Matrix) -> npt.NDArray[Any]:
+    """A row ``[1, p]`` of zeros in the type of a layer, which says all that a plan asks for; the layer is not read."""
+    return np.zeros((1, like.p), dtype="uint16" if like.dtype == "bfloat16" else like.dtype)
 
 
 def _costs(shape: Shape) -> tuple[float, float]:
@@ -195,26 +213,30 @@ class Collector(Protocol):
 
 
 class ToStream:
-    """Features go batch by batch into a :class:`StreamingCKA`."""
+    """Features go batch by batch into a :class:`StreamingCKA`, through the host unless they are to ``stay``."""
 
-    def __init__(self, stream: StreamingCKA, order: Mapping[Side, tuple[str, ...]]) -> None:
+    def __init__(self, stream: StreamingCKA, order: Mapping[Side, tuple[str, ...]], *, stay: bool) -> None:
         self._stream = stream
         self._order = order
+        self._stay = stay
+        self._fetched = False  # some features lay on a device, and came to the host
         self._batch: dict[tuple[Side, str], Matrix] = {}
         self._buffers: dict[tuple[Side, str], npt.NDArray[Any]] = {}  # kept: fresh pages cost ten times the copy
 
     def add(self, side: Side, name: str, features: Matrix) -> None:
         """Copy the rows: the layer's own memory may be overwritten before the batch ends."""
-        if features.device is not None:
-            self._batch[side, name] = copied(features)
+        if self._stay and features.device is not None:
+            self._batch[side, name] = copied(features, stay=True)
             return
+        here = features.on_host()
+        self._fetched |= here.origin.endswith(COPIED)
         buffer = self._buffers.get((side, name))
-        fits = buffer is not None and buffer.dtype == features.values.dtype and buffer.shape[1] == features.p
-        if buffer is None or not fits or len(buffer) < features.n:
-            buffer = self._buffers[side, name] = np.empty_like(features.values, order="C", subok=False)
-        rows = buffer[: features.n]
-        np.copyto(rows, features.values, casting="no")
-        self._batch[side, name] = replace(features, values=rows)
+        fits = buffer is not None and buffer.dtype == here.values.dtype and buffer.shape[1] == here.p
+        if buffer is None or not fits or len(buffer) < here.n:
+            buffer = self._buffers[side, name] = np.empty_like(here.values, order="C", subok=False)
+        rows = buffer[: here.n]
+        np.copyto(rows, here.values, casting="no")
+        self._batch[side, name] = replace(here, values=rows)
 
     def end_batch(self) -> None:
         """Hand the batch to the stream."""
@@ -224,7 +246,9 @@ class ToStream:
 
     def result(self) -> SimilarityMatrix:
         """The stream's matrix."""
-        return self._stream.compute()
+        result = self._stream.compute()
+        notes = ["features on a device were copied to the host and added there"] if self._fetched else []
+        return replace(result, plan=replace(result.plan, notes=(*result.plan.notes, *notes)))
 
 
 class ToSpool:

@@ -19,7 +19,20 @@ from ..metrics.cka import CKA
 from ..metrics.measure import Measure
 from .activations import Recorder
 from .batches import Caller, Data, expected_from_length
-from .collect import Collector, Decision, Shape, Side, ToSpool, ToStream, check_engine, copied, decide, in_full
+from .collect import (
+    Collector,
+    Decision,
+    Shape,
+    Side,
+    ToSpool,
+    ToStream,
+    check_engine,
+    copied,
+    decide,
+    in_full,
+    linear_cka,
+    stays,
+)
 from .matrix import SimilarityMatrix
 from .spool import Spool
 from .stream import StreamingCKA
@@ -138,7 +151,8 @@ class Run:
                 f"{self._batch_rows[1]} rows in a batch and {layer} has {features.n}"
             )
         if self._collector is None:
-            self._first[side, name] = copied(features)
+            stay = stays([features], self._options.mode) and linear_cka(self._options.measure)
+            self._first[side, name] = copied(features, stay=stay and self._checkpoint is None)
         else:
             self._collector.add(side, name, features)
 
@@ -154,7 +168,7 @@ class Run:
         if decision.way != "spool":
             estimator = options.measure.estimator if isinstance(options.measure, CKA) else "debiased"
             stream = StreamingCKA(estimator=estimator, mode="exact" if decision.way == "moments" else "minibatch")
-            return ToStream(stream, order)
+            return ToStream(stream, order, stay=stays(list(self._first.values()), options.mode))
         if shape.rows is not None:
             sides = {side: [self._first[side, name] for name in names] for side, names in order.items()}
             in_memory = shape.bytes if shape.bytes is not None and shape.bytes <= decision.ram else 0

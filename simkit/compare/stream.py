@@ -11,13 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix, as_matrices, enough_samples, same_samples
-from ..backends.base import (
-    Block,
-    Estimator,
-    PairSums,
-    Plan,
-    Step,
-)
+from ..backends.base import Block, Estimator, PairSums, Plan, Step
 from ..backends.choose import Choice, check_backend, choose
 from ..backends.moment_sums import HeldMoments
 from ..backends.routes import check_threads, parse_memory
@@ -26,6 +20,7 @@ from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, s
 from ..metrics.measure import Degenerate
 from ..metrics.prepare import CONSTANT, check_finite, prepare, preparing_steps
 from ..streaming import finish, held, minibatch, moments, state
+from .added import Added
 from .matrix import SimilarityMatrix, similarity_matrix
 
 StreamMode: TypeAlias = Literal["exact", "minibatch"]
@@ -42,7 +37,8 @@ class StreamingCKA:
     Args:
         estimator: ``"debiased"`` or ``"biased"`` (exact mode only).
         mode: ``"exact"`` or ``"minibatch"``.
-        memory: refuse layers whose state would take more bytes (a number or ``"64 MB"``).
+        memory: refuse layers whose state would take more bytes (a number or ``"64 MB"``). On a device up to 64 MiB of
+            rows that wait to be added, or one block of 512, and another block come on top.
         backend, threads: as in :func:`simkit.cka`.
 
     Batches on a CUDA device stay there, and so do the exact sums, from the first such batch on; batches on the host are
@@ -84,10 +80,12 @@ class StreamingCKA:
         self._columns: tuple[tuple[str, int], ...] | None = None
         self._exact: moments.Moments | None = None
         self._estimate: minibatch.Estimate | None = None
-        self._copied = False  # some batch lay on a device, and was copied to the host
-        self._sent = ""  # the device that some batch was copied to
-        self._ran_by: dict[str, str] = {}  # backends of exact sums, and why
+        self._added = Added()
         self._torn = False  # an exception, Ctrl-C for one, left part of a batch in the sums
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickling and copying take: sums that lie on a device, as a copy on the host."""
+        return self.__dict__ | {"_exact": None if self._exact is None else held.on_host(self._exact)}
 
     @property
     def samples(self) -> int:
@@ -124,7 +122,7 @@ class StreamingCKA:
         self._rows, self._columns = names
         if chosen is not None:
             self._exact = self._exact or moments.empty(*widths)
-            self._ran_by.setdefault(chosen.backend, chosen.reason)
+            self._added = self._added.by(chosen.backend, chosen.reason)
             self._add(self._exact, both, room)
         else:
             if self._estimate is None:
@@ -151,15 +149,16 @@ class StreamingCKA:
             raise ValueError("the streams hold different layers: " + _difference(self._names(), other._names()))
         if not self._rows:
             self.load_state_dict(other.state_dict())
+            self._added = other._added
             return
         self._torn = True
         if self._exact is not None and other._exact is not None:
             newcomer = held.on_host(other._exact)  # before this one's come: it may be the same stream
             held.leave(self._exact)
-            self._ran_by = other._ran_by | self._ran_by
             moments.merge(self._exact, newcomer, backend=self._backend, threads=self._threads)
         elif self._estimate is not None and other._estimate is not None:
             self._merge_estimate(other._estimate)
+        self._added = self._added.joined(other._added)
         self._torn = False
 
     def compute(self) -> SimilarityMatrix:
@@ -171,10 +170,7 @@ class StreamingCKA:
         self._refuse_torn()
         enough_samples(self.samples, 4 if self._estimator == "debiased" else 2, f"the {self._estimator} estimator")
         matrix = self._computed()
-        notes = ["batches on a device were copied to the host: this stream is summed there"] if self._copied else []
-        if self._sent:
-            notes.append(f"batches on the host were copied to {self._sent}: this stream is summed there")
-        return replace(matrix, plan=replace(matrix.plan, notes=(*matrix.plan.notes, *notes)))
+        return replace(matrix, plan=replace(matrix.plan, notes=(*matrix.plan.notes, *self._added.notes)))
 
     def _computed(self) -> SimilarityMatrix:
         if self._exact is not None:
@@ -183,14 +179,10 @@ class StreamingCKA:
                 return self._few_rows(exact)
             sums, _, _ = finish.finish(exact, self._estimator)
             bytes_held = moments.state_bytes(exact.left_widths, exact.right_widths)
-            ran_by = self._ran_by or {choice.backend: choice.reason for choice in [self._adder([])]}
-            steps = [
-                Step("moments_add", backend, why, "float64 moments, one pass", 0, bytes_held)
-                for backend, why in ran_by.items()
-            ]
-            checks = [
-                Step(op, backend, why) for op in ("moments_rows", "largest_entries") for backend, why in ran_by.items()
-            ]
+            added, choice = self._added, self._adder([])
+            added = added if added.reasons else added.by(choice.backend, choice.reason)  # of a saved state's
+            steps = added.steps(["moments_add"], route="float64 moments, one pass", workspace=bytes_held)
+            checks = added.steps(["moments_rows", "largest_entries"])
             return self._matrix(sums, Plan((*steps, *checks)), self.samples)
         assert self._estimate is not None
         return self._estimated(self._estimate)
@@ -234,7 +226,7 @@ class StreamingCKA:
         if (meta["estimator"], meta["mode"]) != (self._estimator, self._mode):
             raise ValueError(f"the state is of ({meta['estimator']}, {meta['mode']}), not this stream's options")
         self._rows, self._columns, self._exact, self._estimate = rows, columns, exact, estimate
-        self._ran_by = {}
+        self._added = Added()
         self._torn = False
 
     def _adder(self, layers: Sequence[Matrix]) -> Choice:
@@ -262,11 +254,12 @@ class StreamingCKA:
         if exact.held is None:
             held.enter(exact, room)
         if any(layer.device is None for layer in layers):
-            self._sent = f"cuda:{room.device}"
+            self._added = self._added.copied_to(f"cuda:{room.device}")
         held.update(exact, room, layers, self._threads)
 
     def _on_host(self, layers: Sequence[Matrix]) -> list[Matrix]:
-        self._copied |= any(layer.device is not None for layer in layers)
+        if any(layer.device is not None for layer in layers):
+            self._added = self._added.copied_to("the host")
         return [layer.on_host() for layer in layers]
 
     def _refuse_torn(self) -> None:

@@ -140,7 +140,7 @@ def _add_in_new_units(
         state.held = held
     leave(state)
     left, *right = staged_layers(state)
-    rows = in_units(state, left, right[0] if right else None, None, threads)
+    rows = in_units(state, left, right[0] if right else None, held.rows_in)
     _enter_sums(state, held)
     add_rows(state, rows, held.backend, threads)
 

@@ -9,14 +9,15 @@ dwarf the others are kept apart (:mod:`.apart`). States add; states with differe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ..arrays import FloatArray, Matrix
 from ..backends.choose import choose
-from ..backends.moment_sums import HeldMoments, MomentSums, MomentUnits, SideSums
+from ..backends.moment_sums import HeldMoments, MomentRows, MomentSums, MomentUnits, SideSums
 from .apart import LIMIT, Apart, largest, none_apart, outlying
 from .units import Held, common, first_side, fit, loosen
 
@@ -137,15 +138,19 @@ def _copy_rows(stage: FloatArray, place: slice, layers: Sequence[Matrix], part: 
 def _flush(
     state: Moments, left: Sequence[Matrix], right: Sequence[Matrix] | None, backend: str | None, threads: int
 ) -> None:
-    add_rows(state, in_units(state, left, right, backend, threads), backend, threads)
+    rows_in = partial(choose("moments_rows", backend=backend).function, threads=threads)
+    add_rows(state, in_units(state, left, right, rows_in), backend, threads)
 
 
 def in_units(
-    state: Moments, left: Sequence[Matrix], right: Sequence[Matrix] | None, backend: str | None, threads: int
+    state: Moments,
+    left: Sequence[Matrix],
+    right: Sequence[Matrix] | None,
+    rows_in: Callable[[Sequence[MomentUnits]], list[MomentRows]],
 ) -> Apart:
     """The rows of a block of raw layers in the units of the sums, which move where they must; all on the host.
 
-    The stage's memory is overwritten.
+    ``rows_in`` brings rows to units that are given. The stage's memory is overwritten.
     """
     if state.sums is None:
         state.sums = _first_sums(left, right)
@@ -155,7 +160,7 @@ def in_units(
     units = [MomentUnits(left, state.sums.left, state.left_stage)]
     if right is not None and state.sums.right is not None and state.right_stage is not None:
         units.append(MomentUnits(right, state.sums.right, state.right_stage))
-    moved = choose("moments_rows", backend=backend).function(units, threads=threads)
+    moved = rows_in(units)
     rows = Apart(moved[0], moved[1] if len(moved) > 1 else None)
     if state.n + state.apart.count:
         held, rows = fit(Held(state.sums, state.n, state.apart), rows)
