@@ -299,6 +299,12 @@ def test_bad_input() -> None:
     with pytest.raises(TypeError, match="kept must be a boolean mask of the units, not an array of int64"):
         merging(w, np.array([0, 2]))
     found = merging(w, kept)
+    masked = np.ma.MaskedArray(kept, mask=~kept)
+    for attempt in (lambda: merging(w, masked), lambda: found.matrix(masked)):
+        with pytest.raises(TypeError, match="^kept is a masked array: fill or drop its masked entries first$"):
+            attempt()
+    with pytest.raises(TypeError, match="bias is a masked array"):
+        merging(w, kept, bias=np.ma.zeros(6))
     with pytest.raises(TypeError, match="kept must be a boolean mask of the units, not an array of int64"):
         found.matrix(np.flatnonzero(kept))
     with pytest.raises(
