@@ -345,6 +345,16 @@ def test_elimination_without_a_score_picks_units_all_the_same() -> None:
             assert np.isnan(found.cka).all()
 
 
+@pytest.mark.parametrize("backend", ["native_cpu", "reference"])
+def test_no_counts_are_not_all(backend: str) -> None:
+    """None stands for all units of every layer; an empty list has no count for the layer there is."""
+    eliminate = choose("eliminate", backend=backend).function
+    assert len(eliminate([np.eye(3)], counts=None)[0].order) == 3
+    with pytest.raises(ValueError, match="shorter"):
+        eliminate([np.eye(3)], counts=[])
+    assert eliminate([], counts=[]) == []
+
+
 BAD = [
     ({"units": 4}, ValueError, "units=4 must divide the 6 columns into equal blocks"),
     ({"units": 0}, ValueError, "units=0 must divide the 6 columns into equal blocks"),

@@ -131,7 +131,7 @@ def eliminate(
     found = cuda().eliminate(
         [_on_device(a, device) for a in matrices],
         greedy=greedy,
-        counts=list(counts or [len(a) for a in matrices]),
+        counts=[len(a) for a in matrices] if counts is None else list(counts),
         min_cka=math.nan if min_cka is None else min_cka,
     )
     return [EliminationOrder(*order) for order in found]

@@ -187,7 +187,8 @@ def eliminate(
     min_cka: float | None = None,
 ) -> list[EliminationOrder]:
     """See :func:`simkit.backends.reference.eliminate`."""
-    wanted, least = counts or [len(a) for a in matrices], math.nan if min_cka is None else min_cka
+    wanted = [len(a) for a in matrices] if counts is None else counts
+    least = math.nan if min_cka is None else min_cka
     return [
         EliminationOrder(*_core().eliminate(np.ascontiguousarray(a), greedy=greedy, count=count, min_cka=least))
         for a, count in zip(matrices, wanted, strict=True)
