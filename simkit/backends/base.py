@@ -281,7 +281,7 @@ class CandidateProblem:
     L, to which every kept set is compared, is the kernel of all units less centre_i + centre_j - mean.
     """
 
-    z: Any  # [p, n] float32 or float64: features by rows, by the same backend's ``unit_features``
+    z: Any  # [p, n] float32 or float64: by rows, by the same backend's ``unit_features`` (one for all on the host)
     offsets: npt.NDArray[np.int64]  # [u + 1]: unit u is rows offsets[u]:offsets[u + 1]
     kernel: Kernel
     length: float

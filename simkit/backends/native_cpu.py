@@ -37,6 +37,7 @@ from .nearest import NearestProblem, NearestRows
 from .unit_features import host_features
 
 NAME = "native_cpu"
+WITH_NUMPY = ("gather_columns", "unit_features", "nearest_rows")  # what needs no compiled module
 
 
 @cache
@@ -54,12 +55,12 @@ def _core() -> Any:
 
 def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | None = None) -> list[str]:
     """Why ``op``, on ``inputs`` with ``kernel``, cannot run here; empty when it can."""
-    core, why = _load()
-    if core is None:
-        return [why]
-    if isinstance(kernel, CustomKernel) and op in ("candidate_sums", "pack_centred"):
+    if op not in OPS:
+        return [f"there is no native {op}"]
+    if isinstance(kernel, CustomKernel) and op in ("unit_features", "candidate_sums", "pack_centred"):
         return [f"there is no native {op} of {kernel!r}"]
-    return [] if op in OPS else [f"there is no native {op}"]
+    core, why = _load()
+    return [why] if core is None and op not in WITH_NUMPY else []
 
 
 def _bound(block: Block) -> Any:
