@@ -119,7 +119,9 @@ def test_small_rows_alone_are_read_again(layout: Any, monkeypatch: pytest.Monkey
     x, norms_of, passes = rows_of(11, 300), native_cpu.row_norms, []
     scales = np.array([1e300, 1.0, 0.0, 1e-100, 1e-140, 1e-200, 1e-290, 1e-307, 1e-320, 0.0, 1e150])
     x = layout(x * scales[:, None])
-    monkeypatch.setattr(native_cpu, "row_norms", lambda *args, **options: passes.append(1) or norms_of(*args, **options))
+    monkeypatch.setattr(
+        native_cpu, "row_norms", lambda *args, **options: passes.append(1) or norms_of(*args, **options)
+    )
     monkeypatch.setattr(partners, "_CHUNK", 700)
     for rows in (x, x[1:3]):
         passes.clear()
