@@ -222,11 +222,16 @@ class PairSums:
     ``raw`` is the size of the sums that S_aa was subtracted from: ``self / raw`` says how much cancelled.
     """
 
-    values: FloatArray  # [L, M]; of UnitBlocks on a device [u, u] there, a HeldMatrix
+    values: FloatArray | HeldMatrix  # [L, M]; of UnitBlocks on a device [u, u] there
     self_rows: FloatArray  # [L]
     self_columns: FloatArray  # [M]
     raw_rows: FloatArray  # [L]
     raw_columns: FloatArray  # [M]
+
+    @property
+    def table(self) -> FloatArray:
+        """The values on the host."""
+        return np.asarray(self.values)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def unit_sums(units: UnitBlocks, estimator: Estimator, route: Route) -> PairSums
         tensor=route.cores == "tensor",
         bytes=route.bytes,
     )
-    held: Any = DeviceSquare(units.whole.matrix.name, device, len(units), values)
+    held = DeviceSquare(units.whole.matrix.name, device, len(units), values)
     return PairSums(held, own, own, raw, raw)
 
 
