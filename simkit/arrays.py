@@ -180,7 +180,8 @@ def on_host(values: object, name: str) -> npt.NDArray[Any]:
     Raises:
         TypeError: a masked array, or one that cannot be read.
     """
-    if isinstance(values, np.ndarray) or not (hasattr(values, "__array__") or on_device(values)):
+    plain = isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray)
+    if plain or not (hasattr(values, "__array__") or on_device(values)):
         return np.asarray(values)
     array, dtype, _ = _host_array(values, name)
     return (array.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else array

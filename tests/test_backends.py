@@ -151,6 +151,20 @@ def test_a_missing_module_is_said_in_the_plan(x: Array, monkeypatch: pytest.Monk
         sk.cka(x, x, backend="native_cpu")
 
 
+def test_what_numpy_does_needs_no_module(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merging, above all, whose reference forms whole tables."""
+    want = merging(x, np.arange(len(x)) % 2 == 0)
+    monkeypatch.setattr(native_cpu, "_load", lambda: (None, "the compiled module does not import (gone)"))
+    found = merging(x, np.arange(len(x)) % 2 == 0)
+    ran = {step.op: step.backend for step in found.plan.steps}
+    assert ran == {"column_stats": "reference", "row_norms": "reference", "nearest_rows": "native_cpu"}
+    assert found.partner.tolist() == want.partner.tolist()
+    ran = {step.op: step.backend for step in sk.greedy_cka(x, units=np.arange(24) % 6).plan.steps}
+    assert (ran["gather_columns"], ran["pair_sums"]) == ("native_cpu", "reference")
+    ran = {step.op: step.backend for step in sk.greedy_cka(x[:60], kernel=sk.RBF(), count=1).plan.steps}
+    assert (ran["unit_features"], ran["candidate_sums"]) == ("native_cpu", "reference")
+
+
 def test_the_module_knows_no_other_ops() -> None:
     assert native_cpu.unsupported_reasons("svd") == ["there is no native svd"]
     for op in OPS:

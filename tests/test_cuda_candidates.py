@@ -203,6 +203,19 @@ def test_units_keep_their_digits_beside_an_outlier() -> None:
     assert np.ptp(off, axis=1).max() < 2.0**-22 * np.ptp(want[:, ordinary])
 
 
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("size", [1e160, 1e-170, 1.0])
+def test_squares_are_of_scaled_units(size: float) -> None:
+    """Raw ones would overflow, or vanish; nothing would dominate."""
+    for kernel, columns in itertools.product((sk.RBF(), sk.Laplacian()), ([3, 0, 4], range(5))):
+        block = prepare(as_matrix(relu(40, 5) * size), kernel)
+        found, want = (
+            module.unit_features(block, np.array(columns), double=True).sum_sq_dev
+            for module in (native_cuda, reference)
+        )
+        assert_close(found, want, "products", "float64", 40, 5, scale=want)
+
+
 # Everything above the module, end to end.
 
 

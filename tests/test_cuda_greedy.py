@@ -18,7 +18,7 @@ from tolerance import assert_close
 import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import cuda_device, cuda_routes, native_cpu, native_cuda, reference
-from simkit.backends.base import Block, UnitBlocks
+from simkit.backends.base import Block, PairSums, UnitBlocks
 from simkit.backends.routes import plan_pair_sums
 from simkit.errors import TooLittleMemory
 
@@ -433,6 +433,9 @@ def test_a_matrix_on_the_device_is_an_array_to_numpy(device: Any) -> None:
     assert (held.device, held.nbytes, len(held), held.name) == (0, 3200, 20, "x")
     want = reference.column_products(block, stats)
     assert_close(np.asarray(held), want, "products", np.float64, 60, 20, scale=np.abs(want).max())
+    own = np.ones(20)
+    assert PairSums(held, own, own, own, own).table.tobytes() == np.asarray(held).tobytes()
+    assert PairSums(want, own, own, own, own).table is want
     before = device.fetched()
     assert held.sum() == pytest.approx(want.sum())
     assert device.fetched() - before == 160

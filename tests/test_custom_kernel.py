@@ -281,7 +281,7 @@ def test_greedy_orders_run_in_the_reference(estimator: Estimator, backend: str |
         assert found.order.tolist() == want.order.tolist()
         assert found.cka[:-1] == pytest.approx(want.cka[:-1], abs=1e-9)
     ran = {step.op: step for step in found.plan.steps}
-    for op in ("candidate_sums", "pack_centred"):
+    for op in ("unit_features", "candidate_sums", "pack_centred"):
         assert ran[op].backend == "reference"
         native = f"native_cpu: there is no native {op} of {kernel!r}"
         assert ran[op].reason.split(";")[0] == ("asked for" if backend else native)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Literal
+import tracemalloc
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -344,6 +345,31 @@ def test_elimination_without_a_score_picks_units_all_the_same(backend: str) -> N
             (found,) = eliminate([a], greedy=greedy)
             assert found.order.tolist() == list(range(len(a)))
             assert np.isnan(found.cka).all()
+
+
+@pytest.mark.parametrize("backend", ["native_cpu", "reference"])
+def test_no_counts_are_not_all(backend: str) -> None:
+    """None stands for all units of every layer; an empty list has no count for the layer there is."""
+    eliminate = choose("eliminate", backend=backend).function
+    assert len(eliminate([np.eye(3)], counts=None)[0].order) == 3
+    with pytest.raises(ValueError, match="shorter"):
+        eliminate([np.eye(3)], counts=[])
+    assert eliminate([], counts=[]) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"backend": "reference"}, {"backend": "reference", "units": 600}])
+def test_layers_on_the_host_take_the_memory_of_one(options: dict[str, Any]) -> None:
+    """Nothing of a layer is held while the next one is prepared."""
+    layers = {str(k): relu(8, 600, k).astype(np.float32) for k in range(4)}
+    sk.greedy_cka(layers["0"], count=1, **options)
+    peaks = []
+    for some in ({"0": layers["0"]}, layers):
+        tracemalloc.start()
+        sk.greedy_cka(some, count=1, **options)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] >= 8 * 600 * 600
+    assert peaks[1] <= peaks[0] + 8 * 600 * 100
 
 
 BAD = [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 HEAVY = {"torch", "pydantic", "matplotlib", "sklearn", "cupy", "numba", "tqdm", "pandas", "jax"}
 BUDGET = 0.15  # seconds of the processor: other work on the machine does not count
+WAITED = 10 * BUDGET  # seconds on the wall: waiting costs no processor, and a busy machine has its part in it
 RUNS = 7
 
 LIST = "import sys, simkit; print(*sys.modules)"
@@ -19,9 +20,9 @@ for name in sys.argv[1:]:
         importlib.import_module(name)
     except ImportError:  # a part of SciPy that only its package may import
         pass
-start = time.process_time()
+processor, wall = time.process_time(), time.perf_counter()
 import simkit
-print(time.process_time() - start)
+print(time.process_time() - processor, time.perf_counter() - wall)
 """
 
 
@@ -41,5 +42,7 @@ def test_import_loads_no_framework(tmp_path: Path) -> None:
 def test_import_is_fast(tmp_path: Path) -> None:
     names = _python(tmp_path, LIST).split()
     theirs = [name for name in names if name.partition(".")[0] in ("numpy", "scipy")]
-    seconds = [float(_python(tmp_path, CLOCK, *theirs)) for _ in range(RUNS)]
-    assert statistics.median(seconds) <= BUDGET, seconds
+    runs = [[float(word) for word in _python(tmp_path, CLOCK, *theirs).split()] for _ in range(RUNS)]
+    processor, wall = zip(*runs, strict=True)
+    assert statistics.median(processor) <= BUDGET, processor
+    assert min(wall) <= WAITED, wall

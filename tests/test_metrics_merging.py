@@ -273,6 +273,11 @@ def test_all_pruned_and_none_pruned() -> None:
     assert "0 of 0 pruned units" in none.plan.explain()
 
 
+def test_the_plan_says_whose_products_they_are() -> None:
+    w, kept = layer(7, 5)
+    assert "nearest_rows: native_cpu, blocks of NumPy's products in float64," in merging(w, kept).plan.explain()
+
+
 def test_threshold_is_kept_to() -> None:
     w = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]])
     kept = np.array([True, False, False])
@@ -299,6 +304,12 @@ def test_bad_input() -> None:
     with pytest.raises(TypeError, match="kept must be a boolean mask of the units, not an array of int64"):
         merging(w, np.array([0, 2]))
     found = merging(w, kept)
+    masked = np.ma.MaskedArray(kept, mask=~kept)
+    for attempt in (lambda: merging(w, masked), lambda: found.matrix(masked)):
+        with pytest.raises(TypeError, match="^kept is a masked array: fill or drop its masked entries first$"):
+            attempt()
+    with pytest.raises(TypeError, match="bias is a masked array"):
+        merging(w, kept, bias=np.ma.zeros(6))
     with pytest.raises(TypeError, match="kept must be a boolean mask of the units, not an array of int64"):
         found.matrix(np.flatnonzero(kept))
     with pytest.raises(

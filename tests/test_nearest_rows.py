@@ -108,3 +108,25 @@ def test_norms_of_rows_of_every_size(scale: float) -> None:
     for backend in ("native_cpu", "reference"):
         norms = row_norms(as_matrix(x), np.abs(x).max(), backend=backend)
         np.testing.assert_allclose(norms, np.hypot(x[:, 0], x[:, 1]), rtol=1e-15)
+
+
+@pytest.mark.parametrize("layout", [np.asarray, np.asfortranarray])
+def test_small_rows_alone_are_read_again(layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass of the op whatever the rows: zeros, subnormal ones, and some of every scale between."""
+    from simkit.arrays import as_matrix
+    from simkit.metrics import partners
+
+    x, norms_of, passes = rows_of(11, 300), native_cpu.row_norms, []
+    scales = np.array([1e300, 1.0, 0.0, 1e-100, 1e-140, 1e-200, 1e-290, 1e-307, 1e-320, 0.0, 1e150])
+    x = layout(x * scales[:, None])
+    monkeypatch.setattr(
+        native_cpu, "row_norms", lambda *args, **options: passes.append(1) or norms_of(*args, **options)
+    )
+    monkeypatch.setattr(partners, "_CHUNK", 700)
+    for rows in (x, x[1:3]):
+        passes.clear()
+        found = partners.row_norms(as_matrix(rows), np.abs(rows).max())
+        own = np.frexp(np.abs(rows).max(axis=1))[1]
+        want = np.ldexp(np.linalg.norm(np.ldexp(rows, -own[:, None]), axis=1), own)
+        np.testing.assert_allclose(found, want, rtol=1e-14, atol=0)
+        assert len(passes) == 1

@@ -222,11 +222,16 @@ class PairSums:
     ``raw`` is the size of the sums that S_aa was subtracted from: ``self / raw`` says how much cancelled.
     """
 
-    values: FloatArray  # [L, M]; of UnitBlocks on a device [u, u] there, a HeldMatrix
+    values: FloatArray | HeldMatrix  # [L, M]; of UnitBlocks on a device [u, u] there
     self_rows: FloatArray  # [L]
     self_columns: FloatArray  # [M]
     raw_rows: FloatArray  # [L]
     raw_columns: FloatArray  # [M]
+
+    @property
+    def table(self) -> FloatArray:
+        """The values on the host."""
+        return np.asarray(self.values)
 
 
 @dataclass(frozen=True)
@@ -281,7 +286,7 @@ class CandidateProblem:
     L, to which every kept set is compared, is the kernel of all units less centre_i + centre_j - mean.
     """
 
-    z: Any  # [p, n] float32 or float64: features by rows, by the same backend's ``unit_features``
+    z: Any  # [p, n] float32 or float64: by rows, by the same backend's ``unit_features`` (one for all on the host)
     offsets: npt.NDArray[np.int64]  # [u + 1]: unit u is rows offsets[u]:offsets[u + 1]
     kernel: Kernel
     length: float

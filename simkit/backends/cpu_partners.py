@@ -27,7 +27,7 @@ _PLAIN = (1e-15, 1e15)  # norms whose reciprocals and squares every precision ca
 
 def nearest_rows(problem: NearestProblem, k: int) -> NearestRows:
     """See :func:`simkit.backends.reference.nearest_rows`."""
-    route = f"blocks of {problem.matrix.precision} products, near ties again in float64"
+    route = f"blocks of NumPy's products in {problem.matrix.precision}, near ties again in float64"
     found = NearestRows.none(len(problem.rows), k, route)
     if len(problem.rows) and len(problem.others):
         right = _unit_rows(problem, problem.others)

@@ -44,7 +44,8 @@ def unit_features(block: Block, columns: npt.NDArray[np.int64], *, double: bool,
         unit=unit,
         double=double,
     )
-    squares = np.asarray(cuda().column_stats(x=array, row_scale=None)[1])[columns] * (scale / unit) ** 2
+    stats = cuda().column_stats(x=array, row_scale=np.full(block.n, scale))  # raw squares may overflow, or vanish
+    squares = np.asarray(stats[1])[columns] / unit / unit
     dtype = np.dtype(np.float64 if double else np.float32)
     return UnitFeatures(DeviceFeatures(units, (len(columns), block.n), dtype), squares)
 

@@ -111,7 +111,7 @@ def unit_sums(units: UnitBlocks, estimator: Estimator, route: Route, workspace: 
         tensor=route.cores == "tensor",
         bytes=workspace,
     )
-    held: Any = DeviceSquare(units.whole.matrix.name, device, len(units), values)
+    held = DeviceSquare(units.whole.matrix.name, device, len(units), values)
     return PairSums(held, own, own, raw, raw)
 
 
@@ -130,7 +130,7 @@ def eliminate(
     found = cuda().eliminate(
         [_on_device(a, device) for a in matrices],
         greedy=greedy,
-        counts=list(counts or [len(a) for a in matrices]),
+        counts=[len(a) for a in matrices] if counts is None else list(counts),
         min_cka=math.nan if min_cka is None else min_cka,
     )
     return [EliminationOrder(*order) for order in found]

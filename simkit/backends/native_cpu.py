@@ -37,6 +37,7 @@ from .nearest import NearestProblem, NearestRows
 from .unit_features import host_features
 
 NAME = "native_cpu"
+WITH_NUMPY = ("gather_columns", "unit_features", "nearest_rows")  # what needs no compiled module
 
 
 @cache
@@ -54,12 +55,12 @@ def _core() -> Any:
 
 def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | None = None) -> list[str]:
     """Why ``op``, on ``inputs`` with ``kernel``, cannot run here; empty when it can."""
-    core, why = _load()
-    if core is None:
-        return [why]
-    if isinstance(kernel, CustomKernel) and op in ("candidate_sums", "pack_centred"):
+    if op not in OPS:
+        return [f"there is no native {op}"]
+    if isinstance(kernel, CustomKernel) and op in ("unit_features", "candidate_sums", "pack_centred"):
         return [f"there is no native {op} of {kernel!r}"]
-    return [] if op in OPS else [f"there is no native {op}"]
+    core, why = _load()
+    return [why] if core is None and op not in WITH_NUMPY else []
 
 
 def _bound(block: Block) -> Any:
@@ -187,7 +188,8 @@ def eliminate(
     min_cka: float | None = None,
 ) -> list[EliminationOrder]:
     """See :func:`simkit.backends.reference.eliminate`."""
-    wanted, least = counts or [len(a) for a in matrices], math.nan if min_cka is None else min_cka
+    wanted = [len(a) for a in matrices] if counts is None else counts
+    least = math.nan if min_cka is None else min_cka
     return [
         EliminationOrder(*_core().eliminate(np.ascontiguousarray(a), greedy=greedy, count=count, min_cka=least))
         for a, count in zip(matrices, wanted, strict=True)

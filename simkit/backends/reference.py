@@ -223,7 +223,7 @@ def eliminate(
     min_cka: float | None = None,
 ) -> list[EliminationOrder]:
     """Greedy (or one-shot) elimination of the units of each layer; ``counts`` of them, or all."""
-    wanted = counts or [len(a) for a in matrices]
+    wanted = [len(a) for a in matrices] if counts is None else counts
     return [_eliminate(np.asarray(a), greedy, count, min_cka) for a, count in zip(matrices, wanted, strict=True)]
 
 

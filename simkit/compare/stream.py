@@ -344,7 +344,7 @@ class StreamingCKA:
         pairs = layers[0].n * (layers[0].n - 3)
         if row_blocks and column_blocks:
             sums, _ = sums_of(row_blocks, None if self._columns is None else column_blocks, "debiased", forced)
-            values[np.ix_(left, places)] = sums.values / pairs
+            values[np.ix_(left, places)] = sums.table / pairs
             own_rows[left], own_columns[places] = sums.self_rows / pairs, sums.self_columns / pairs
         elif row_blocks:  # the other side is dead in this batch: its zeros are right, and this side's own counts
             own_rows[left] = sums_of(row_blocks, None, "debiased", forced)[0].self_rows / pairs

@@ -171,7 +171,7 @@ def hsic(
     sums, _ = sums_of([a], [b], estimator, ForcedRoute(backend=backend, threads=threads))
     pairs = (a.n - 1) ** 2 if estimator == "biased" else a.n * (a.n - 3)
     try:
-        return math.ldexp(float(sums.values[0, 0]) / pairs, a.gram_exponent + b.gram_exponent)
+        return math.ldexp(float(sums.table[0, 0]) / pairs, a.gram_exponent + b.gram_exponent)
     except OverflowError:
         raise OverflowError("hsic is larger than float64 can hold: rescale the features") from None
 
@@ -267,7 +267,7 @@ def scores_from_sums(
 
     left = norms("row", rows, sums.self_rows, sums.raw_rows)
     right = norms("column", columns, sums.self_columns, sums.raw_columns)
-    return Scores(sums.values / (left[:, None] * right[None, :]), degenerate)
+    return Scores(sums.table / (left[:, None] * right[None, :]), degenerate)
 
 
 def normalised_with_gaps(

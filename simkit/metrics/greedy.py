@@ -197,7 +197,10 @@ class _Prepared:
 
 
 def _orders(layers: Iterable[_Prepared | Elimination], search: _Search) -> list[Elimination]:
-    """The orders of layers: those whose matrices lie on one device are searched at once, others one after another."""
+    """The orders of layers: those whose matrices lie on one device are searched together, others each by itself.
+
+    A matrix on the host is let go before the next layer is prepared.
+    """
     found: list[Elimination] = []
     waiting: list[_Prepared] = []
     for layer in layers:
@@ -206,8 +209,11 @@ def _orders(layers: Iterable[_Prepared | Elimination], search: _Search) -> list[
             waiting = []
         if isinstance(layer, Elimination):
             found.append(layer)
+        elif layer.device is None:
+            found += _eliminated([layer], search)
         else:
             waiting.append(layer)
+        del layer  # what the loop's name holds would outlast the preparation of the next one
     return [*found, *_eliminated(waiting, search)] if waiting else found
 
 

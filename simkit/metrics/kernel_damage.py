@@ -30,7 +30,24 @@ TIE = 1e-12
 ROWS = 2**26  # bytes of row sums at a time: candidates beyond them wait
 PACKED = 2**30  # bytes of half the kernel of all units: above, it is formed again for every batch of candidates
 NONE = np.array([-1])
-OPS = ("candidate_sums", "pack_centred", "unit_features")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Who runs the three ops of candidates."""
+
+    sums: Choice  # candidate_sums
+    pack: Choice  # pack_centred
+    features: Choice  # unit_features
+
+    @staticmethod
+    def of(block: Block, backend: str | None) -> Chosen:
+        """For the units of ``block``."""
+
+        def chosen(op: str) -> Choice:
+            return choose(op, backend=backend, inputs=[block], kernel=block.kernel)
+
+        return Chosen(sums=chosen("candidate_sums"), pack=chosen("pack_centred"), features=chosen("unit_features"))
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class KernelDamage:
     problem: CandidateProblem
     own: float  # <L, L>
     spread: FloatArray  # [units] sum of squared deviations of each unit's features
-    choices: tuple[Choice, ...]  # of OPS
+    chosen: Chosen
     threads: int
     name: str
 
@@ -71,8 +88,8 @@ class KernelDamage:
         at_once = max(1, ROWS // (8 * n))
         scores, means = [], []
         for start in range(0, len(candidates), at_once):
-            chosen = candidates[start : start + at_once]
-            sums = self.choices[0].function(self.problem, kept, chosen, level=level, rows=False, threads=self.threads)
+            some = candidates[start : start + at_once]
+            sums = self.chosen.sums.function(self.problem, kept, some, level=level, rows=False, threads=self.threads)
             own, raw = _own(sums, n, self.problem.estimator)
             constant = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -100,24 +117,24 @@ def kernel_damage(
     unscaled = isinstance(block.kernel, Polynomial | CustomKernel)
     double = exact or block.matrix.precision == "float64" or unscaled
     n, name = block.n, block.matrix.name
-    sums_of, pack, features_of = (choose(op, backend=backend, inputs=[block], kernel=block.kernel) for op in OPS)
-    features = features_of.function(block, np.concatenate(columns), double=double, threads=threads)
+    chosen = Chosen.of(block, backend)
+    features = chosen.features.function(block, np.concatenate(columns), double=double, threads=threads)
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
     everything = np.arange(len(columns))
     problem = CandidateProblem(features.z, offsets, block.kernel, block.length, estimator, np.zeros(n), name=name)
     start = 0.0 if unscaled else 1.0  # the others are near it where features hardly vary
-    first = sums_of.function(problem, everything, NONE, level=start, threads=threads).rows[0]
+    first = chosen.sums.function(problem, everything, NONE, level=start, threads=threads).rows[0]
     first += start * (n - 1 if estimator == "debiased" else n)
     each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
     problem = replace(problem, centre=first / each, mean=float(first.sum()) / both)
-    problem = replace(problem, packed=pack.function(problem, room=PACKED, threads=threads))
+    problem = replace(problem, packed=chosen.pack.function(problem, room=PACKED, threads=threads))
     level = float(first.sum()) / _pairs(n, estimator)
-    whole = sums_of.function(problem, everything, NONE, level=level, rows=False, threads=threads)
+    whole = chosen.sums.function(problem, everything, NONE, level=level, rows=False, threads=threads)
     own, raw = _own(whole, n, estimator)
     if not own[0] > 8 * n * np.finfo(np.float64).eps * raw[0]:
         raise Degenerate(name, f"its {estimator} HSIC with itself is zero within rounding")
     spread = np.add.reduceat(features.sum_sq_dev, offsets[:-1])
-    return KernelDamage(problem, float(own[0]), spread, (sums_of, pack, features_of), threads, name), level
+    return KernelDamage(problem, float(own[0]), spread, chosen, threads, name), level
 
 
 def eliminate(
@@ -153,15 +170,14 @@ def eliminate(
 
 def damage_steps(damage: KernelDamage, candidates: int) -> tuple[Step, ...]:
     """What ran: the pass over the pairs for so many candidates."""
-    sums = damage.choices[0]
+    sums = damage.chosen.sums
     n = damage.problem.z.shape[1]
     held = 0 if damage.problem.packed is None else damage.problem.packed.nbytes
     reason = f"{sums.reason}; {damage.problem.z.dtype.name} kernels, {candidates} of them over {n * (n - 1) // 2} pairs"
-    steps = [Step("candidate_sums", sums.backend, reason, "", candidates * n * (n - 1) // 2, held)]
-    others = zip(OPS[1:], damage.choices[1:], strict=True)
-    packed = damage.problem.packed is not None
-    steps.extend(Step(op, choice.backend, choice.reason) for op, choice in others if packed or op != "pack_centred")
-    return tuple(steps)
+    first = Step("candidate_sums", sums.backend, reason, "", candidates * n * (n - 1) // 2, held)
+    others = {"pack_centred": damage.chosen.pack} if damage.problem.packed is not None else {}
+    others["unit_features"] = damage.chosen.features
+    return (first, *(Step(op, choice.backend, choice.reason) for op, choice in others.items()))
 
 
 def _pairs(n: int, estimator: Estimator) -> int:

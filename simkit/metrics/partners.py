@@ -20,6 +20,7 @@ from ..kernels import Linear
 
 _LEAST = -1000  # the power of two that brings any float64 within reach of a square
 _REACH = 450  # powers of two below the largest entry whose squares are exact
+_CHUNK = 2**15  # entries of rows that are widened at a time
 _NARROW = ("float16", "bfloat16", "float32")  # whose values all lie within that reach of each other
 
 
@@ -36,7 +37,7 @@ class Partners:
 def row_norms(x: Matrix, largest: float, *, last: FloatArray | None = None, backend: str | None = None) -> FloatArray:
     """Norms ``[n]`` of the rows of ``x``, float64, of squares that neither overflow nor vanish.
 
-    ``largest`` is max |x|; ``last [n]`` one more entry of every row.
+    ``largest`` is max |x|; ``last [n]`` one more entry of every row. On the host only the small rows are read again.
     """
     norms_of = choose("row_norms", backend=backend, inputs=[x]).function
     exponent = max(_LEAST, int(np.frexp(largest)[1]))
@@ -48,8 +49,23 @@ def row_norms(x: Matrix, largest: float, *, last: FloatArray | None = None, back
         norms[small] = np.ldexp(np.sqrt(squares[small]), exponent)
         small &= squares < 2.0 ** (-2 * _REACH)
         if exponent == _LEAST or x.dtype in _NARROW or not small.any():
-            return norms if last is None else np.hypot(norms, last)
+            break
+        if x.device is None:
+            _rescale(x, np.flatnonzero(small), norms)
+            break
         exponent = max(_LEAST, exponent - _REACH)
+    return norms if last is None else np.hypot(norms, last)
+
+
+def _rescale(x: Matrix, rows: Indices, norms: FloatArray) -> None:
+    """Norms of ``rows``, each in units of its own largest entry."""
+    step = max(1, _CHUNK // x.p)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        values = Matrix(x.name, x.values[part], x.dtype).float64()
+        own = np.frexp(np.abs(values).max(axis=1))[1]
+        values = np.ldexp(values, -own[:, None])
+        norms[part] = np.ldexp(np.sqrt(np.einsum("ij,ij->i", values, values)), own)
 
 
 def best_partners(
