@@ -194,7 +194,7 @@ def sums_of(
     """The engine call: plan a route, run it, and run it again in float64 where float32 products cancelled."""
     chosen = choose("pair_sums", backend=forced.backend, inputs=[*rows, *(columns or ())])
     threads = check_threads(forced.threads)
-    mapped = max((b.p * b.matrix.values.itemsize for b in [*rows, *(columns or ())] if b.matrix.mapped), default=0)
+    mapped = max((b.p * b.matrix.itemsize for b in [*rows, *(columns or ())] if b.matrix.mapped), default=0)
 
     def run(name: RouteName | None, products: Precision | None) -> tuple[PairSums, Route, Step]:
         route = chosen.plan_pair_sums(
