@@ -306,7 +306,7 @@ def test_bad_input() -> None:
     found = merging(w, kept)
     masked = np.ma.MaskedArray(kept, mask=~kept)
     for attempt in (lambda: merging(w, masked), lambda: found.matrix(masked)):
-        with pytest.raises(TypeError, match="^kept is a masked array: fill or drop its masked entries first$"):
+        with pytest.raises(TypeError, match=r"^kept is a masked array: fill or drop its masked entries first$"):
             attempt()
     with pytest.raises(TypeError, match="bias is a masked array"):
         merging(w, kept, bias=np.ma.zeros(6))
