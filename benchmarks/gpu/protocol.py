@@ -1,20 +1,21 @@
 """How a workload is measured on a device: answers first, then samples by events and by the wall clock.
 
-The answer of simkit is checked twice: on inputs small enough for the host against NumPy in float64, which also checks
-the device's own reference, and on the timed inputs against that reference, float64 by torch on the device. Ceilings are
-measured just before the samples and just after; every sample starts from an idle device and a flushed cache.
+The answer of simkit is checked on inputs small enough for the host against NumPy in float64, which also checks the
+device's own reference, and on the timed inputs against that reference, float64 by torch on the device: one before the
+samples, and the last sample's of every input set after them. Ceilings are measured just before the samples and just
+after; every sample starts from an idle device and a flushed cache.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..protocol import Missing, finite
 from .device import Device, Timed
-from .products import PRECISIONS, Ceilings, measure_ceilings
+from .products import PRECISIONS, Ceilings, measure_ceilings, product_errors
 
 ROUNDS = 5
 SHORT, REPEATS = 0.05, 4  # seconds; samples a round of calls that are shorter
@@ -22,6 +23,7 @@ PATIENCE = 10.0  # seconds: of a rival that takes longer, the checked call is th
 REFERENCES = 1e-9  # how far the device's reference may be from the host's
 SAME = 2.0  # errors within this factor are the same, and those
 NOTHING = 1e-12  # below this
+SPLIT = "three of TF32"  # in simkit's plans
 SHARE = 0.7  # of the rate of the library's products at the same error, asked of simkit everywhere
 
 
@@ -37,9 +39,11 @@ class Workload:
         difference: of two truths.
         error: of an answer, against a truth.
         tolerance: the largest error simkit may have.
-        precision: of the products that the limit counts where no library mode reaches simkit's error.
+        precision: of the products that the limit counts where no library mode reaches simkit's error, and no faster
+            one is due (:func:`limiting`).
         multiply_adds, bytes: the least that any algorithm for the exact answer needs.
         programs: those of csrc/cuda that do the work, for its README.
+        of_products: whether the work is products of matrices; False: no limit is counted at their rates.
     """
 
     key: str
@@ -57,6 +61,7 @@ class Workload:
     bytes: int
     programs: str
     share: float | None = SHARE
+    of_products: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class Entry:
     first: float = 0.0  # seconds of the checked call
     plans: Sequence[Any] = ()
     samples: list[Timed] = field(default_factory=list)
+    last: dict[int, Any] = field(default_factory=dict)  # the last answer on each input set
 
     @property
     def once(self) -> bool:
@@ -122,15 +128,17 @@ def measure(
         if isinstance(rival, Contestant):
             entries.append(_verified(device, workload, rival, truth, must=False))
     del truth
+    errors = product_errors(device, side)
     before = measure_ceilings(device, f"before {workload.key}", side, side * side * 16)
     for number in range(rounds + 1):
-        inputs = workload.inputs[number % len(workload.inputs)]
+        which = number % len(workload.inputs)
         for entry in entries:
-            _sample(device, entry, inputs, warm_up=number == 0, must=entry is own)
+            _sample(device, entry, workload.inputs, which, warm_up=number == 0, must=entry is own)
     after = measure_ceilings(device, f"after {workload.key}", side, side * side * 16)
+    _verify_last(device, workload, entries)
     device.forget()
     missing = [rival for rival in rivals if isinstance(rival, Missing)]
-    return record(workload, entries, missing, (before, after)) | {"reference_error": finite(reference)}
+    return record(workload, entries, missing, (before, after), errors) | {"reference_error": finite(reference)}
 
 
 def check_references(workload: Workload, simkit: Contestant) -> float:
@@ -167,18 +175,46 @@ def _verified(device: Device, workload: Workload, contestant: Contestant, truth:
     return entry
 
 
-def _sample(device: Device, entry: Entry, inputs: Any, *, warm_up: bool, must: bool) -> None:
+def _verify_last(device: Device, workload: Workload, entries: Sequence[Entry]) -> None:
+    """What was timed is an answer: an entry's error becomes the largest over the input sets.
+
+    Raises:
+        AssertionError: simkit's, the first entry's, is too large on one of them.
+    """
+    for which in sorted({which for entry in entries for which in entry.last}):
+        truth = workload.truth(workload.inputs[which])
+        for entry in entries:
+            if entry.failure or which not in entry.last:
+                continue
+            try:
+                error = (entry.contestant.error or workload.error)(entry.last.pop(which), truth)
+            except Exception as failure:
+                if entry is entries[0]:
+                    raise
+                entry.failure = _told(device, failure)
+                continue
+            if entry is entries[0] and (error is None or not error <= workload.tolerance):
+                raise AssertionError(
+                    f"{workload.key}: simkit's error on input set {which} is {error} > {workload.tolerance}"
+                )
+            if error is not None and entry.error is not None and not error <= entry.error:  # NaN stays
+                entry.error = error
+        del truth
+
+
+def _sample(device: Device, entry: Entry, inputs: Sequence[Any], which: int, *, warm_up: bool, must: bool) -> None:
     if entry.failure or entry.once:
         return
     for _ in range(REPEATS if device.real and entry.first < SHORT and not warm_up else 1):
         device.flush()
         try:
-            timed = device.timed(lambda: entry.contestant.call(inputs))
+            timed = device.timed(lambda: entry.contestant.call(inputs[which]))
         except Exception as failure:
             if must:
                 raise
             entry.failure = _told(device, failure)
             return
+        entry.last[which] = timed.answer
         if not warm_up:
             entry.samples.append(Timed(None, timed.events, timed.wall))
 
@@ -214,15 +250,36 @@ def fastest_same(entries: Sequence[Entry]) -> Entry | None:
     return min(good, key=lambda entry: entry.median("events"), default=None)
 
 
+def limiting(workload: Workload, own: Entry, least: dict[str, float], errors: Mapping[str, object]) -> str:
+    """The precision of the limit where no library mode reaches simkit's error: the one that flatters simkit least.
+
+    Of the workload's, those whose square products have an error within simkit's, and three TF32 products for one where
+    simkit's plan says that it forms them.
+    """
+    assert own.error is not None
+    due = {workload.precision}
+    due |= {name for name in PRECISIONS if isinstance(off := errors[name], float) and off <= max(own.error, NOTHING)}
+    if any(SPLIT in f"{step.route} {step.reason}" for plan in own.plans for step in plan.steps):
+        due.add("tf32 split")
+    return min(sorted(due), key=lambda name: least[name])
+
+
 def record(
-    workload: Workload, entries: Sequence[Entry], missing: Sequence[Missing], ceilings: Sequence[Ceilings]
+    workload: Workload,
+    entries: Sequence[Entry],
+    missing: Sequence[Missing],
+    ceilings: Sequence[Ceilings],
+    errors: Mapping[str, object],
 ) -> dict[str, Any]:
-    """The measurement as plain data for the JSON file."""
-    least = limits(workload, ceilings)
+    """The measurement as plain data for the JSON file; ``errors``: of square products, by precision."""
+    least = limits(workload, ceilings) if workload.of_products else {}
     same = fastest_same(entries)
-    precision = workload.precision if same is None else str(same.contestant.mode)
+    precision = None
+    if workload.of_products:
+        precision = limiting(workload, entries[0], least, errors) if same is None else str(same.contestant.mode)
+    limit = None if precision is None else least[precision]
     base = entries[0].median("wall")
-    rows = [_row(entry, least[precision], base) for entry in entries]
+    rows = [_row(entry, limit, base) for entry in entries]
     rows += [{"name": rival.name, "missing": rival.reason} for rival in missing]
     return {
         "kind": "gpu workload",
@@ -232,7 +289,7 @@ def record(
         "programs": workload.programs,
         "limit": {
             "precision": precision,
-            "seconds": least[precision],
+            "seconds": limit,
             "by_precision": least,
             "multiply_adds": workload.multiply_adds,
             "bytes": workload.bytes,
@@ -245,7 +302,7 @@ def record(
     }
 
 
-def _row(entry: Entry, least: float, base: float) -> dict[str, Any]:
+def _row(entry: Entry, limit: float | None, base: float) -> dict[str, Any]:
     row: dict[str, Any] = {"name": entry.contestant.name, "error": finite(entry.error)}
     for name in ("mode", "note"):
         if getattr(entry.contestant, name):
@@ -259,7 +316,7 @@ def _row(entry: Entry, least: float, base: float) -> dict[str, Any]:
             "seconds": statistics.median(events),
             "spread": [min(events), max(events)],
             "wall": entry.median("wall"),
-            "ratio_to_limit": statistics.median(events) / least,
+            "ratio_to_limit": None if limit is None else statistics.median(events) / limit,
             "ratio_to_simkit": entry.median("wall") / base,
         }
         if entry.contestant.scale != 1.0:

@@ -93,7 +93,8 @@ def speed(group: Sequence[Result]) -> str:
     lines = [
         "× limit: the time between two events on the device over that of the least multiply-adds (or bytes) of the"
         " exact answer at the ceiling of the product mode in the next column, the fastest of the library that reaches"
-        " simkit's error in this workload; in brackets what is asked of it. End to end: until the host has the answer.",
+        " simkit's error in this workload; where none does, the fastest of those whose products have simkit's error or"
+        " that simkit forms; in brackets what is asked of it. End to end: until the host has the answer.",
         "",
         line(["", "workload", "simkit", "end to end", "× limit", "limit by", "backend", "error", "fastest library mode"
               " at that error", "× simkit", "fastest other", "× simkit", "its error"]),
@@ -110,8 +111,8 @@ def speed(group: Sequence[Result]) -> str:
             result["title"],
             time_cell(own["seconds"]),
             time_cell(own["wall"]),
-            ratio_cell(own["ratio_to_limit"]) + (f" (≤ {1 / share:.2f})" if share else ""),
-            result["limit"]["precision"],
+            _to_limit(own) + (f" (≤ {1 / share:.2f})" if share else ""),
+            result["limit"]["precision"] or "",
             own.get("backend", ""),
             error_cell(own["error"]),
         ]
@@ -127,8 +128,8 @@ def workload(result: Result) -> str:
     """Every contestant of one workload, and what ran in simkit."""
     limit = result["limit"]
     lines = [
-        f"{result['key']}: {result['title']} ({limit['multiply_adds']:.2g} multiply-adds, {limit['bytes']:.2g} bytes;"
-        f" limit {time_cell(limit['seconds'])} by {limit['precision']})",
+        f"{result['key']}: {result['title']} ({limit['multiply_adds']:.2g} multiply-adds, {limit['bytes']:.2g} bytes"
+        + (f"; limit {time_cell(limit['seconds'])} by {limit['precision']})" if limit["precision"] else ")"),
         "",
         line(["", "time", "end to end", "× limit", "× simkit", "error"]),
         line(["---", *["---:"] * 5]),
@@ -149,7 +150,11 @@ def _contestant(row: Result) -> str:
     once = " (once)" if row["samples"] == 1 else ""
     ratio = "" if row["ratio_to_simkit"] == 1.0 else ratio_cell(row["ratio_to_simkit"])
     times = [time_cell(row["seconds"]) + once, time_cell(row["wall"])]
-    return line([row["name"], *times, ratio_cell(row["ratio_to_limit"]), ratio, error_cell(row["error"])])
+    return line([row["name"], *times, _to_limit(row), ratio, error_cell(row["error"])])
+
+
+def _to_limit(row: Result) -> str:
+    return "" if row["ratio_to_limit"] is None else ratio_cell(row["ratio_to_limit"])
 
 
 def origin(run: Result) -> str:
@@ -174,8 +179,9 @@ def times(results: dict[str, Result]) -> str:
     ]
     for result in results.values():
         own, run = result["contestants"][0], result["run"]
-        cells = [f"{result['key']}: {result['title']}", result["programs"], time_cell(result["limit"]["seconds"])]
-        cells += [time_cell(own["seconds"]), ratio_cell(own["ratio_to_limit"]), own.get("backend", "")]
+        floor = result["limit"]["seconds"]
+        cells = [f"{result['key']}: {result['title']}", result["programs"], "" if floor is None else time_cell(floor)]
+        cells += [time_cell(own["seconds"]), _to_limit(own), own.get("backend", "")]
         lines.append(line([*cells, run["device"]["name"], run["date"].split()[0]]))
     return "\n".join(lines)
 

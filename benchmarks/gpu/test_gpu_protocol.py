@@ -25,7 +25,7 @@ from .conftest import run_record, write_run
 from .device import Cuda, Rehearsal, array_library, driver_version
 from .inputs import on_host, relu_layers
 from .products import MODES, PRECISIONS, gram, measure_ceilings, product, product_errors, split
-from .protocol import Contestant, Workload, measure
+from .protocol import Contestant, Entry, Workload, limiting, measure
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 STEP = SimpleNamespace(op="sum", backend="native_cpu", route="rows", reason="first choice")
@@ -104,7 +104,50 @@ def test_without_a_mode_that_is_as_good_the_workload_names_the_limit() -> None:
     """Simkit's error is 0 here, so that what is off by 0.1 is no yardstick."""
     found = measure(Rehearsal(), sums(), OWN, RIVALS[:1], side=16, rounds=1)
     assert found["fastest_same_error"] is None
-    assert found["limit"]["precision"] == "float32"
+    assert found["limit"]["precision"] in ("float32", "float64")
+
+
+def test_no_limit_flatters() -> None:
+    """The fastest of what the workload names, what has simkit's error, and what simkit's plan says that it forms."""
+    least = {"float64": 2.0, "float32": 3.0, "tf32 split": 1.0, "tf32": 0.4, "bf16": 0.2}
+    errors = {"float64": 0.0, "float32": 1e-7, "tf32 split": 3e-7, "tf32": 3e-4, "bf16": "nan"}
+    plain, split_ = (
+        [SimpleNamespace(steps=(SimpleNamespace(route="", reason=f"float32 products{how}"),), notes=())]
+        for how in ("", " on tensor cores, each three of TF32")
+    )
+    for error, plans, want in (
+        (0.0, plain, "float64"),
+        (1e-7, plain, "float64"),
+        (1e-6, plain, "tf32 split"),
+        (1e-8, split_, "tf32 split"),
+        (1e-3, split_, "tf32"),
+    ):
+        assert limiting(sums(), Entry(OWN, error, plans=plans), least, errors) == want
+    slow = least | {"float64": 9.0}
+    assert limiting(sums(), Entry(OWN, 1e-9, plans=plain), slow, errors) == "float32"
+
+
+def test_what_is_no_product_has_no_limit(tmp_path: Path) -> None:
+    """Neither in the record nor in its tables."""
+    found = measure(Rehearsal(), replace(sums(), of_products=False), OWN, RIVALS, side=16, rounds=1) | {"full": True}
+    assert found["limit"]["seconds"] is found["limit"]["precision"] is None
+    assert found["contestants"][0]["ratio_to_limit"] is None
+    assert found["fastest_same_error"] == "exact"
+    results = table.one_run(recorded(tmp_path, found))
+    assert "(1e+03 multiply-adds, 60 bytes)\n" in table.render(results)
+    assert "| G2: sums of columns | `Sums` |  |" in table.times(results)
+
+
+def test_what_was_timed_is_checked_on_every_input_set() -> None:
+    """An answer that is right on the first one only: simkit's ends the measurement, a rival's is told."""
+    apart = replace(sums(), feasible=torch.ones(5, 3) * 3)
+    second = Contestant("simkit", lambda x: right(x) + (0.125 if x[0, 0] == 2 else 0.0))
+    with pytest.raises(AssertionError, match=r"^G2: simkit's error on input set 1 is 0\.125 > 1e-06$"):
+        measure(Rehearsal(), apart, second, (), side=16, rounds=1)
+    later = Contestant("later", lambda x: right(x) * (np.nan if x[0, 0] == 2 else 1.0), mode="float64")
+    found = measure(Rehearsal(), apart, OWN, (replace(second, name="off"), later), side=16, rounds=2)
+    assert [row["error"] for row in found["contestants"]] == [0.0, 0.125, "nan"]
+    assert found["fastest_same_error"] is None
 
 
 def test_wrong_answers_and_references_end_the_measurement() -> None:
