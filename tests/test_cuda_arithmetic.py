@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
-from cuda_cases import agrees, array_of, block_of, bound, every_order, half, layouts, pair_sums, relu
+from cuda_cases import agrees, array_of, block_of, bound, every_order, half, layouts, pair_sums, relu, see_device
 from emulated_cuda import compile_programs
 from tolerance import assert_close, worst_error
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_device, native_cuda, reference
+from simkit.backends import reference
 from simkit.backends.base import Block
 from simkit.metrics.cka import ForcedRoute, normalised
 from simkit.metrics.prepare import prepare
@@ -220,8 +220,7 @@ def test_feature_space_of_any_layout_type_and_kernel(programs: Any) -> None:
 
 @pytest.fixture
 def device(programs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_device, "load", lambda: (emulated_cuda.module(programs), ""))
-    monkeypatch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
+    see_device(monkeypatch, emulated_cuda.module(programs))
 
 
 HAZARDS = {hazard.name: hazard for hazard in oracles.hazard_battery()}

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from candidate_cases import KERNELS, NAMES, NONE, agrees, features, held, level_of, on_device, problem_of
-from cuda_cases import ORDERS, half, layouts, relu
+from cuda_cases import ORDERS, There, half, layouts, relu, see_device
 from emulated_cuda import compile_programs
 from tolerance import assert_close
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_device, native_cuda, reference
+from simkit.backends import native_cuda, reference
 from simkit.backends.base import CandidateProblem, CandidateSums
 from simkit.backends.choose import choose
 from simkit.metrics import kernel_damage
@@ -36,8 +36,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 
 def use(programs: tuple[Any, Any], patch: pytest.MonkeyPatch, order: int = 0) -> None:
-    patch.setattr(cuda_device, "load", lambda: (emulated_candidates.module(*programs, order), ""))
-    patch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
+    see_device(patch, emulated_candidates.module(*programs, order))
 
 
 @pytest.fixture
@@ -217,24 +216,6 @@ def test_squares_are_of_scaled_units(size: float) -> None:
 
 
 # Everything above the module, end to end.
-
-
-class There:
-    """An array that says that it lies on a device: its memory is the host's, as the emulator's is."""
-
-    def __init__(self, values: Array) -> None:
-        self.values, self.shape, self.dtype = values, values.shape, values.dtype
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        place = {"data": (self.values.ctypes.data, False), "strides": self.values.strides, "stream": 1, "version": 3}
-        return {"shape": self.shape, "typestr": self.values.dtype.str, **place}
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 2, 0
-
-    def get(self) -> Array:
-        raise AssertionError("an array on the device was copied to the host")
 
 
 @pytest.mark.usefixtures("device")

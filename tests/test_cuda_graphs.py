@@ -13,9 +13,9 @@ import emulated_graphs
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cuda_cases import ORDERS, array_of, half, layouts
+from cuda_cases import ORDERS, There, array_of, half, layouts, see_device
 from emulated_cuda import compile_programs
-from emulated_graphs import Bits, OnDevice
+from emulated_graphs import Bits
 from filter_sets import filters, quiet
 from graph_cases import (
     DISTANCES,
@@ -33,7 +33,7 @@ from graph_cases import (
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_device, native_cpu, native_cuda, reference
+from simkit.backends import native_cpu, native_cuda, reference
 from simkit.backends.base import Adjacency, CoverSearch
 from simkit.backends.bits import DeviceBits, on_host, pack, unpack
 from simkit.backends.choose import choose
@@ -197,8 +197,7 @@ def device(programs: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
         return emulated_cuda.column_stats(others, 0, **options)
 
     module = emulated_graphs.module(programs, column_stats=column_stats)
-    monkeypatch.setattr(cuda_device, "load", lambda: (module, ""))
-    monkeypatch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
+    see_device(monkeypatch, module)
     monkeypatch.setattr(Bits, "fetches", 0)
 
 
@@ -207,7 +206,7 @@ def device(programs: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 def test_graphs_of_a_weight_on_a_device_stay_there(dtype: str) -> None:
     w = filters(90, 27).astype(dtype).reshape(90, 3, 3, 3)
     thresholds = [0.6, 1.2, 1.4, 1.2]
-    got, want = quiet(OnDevice(w), threshold=thresholds), quiet(w, threshold=thresholds)
+    got, want = quiet(There(w), threshold=thresholds), quiet(w, threshold=thresholds)
     for graph, same in zip(got, want, strict=True):
         assert graph.backend == "native_cuda"
         assert [step.op for step in graph.plan.steps] == ["adjacency", "components"]
@@ -232,7 +231,7 @@ def test_graphs_of_a_weight_on_a_device_stay_there(dtype: str) -> None:
 @pytest.mark.usefixtures("device")
 def test_what_needs_bits_on_the_host_fetches_them() -> None:
     w = filters(60, 9)
-    graph, same = quiet(OnDevice(w), threshold=1.0), quiet(w, threshold=1.0)
+    graph, same = quiet(There(w), threshold=1.0), quiet(w, threshold=1.0)
     exact, other = graph.covering(exact=True), same.covering(exact=True)
     assert (exact.lower, exact.upper, exact.exact) == (other.lower, other.upper, True)
     less, rest = graph.remove(5), same.remove(5)
@@ -248,7 +247,7 @@ def test_what_needs_bits_on_the_host_fetches_them() -> None:
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph))])
 def test_a_graph_on_a_device_is_copied_and_pickled_as_one_on_the_host(copied: Any) -> None:
-    graph = quiet(OnDevice(filters(60, 9)), threshold=1.0)
+    graph = quiet(There(filters(60, 9)), threshold=1.0)
     again = copied(graph)
     assert isinstance(graph.packed, DeviceBits)
     assert isinstance(again.packed, np.ndarray)
@@ -260,12 +259,12 @@ def test_a_graph_on_a_device_is_copied_and_pickled_as_one_on_the_host(copied: An
 @pytest.mark.usefixtures("device")
 def test_redundancy_of_a_weight_on_a_device() -> None:
     w = filters(100, 40).astype(np.float32)
-    got = sk.redundancy(OnDevice(w), threshold=[0.9, 1.2, 1.35])
+    got = sk.redundancy(There(w), threshold=[0.9, 1.2, 1.35])
     want = sk.redundancy(w, threshold=[0.9, 1.2, 1.35], backend="reference")
     assert [r.value for r in got] == [r.value for r in want]
     assert {r.backend for r in got} == {"native_cuda"}
     assert sk.redundancy(got[1].graph).value == want[1].value
-    assert sk.redundancy(OnDevice(w)).value == sk.redundancy(w).value
+    assert sk.redundancy(There(w)).value == sk.redundancy(w).value
     assert Bits.fetches == 0
     there = sk.redundancy(got[1].graph, backend="native_cpu")
     assert there.value == want[1].value
@@ -291,7 +290,7 @@ def test_hazards_are_told_as_on_the_host() -> None:
     w[7] = w[9] = 0
     for threshold, said in ((1.0, "2 zero filters, the first number 7"), (1e-3, "is empty"), (2.0, "is complete")):
         with pytest.warns(sk.DegenerateWarning) as there:
-            graph = sk.filter_graph(OnDevice(w if threshold == 1.0 else w[10:]), threshold=threshold)
+            graph = sk.filter_graph(There(w if threshold == 1.0 else w[10:]), threshold=threshold)
         with pytest.warns(sk.DegenerateWarning) as here:
             same = sk.filter_graph(w if threshold == 1.0 else w[10:], threshold=threshold)
         assert [str(a.message) for a in there] == [str(a.message) for a in here]
@@ -299,12 +298,12 @@ def test_hazards_are_told_as_on_the_host() -> None:
         assert np.array_equal(graph.bits, same.bits)
     w[3, 2] = np.inf
     with pytest.raises(ValueError, match=r"^weight has 1 non-finite entry, the first at filter 3, entry 2$"):
-        sk.filter_graph(OnDevice(w), threshold=1.0)
+        sk.filter_graph(There(w), threshold=1.0)
 
 
 @pytest.mark.usefixtures("device")
 def test_bits_have_a_place() -> None:
-    bits = native_cuda.adjacency(as_matrix(OnDevice(filters(30, 4))), squared([1.0, 0.5])).bits
+    bits = native_cuda.adjacency(as_matrix(There(filters(30, 4))), squared([1.0, 0.5])).bits
     assert isinstance(bits, DeviceBits)
     assert (bits.shape, bits.device, bits.nbytes) == ((2, 30, 1), 0, 480)
     elsewhere = DeviceBits(SimpleNamespace(shape=(1, 30, 1), device=3))

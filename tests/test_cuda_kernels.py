@@ -10,13 +10,13 @@ import emulated_cuda
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cuda_cases import agrees, block_of, bound, every_order, half, layouts, pair_sums, relu
+from cuda_cases import agrees, block_of, bound, every_order, half, layouts, pair_sums, relu, see_device
 from emulated_cuda import compile_programs
 from tolerance import assert_close
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_device, native_cuda, reference
+from simkit.backends import native_cuda, reference
 from simkit.backends.base import Block
 from simkit.metrics.cka import ForcedRoute, normalised
 from simkit.metrics.prepare import prepare
@@ -166,8 +166,7 @@ def test_median_of_a_sample_unlike_the_rest(programs: Any) -> None:
 
 @pytest.fixture
 def device(programs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_device, "load", lambda: (emulated_cuda.module(programs), ""))
-    monkeypatch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
+    see_device(monkeypatch, emulated_cuda.module(programs))
 
 
 @pytest.mark.usefixtures("device")

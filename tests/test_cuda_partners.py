@@ -10,7 +10,7 @@ import emulated_partners
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cuda_cases import ORDERS, half, layouts
+from cuda_cases import ORDERS, There, half, layouts, see_device
 from emulated_cuda import DTYPES, compile_programs
 from nearest_cases import Find, check, hazards, problem_of, residues_of, rows_of, same_bits
 
@@ -34,11 +34,10 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 @pytest.fixture
 def load(libraries: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> Load:
     """``load(order, room)``: the module of that order of threads and workspace."""
-    monkeypatch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
 
     def take(order: int = 0, room: int = 2**30) -> None:
         module = emulated_partners.module(*libraries, order, room)
-        monkeypatch.setattr(cuda_device, "load", lambda: (module, ""))
+        see_device(monkeypatch, module)
 
     take()
     return take
@@ -153,25 +152,6 @@ def test_too_many_neighbours_are_refused(load: Load) -> None:
 # Merging, end to end.
 
 
-class Resident:
-    """An array that says it lies on a device, and cannot be copied to the host."""
-
-    def __init__(self, values: Array) -> None:
-        self.values, self.shape, self.dtype = values, values.shape, values.dtype
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        v = self.values
-        place = {"data": (v.ctypes.data, False), "strides": v.strides, "stream": None, "version": 3}
-        return {"shape": v.shape, "typestr": v.dtype.str, **place}
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 2, 0
-
-    def get(self) -> Array:
-        raise AssertionError("the weights were copied to the host")
-
-
 def norm_of(units: int) -> BatchNorm:
     r = np.random.default_rng(units)
     return BatchNorm(
@@ -187,7 +167,7 @@ def test_merging_of_weights_on_a_device(load: Load, dtype: str) -> None:
     cases: list[dict[str, Any]] = [{}, {"bias": bias}]
     cases += [{"bias": bias, "batch_norm": norm_of(130), "bn_scale": scale} for scale in ("exact", "reference")]
     for options in cases:
-        got, want = merging(Resident(w), kept, **options), merging(w, kept, **options)
+        got, want = merging(There(w), kept, **options), merging(w, kept, **options)
         assert got.backend == "native_cuda"
         assert [step.op for step in got.plan.steps] == ["column_stats", "row_norms", "nearest_rows"]
         assert want.backend == "native_cpu"

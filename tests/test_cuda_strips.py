@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
-from cuda_cases import agrees, array_of, block_of, bound, half, layouts, pair_sums, relu
+from cuda_cases import agrees, array_of, block_of, bound, half, layouts, pair_sums, relu, see_device
 from emulated_cuda import compile_programs
 from emulated_strips import PACES, Emulated, StripArray, module
 from tolerance import assert_close
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_device, native_cuda
+from simkit.backends import cuda_device
 from simkit.backends.base import Block
 from simkit.errors import TooLittleMemory
 from simkit.metrics.cka import ForcedRoute, normalised
@@ -260,8 +260,7 @@ def test_a_walk_can_be_stopped(programs: dict[str, Any]) -> None:
 def device(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Emulated:
     emulated = Emulated(programs[STRIPS], pace="chance")
     found = module(programs[WHOLE], emulated)
-    monkeypatch.setattr(cuda_device, "load", lambda: (found, ""))
-    monkeypatch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
+    see_device(monkeypatch, found)
     return emulated
 
 

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
-from cuda_cases import agrees, block_of, every_order, half, layouts, pair_sums, relu
+from cuda_cases import agrees, block_of, every_order, half, layouts, pair_sums, relu, see_device
 from emulated_cuda import compile_programs
 from emulated_tensor import split, sum_in_fractions, sum_of_eight
 from tolerance import assert_close, worst_error
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_device, native_cuda, reference
+from simkit.backends import cuda_device, reference
 from simkit.backends.cuda_cores import cores_for
 from simkit.backends.routes import plan_pair_sums
 from simkit.metrics.cka import ForcedRoute, normalised
@@ -213,8 +213,7 @@ def test_errors_stay_at_the_level_of_float32(programs: Any, change: str) -> None
 def device(programs: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     def of_capability(major: int, minor: int) -> None:
         module = emulated_cuda.module(programs, capability=(major, minor))
-        monkeypatch.setattr(cuda_device, "load", lambda: (module, ""))
-        monkeypatch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
+        see_device(monkeypatch, module)
 
     return of_capability
 

@@ -12,14 +12,14 @@ import emulated_strips
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cuda_cases import agrees, block_of, bound, every_order, pair_sums, relu
+from cuda_cases import agrees, block_of, bound, every_order, pair_sums, relu, see_device
 from emulated_cuda import compile_programs
 from emulated_strips import PACES, Emulated
 from tolerance import assert_close, worst_error
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_device, cuda_strips, native_cuda, reference
+from simkit.backends import cuda_strips, native_cuda, reference
 from simkit.backends.base import Block, UnitBlocks
 from simkit.backends.routes import plan_pair_sums
 from simkit.errors import TooLittleMemory
@@ -143,15 +143,10 @@ def test_errors_of_columns_are_smaller_than_plain_ones(programs: dict[str, Any])
 # The choice, from the plan to the programs.
 
 
-def use(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
-    monkeypatch.setattr(cuda_device, "load", lambda: (module, ""))
-    monkeypatch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
-
-
 @pytest.fixture
 def device(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     def of_capability(major: int, minor: int) -> None:
-        use(monkeypatch, emulated_greedy.module(programs[WHOLE], programs[GREEDY], capability=(major, minor)))
+        see_device(monkeypatch, emulated_greedy.module(programs[WHOLE], programs[GREEDY], capability=(major, minor)))
 
     return of_capability
 
@@ -162,7 +157,7 @@ def test_strips_are_planned_with_the_cores_of_the_device(
 ) -> None:
     blocks = [Block(as_matrix(np.zeros((n, p), np.float32)), sk.Linear(), np.zeros(p), 0) for p in (400, 20)]
     for capability, cores in (((9, 0), None), ((9, 0), "plain"), ((8, 6), None), ((8, 6), "tensor")):
-        use(monkeypatch, emulated_strips.module(programs[WHOLE], Emulated(programs[STRIPS]), capability))
+        see_device(monkeypatch, emulated_strips.module(programs[WHOLE], Emulated(programs[STRIPS]), capability))
 
         def plan(memory: int, forced: Any = cores) -> Any:
             return cuda_strips.plan_pair_sums(blocks, None, memory=memory, route=name, cores=forced)
@@ -177,7 +172,7 @@ def test_strips_are_planned_with_the_cores_of_the_device(
 
 def test_the_route_s_choice_reaches_strips(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same route on other cores: other last bits, those of the program told directly."""
-    use(monkeypatch, emulated_strips.module(programs[WHOLE], Emulated(programs[STRIPS])))
+    see_device(monkeypatch, emulated_strips.module(programs[WHOLE], Emulated(programs[STRIPS])))
     blocks = [block_of(relu(129, p, p).astype(np.float32))[0] for p in (36, 17)]
     found = {}
     for cores in ("plain", "tensor"):

@@ -81,6 +81,35 @@ Place place_of(const std::vector<const DeviceArray*>& arrays, bool on_host) {
     return place;
 }
 
+DevicePairs pairs_of(const std::vector<std::shared_ptr<DeviceBlock>>& rows,
+                     const std::vector<std::shared_ptr<DeviceBlock>>& columns, bool debiased, bool double_products,
+                     bool tensor) {
+    if (rows.empty()) throw std::invalid_argument("there are no blocks");
+    DevicePairs pairs{{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1, false, tensor}, {}};
+    for (const auto* side : {&rows, &columns})
+        for (const auto& block : *side) {
+            if (!block) throw std::invalid_argument("an argument is None");
+            pairs.problem.blocks.push_back(block->view);
+            pairs.arrays.push_back(block->x.get());
+            if (block->view.x.rows != pairs.problem.n())
+                throw std::invalid_argument("blocks have different numbers of rows");
+        }
+    return pairs;
+}
+
+py::tuple to_tuple(PairSums&& sums, const PairProblem& problem) {
+    const auto left = static_cast<py::ssize_t>(problem.left), right = static_cast<py::ssize_t>(problem.right());
+    const auto m = static_cast<py::ssize_t>(problem.m());
+    return py::make_tuple(to_array(std::move(sums.values), {left, right}), to_array(std::move(sums.self), {m}),
+                          to_array(std::move(sums.raw), {m}));
+}
+
+py::tuple to_tuple(ColumnStats&& stats) {
+    const auto p = static_cast<py::ssize_t>(stats.mean.size());
+    return py::make_tuple(to_array(std::move(stats.mean), {p}), to_array(std::move(stats.sum_sq_dev), {p}),
+                          stats.max_abs, stats.max_dev, stats.nonfinite, stats.first_row, stats.first_col);
+}
+
 void bind_cuda_arrays(py::module_& m) {
     using namespace py::literals;
     m.def("device_report", [] {

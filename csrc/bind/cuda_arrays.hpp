@@ -8,6 +8,8 @@
 
 #include "bind/arrays.hpp"
 #include "core/place.hpp"
+#include "ops/columns.hpp"
+#include "ops/hsic.hpp"
 
 namespace simkit {
 
@@ -31,6 +33,19 @@ struct DeviceBlock {
 
 // Where an op on these arrays runs: on the first one's stream, after the others'. All of them lie on the host, or none.
 Place place_of(const std::vector<const DeviceArray*>& arrays, bool on_host = false);
+
+// All pairs of blocks, and the arrays that they read.
+struct DevicePairs {
+    PairProblem problem;
+    std::vector<const DeviceArray*> arrays;
+};
+DevicePairs pairs_of(const std::vector<std::shared_ptr<DeviceBlock>>& rows,
+                     const std::vector<std::shared_ptr<DeviceBlock>>& columns, bool debiased, bool double_products,
+                     bool tensor);
+
+// What the module returns.
+py::tuple to_tuple(PairSums&& sums, const PairProblem& problem);
+py::tuple to_tuple(ColumnStats&& stats);
 
 void bind_cuda_arrays(py::module_& m);
 void bind_cuda_candidates(py::module_& m);

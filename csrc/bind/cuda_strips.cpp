@@ -3,8 +3,6 @@
 #include <stdexcept>
 
 #include "bind/cuda_arrays.hpp"
-#include "ops/columns.hpp"
-#include "ops/hsic.hpp"
 
 namespace simkit {
 namespace bound {
@@ -31,9 +29,7 @@ py::tuple column_stats_in_strips(const Array& x, const std::optional<DoubleArray
         py::gil_scoped_release release;
         stats = cuda::column_stats(place_of({x.get()}, true), x->view, scale, strips);
     }
-    const auto p = static_cast<py::ssize_t>(x->view.cols);
-    return py::make_tuple(to_array(std::move(stats.mean), {p}), to_array(std::move(stats.sum_sq_dev), {p}),
-                          stats.max_abs, stats.max_dev, stats.nonfinite, stats.first_row, stats.first_col);
+    return to_tuple(std::move(stats));
 }
 
 py::array_t<double> row_norms_in_strips(const Block& block, std::int64_t resident, std::int64_t passing,
@@ -51,17 +47,9 @@ py::array_t<double> row_norms_in_strips(const Block& block, std::int64_t residen
 py::tuple pair_sums_in_strips(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased,
                               bool sample_space, bool double_products, bool tensor, std::int64_t resident,
                               std::int64_t passing, std::int64_t bytes, int threads) {
-    if (rows.empty()) throw std::invalid_argument("there are no blocks");
-    PairProblem problem{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1, false, tensor};
-    std::vector<const DeviceArray*> arrays;
-    for (const auto* side : {&rows, &columns})
-        for (const Block& block : *side) {
-            if (!block) throw std::invalid_argument("an argument is None");
-            problem.blocks.push_back(block->view);
-            arrays.push_back(block->x.get());
-            if (block->view.x.rows != problem.n()) throw std::invalid_argument("blocks have different numbers of rows");
-            if (block->view.kernel != Kernel::linear) throw std::invalid_argument("only linear kernels go in strips");
-        }
+    const auto [problem, arrays] = pairs_of(rows, columns, debiased, double_products, tensor);
+    for (const BlockView& block : problem.blocks)
+        if (block.kernel != Kernel::linear) throw std::invalid_argument("only linear kernels go in strips");
     const Place place = place_of(arrays, true);
     const Strips strips = strips_of(resident, passing, bytes, threads);
     PairSums sums;
@@ -70,10 +58,7 @@ py::tuple pair_sums_in_strips(const std::vector<Block>& rows, const std::vector<
         sums = sample_space ? cuda::pair_sums_sample(place, problem, strips)
                             : cuda::pair_sums_feature(place, problem, strips);
     }
-    const auto left = static_cast<py::ssize_t>(problem.left), right = static_cast<py::ssize_t>(problem.right());
-    const auto m = static_cast<py::ssize_t>(problem.m());
-    return py::make_tuple(to_array(std::move(sums.values), {left, right}), to_array(std::move(sums.self), {m}),
-                          to_array(std::move(sums.raw), {m}));
+    return to_tuple(std::move(sums), problem);
 }
 
 }  // namespace

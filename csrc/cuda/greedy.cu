@@ -1,5 +1,5 @@
 #include "cuda/device.cuh"
-#include "cuda/elimination.hpp"
+#include "cuda/elimination_run.hpp"
 
 namespace simkit::cuda {
 

@@ -1,7 +1,7 @@
 // Products of columns, sums of a matrix and elimination on the emulator, as C functions for ctypes. What lies on a
 // device lies in the caller's memory here.
 #include "cuda/columns.hpp"
-#include "cuda/elimination.hpp"
+#include "cuda/elimination_run.hpp"
 #include "cuda/unit_sums.hpp"
 #include "emulated.hpp"
 

@@ -14,13 +14,42 @@ from tolerance import assert_close
 
 import simkit as sk
 from simkit.arrays import Matrix, as_matrix
-from simkit.backends import reference
+from simkit.backends import cuda_device, native_cuda, reference
 from simkit.backends.base import Block, kernel_options
 from simkit.backends.routes import plan_pair_sums
 from simkit.metrics.prepare import prepare_with_stats
 
 Array = npt.NDArray[Any]
 ORDERS = (0, 1, 2)  # of the threads: upwards, downwards, shuffled at every step
+
+
+class There:
+    """An array that says that it lies on a device, where the emulator finds it; the host may not have it."""
+
+    def __init__(self, values: Array, device: int = 0, stream: int | None = 7) -> None:
+        self.values, self.device, self.stream = values, device, stream
+        self.shape, self.dtype = values.shape, values.dtype
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        v = self.values
+        place = {"data": (v.ctypes.data, False), "strides": v.strides, "stream": self.stream, "version": 3}
+        return {"shape": v.shape, "typestr": v.dtype.str, **place}
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.device
+
+    def reshape(self, *shape: int) -> There:
+        return There(self.values.reshape(*shape), self.device, self.stream)
+
+    def get(self) -> Array:
+        raise AssertionError("an array on the device was copied to the host")
+
+
+def see_device(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    """simkit sees one device, on which the emulated module runs."""
+    monkeypatch.setattr(cuda_device, "load", lambda: (module, ""))
+    monkeypatch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
 
 
 def array_of(matrix: Matrix) -> Any:

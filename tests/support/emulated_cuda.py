@@ -6,6 +6,7 @@ What Python hands over is passed on as it is, so that ``native_cuda`` and everyt
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -48,15 +49,25 @@ def compile_programs(folder: Path, source: str = "cuda_programs") -> Any:
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         return None
+    if folder.name.startswith("popen-"):  # of one of several workers, who share what they compile
+        folder = folder.parent
     library = folder / f"{source}.so"
-    if not library.exists():
-        # No fused products: the device is told which ones it must not fuse.
-        options = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-        includes = ["-I", str(NATIVE.parents[1] / "csrc"), "-I", str(NATIVE)]
-        subprocess.run([compiler, *options, *includes, NATIVE / f"{source}.cpp", "-o", library], check=True)
+    with (folder / f"{source}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            _compile(compiler, source, library)
     loaded = ctypes.CDLL(str(library))
     loaded.last_error.restype = ctypes.c_char_p
     return loaded
+
+
+def _compile(compiler: str, source: str, library: Path) -> None:
+    # No fused products: the device is told which ones it must not fuse.
+    options = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    includes = ["-I", str(NATIVE.parents[1] / "csrc"), "-I", str(NATIVE)]
+    draft = library.with_suffix(".draft")
+    subprocess.run([compiler, *options, *includes, NATIVE / f"{source}.cpp", "-o", draft], check=True)
+    draft.replace(library)
 
 
 def address(array: npt.NDArray[Any] | None) -> ctypes.c_void_p | None:

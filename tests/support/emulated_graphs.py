@@ -49,28 +49,6 @@ class Bits:
         return self.held.copy()
 
 
-class OnDevice:
-    """As a CuPy array that cannot be copied to the host; its memory is the host's, where the emulator reads it."""
-
-    def __init__(self, values: npt.NDArray[Any], device: int = 0) -> None:
-        self.values, self.shape, self.dtype, self.device = values, values.shape, values.dtype, device
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        v = self.values
-        where = {"data": (v.ctypes.data, False), "strides": v.strides, "stream": None, "version": 3}
-        return {"shape": v.shape, "typestr": v.dtype.str, **where}
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 2, self.device
-
-    def reshape(self, *shape: int) -> OnDevice:
-        return OnDevice(self.values.reshape(*shape), self.device)
-
-    def get(self) -> npt.NDArray[Any]:
-        raise AssertionError("an array on the device was copied to the host")
-
-
 def adjacency(
     programs: Any, order: int, *, x: emulated_cuda.Array, squared: Sequence[float]
 ) -> tuple[bool, float, float, npt.NDArray[np.int64], Bits]:
