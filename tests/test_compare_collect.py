@@ -107,7 +107,7 @@ def test_features_go_to_the_host_where_no_sums_are_held_on_their_device(
         got = sk.compare(model, layers=["0", "1", "2"], **options)
         assert np.array_equal(got.values, want.values)
         assert got.backend == "native_cpu"
-        assert got.plan.notes[-1] == "features on a device were copied to the host and added there"
+        assert got.plan.notes[-1] == "batches copied to the host and added there: 3"
         assert len(seen) == 3
         for name in ("0", "1", "2"):
             assert [batch[name].device for batch in seen] == [None] * 3

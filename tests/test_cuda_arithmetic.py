@@ -239,3 +239,21 @@ def test_hazards(name: str) -> None:
     blocks = [prepare(as_matrix(x, name=key), sk.Linear(), backend="native_cuda") for key, x in layers.items()]
     found = normalised(blocks, None, "debiased", ForcedRoute(backend="native_cuda", route="sample")).values[0, 1]
     assert_close(found, want, "cka", hazard.x.dtype, n, p)
+
+
+@pytest.mark.parametrize(
+    ("built", "runs"),
+    [
+        ("90-real", (90,)),
+        ("80-real,86-real", (80, 86, 87, 89)),
+        ("80-real,90-virtual", (80, 86, 87, 89, 90, 100, 103, 120)),
+        ("86", (86, 87, 89, 90, 100, 103, 120)),
+        ("90a-real", (90,)),
+        ("90a-virtual,120", (90, 120)),
+        ("100f-real", (100, 103)),
+        ("native", (75, 80, 86, 87, 89, 90, 100, 103, 120)),
+    ],
+)
+def test_which_devices_a_build_has_code_for(programs: Any, built: str, runs: tuple[int, ...]) -> None:
+    devices = (75, 80, 86, 87, 89, 90, 100, 103, 120)
+    assert tuple(c for c in devices if programs.has_code_for(built.encode(), c)) == runs

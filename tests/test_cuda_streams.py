@@ -292,7 +292,10 @@ def test_batches_here_and_there() -> None:
     stream.update(there(layers, kind=Copied))
     assert stream.compute().plan.notes == (off,)
     mixed = sk.StreamingCKA()
-    mixed.update({"l0": Copied(layers["l0"]), "l1": layers["l1"]})
+    with pytest.raises(ValueError, match=r"^l0 lies on cuda:0 and l1 on the host: move one of them, or name a backend"):
+        mixed.update({"l0": Copied(layers["l0"]), "l1": layers["l1"]})
+    assert mixed.samples == 0
+    mixed.update({"l0": Copied((8 * layers["l0"]).astype(np.int32)), "l1": layers["l1"]})
     assert mixed.compute().backend == "native_cpu"
     assert mixed.compute().plan.notes == (off,)
     mixed.update(there(layers))

@@ -18,8 +18,8 @@ from tolerance import assert_close, worst_error
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_device, reference
-from simkit.backends.cuda_cores import cores_for
+from simkit.backends import cuda_device, cuda_routes, reference
+from simkit.backends.cuda_cores import cores_for, float64_cost
 from simkit.backends.routes import plan_pair_sums
 from simkit.metrics.cka import ForcedRoute, normalised
 from simkit.metrics.prepare import prepare
@@ -239,6 +239,26 @@ def test_the_capability_of_the_device_chooses_and_the_caller_may_force(device: A
     assert "tensor" not in plain.plan.explain()
     assert worst_error(plain.values, forced.values) <= 1e-7
     assert "float64 products on tensor cores; " in scores_on_device(layers, route="feature").plan.explain()
+
+
+def test_routes_are_chosen_by_what_float64_costs_on_the_device(device: Any) -> None:
+    """The more samples there are for each column, the sooner feature space pays."""
+
+    def route(dtype: str, samples: int) -> str:
+        blocks = [block_of(relu(samples, 8).astype(dtype))[0] for _ in range(2)]
+        return cuda_routes.plan_pair_sums(blocks, None).name
+
+    device(9, 0)
+    assert [route("float32", n) for n in (80, 2000)] == ["feature", "feature"]
+    device(8, 6)
+    assert [route("float32", n) for n in (80, 2000)] == ["sample", "feature"]
+    assert route("float64", 80) == "feature"
+    costs = {}
+    for capability in ((8, 0), (8, 9), (9, 0), (10, 0)):
+        device(*capability)
+        blocks = [block_of(relu(70, 4))[0]]
+        costs[capability] = float64_cost(blocks, cores_for(blocks)), float64_cost(blocks, "plain")
+    assert costs == {(8, 0): (2.7, 2.0), (8, 9): (64.0, 64.0), (9, 0): (1.7, 2.0), (10, 0): (2.0, 2.0)}
 
 
 def test_tensor_cores_that_are_not_there_are_refused(device: Any) -> None:

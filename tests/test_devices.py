@@ -256,14 +256,30 @@ def test_device_arrays_stay_on_their_device(x: Array, monkeypatch: pytest.Monkey
         choice = choose("column_stats", inputs=[a])
     assert choice.backend == "native_cpu"
     assert choice.reason == "native_cuda: there is no CUDA column_stats; copied from the device to the host"
-    choice = choose("pair_sums", inputs=[a, h])
-    assert choice.backend == "native_cpu"
-    assert choice.reason == "native_cuda: h lies on the host; copied from the device to the host"
-    assert choose("pair_sums", backend="native_cuda", inputs=[a, h]).backend == "native_cuda"
+    text = "^a lies on cuda:0 and h on the host: move one of them, or name a backend, which takes both$"
+    with pytest.raises(ValueError, match=text):
+        choose("pair_sums", inputs=[a, h])
+    for backend, reason in (
+        ("native_cuda", "asked for"),
+        ("native_cpu", "asked for; copied from the device to the host"),
+    ):
+        choice = choose("pair_sums", backend=backend, inputs=[a, h])
+        assert (choice.backend, choice.reason) == (backend, reason)
     for backend in (None, "native_cuda"):
         with pytest.raises(ValueError, match=r"^a lies on cuda:0 and c on cuda:2: move them to one device$"):
             choose("pair_sums", inputs=[a, c], backend=backend)
     assert choose("pair_sums", inputs=[a, c], backend="native_cpu").backend == "native_cpu"
+
+
+def test_what_came_over_the_host_is_said(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen(monkeypatch)
+    a, whole = as_matrix(OnDevice(x), name="a"), as_matrix(OnDevice((x * 10).astype(np.int32)), name="whole")
+    assert whole.origin.endswith(" device 0, copied to the host")
+    choice = choose("pair_sums", inputs=[whole, whole])
+    assert (choice.backend, choice.reason) == ("native_cpu", f"first choice; whole is {whole.origin}")
+    text = f"a lies on cuda:0 and whole on the host (whole is {whole.origin}): move one of them, or name a backend"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}, which takes both$"):
+        choose("pair_sums", inputs=[a, whole])
 
 
 def test_the_kernel_that_no_device_takes(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +348,7 @@ def test_streams_are_summed_on_the_host(x: Array) -> None:
 
 
 def test_a_build_without_cuda_says_so(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
-    why = "this build has no CUDA code (SIMKIT_CUDA=OFF, or no nvcc was found)"
+    why = "this build has no CUDA code (SIMKIT_CUDA=OFF)"
     monkeypatch.setattr(cuda_device, "load", lambda: (None, why))
     cuda_device.device_report.cache_clear()
     try:
@@ -352,7 +368,7 @@ def test_the_planner_of_tiles(x: Array, monkeypatch: pytest.MonkeyPatch) -> None
     from simkit.metrics.prepare import prepare
 
     device = SimpleNamespace(
-        current_device=lambda: 0, capability=lambda device: (8, 6), memory_info=lambda device: (2**37, 2**37)
+        current_device=lambda: 0, capability=lambda device: (10, 0), memory_info=lambda device: (2**37, 2**37)
     )
     monkeypatch.setattr(cuda_device, "load", lambda: (device, ""))
     wide = [prepare(as_matrix(np.tile(x, 20) + x.max(), name=str(k)), sk.Linear()) for k in range(3)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import simkit as sk
+from simkit.metrics.merging import merging
 
 torch = pytest.importorskip("torch")
 
@@ -36,3 +37,12 @@ def test_channels_last_memory() -> None:
     weight = torch.randn((30, 8, 3, 3), generator=torch.Generator().manual_seed(2))
     strided = weight.to(memory_format=torch.channels_last)
     assert np.array_equal(sk.filter_graph(strided).bits, sk.filter_graph(weight).bits)
+
+
+def test_merging_reads_parameters() -> None:
+    """As they stand in a module: with gradients, in bfloat16."""
+    w, bias = torch.nn.Parameter(torch.randn(20, 5)), torch.nn.Parameter(torch.randn(20).bfloat16())
+    kept = torch.arange(20) % 2 == 0
+    found = merging(w, kept, bias=bias)
+    want = merging(w.detach().numpy(), kept.numpy(), bias=bias.detach().float().numpy())
+    assert found.partner.tolist() == want.partner.tolist()

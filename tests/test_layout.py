@@ -151,6 +151,9 @@ def test_the_stub_names_what_the_module_has(name: str) -> None:
         pytest.skip("this build has no CUDA code")
     stub = _tree(ROOT / "simkit" / "backends" / f"{name}.pyi")
     named = {node.name for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    named |= {
+        node.target.id for node in stub.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
     assert named == {name for name in dir(module) if not name.startswith("_")}
 
 

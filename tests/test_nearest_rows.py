@@ -88,16 +88,6 @@ def test_a_bias_is_one_more_weight() -> None:
         merging(w, kept, bias=bias * 0 + 1e305)
 
 
-def test_parameters_of_torch_are_read() -> None:
-    """As they stand in a module: with gradients, in bfloat16."""
-    torch = pytest.importorskip("torch")
-    w, bias = torch.nn.Parameter(torch.randn(20, 5)), torch.nn.Parameter(torch.randn(20).bfloat16())
-    kept = torch.arange(20) % 2 == 0
-    found = merging(w, kept, bias=bias)
-    want = merging(w.detach().numpy(), kept.numpy(), bias=bias.detach().float().numpy())
-    assert found.partner.tolist() == want.partner.tolist()
-
-
 @pytest.mark.parametrize("scale", [1.0, 1e-320, 1e300])
 def test_norms_of_rows_of_every_size(scale: float) -> None:
     """Subnormal rows beside huge ones, and rows of zeros."""

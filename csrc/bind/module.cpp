@@ -4,6 +4,7 @@
 #include "core/blas.hpp"
 
 PYBIND11_MODULE(_core, m) {
+    m.attr("without_cuda") = SIMKIT_WITHOUT_CUDA;  // why this build has no CUDA code; empty where it has
     simkit::use_one_blas_thread();
     simkit::bind_hsic(m);
     simkit::bind_adjacency(m);

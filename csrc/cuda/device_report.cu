@@ -1,18 +1,27 @@
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
+#include <cstdlib>
 #include <string>
 
 #include "core/device_report.hpp"
+#include "cuda/architectures.hpp"
 
 namespace simkit {
 namespace {
 
-// The oldest capability that this build has code for, in the compiler's units: 800 is 8.0.
-constexpr int kOldest = std::min({__CUDA_ARCH_LIST__});
+std::string as_version(int number) {  // 13020: 13.2
+    return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+}
 
-std::string as_version(int capability) {
-    return std::to_string(capability / 100) + "." + std::to_string(capability % 100 / 10);
+// Why no device is seen.
+std::string reason_of(cudaError_t error) {
+    int driver = 0;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return "no NVIDIA driver (libcuda.so.1) was found";
+    const std::string known = "the driver knows CUDA " + as_version(driver);
+    if (error == cudaErrorInsufficientDriver) return known + ", this build needs " + as_version(CUDART_VERSION);
+    const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    const std::string hidden = visible ? ", CUDA_VISIBLE_DEVICES is \"" + std::string(visible) + "\"" : "";
+    return known + ": " + cudaGetErrorString(error) + hidden;
 }
 
 }  // namespace
@@ -20,28 +29,30 @@ std::string as_version(int capability) {
 DeviceReport device_report() {
     DeviceReport report;
     int count = 0;
-    if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaSuccess && count == 0) error = cudaErrorNoDevice;
+    if (error != cudaSuccess) {
         cudaGetLastError();  // the question must not leave an error behind for the next call
-        report.reason = cudaGetErrorString(error);
+        report.reason = reason_of(error);
         return report;
     }
-    report.reason = "the driver reports no device";
     bool usable = false;
     for (int i = 0; i < count; ++i) {
         cudaDeviceProp prop;
         if (cudaGetDeviceProperties(&prop, i) != cudaSuccess) {
             cudaGetLastError();
             report.devices.push_back("device " + std::to_string(i) + " does not describe itself");
+            report.reason = report.devices.back();
             continue;
         }
-        const int capability = prop.major * 100 + prop.minor * 10;
-        std::string device = std::string(prop.name) + ", capability " + as_version(capability) + ", " +
-                             std::to_string(prop.totalGlobalMem >> 30) + " GiB";
-        if (capability < kOldest) {
-            device += ", too old: this build has code from capability " + as_version(kOldest) + " on";
+        const bool runs = cuda::has_code_for(SIMKIT_CUDA_CODE, prop.major * 10 + prop.minor);
+        std::string device = std::string(prop.name) + ", capability " + std::to_string(prop.major) + "." +
+                             std::to_string(prop.minor) + ", " + std::to_string(prop.totalGlobalMem >> 30) + " GiB";
+        if (!runs) {
+            device += ", for which this build has no code: it was built for " SIMKIT_CUDA_CODE;
             report.reason = device;
         }
-        usable = usable || capability >= kOldest;
+        usable = usable || runs;
         report.devices.push_back(std::move(device));
     }
     if (usable)

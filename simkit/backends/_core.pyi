@@ -6,6 +6,8 @@ import numpy.typing as npt
 
 _F64 = npt.NDArray[np.float64]
 
+without_cuda: str
+
 class Block:
     def __init__(
         self,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from ..arrays import COPIED, Matrix
 from ..kernels import Kernel
 from . import routes
 from .base import OPS, Input, Precision, Route, matrices_of
@@ -69,14 +70,15 @@ def choose(
     """The function that runs ``op`` on ``inputs`` (those of its arguments that may lie on a device) with ``kernel``.
 
     Raises:
-        ValueError: no such backend; inputs on different devices. NotImplementedError: the named backend cannot run the
-            op, with its reasons.
+        ValueError: no such backend; inputs on different devices, or on one and the host. NotImplementedError: the named
+            backend cannot run the op, with its reasons.
     """
     if op not in OPS:
         raise ValueError(f"{op!r} is not an op; ops are {', '.join(OPS)}")
     check_backend(backend)
-    places, refusals = _places(inputs, backend)
-    wanted = ON_HOST if refusals or places == {None} else PREFERENCE
+    places = _places(inputs, backend)
+    refusals: list[str] = []
+    wanted = ON_HOST if places == {None} else PREFERENCE
     for name in wanted if backend is None else (backend,):
         module = importlib.import_module(f"simkit.backends.{name}")
         reasons = module.unsupported_reasons(op, inputs, kernel)
@@ -84,19 +86,30 @@ def choose(
             why = "asked for" if backend else ("; ".join(refusals) or "first choice")
             if name in ON_HOST and places != {None}:
                 why += "; copied from the device to the host"
-            return Choice(name, module, getattr(module, op), why)
+            return Choice(name, module, getattr(module, op), "; ".join([why, *_copied(inputs)]))
         refusals.append(f"{name}: {', '.join(reasons)}")
     raise NotImplementedError(f"no backend runs {op}: {'; '.join(refusals)}")
 
 
-def _places(inputs: Sequence[Input], backend: str | None) -> tuple[set[int | None], list[str]]:
-    """The devices that the inputs lie on (None: the host), and why no device is chosen where they lie on both."""
-    where: dict[int | None, str] = {}
+def _places(inputs: Sequence[Input], backend: str | None) -> set[int | None]:
+    """The devices that the inputs lie on; None: the host. A backend that is named takes them from both."""
+    first: dict[int | None, str] = {}
     for matrix in matrices_of(inputs):
-        where.setdefault(matrix.device, matrix.name)
-    devices = [device for device in where if device is not None]
+        first.setdefault(matrix.device, matrix.name)
+    devices = [device for device in first if device is not None]
     if len(devices) > 1 and backend not in ON_HOST:
         a, b = devices[:2]
-        raise ValueError(f"{where[a]} lies on cuda:{a} and {where[b]} on cuda:{b}: move them to one device")
-    mixed = [f"{ON_DEVICES[0]}: {where[None]} lies on the host"] if devices and None in where else []
-    return set(where) or {None}, mixed
+        raise ValueError(f"{first[a]} lies on cuda:{a} and {first[b]} on cuda:{b}: move them to one device")
+    if devices and None in first and backend is None:
+        of = "".join(f" ({copied})" for copied in _copied(inputs))
+        raise ValueError(
+            f"{first[devices[0]]} lies on cuda:{devices[0]} and {first[None]} on the host{of}: "
+            "move one of them, or name a backend, which takes both"
+        )
+    return set(first) or {None}
+
+
+def _copied(inputs: Sequence[Input]) -> list[str]:
+    """Which input no op reads on the device that it came from, for its type, and from where: the first of them."""
+    found = (matrix for matrix in matrices_of(inputs) if isinstance(matrix, Matrix) and matrix.origin.endswith(COPIED))
+    return [f"{matrix.name} is {matrix.origin}" for matrix in found][:1]

@@ -27,10 +27,17 @@ def load() -> tuple[ModuleType | None, str]:
     try:
         from . import _cuda
     except ImportError as error:
-        missing = "No module named" in str(error) or "cannot import name" in str(error)
-        why = "SIMKIT_CUDA=OFF, or no nvcc was found" if missing else str(error)
-        return None, f"this build has no CUDA code ({why})"
+        return None, f"this build has no CUDA code ({_what_the_build_said() or error})"
     return _cuda, ""
+
+
+def _what_the_build_said() -> str:
+    """Why it left CUDA out; empty where it did not, or nothing was built."""
+    try:
+        from ._core import without_cuda
+    except ImportError:
+        return ""
+    return without_cuda
 
 
 def cuda() -> Any:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ..errors import TooLittleMemory
 from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
-from .cuda_cores import cores_for, products_in_words
-from .routes import FLOAT64_COST, Workspace, count_multiply_adds, products_precision
+from .cuda_cores import cores_for, float64_cost, products_in_words
+from .routes import Workspace, count_multiply_adds, products_precision
 
 WORKSPACE = 2**30  # bytes of panels in flight, where no memory is given: many tiles, for the last ones of a round wait
 PARTS = 2**28  # bytes of the parts of cross-products, whatever the memory: they decide the last bits
@@ -43,8 +43,8 @@ def plan_pair_sums(
     linear = all(block.linear for block in blocks)
     cores = cores_for(blocks, cores)
     if route is None:
-        rate = FLOAT64_COST if products == "float64" else 1.0
-        route = "feature" if linear and FLOAT64_COST * feature_cost < rate * sample_cost else "sample"
+        each = 1.0 if products == "float64" else float64_cost(blocks, cores)
+        route = "feature" if linear and each * feature_cost < sample_cost else "sample"
     if route == "feature":
         if not linear:
             raise ValueError("the feature-space route needs a linear kernel")

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import COPIED, DeviceMatrix, Matrix, as_matrix
+from ..arrays import DeviceMatrix, Matrix, as_matrix
 from ..backends.base import Block
 from ..backends.choose import choose
 from ..backends.routes import FLOAT64_COST, default_threads, plan_pair_sums
@@ -219,7 +219,6 @@ class ToStream:
         self._stream = stream
         self._order = order
         self._stay = stay
-        self._fetched = False  # some features lay on a device, and came to the host
         self._batch: dict[tuple[Side, str], Matrix] = {}
         self._buffers: dict[tuple[Side, str], npt.NDArray[Any]] = {}  # kept: fresh pages cost ten times the copy
 
@@ -229,7 +228,6 @@ class ToStream:
             self._batch[side, name] = copied(features, stay=True)
             return
         here = features.on_host()
-        self._fetched |= here.origin.endswith(COPIED)
         buffer = self._buffers.get((side, name))
         fits = buffer is not None and buffer.dtype == here.values.dtype and buffer.shape[1] == here.p
         if buffer is None or not fits or len(buffer) < here.n:
@@ -246,9 +244,7 @@ class ToStream:
 
     def result(self) -> SimilarityMatrix:
         """The stream's matrix."""
-        result = self._stream.compute()
-        notes = ["features on a device were copied to the host and added there"] if self._fetched else []
-        return replace(result, plan=replace(result.plan, notes=(*result.plan.notes, *notes)))
+        return self._stream.compute()
 
 
 class ToSpool:

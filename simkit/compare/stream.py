@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import FloatArray, Matrix, as_matrices, enough_samples, same_samples
+from ..arrays import COPIED, FloatArray, Matrix, as_matrices, enough_samples, same_samples
 from ..backends.base import Block, Estimator, PairSums, Plan, Step
 from ..backends.choose import Choice, check_backend, choose
 from ..backends.moment_sums import HeldMoments
@@ -258,7 +258,7 @@ class StreamingCKA:
         held.update(exact, room, layers, self._threads)
 
     def _on_host(self, layers: Sequence[Matrix]) -> list[Matrix]:
-        if any(layer.device is not None for layer in layers):
+        if any(layer.device is not None or layer.origin.endswith(COPIED) for layer in layers):
             self._added = self._added.copied_to("the host")
         return [layer.on_host() for layer in layers]
 

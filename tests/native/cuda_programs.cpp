@@ -1,4 +1,5 @@
 // All pairs and columns on the emulator, as C functions for ctypes: the drivers that the device runs.
+#include "cuda/architectures.hpp"
 #include "cuda/columns.hpp"
 #include "cuda/distances.hpp"
 #include "cuda/feature.hpp"
@@ -57,6 +58,10 @@ int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample
         std::copy(sums.self.begin(), sums.self.end(), self);
         std::copy(sums.raw.begin(), sums.raw.end(), raw);
     });
+}
+
+int has_code_for(const char* architectures, int capability) {
+    return cuda::has_code_for(architectures, capability);
 }
 
 }  // extern "C"
