@@ -168,10 +168,13 @@ def test_a_streams_memory_does_not_grow(rows: int, tmp_path: Path) -> None:
 
 MAPPED = """
 import pathlib
+from simkit.experiments.features import read_features
 folder, memory = pathlib.Path(sys.argv[1]), sys.argv[2]
 def layers():
+    if files := sorted(folder.glob("*.safetensors")):
+        return read_features(files[0])
     return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
-sk.similarity_matrix({name: x[:100, :50] for name, x in layers().items()})
+sk.similarity_matrix({name: np.ones((9, 2)) * np.arange(9)[:, None] for name in layers()})
 before = peak()
 m = sk.similarity_matrix(layers(), memory=memory)
 print(peak() - before)
@@ -188,19 +191,32 @@ for k in range(count):
         out[i : i + 512] = r.standard_normal((min(512, n - i), p), dtype=np.float32) + windows(n, p)[i : i + 512]
 """
 
+TOGETHER = """
+import pathlib
+from safetensors.numpy import save_file
+files = sorted(pathlib.Path(sys.argv[1]).glob("*.npy"))
+save_file({path.stem: np.load(path) for path in files}, sys.argv[1] + "/layers.safetensors")
+"""
 
-def mapped(n: int, p: int, count: int, memory: str, folder: Path) -> tuple[float, str, Any]:
-    """(MiB resident at most beyond the start, route, values) of comparing ``count`` files of n × p."""
+
+def mapped(n: int, p: int, count: int, memory: str, folder: Path, together: bool = False) -> tuple[float, str, Any]:
+    """(MiB resident at most beyond the start, route, values) of comparing ``count`` files of n × p, or one of all."""
     python(SAVE, n, p, count, folder, cwd=folder)
+    if together:
+        python(TOGETHER, folder, cwd=folder)
     extra, route, values = python(MAPPED, folder, memory, cwd=folder).splitlines()
     return float(extra), route, json.loads(values)
 
 
 @linux_only
-@pytest.mark.parametrize(("n", "p", "route"), [(700, 8192, "sample space"), (60_000, 96, "feature space")])
-def test_mapped_files_are_compared_within_a_budget(n: int, p: int, route: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("n", "p", "route", "together"),
+    [(700, 8192, "sample space", False), (700, 8192, "sample space", True), (60_000, 96, "feature space", False)],
+    ids=["npy", "safetensors", "npy, long"],
+)
+def test_mapped_files_are_compared_within_a_budget(n: int, p: int, route: str, together: bool, tmp_path: Path) -> None:
     """69 MB of features, 16 MB of memory."""
-    extra, ran, _ = mapped(n, p, 3, "16 MB", tmp_path)
+    extra, ran, _ = mapped(n, p, 3, "16 MB", tmp_path, together)
     assert ran == route
     assert extra < 16e6 / 2**20
 
