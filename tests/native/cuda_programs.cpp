@@ -60,8 +60,6 @@ int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample
     });
 }
 
-int has_code_for(const char* architectures, int capability) {
-    return cuda::has_code_for(architectures, capability);
-}
+int has_code_for(const char* architectures, int capability) { return cuda::has_code_for(architectures, capability); }
 
 }  // extern "C"
