@@ -29,7 +29,7 @@ std::shared_ptr<BoundBlock> make_block(py::array x, const std::string& dtype, bo
 
 py::tuple pair_sums(const std::vector<std::shared_ptr<BoundBlock>>& rows,
                     const std::vector<std::shared_ptr<BoundBlock>>& columns, bool debiased, bool sample_space,
-                    bool double_products, std::int64_t tile, int threads, bool shared) {
+                    bool double_products, std::int64_t tile, int threads, bool shared, const std::vector<bool>& apart) {
     check_threads(threads);
     if (rows.empty()) throw std::invalid_argument("there are no blocks");
     if (tile < 1 || tile > 4096) throw std::invalid_argument("tile must be 1 to 4096, not " + std::to_string(tile));
@@ -42,11 +42,13 @@ py::tuple pair_sums(const std::vector<std::shared_ptr<BoundBlock>>& rows,
             if (view.kernel != Kernel::linear && !(sample_space && double_products))
                 throw std::invalid_argument("non-linear kernels need float64 products in sample space");
         }
+    if (!apart.empty() && (sample_space || apart.size() != problem.blocks.size()))
+        throw std::invalid_argument("apart must be [m], in feature space");
     PairSums sums;
     try {
         py::gil_scoped_release release;
-        sums =
-            sample_space ? pair_sums_sample(problem, interrupt_poll()) : pair_sums_feature(problem, interrupt_poll());
+        sums = sample_space ? pair_sums_sample(problem, interrupt_poll())
+                            : pair_sums_feature(problem, interrupt_poll(), apart);
     } catch (const KernelOutOfRange& found) {
         return py::make_tuple(py::none(), py::none(), py::none(),
                               py::make_tuple(found.block, found.product, found.squared_distance, found.value));
@@ -65,7 +67,7 @@ void bind_hsic(py::module_& m) {
         .def(py::init(&make_block), py::kw_only(), "x"_a, "dtype"_a, "mapped"_a, "shift"_a, "row_scale"_a, "scale"_a,
              "kernel"_a, "length"_a, "coef0"_a, "degree"_a, "function"_a = 0, "owner"_a = py::none());
     m.def("pair_sums", &pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
-          "double_products"_a, "tile"_a, "threads"_a, "shared"_a);
+          "double_products"_a, "tile"_a, "threads"_a, "shared"_a, "apart"_a = std::vector<bool>());
     m.def(
         "row_norms",
         [](const std::shared_ptr<BoundBlock>& block, int threads) {

@@ -30,9 +30,12 @@ struct Contribution {
     double value;
 };
 
-std::vector<Strip> cut(const PairProblem& problem, std::int64_t first, std::int64_t last) {
+// Of blocks [first, last) those that stand apart, or the others.
+std::vector<Strip> cut(const PairProblem& problem, std::int64_t first, std::int64_t last,
+                       const std::vector<bool>& apart, bool wanted) {
     std::vector<Strip> strips;
-    for (std::int64_t b = first; b < last; ++b)
+    for (std::int64_t b = first; b < last; ++b) {
+        if (apart[b] != wanted) continue;
         for (std::int64_t c = 0; c < problem.blocks[b].x.cols;) {
             if (strips.empty() || strips.back().width == problem.tile) strips.emplace_back();
             Strip& strip = strips.back();
@@ -41,12 +44,18 @@ std::vector<Strip> cut(const PairProblem& problem, std::int64_t first, std::int6
             strip.width += end - c;
             c = end;
         }
+    }
     return strips;
 }
 
 void pair_up(const std::vector<Strip>& strips, std::vector<Item>& items) {
     for (std::size_t i = 0; i < strips.size(); ++i)
         for (std::size_t j = i; j < strips.size(); ++j) items.push_back({&strips[i], &strips[j], i == j});
+}
+
+void cross(const std::vector<Strip>& rows, const std::vector<Strip>& cols, std::vector<Item>& items) {
+    for (const Strip& a : rows)
+        for (const Strip& b : cols) items.push_back({&a, &b, false});
 }
 
 void pack_strip(const PairProblem& problem, const Strip& strip, std::int64_t row0, std::int64_t row1, double* out) {
@@ -109,7 +118,7 @@ class Worker {
                 const std::int64_t j1 = j0 + b.end - b.begin;
                 if (!item.same || a.b < b.b) {
                     const double twice = a.b == b.b ? 2.0 : 1.0;  // the other half of a block's own square
-                    found_.push_back({a.b, b.b, twice * square_sum(i0, i1, j0, j1, ld)});
+                    found_.push_back({std::min(a.b, b.b), std::max(a.b, b.b), twice * square_sum(i0, i1, j0, j1, ld)});
                 } else if (a.b == b.b) {
                     found_.push_back({a.b, a.b, triangle_sum(i0, i1, ld)});
                 }
@@ -147,19 +156,22 @@ class Worker {
 
 }  // namespace
 
-PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll) {
+PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll, const std::vector<bool>& none_or_apart) {
     const std::int64_t m = problem.m(), n = problem.n(), left = problem.left, right = problem.right();
-    const std::vector<Strip> rows = cut(problem, 0, left);
-    const std::vector<Strip> cols = cut(problem, left, m);
+    const std::vector<bool> apart = none_or_apart.empty() ? std::vector<bool>(m) : none_or_apart;
+    const std::vector<Strip> rows = cut(problem, 0, left, apart, false), far_rows = cut(problem, 0, left, apart, true);
+    const std::vector<Strip> cols = cut(problem, left, m, apart, false), far_cols = cut(problem, left, m, apart, true);
     std::vector<std::vector<Strip>> own;
     std::vector<Item> items;
     if (problem.symmetric()) {
         pair_up(rows, items);
+        cross(rows, far_rows, items);
     } else {
-        for (const Strip& a : rows)
-            for (const Strip& b : cols) items.push_back({&a, &b, false});
+        cross(rows, cols, items);
+        cross(rows, far_cols, items);
+        cross(far_rows, cols, items);
         own.reserve(m);
-        for (std::int64_t b = 0; b < m; ++b) pair_up(own.emplace_back(cut(problem, b, b + 1)), items);
+        for (std::int64_t b = 0; b < m; ++b) pair_up(own.emplace_back(cut(problem, b, b + 1, apart, false)), items);
     }
     std::vector<double> p(m * m);
     for_each_tile(static_cast<std::int64_t>(items.size()), problem.threads, poll,
@@ -170,6 +182,7 @@ PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll) {
     if (problem.debiased) rows_of = row_grams(problem.blocks, problem.threads, poll);
     const double dn = static_cast<double>(n);
     auto centred = [&](std::int64_t a, std::int64_t b) {
+        if (apart[a] && apart[b]) return 0.0;
         const std::int64_t at = std::min(a, b) * m + std::max(a, b);
         if (!problem.debiased) return p[at];
         return p[at] - rows_of.squares[at] - 2.0 / (dn - 2.0) * rows_of.sums[at] +

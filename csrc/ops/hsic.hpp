@@ -50,8 +50,9 @@ struct KernelOutOfRange {
 // Sample space: tiles of the n x n plane, upper half; cost n^2 sum(p)/2 + n^2 m^2/4 multiply-adds, memory O(m tile^2).
 PairSums pair_sums_sample(const PairProblem& problem, const Poll& poll);
 
-// Feature space, linear kernels: S_ab = |X_a^T X_b|^2 by tiles of the cross-products; float64 products.
-PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll);
+// Feature space, linear kernels: S_ab = |X_a^T X_b|^2 by tiles of the cross-products; float64 products. apart [m]
+// (empty: none): pairs of two such blocks, each with itself among them, are not formed and their sums are zero.
+PairSums pair_sums_feature(const PairProblem& problem, const Poll& poll, const std::vector<bool>& apart = {});
 
 // |z_i|^2 for every row, float64.
 std::vector<double> row_norms(const BlockView& block, int threads, const Poll& poll);
