@@ -39,7 +39,7 @@ import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import RBF, Cosine, CustomKernel, Kernel, Laplacian, Linear, Polynomial
-from .bits import DeviceBits, GraphBits
+from .bits import BoolArray, DeviceBits, GraphBits
 
 OPS = (
     "column_stats",
@@ -62,7 +62,7 @@ OPS = (
 )
 
 Estimator: TypeAlias = Literal["debiased", "biased"]
-RouteName: TypeAlias = Literal["sample", "feature"]
+RouteName: TypeAlias = Literal["sample", "feature", "mixed"]
 Precision: TypeAlias = Literal["float32", "float64"]
 Cores: TypeAlias = Literal["plain", "tensor"]
 
@@ -212,6 +212,31 @@ class Route:
     reason: str
     shared: bool = False  # sample space: all workers on one tile, which may be larger, instead of one tile each
     cores: Cores = "plain"  # the units of a device that form the products
+    split: Split | None = None  # of a mixed route, whose tile and threads are those of its sample space
+
+    @property
+    def words(self) -> str:
+        """The route's name, for a plan."""
+        if self.split is None:
+            return f"{self.name} space"
+        wide = self.split.wide
+        return f"mixed: sample space among the {sum(wide)} widest of {len(wide)} layers, feature space for the others"
+
+    def in_sample_space(self, layers: int, *, columns: bool = False) -> BoolArray:
+        """Which of so many rows, or columns, have their own sums from sample space."""
+        if self.split is None:
+            return np.full(layers, self.name == "sample")
+        wide = np.array(self.split.wide)
+        return wide[-layers:] if columns else wide[:layers]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The halves of a mixed route: sample space for pairs of two wide layers, feature space for all others."""
+
+    wide: tuple[bool, ...]  # rows, then columns
+    feature: Route
+    sample: Route
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The planner of a device: which exact route forms the all-pairs sums there, and the bytes it takes."""
+"""The planner of a device: which exact route forms the all-pairs sums there, and the bytes it takes.
+
+Sample space or feature space: the mixed route of :mod:`simkit.backends.mixed` is a processor's alone so far.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,11 @@ def plan_pair_sums(
 
     Raises:
         TooLittleMemory: the smallest workspace is larger than ``memory``. NotImplementedError: a tile of another size;
-            tensor cores that the device does not have. ValueError: feature space is forced on a non-linear kernel.
+            tensor cores that the device does not have; the mixed route. ValueError: feature space is forced on a
+            non-linear kernel.
     """
+    if route == "mixed":
+        raise NotImplementedError("native_cuda has the sample-space and the feature-space route, not the mixed one")
     blocks = [*rows, *(columns or ())]
     n, m = blocks[0].n, len(blocks)
     wanted, why = products_precision(blocks)

@@ -28,10 +28,12 @@ from .base import (
     Input,
     PairSums,
     Route,
+    Split,
     SquareMatrix,
     UnitFeatures,
     kernel_options,
 )
+from .mixed import among_wide
 from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
 from .nearest import NearestProblem, NearestRows
 from .unit_features import host_features
@@ -101,6 +103,36 @@ def pair_sums(
     rows: Sequence[Block], columns: Sequence[Block] | None, *, estimator: Estimator, route: Route
 ) -> PairSums:
     """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
+    if route.split is None:
+        values, own, raw = _pair_sums(rows, columns, estimator, route)
+    else:
+        values, own, raw = _mixed_sums(rows, columns, estimator, route.split)
+    left = len(rows)
+    if columns is None:
+        return PairSums(values, own, own, raw, raw)
+    return PairSums(values, own[:left], own[left:], raw[:left], raw[left:])
+
+
+def _mixed_sums(
+    rows: Sequence[Block], columns: Sequence[Block] | None, estimator: Estimator, split: Split
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    values, own, raw = _pair_sums(rows, columns, estimator, split.feature, apart=split.wide)
+    wide = np.array(split.wide)
+    left, right, wanted = among_wide(split.wide, rows, columns)
+    pairs, own[wide], raw[wide] = _pair_sums(left, right, estimator, split.sample)
+    if wanted:
+        values[np.ix_(wide[: len(rows)], wide[-len(values[0]) :])] = pairs
+    return values, own, raw
+
+
+def _pair_sums(
+    rows: Sequence[Block],
+    columns: Sequence[Block] | None,
+    estimator: Estimator,
+    route: Route,
+    apart: Sequence[bool] = (),
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Sums of all pairs, of each layer with itself, and what these were subtracted from; of two ``apart`` zero."""
     values, own, raw, bad = _core().pair_sums(
         rows=[_bound(block) for block in rows],
         columns=[_bound(block) for block in columns or ()],
@@ -110,15 +142,13 @@ def pair_sums(
         tile=route.tile,
         threads=route.threads,
         shared=route.shared,
+        apart=list(apart),
     )
     if bad is not None:
         number, *pair = bad
         block = [*rows, *(columns or ())][number]
         raise block.kernel.out_of_range(block.matrix.name, *pair)
-    left = len(rows)
-    if columns is None:
-        return PairSums(values, own, own, raw, raw)
-    return PairSums(values, own[:left], own[left:], raw[:left], raw[left:])
+    return values, own, raw
 
 
 def column_products(

@@ -1,31 +1,29 @@
 """The planner: counts multiply-adds and bytes of the exact routes and picks one, as data.
 
 Sample space walks tiles of the n × n plane, feature space the cross-products of columns (mathematics: Kornblith et
-al. 2019, equations 3 and 4). Neither stores an n × n or p × p matrix.
-
-A third route, mixed, is not built: k narrow layers, p wide, by feature space among themselves and against the m wide
-ones, w wide in all, which stay in sample space. With q = kp, and a multiply-add of feature space worth f (1; 2 beside
-float32 ones),
-
-    sample  n²(q + w)/2 + n²(k + m)²/4        feature  f n (q + w)²/2        mixed  f n (q²/2 + qw) + n²w/2 + n²m²/4
-
-Sample space beats feature space on the wide layers only if w > n/f; then f n q w > n²q, twice what the products of the
-narrow ones cost in sample space, and only their panels, n²k(k + 2m)/4, can pay for it: from about k = 2p on. Counted,
-the best split saves at most 3% up to k = 2p, a fifth up to k = 8p, a tenth for layers and heads of common networks.
-Beyond, it saves much: 1.5 times for 1200 attention heads of 64 beside 48 layers of 6400 (float64, n = 100,000), 4.9
-times for 512 single neurons beside 4 layers of 4096 in one table (n = 5000). ``tests/test_mixed_route.py`` counts it.
+al. 2019, equations 3 and 4). Neither stores an n × n or p × p matrix. The mixed route (:mod:`simkit.backends.mixed`)
+forms the pairs of wide layers in sample space and all others in feature space: one table of 512 single neurons and 4
+layers of 4096 (n = 5000) takes it a third of the multiply-adds of feature space, an eighth of those of sample space. It
+is not picked for layers in mapped files, which two passes would read twice, nor for the units of one layer, whose sums
+are subtracted from one another and so are formed in one way.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
+import numpy as np
+
+from ..arrays import FloatArray
 from ..errors import TooLittleMemory
 from ..kernels import CustomKernel, as_integer
-from .base import Block, Cores, Precision, Route, RouteName
+from .base import Block, Cores, Precision, Route, RouteName, Split, UnitBlocks
+from .mixed import Counts, among_wide, cheapest_split, wide_ones
+
+Number: TypeAlias = float | FloatArray
 
 TILES = (336, 288, 240, 208, 192, 144, 96, 48, 24, 16, 8)  # multiples of a sliver, or nearly
 SHARED = 64  # from so many layers on all workers share one tile: panels are large, and layers enough to deal out
@@ -45,6 +43,7 @@ FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
 # every entry, tiles, and the start of the team; the rate is that of its multiply-adds.
 SAMPLE = {"float32": (75, 270, 14_000_000, 2.4), "float64": (34, 90, 8_600_000, 1.16)}  # element, entry, start, rate
 FEATURE = (3700, 175, 13, 1_800_000)  # row, entry, pair of columns, start; rate 1
+MIXED = 1.05  # times what the mixed route takes is less than what the others take, before it is picked
 MOST_THREADS = 1024  # more are taken for this many
 
 
@@ -145,10 +144,18 @@ def sample_workspace(
 
 def count_multiply_adds(rows: Sequence[Block], columns: Sequence[Block] | None) -> tuple[int, int]:
     """What all-pairs sums of these blocks cost in sample space, panels included, and in feature space."""
-    n, left, right = rows[0].n, sum(block.p for block in rows), sum(block.p for block in columns or ())
+    return _count(rows[0].n, _widths(rows), None if columns is None else _widths(columns))
+
+
+def _widths(blocks: Sequence[Block]) -> tuple[int, ...]:
+    return tuple(block.p for block in blocks)
+
+
+def _count(n: int, rows: Sequence[int], columns: Sequence[int] | None) -> tuple[int, int]:
+    left, right = sum(rows), sum(columns or ())
     if columns is None:
         return n * n * (left + len(rows) ** 2 // 2) // 2, n * left * left // 2
-    own = sum(block.p**2 for block in (*rows, *columns)) // 2
+    own = sum(p**2 for p in (*rows, *columns)) // 2
     return n * n * (left + right + len(rows) * len(columns)) // 2, n * (left * right + own)
 
 
@@ -161,6 +168,61 @@ def _sums_bytes(m: int, n: int, products: Precision, *, linear: bool) -> int:
 def _strips_bytes(tile: int, p: int, item: int) -> int:
     """Two packed strips of a tile."""
     return 2 * (-(-tile // WIDEST) * WIDEST) * min(CHUNK, p) * item
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What a plan is made for: layers of these widths, and what it must keep to."""
+
+    n: int
+    rows: tuple[int, ...]
+    columns: tuple[int, ...] | None
+    products: Precision
+    why: str  # these products
+    linear: bool
+    custom: bool
+    memory: int | None
+    threads: int
+    tile: int | None
+    mapped_row_bytes: int
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (*self.rows, *(self.columns or ()))
+
+    @property
+    def room(self) -> int:
+        return ROOM if self.memory is None else self.memory
+
+    @property
+    def held(self) -> int:
+        """Bytes of the sums of all pairs and of each layer, which one half of a mixed route leaves to the other."""
+        return 8 * len(self.rows) * len(self.columns or self.rows) + 16 * len(self.widths)
+
+    def among(self, wide: Sequence[bool]) -> _Table:
+        """The wide layers, in the memory that the sums of all leave."""
+        rows, columns, _ = among_wide(wide, self.rows, self.columns)
+        memory = None if self.memory is None else self.memory - self.held
+        return replace(self, rows=tuple(rows), columns=None if columns is None else tuple(columns), memory=memory)
+
+    def fits(self, *spaces: Workspace) -> bool:
+        """Whether each of them does, with one worker."""
+        return self.memory is None or all(space.total(1) <= self.memory for space in spaces)
+
+    def sample_space(self, tile: int) -> Workspace:
+        m, p = len(self.widths), max(self.widths)
+        kernel = {"linear": self.linear, "custom": self.custom}
+        return sample_workspace(m, self.n, p, tile, self.products, self.mapped_row_bytes, **kernel)
+
+    @property
+    def feature_width(self) -> int:
+        return self.tile or feature_tile(sum(self.widths))
+
+    @property
+    def feature_space(self) -> Workspace:
+        m, width = len(self.widths), self.feature_width
+        each = 8 * (2 * ROWS * width + width * width + 512 * m + 2 * m * m)
+        return Workspace(8 * sum(self.widths) + 40 * m * m, each)
 
 
 def plan_pair_sums(
@@ -181,57 +243,132 @@ def plan_pair_sums(
 
     Raises:
         TooLittleMemory: the smallest workspace is larger than ``memory``. NotImplementedError: tensor cores.
+        ValueError: feature space or the mixed route is forced on a non-linear kernel, the latter on a single layer.
     """
     if cores == "tensor":
         raise NotImplementedError("products on tensor cores need a CUDA device, not a processor")
     blocks = [*rows, *(columns or ())]
-    n, m = blocks[0].n, len(blocks)
     wanted, why = products_precision(blocks)
-    products = products or wanted
-    linear = all(block.linear for block in blocks)
-    widths = [block.p for block in blocks]
-    sample_cost, feature_cost = count_multiply_adds(rows, columns)
-    width = tile or feature_tile(sum(widths))
-    space = Workspace(8 * sum(widths) + 40 * m * m, 8 * (2 * ROWS * width + width * width + 512 * m + 2 * m * m))
-    cheaper = linear and (memory is None or space.total(1) <= memory)
-    if cheaper and route is None:
-        cheaper = _feature_time(n, widths, feature_cost) < _sample_time(n, widths, sample_cost, products)
-    chosen: RouteName = route or ("feature" if cheaper else "sample")
-    if chosen == "feature":
-        if not linear:
-            raise ValueError("the feature-space route needs a linear kernel")
-        workers = space.workers(min(threads, _square(sum(widths), width)), ROOM if memory is None else memory)
-        reason = f"{feature_cost:.3g} float64 multiply-adds against {sample_cost:.3g} {products} ones in sample space"
-        return Route("feature", "float64", width, workers, feature_cost, space.total(workers), reason)
-    custom = any(isinstance(block.kernel, CustomKernel) for block in blocks)
-    space_of = partial(
-        sample_workspace,
-        m=m,
-        n=n,
-        p=max(widths),
-        products=products,
+    table = _Table(
+        n=blocks[0].n,
+        rows=_widths(rows),
+        columns=None if columns is None else _widths(columns),
+        products=products or wanted,
+        why=why,
+        linear=all(block.linear for block in blocks),
+        custom=any(isinstance(block.kernel, CustomKernel) for block in blocks),
+        memory=memory,
+        threads=threads,
+        tile=tile,
         mapped_row_bytes=mapped_row_bytes,
-        linear=linear,
-        custom=custom,
     )
-    size = tile or sample_tile(n, space_of, memory, shared=m >= SHARED)
-    space = space_of(tile=size)
-    if memory is not None and tile is None and space.total(1) > memory:
-        raise TooLittleMemory(f"{memory} bytes", f"comparing {m} layers of {n} samples", space.total(1))
+    if route is None:
+        return _cheapest(table, units=isinstance(rows, UnitBlocks))
+    if route == "sample":
+        return _sample_route(table)
+    if not table.linear:
+        raise ValueError(f"the {'feature-space' if route == 'feature' else route} route needs a linear kernel")
+    if route == "feature":
+        return _feature_route(table)
+    if len(blocks) == 1:
+        raise ValueError(f"the mixed route needs more than {len(blocks)} layer")
+    return _mixed_route(table, _split(table)[0])
+
+
+def _cheapest(table: _Table, *, units: bool) -> Route:
+    if not (table.linear and table.fits(table.feature_space)):
+        return _sample_route(table)
+    m, total = len(table.widths), sum(table.widths)
+    sample_cost, feature_cost = _count(table.n, table.rows, table.columns)
+    route, least = _feature_route, float(_feature_time(table.n, m, total, total**2, feature_cost))
+    sample = float(_sample_time(table.n, m, total, sample_cost, table.products))
+    if sample <= least and table.fits(table.sample_space(TILES[-1])):
+        route, least = _sample_route, sample
+    starts = FEATURE[-1] + SAMPLE[table.products][2] / SAMPLE[table.products][3]
+    if m > 1 and least > MIXED * starts and not (units or table.mapped_row_bytes):
+        wide, time = _split(table)
+        if MIXED * time < least and table.fits(*_mixed_spaces(table, wide)):
+            return _mixed_route(table, wide)
+    return route(table)
+
+
+def _feature_route(table: _Table) -> Route:
+    space, width = table.feature_space, table.feature_width
+    sample_cost, cost = _count(table.n, table.rows, table.columns)
+    workers = space.workers(min(table.threads, _square(sum(table.widths), width)), table.room)
+    reason = f"{cost:.3g} float64 multiply-adds against {sample_cost:.3g} {table.products} ones in sample space"
+    return Route("feature", "float64", width, workers, cost, space.total(workers), reason)
+
+
+def _sample_route(table: _Table) -> Route:
+    n, m = table.n, len(table.widths)
+    cost, feature_cost = _count(n, table.rows, table.columns)
     shared = m >= SHARED
-    workers = space.workers(min(threads, m if shared else _square(n, size)), ROOM if memory is None else memory)
-    reason = f"{products} products: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
-    return Route("sample", products, size, workers, sample_cost, space.total(workers), reason, shared)
+    size = table.tile or sample_tile(n, table.sample_space, table.memory, shared=shared)
+    space = table.sample_space(size)
+    if table.tile is None and not table.fits(space):
+        raise TooLittleMemory(f"{table.memory} bytes", f"comparing {m} layers of {n} samples", space.total(1))
+    workers = space.workers(min(table.threads, m if shared else _square(n, size)), table.room)
+    words = f"{table.products} products: {table.why}"
+    reason = f"{words}; feature space would take {feature_cost:.3g} multiply-adds in float64"
+    return Route("sample", table.products, size, workers, cost, space.total(workers), reason, shared)
 
 
-def _sample_time(n: int, widths: Sequence[int], multiply_adds: int, products: Precision) -> float:
+def _mixed_route(table: _Table, wide: tuple[bool, ...]) -> Route:
+    n, m = table.n, len(table.widths)
+    spaces = _mixed_spaces(table, wide)
+    if table.tile is None and not table.fits(*spaces):
+        work = f"comparing {m} layers of {n} samples by the mixed route"
+        raise TooLittleMemory(f"{table.memory} bytes", work, max(space.total(1) for space in spaces))
+    sample = _sample_route(table.among(wide))
+    narrow = sum(p for p, far in zip(table.widths, wide, strict=True) if not far)
+    strips, others = -(-narrow // table.feature_width), -(-sum(table.widths) // table.feature_width)
+    workers = table.feature_space.workers(min(table.threads, strips * others), table.room)
+    sample_cost, feature_cost = _count(n, table.rows, table.columns)
+    cost = feature_cost - _count(n, *wide_ones(wide, table.rows, table.columns))[1]
+    space = table.feature_space.total(workers)
+    feature = replace(_feature_route(table), threads=workers, multiply_adds=cost, bytes=space)
+    alone = f"against {feature_cost:.3g} in feature space alone and {sample_cost:.3g} in sample space alone"
+    return Route(
+        "mixed",
+        table.products,
+        sample.tile,
+        sample.threads,
+        cost + sample.multiply_adds,
+        max(feature.bytes, table.held + sample.bytes),
+        f"{cost:.3g} float64 multiply-adds and {sample.multiply_adds:.3g} {table.products} ones, {alone}",
+        sample.shared,
+        split=Split(wide, feature, sample),
+    )
+
+
+def _mixed_spaces(table: _Table, wide: Sequence[bool]) -> tuple[Workspace, Workspace]:
+    """What the halves of a mixed route take at least, one after the other."""
+    least = table.among(wide).sample_space(TILES[-1])
+    return table.feature_space, replace(least, shared=least.shared + table.held)
+
+
+def _split(table: _Table) -> tuple[tuple[bool, ...], float]:
+    m, total = len(table.widths), sum(table.widths)
+
+    def time(counts: Counts) -> FloatArray:
+        rest = total**2 - counts.width**2
+        return np.asarray(
+            _feature_time(table.n, m, total, rest, counts.feature)
+            + _sample_time(table.n, counts.layers, counts.width, counts.sample, table.products)
+        )
+
+    return cheapest_split(table.n, table.rows, table.columns, time)
+
+
+def _sample_time(n: int, layers: Number, width: Number, multiply_adds: Number, products: Precision) -> Number:
     element, entry, start, rate = SAMPLE[products]
-    return (multiply_adds + n * n * len(widths) * element / 2 + n * sum(widths) * entry + start) / rate
+    return (multiply_adds + n * n * layers * element / 2 + n * width * entry + start) / rate
 
 
-def _feature_time(n: int, widths: Sequence[int], multiply_adds: int) -> float:
+def _feature_time(n: int, layers: Number, width: Number, pairs: Number, multiply_adds: Number) -> Number:
     row, entry, pair, start = FEATURE
-    return multiply_adds + n * (len(widths) * row + sum(widths) * entry) + sum(widths) ** 2 * pair + start
+    return multiply_adds + n * (layers * row + width * entry) + pairs * pair + start
 
 
 def sample_tile(n: int, space_of: Callable[..., Workspace], memory: int | None, *, shared: bool) -> int:

@@ -41,7 +41,7 @@ TINY = 2.0**-900
 VANISHED = "its kernel differs so little from one pair of samples to another that its squares vanish in float64"
 
 # A self-product below this share of the sum it was subtracted from has cancelled: the pass is done again, float32
-# sample space in float64, feature space (whose sums hold the diagonals too) in sample space.
+# sample space in float64, feature space (whose sums hold the diagonals too) in sample space. Of a mixed route either.
 CANCELLED = {"sample": 0.05, "feature": 1e-3}
 
 
@@ -210,22 +210,29 @@ def sums_of(
         )
         sums: PairSums = chosen.function(rows, columns, estimator=estimator, route=route)
         reason = f"{chosen.reason}; {route.reason}"
-        step = Step("pair_sums", chosen.backend, reason, f"{route.name} space", route.multiply_adds, route.bytes)
-        return sums, route, step
+        return sums, route, Step("pair_sums", chosen.backend, reason, route.words, route.multiply_adds, route.bytes)
 
     sums, route, step = run(forced.route, forced.products)
-    exact = route.name == "sample" and route.products == "float64"
-    insisted = forced.products if route.name == "sample" else forced.route
-    if exact or insisted or not _cancelled(sums, CANCELLED[route.name]):
-        return sums, Plan((step,))
-    sums, _, again = run("sample", "float64")
-    return sums, Plan((step, replace(again, reason=f"{again.reason}; done again because the first pass cancelled")))
+    steps = [step]
+    while (again := _again(sums, route, forced)) is not None:  # once, but for a mixed route that cancels both ways
+        sums, route, step = run(*again)
+        which = "first" if len(steps) == 1 else "second"
+        steps.append(replace(step, reason=f"{step.reason}; done again because the {which} pass cancelled"))
+    return sums, Plan(tuple(steps))
 
 
-def _cancelled(sums: PairSums, share: float) -> bool:
+def _again(sums: PairSums, route: Route, forced: ForcedRoute) -> tuple[RouteName, Precision] | None:
+    """The route and the products that a pass must be done with again; None where nothing cancelled that may be."""
     own = np.concatenate([sums.self_rows, sums.self_columns])
     raw = np.concatenate([sums.raw_rows, sums.raw_columns])
-    return bool((own < share * raw).any())
+    left, right = len(sums.self_rows), len(sums.self_columns)
+    sample = np.concatenate([route.in_sample_space(left), route.in_sample_space(right, columns=True)])
+    if not forced.route and (own < CANCELLED["feature"] * raw)[~sample].any():
+        return "sample", "float64"
+    exact = forced.products or route.products == "float64"
+    if not exact and (own < CANCELLED["sample"] * raw)[sample].any():
+        return route.name, "float64"
+    return None
 
 
 def normalised(
