@@ -27,7 +27,6 @@ class Workload:
         tolerance: the largest error simkit may have.
         precision: of the products that the limit counts.
         multiply_adds, bytes: the least that any algorithm for the exact answer needs.
-        required: the largest ratio of time to limit that is asked of simkit, or None.
     """
 
     key: str
@@ -39,7 +38,6 @@ class Workload:
     precision: str
     multiply_adds: int
     bytes: int
-    required: float | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,6 @@ def record(sampler: Sampler, missing: Sequence[Missing], *, full: bool, threads:
             "precision": workload.precision,
             "multiply_adds": workload.multiply_adds,
             "bytes": workload.bytes,
-            "required": workload.required,
         },
         "contestants": rows,
         "notes": [],

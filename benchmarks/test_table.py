@@ -24,7 +24,7 @@ RUN = {
             "key": "W2",
             "title": "greedy order",
             "full": True,
-            "limit": {"precision": "float32", "multiply_adds": 1000, "bytes": 1, "required": 2.0},
+            "limit": {"precision": "float32", "multiply_adds": 1000, "bytes": 1},
             "contestants": [
                 {"name": "simkit", "error": 1e-9, "extra_bytes": 2**20, "samples": 5, "seconds": 0.0149,
                  "ratio_to_limit": 1.2, "ratio_to_simkit": 1.0},
@@ -62,8 +62,9 @@ def readme(tmp_path: Path) -> Path:
 
 
 def _run(readme: Path, *arguments: str) -> int:
-    script = [sys.executable, table.__file__, "--readme", str(readme), "--results", str(readme.parent / "results")]
-    return subprocess.run([*script, *arguments], capture_output=True, check=False).returncode
+    script = [sys.executable, "-m", "benchmarks.table", "--readme", str(readme)]
+    script += ["--results", str(readme.parent / "results"), *arguments]
+    return subprocess.run(script, cwd=table.ROOT, capture_output=True, check=False).returncode
 
 
 def test_stale_then_written_then_fresh(readme: Path) -> None:
@@ -76,7 +77,9 @@ def test_stale_then_written_then_fresh(readme: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "| W2 | greedy order | 14.9 ms | 1.20 (≤ 2.0) | 1e-9 | slow | 10,288 | nan |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| W2 |"))
+    assert row.startswith("| W2 | greedy order | 14.9 ms | 1.20 | 1e-9 | slow | 10,288 | nan | 2 of 4 kept; ")
+    assert "not measured: ≥ 10,000 × the loop over candidates (no rival took part)" in row
     everything = readme.parent / "docs" / "benchmarks.md"
     text = everything.read_text(encoding="utf-8")
     everything.write_text("old", encoding="utf-8")
@@ -85,7 +88,7 @@ def test_stale_then_written_then_fresh(readme: Path) -> None:
     assert "| simkit | 14.9 ms | 1.20 |  | 1e-9 | 1 MiB |" in text
     assert "| slow | 9,900 s (once) | 12,345 | 10,288 | nan |  |" in text
     assert "| broken | ValueError: a / b |  |  |  |  |" in text
-    assert "Not installed in this run: absent." in text
+    assert "Not in this run: absent (not installed)." in text
     assert "| measure | condition | simkit | quick | lost | kept | simkit's route |" in text
     assert "| mean CCA | 1e+04 | 3e-16 | 1e-1 | nan | 64 | Gram |" in text
     assert "| mean CCA | 1e+12 | 0 |  | nan | 63 | QR |" in text
@@ -103,7 +106,7 @@ def test_the_newest_full_result_counts(readme: Path) -> None:
 def test_the_newest_of_every_benchmark_is_shown(readme: Path) -> None:
     """Records hold what one run measured: the table takes each result from the newest that has it, in their order."""
     folder = readme.parent / "results"
-    for name, keys in (("20260101", ("W1", "W2")), ("20260103", ("W10", "W9 exact", "W6 SVCCA"))):
+    for name, keys in (("20260101", ("W1", "W2")), ("20260103", ("W11", "W9 exact", "W6 SVCCA"))):
         results = [RUN["results"][0] | {"key": key, "title": f"{key} of {name}"} for key in keys]  # type: ignore[index, operator]
         (folder / f"{name}.json").write_text(json.dumps(RUN | {"results": results}), encoding="utf-8")
     text = table.render(table.newest(folder))
@@ -113,7 +116,7 @@ def test_the_newest_of_every_benchmark_is_shown(readme: Path) -> None:
         "greedy order",
         "W6 SVCCA of 20260103",
         "W9 exact of 20260103",
-        "W10 of 20260103",
+        "W11 of 20260103",
     ]
     assert "Accuracy by condition" in text
 
@@ -132,7 +135,7 @@ def test_every_kind_of_result_is_shown() -> None:
 def test_a_workload_without_others_has_its_row() -> None:
     """Where no rival is installed, the cells beside simkit's are empty."""
     alone = RUN["results"][0] | {"contestants": RUN["results"][0]["contestants"][:1]}  # type: ignore[index, operator]
-    assert table.speed([alone]).endswith("| W2 | greedy order | 14.9 ms | 1.20 (≤ 2.0) | 1e-9 |  |  |  |")
+    assert "| W2 | greedy order | 14.9 ms | 1.20 | 1e-9 |  |  |  | 2 of 4 kept;" in table.speed([alone])
 
 
 def test_markers_must_be_there() -> None:

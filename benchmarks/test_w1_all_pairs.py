@@ -12,6 +12,7 @@ import simkit as sk
 from .conftest import Measure
 from .features import cold_sets, named, relu_layers
 from .protocol import Contestant, Workload
+from .requirements import memory_kept, of
 from .rivals import (
     from_package,
     numpy_gram_once,
@@ -38,17 +39,16 @@ def test_w1_all_pairs(measure: Measure, full: bool) -> None:
         sizes={"n": n, "widths": list(widths)},
         inputs=sets,
         error=lambda table: float(np.abs(np.asarray(table) - truth).max()),
-        tolerance=1e-8 if full else 1e-6,
+        tolerance=of("W1", "error").bound if full else 1e-6,
         precision="float32",
         multiply_adds=n * n * sum(widths) + n * n * (layers * layers + 2 * layers) // 2,
         bytes=8 * n * sum(widths),
-        required=1.15,
     )
 
     def simkit(models: Any) -> Any:
         return sk.similarity_matrix(named(models[0]), named(models[1])).values
 
-    measure(
+    result = measure(
         workload,
         Contestant("simkit", simkit),
         [
@@ -61,3 +61,4 @@ def test_w1_all_pairs(measure: Measure, full: bool) -> None:
             from_package("torch", Contestant("torch, each Gram matrix once, float32", torch_gram_once)),
         ],
     )
+    memory_kept(result)

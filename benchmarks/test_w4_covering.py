@@ -38,7 +38,6 @@ def test_w4_covering(measure: Measure, full: bool) -> None:
         precision="float32",
         multiply_adds=n * n * d // 2,
         bytes=4 * n * d,
-        required=1.15,
     )
     result = measure(
         workload,

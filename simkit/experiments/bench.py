@@ -45,5 +45,6 @@ def bench(folder: str | os.PathLike[str], *, full: bool, select: str | None, out
             raise ValueError(f"the benchmarks selected by {select!r} record nothing")
         if out is not None:
             write_atomically(Path(out) / found[-1].name, found[-1].read_bytes())
-        shown = [sys.executable, str(where / "table.py"), "--show", str(found[-1])]
-        return subprocess.run(shown, capture_output=True, text=True, check=True).stdout.rstrip()
+        shown = [sys.executable, "-m", f"{where.name}.table", "--show", str(found[-1])]
+        done = subprocess.run(shown, cwd=where.resolve().parent, capture_output=True, text=True, check=True)
+        return done.stdout.rstrip()

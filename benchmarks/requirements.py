@@ -1,0 +1,302 @@
+"""What is asked of simkit in W1 to W10: set before the code was written, and judged against the records.
+
+A record holds measurements alone. What is asked stands here, so that a new record cannot change it and an old one is
+judged by the same bounds. What falls short is said with the number it falls short by; what no record can show names
+the test that asserts it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from .cells import error_cell, ratio_cell, time_cell
+
+Result: TypeAlias = dict[str, Any]
+Quantity: TypeAlias = Literal[
+    "limit", "faster", "bytes", "bytes of", "error", "errors beyond", "beyond", "share of", "seconds", "note", "routes",
+    "growth", "growth of memory",
+]  # fmt: skip
+MEMORY: tuple[Quantity, ...] = ("bytes", "bytes of")
+PACKAGES = ("pytorch-cka", "torch_cka", "repsim", "ckatorch")
+FORMULA = ("NumPy, QR and SVD",)
+NUMPY_LOOP = ("NumPy, the loop over candidates",)
+FORWARD = ("the forward passes alone",)
+CONDITIONS = ("1e+02", "1e+04", "1e+08")
+
+
+@dataclass(frozen=True)
+class Required:
+    """One thing asked of simkit: at least or at most ``bound``.
+
+    Attributes:
+        key: of the result that shows it.
+        words: what is asked, for the tables.
+        quantity: what is read from the result: the median ratio to the limit; times the time of the fastest of
+            ``rivals``; extra bytes, or their share of those of ``rivals``; the error; the largest error over its bound
+            at conditions beyond 1e8; limits beyond the time of ``rivals``; the share of the estimate's time in theirs;
+            seconds of the row ``rivals``; the number that ``pattern`` finds in the notes, or the last over the first;
+            the time of the route picked over that of the best, at the worst shape; how far an exponent is off.
+        rivals: what the names of the contestants begin with; or of a row; or of one and its variable.
+    """
+
+    key: str
+    words: str
+    quantity: Quantity
+    bound: float
+    least: bool = False
+    rivals: tuple[str, ...] = ()
+    pattern: str = ""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What no record of a run shows: the test that asserts it, or, where there is none, why it is not kept."""
+
+    key: str
+    words: str
+    test: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A requirement and what was measured; ``short`` is empty where it is kept, ``kept`` None where nothing says."""
+
+    asked: Required | Elsewhere
+    measured: str
+    kept: bool | None
+    short: str = ""
+
+    @property
+    def words(self) -> str:
+        """kept, short by so much, or not measured."""
+        return {True: "kept", False: self.short, None: "not measured"}[self.kept]
+
+
+def _cca(name: str) -> list[Required]:
+    """4 times the formula's speed to condition 1e4, 3 times to 1e8."""
+    asked = (4.0, 4.0, 3.0)
+    return [
+        Required(f"W6 {name} {condition}", f"≥ {bound:g} × NumPy's QR and SVD", "faster", bound, True, FORMULA)
+        for condition, bound in zip(CONDITIONS, asked, strict=True)
+    ]
+
+
+def _growth(key: str, words: str, variable: str, quantity: Quantity = "growth") -> Required:
+    return Required("growth", f"{key}: {words}, within 0.2", quantity, 0.2, False, (key, variable))
+
+
+MEMORY_BY_ROWS = r"1[0,]+: ([\d.]+) MiB"
+REQUIRED: tuple[Required | Elsewhere, ...] = (
+    Required("W1", "≤ 1.15 × limit", "limit", 1.15),
+    Required("W1", "≥ 4 × the fastest package", "faster", 4.0, True, PACKAGES),
+    Required("W1", "≥ 1.4 × NumPy, each Gram matrix once", "faster", 1.4, True, ("NumPy, each Gram matrix once",)),
+    Required("W1", "≤ 1/8 of that NumPy version's memory", "bytes of", 1 / 8, False, ("NumPy, each Gram matrix once",)),
+    Required("W1", "≤ 48 MB beyond the features", "bytes", 48e6),
+    Required("W1", "error ≤ 1e-8", "error", 1e-8),
+    Required("W2", "≤ 1.25 × limit", "limit", 1.25),
+    Required("W2", "≥ 10,000 × the loop over candidates", "faster", 1e4, True, ("the loop over candidates",)),
+    Required("W2", "the order of brute force, 100%", "note", 100.0, True, pattern=r"(\d+)% of the float32 order"),
+    Elsewhere("W2", "brute force's order on small cases", "test_similarity_greedy.py::test_equals_brute_force"),
+    Required("W3", "≤ 1.25 × limit", "limit", 1.25),
+    Required("W3", "≤ 64 MB beyond the features", "bytes", 64e6),
+    Required("W3", "every choice within 1e-6 of the best", "error", 1e-6),
+    Required("W4", "≤ 1.15 × the symmetric limit", "limit", 1.15),
+    Required("W4", "≥ 50 × NumPy with networkx or SciPy", "faster", 50.0, True, ("NumPy + networkx", "NumPy + SciPy")),
+    Required("W4", "≥ 50 × the pair loop of the seed", "faster", 50.0, True, ("the pair loop",)),
+    Required("W5", "≥ 90% of the float64 limit: ≤ 1.11 ×", "limit", 1 / 0.9),
+    Elsewhere("W5", "≥ 90% of the float32 limit in a fast mode", missing="there is no such mode"),
+    Required("W5", "memory flat: at 10⁶ rows ≤ 1.1 × that at 10⁴", "note", 1.1, pattern=MEMORY_BY_ROWS),
+    Elsewhere("W5", "equal bits for any split", "test_streaming.py::test_any_split_of_one_order_gives_the_same_bits"),
+    Elsewhere("W5", "any order within 1e-9", "test_streaming.py::test_any_order_gives_the_same_digits"),
+    *(cell for name in ("mean CCA", "PWCCA", "SVCCA") for cell in _cca(name)),
+    *(Required(f"W6 NBS {c}", "≥ 1.3 × NumPy", "faster", 1.3, True, ("NumPy",)) for c in CONDITIONS),
+    Required("W6 errors", "right beyond 1e8: error ≤ 1e-16 × condition", "errors beyond", 1.0),
+    Required("W7", "≥ 20 × pairwise distances and Python loops", "faster", 20.0, True, ("pairwise distances",)),
+    Required("W8", "≥ 30 × the NumPy loop", "faster", 30.0, True, NUMPY_LOOP),
+    Required("W9", "≤ 1.3 × limit beyond the forward passes", "beyond", 1.3, False, FORWARD),
+    Required("W9", "minibatch estimate ≤ 1.15 × the forward passes", "share of", 1.15, False, FORWARD),
+    Elsewhere("W9", "memory within `memory=`", "test_compare_models.py::test_memory_stays_within_the_budget"),
+    Required("W10", "`import simkit` ≤ 0.15 s", "seconds", 0.15, False, ("import simkit",)),
+    Required("W10", "`simkit --help` ≤ 0.3 s", "seconds", 0.3, False, ("simkit --help",)),
+    Required("routes", "≤ 1.2 × the best route, every shape of the grid", "routes", 1.2),
+    _growth("W1", "time n²", "n"),
+    _growth("W1", "time p¹", "p"),
+    _growth("W2", "time u² after the product", "u"),
+    _growth("W5", "time n¹", "n"),
+    _growth("W5", "memory n⁰", "n", "growth of memory"),
+)
+
+
+def of(key: str, quantity: Quantity) -> Required:
+    """The requirement of this workload and quantity; of several, the first."""
+    return next(
+        asked for asked in REQUIRED if isinstance(asked, Required) and (asked.key, asked.quantity) == (key, quantity)
+    )
+
+
+def verdicts(results: Mapping[str, Result], keys: Sequence[str] | None = None) -> list[Verdict]:
+    """Every requirement, or those of some keys, judged against full results by their keys."""
+    asked = [one for one in REQUIRED if keys is None or one.key in keys]
+    return [_verdict(one, results.get(one.key)) for one in asked]
+
+
+def _verdict(asked: Required | Elsewhere, result: Result | None) -> Verdict:
+    if isinstance(asked, Elsewhere):
+        found = f"asserted by `{asked.test}`" if asked.test else asked.missing
+        return Verdict(asked, found, bool(asked.test), "" if asked.test else "short: not built")
+    value, text = (
+        MEASURED[asked.quantity](asked, result) if result is not None and result.get("full", True) else NOTHING
+    )
+    if value is None:
+        return Verdict(asked, text, None)
+    kept = value >= asked.bound if asked.least else value <= asked.bound  # NaN keeps nothing
+    return Verdict(asked, text, kept, "" if kept else _short(asked, value))
+
+
+def _short(asked: Required, value: float) -> str:
+    off = 1 - value / asked.bound if asked.least else value / asked.bound - 1
+    if not math.isfinite(off):
+        return f"short: {value}"
+    if off > 1:
+        return f"short: {error_cell(off + 1)} times as much"
+    return f"short by {100 * off:.{1 if off < 0.1 else 0}f}%"
+
+
+def memory_kept(result: Result) -> None:
+    """Fail where a full result takes more memory than is asked: unlike time, it hardly differs between runs."""
+    found = verdicts({result["key"]: result}, [result["key"]])
+    short = [
+        one for one in found if isinstance(one.asked, Required) and one.asked.quantity in MEMORY and one.kept is False
+    ]
+    assert not short, [(one.asked.words, one.measured) for one in short]
+
+
+# --- what each quantity is in a result: its value, None where the record has none, and that in words -----------------
+
+Measured: TypeAlias = tuple[float | None, str]
+NOTHING: Measured = (None, "no full record")
+
+
+def _limit(_: Required, result: Result) -> Measured:
+    return _ratio(result["contestants"][0], "ratio_to_limit")
+
+
+def _ratio(row: Result, name: str) -> Measured:
+    return (float(row[name]), ratio_cell(row[name])) if name in row else (None, "not timed")
+
+
+def _rivals(asked: Required, result: Result) -> list[Result]:
+    return [row for row in result["contestants"][1:] if row["name"].startswith(asked.rivals) and "seconds" in row]
+
+
+def _faster(asked: Required, result: Result) -> Measured:
+    rows = _rivals(asked, result)
+    if not rows:
+        return None, "no rival took part"
+    best = min(rows, key=lambda row: float(row["seconds"]))
+    value, text = _ratio(best, "ratio_to_simkit")
+    return value, text if len(asked.rivals) == 1 else f"{text} ({best['name'].split(' (')[0]})"
+
+
+def _bytes(_: Required, result: Result) -> Measured:
+    extra = result["contestants"][0]["extra_bytes"]
+    return (None, "not measured on this system") if extra is None else (float(extra), f"{extra / 1e6:.0f} MB")
+
+
+def _bytes_of(asked: Required, result: Result) -> Measured:
+    own, rows = _bytes(asked, result)[0], _rivals(asked, result)
+    if own is None or not rows:
+        return None, "not measured"
+    return own / rows[0]["extra_bytes"], f"1/{rows[0]['extra_bytes'] / own:.1f}"
+
+
+def _error(_: Required, result: Result) -> Measured:
+    error = float(result["contestants"][0]["error"])
+    return error, error_cell(error)
+
+
+def _errors_beyond(_: Required, result: Result) -> Measured:
+    rows = [row for row in result["rows"] if row["condition"] > 1e8]
+    off = [(float(row["errors"]["simkit"]) / (1e-16 * row["condition"]), row) for row in rows]
+    if not off:
+        return None, "no such condition"
+    _, row = worst = max(off, key=lambda pair: pair[0])
+    return worst[0], f"{error_cell(row['errors']['simkit'])} at {row['condition']:.0e}, {row['kept']} directions kept"
+
+
+def _beyond(asked: Required, result: Result) -> Measured:
+    rows = _rivals(asked, result)
+    own = result["contestants"][0]
+    if not rows or "seconds" not in own:
+        return None, "not timed"
+    beyond = own["ratio_to_limit"] - rows[0]["ratio_to_limit"]
+    return beyond, ratio_cell(beyond)
+
+
+def _share_of(asked: Required, result: Result) -> Measured:
+    rows = _rivals(asked, result)
+    estimate = next((row for row in result["contestants"] if row["name"] == "simkit, minibatch estimate"), {})
+    if not rows or "seconds" not in estimate:
+        return None, "not timed"
+    share = estimate["ratio_to_limit"] / rows[0]["ratio_to_limit"]
+    return share, ratio_cell(share)
+
+
+def _seconds(asked: Required, result: Result) -> Measured:
+    found = next((row["seconds"] for row in result["rows"] if row["name"] == asked.rivals[0]), None)
+    return (None, "not timed") if found is None else (float(found), time_cell(found))
+
+
+def _note(asked: Required, result: Result) -> Measured:
+    found = [float(number) for note in result["notes"] for number in re.findall(asked.pattern, note)]
+    if not found:
+        return None, "not noted"
+    value = found[0] if len(found) == 1 else found[-1] / found[0]
+    return value, f"{value:g}%" if "%" in asked.pattern else ratio_cell(value)
+
+
+def _routes(asked: Required, result: Result) -> Measured:
+    over = sum(cell["ratio"] > asked.bound for cell in result["cells"])
+    return float(
+        result["worst"]
+    ), f"{ratio_cell(result['worst'])}; {over} of {len(result['cells'])} above {asked.bound:g}"
+
+
+def _row_of_growth(asked: Required, result: Result) -> Result:
+    key, variable = asked.rivals
+    rows = (row for row in result["rows"] if row["name"].startswith(key) and row["variable"] == variable)
+    return next(rows, {})
+
+
+def _growth_of_time(asked: Required, result: Result) -> Measured:
+    row = _row_of_growth(asked, result)
+    return (abs(row["exponent"] - row["expected"]), f"{row['exponent']:.2f}") if row else (None, "not measured")
+
+
+def _growth_of_memory(asked: Required, result: Result) -> Measured:
+    row = _row_of_growth(asked, result)
+    if row.get("memory") is None:
+        return None, "not measured"
+    return max(0.0, row["memory"] - row["expected_memory"]), f"{row['memory']:.2f}"
+
+
+MEASURED: Mapping[Quantity, Callable[[Required, Result], Measured]] = {
+    "limit": _limit,
+    "faster": _faster,
+    "bytes": _bytes,
+    "bytes of": _bytes_of,
+    "error": _error,
+    "errors beyond": _errors_beyond,
+    "beyond": _beyond,
+    "share of": _share_of,
+    "seconds": _seconds,
+    "note": _note,
+    "routes": _routes,
+    "growth": _growth_of_time,
+    "growth of memory": _growth_of_memory,
+}
