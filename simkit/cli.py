@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 MISTAKE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 MEASURES = ("cka", "nbs", "procrustes", "cca", "r2-cca", "svcca", "pwcca", "linear-regression")
-EXTRAS = {"bench": "test", "train": "torch", "prune": "torch", "report": "plot"}  # where it is not the command's name
+EXTRAS = {
+    "bench": "test",
+    "bench --gpu": "torch",
+    "train": "torch",
+    "prune": "torch",
+    "report": "plot",
+}  # where it is not the command's name
 # What simkit raises for input it refuses, and the system for files it refuses.
 REFUSALS = (ValueError, TypeError, NotImplementedError, OverflowError, ImportError, OSError, MemoryError)
 
@@ -350,21 +356,26 @@ def _add_bench(commands: Any) -> None:
         "bench",
         _bench,
         help="this machine's benchmark table, with the rivals that are installed",
-        description="Run the benchmarks of the source tree: every answer is checked against a float64 reference, then "
-        "timed\nbeside the machine's limit and every rival that is installed. Prints the tables as Markdown.",
-        examples=("simkit bench", "simkit bench --full --select w1 --out results"),
+        description="Run the benchmarks of a clone of the source (the wheel has none): every answer is checked against "
+        "a float64\nreference, then timed beside the machine's limit and every rival that is installed. Prints the tables "
+        "as Markdown.",
+        examples=("simkit bench", "simkit bench --full --select w1 --out results", "simkit bench --gpu --full"),
     )
     bench.add_argument("--benchmarks", default="benchmarks", metavar="DIR", help="their folder (default: %(default)s)")
     bench.add_argument("--full", action="store_true", help="the sizes of the README's tables: minutes, gigabytes")
     bench.add_argument("--select", metavar="WORD", help="only benchmarks with this in their name, such as w2 or routes")
     bench.add_argument("--out", metavar="DIR", help="keep the record (JSON) here")
+    bench.add_argument("--gpu", action="store_true", help="those of the CUDA device instead of the processor's")
 
 
 def _bench(arguments: argparse.Namespace) -> int:
     _need("bench", pytest="pytest", pytest_benchmark="pytest-benchmark")
+    if arguments.gpu:
+        _need("bench --gpu", torch="torch")
     from .experiments.bench import bench
 
-    print(bench(arguments.benchmarks, full=arguments.full, select=arguments.select, out=arguments.out))
+    chosen = {"full": arguments.full, "select": arguments.select, "out": arguments.out, "gpu": arguments.gpu}
+    print(bench(arguments.benchmarks, **chosen))
     return 0
 
 

@@ -158,10 +158,22 @@ def test_bench_prints_tables_and_keeps_the_record(run_simkit: Run, tmp_path: Pat
     assert json.loads(record.read_text())["results"][0]["key"] == "routes"
 
 
+def test_bench_on_a_device_that_is_not_there(run_simkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr("simkit.experiments.bench.device_report", lambda: (True, [], "no driver"))
+    code, _, err = run_simkit("bench", "--gpu", "--benchmarks", str(BENCHMARKS))
+    assert (code, err) == (2, "simkit: error: the GPU benchmarks need a CUDA device: no driver\n")
+
+
 def test_bench_says_what_it_lacks(run_simkit: Run, tmp_path: Path) -> None:
     code, _, err = run_simkit("bench", "--benchmarks", str(tmp_path))
     assert code == 2
-    assert f"the folder '{tmp_path}' holds no benchmarks" in err
+    assert err == (
+        f"simkit: error: the folder '{tmp_path}' holds no benchmarks: they come with simkit's source, not with its"
+        " wheel: run this in a clone of it, or name the folder\n"
+    )
+    code, _, err = run_simkit("bench", "--gpu", "--benchmarks", str(tmp_path))
+    assert (code, err.startswith(f"simkit: error: the folder '{tmp_path}' holds no GPU benchmarks: ")) == (2, True)
     (tmp_path / "file").write_text("in the way")
     code, _, err = run_simkit("bench", "--benchmarks", str(BENCHMARKS), "--out", str(tmp_path / "file"))
     assert (code, err) == (2, f"simkit: error: '{tmp_path}/file': File exists\n")
