@@ -357,7 +357,7 @@ def _add_bench(commands: Any) -> None:
         _bench,
         help="this machine's benchmark table, with the rivals that are installed",
         description="Run the benchmarks of a clone of the source (the wheel has none): every answer is checked against "
-        "a float64\nreference, then timed beside the machine's limit and every rival that is installed. Prints the tables "
+        "a\nfloat64 reference, then timed beside the machine's limit and every rival that is installed. Prints tables "
         "as Markdown.",
         examples=("simkit bench", "simkit bench --full --select w1 --out results", "simkit bench --gpu --full"),
     )
