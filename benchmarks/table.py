@@ -293,8 +293,7 @@ def growth(result: Result) -> str:
     lines = [
         "**Growth.** Time and extra memory over four sizes or more, as powers of the size. Counted: the exponent of the"
         " multiply-adds of the exact answer over the same sizes, which the plan, where it counts them, equals to the"
-        " unit. Memory: its leading power, or less; less than a MiB counts as one, the room that allocations differ by."
-        " The sizes of W2's loop are large: below about 3,000 units its table lies in the cache, and across the edge of"
+        " unit. Memory at most: its leading power; less than 4 MiB counts as so much. The sizes of W2's loop are large: below about 3,000 units its table lies in the cache, and across the edge of"
         " the cache the exponent is that of the memory's latency (2.24 from 1,000 to 3,300 units).",
         "",
         line(["", "size", "from", "to", "counted", "time", "plan counts", "memory at most", "memory"]),

@@ -153,7 +153,7 @@ def test_bench_prints_tables_and_keeps_the_record(run_simkit: Run, tmp_path: Pat
         "bench", "--benchmarks", str(BENCHMARKS), "--select", "routes", "--out", str(tmp_path / "kept")
     )
     assert (code, err) == (0, "")
-    assert "**The planner.** 16 shapes" in out
+    assert "**The planner.** 18 shapes" in out
     (record,) = (tmp_path / "kept").glob("*.json")
     assert json.loads(record.read_text())["results"][0]["key"] == "routes"
 
