@@ -14,12 +14,14 @@ import pytest
 from . import SET_IN_TIME
 from .machine import commit, describe_machine, threads, versions
 from .protocol import Contestant, Missing, Sampler, Workload, record
+from .rivals import from_package
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5
 RUN = pytest.StashKey[list[dict[str, Any]]]()
 COMMIT = pytest.StashKey[str]()
 
+FromNumba: TypeAlias = Callable[[Contestant], "Contestant | Missing"]
 Measure: TypeAlias = Callable[[Workload, Contestant, Sequence["Contestant | Missing"]], dict[str, Any]]
 
 
@@ -70,6 +72,18 @@ def equal_threads() -> Iterator[None]:
 def keep(pytestconfig: pytest.Config) -> Callable[[dict[str, Any]], None]:
     """Add a result to this run's record."""
     return pytestconfig.stash[RUN].append
+
+
+@pytest.fixture
+def from_numba(pytestconfig: pytest.Config) -> FromNumba:
+    """A rival that numba compiles, for seconds, and so only where something is timed; test_numba_rivals.py checks all."""
+
+    def present(contestant: Contestant) -> Contestant | Missing:
+        if pytestconfig.getoption("--benchmark-disable", default=False):
+            return Missing(contestant.name, "compiled only where something is timed")
+        return from_package("numba", contestant)
+
+    return present
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ PACKAGES = {
     "torch_cka": "torch_cka",
     "ckatorch": "ckatorch",
     "rsatoolbox": "rsatoolbox",
+    "numba": "numba",
     "repsim": "repsim",
     "pykeops": "pykeops",
     "cupy": "cupy-cuda13x",

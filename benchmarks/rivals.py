@@ -43,6 +43,11 @@ def from_package(name: str, contestant: Contestant) -> Contestant | Missing:
     return Missing(contestant.name, found.reason) if isinstance(found, Missing) else contestant
 
 
+def compiled(function: str, *arguments: Any) -> Any:
+    """What a function of :mod:`.numba_rivals` returns, which is imported where numba is installed."""
+    return getattr(import_module(".numba_rivals", __package__), function)(*arguments)
+
+
 def tensors(layers: Sequence[Array]) -> list[Any]:
     """Torch tensors on the same memory."""
     import torch

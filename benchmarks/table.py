@@ -291,17 +291,17 @@ def _widths(cell: Result) -> str:
 def growth(result: Result) -> str:
     """Fitted exponents of time, memory and counted operations beside those that are expected."""
     lines = [
-        "**Growth.** Time and extra memory over four sizes or more, as powers of the size. Counted: the exponent of the"
-        " multiply-adds of the exact answer over the same sizes, which the plan, where it counts them, equals to the"
-        " unit. Memory at most: its leading power; less than 4 MiB counts as so much. The sizes of W2's loop are large: below about 3,000 units its table lies in the cache, and across the edge of"
-        " the cache the exponent is that of the memory's latency (2.24 from 1,000 to 3,300 units).",
+        "**Growth.** Time and extra memory over four sizes, as powers of the size. Counted: the exponent of the"
+        " multiply-adds of the exact answer over the same sizes; plan: whether its count, where it has one, equals"
+        " them to the unit. Memory at most: its leading power; less than 4 MiB counts as so much. The sizes of W2's"
+        " loop were chosen large because small ones are bound by latency (2.24 from 1,000 to 3,300 units).",
         "",
-        line(["", "size", "from", "to", "counted", "time", "plan counts", "memory at most", "memory"]),
+        line(["", "size", "from", "to", "counted", "time", "plan", "memory at most", "memory"]),
         line(["---", "---", *["---:"] * 4, "---", *["---:"] * 2]),
     ]
     for row in result["rows"]:
         ends = [f"{row['sizes'][0]:,}", f"{row['sizes'][-1]:,}"]
-        plan = {True: "the same", False: "other numbers", None: ""}[row.get("plan_equal")]
+        plan = {True: "equal", False: "differs", None: ""}[row.get("plan_equal")]
         memory = ["", ""] if row.get("memory") is None else [f"{row['expected_memory']:g}", f"{row['memory']:.2f}"]
         exponents = [f"{row['expected']:.3g}", f"{row['exponent']:.2f}", plan, *memory]
         lines.append(line([row["name"], row["variable"], *ends, *exponents]))

@@ -98,7 +98,7 @@ def series_of(full: bool) -> list[Series]:
         return values if full else (4, 6, 8, 12)
 
     rows, tall, wide, deep = (1500, 10_240, 1024, 2000) if full else (96, 1024, 64, 96)
-    units, area, narrow = (64, 64, 128) if full else (8, 64, 16)
+    units, area, narrow = (64, 64, 256) if full else (8, 64, 16)
     batches = [BATCH * k for k in ((40, 80, 160, 320) if full else (2, 3, 4, 5))]
     pairs = Kind("W1, all pairs in sample space", _pairs, _in_samples)
     columns = Kind("W2, the greedy order of columns", _columns, _upper)
@@ -113,15 +113,15 @@ def series_of(full: bool) -> list[Series]:
         Series(columns, "n", sizes(5000, 10_000, 20_000, 40_000), lambda n: (n, wide), 0),
         Series(columns, "p", sizes(700, 1000, 1500, 2200), lambda p: (tall, p), 2),
         # Units enough that no table of products fits a cache: across its edge the exponent is that of the memory.
-        Series(order, "u", sizes(2800, 3800, 5200, 7000), lambda u: (u,), 2),
+        Series(order, "u", sizes(2800, 3800, 5200, 7000), lambda u: (u,), 1),
         Series(channels, "n", sizes(800, 1300, 2000, 3200), lambda n: (n, area, units), 0),
-        Series(channels, "u", few(32, 48, 72, 108), lambda u: (rows, area, u), 1),
+        Series(channels, "u", few(64, 96, 144, 216), lambda u: (rows, area, u), 1),
         Series(channels, "positions", sizes(64, 96, 144, 216), lambda a: (rows, a, units), 0),
         Series(graph, "filters", sizes(1500, 2200, 3300, 5000), lambda n: (n, wide), 2),
         Series(graph, "weights", sizes(1000, 2000, 4000, 8000), lambda d: (deep, d), 1),
-        Series(stream, "n", batches, lambda n: (n, 2 * narrow, 2), 0),
-        Series(stream, "p", sizes(256, 384, 576, 864), lambda p: (tall, p, 2), 2),
-        Series(stream, "L", few(2, 4, 8, 16), lambda m: (tall, narrow, m), 2),
+        Series(stream, "n", batches, lambda n: (n, narrow, 2), 0),
+        Series(stream, "p", sizes(384, 576, 864, 1296), lambda p: (tall, p, 2), 2),
+        Series(stream, "L", few(2, 4, 6, 10), lambda m: (tall, narrow, m), 2),
     ]
 
 

@@ -9,16 +9,17 @@ import numpy as np
 
 import simkit as sk
 
-from .conftest import Measure
+from .conftest import FromNumba, Measure
 from .features import cold_sets, relu_layers
 from .protocol import Contestant, Workload
 from .requirements import memory_kept
+from .rivals import compiled, from_package
 from .truth import Array, Floats, centred, greedy_order, order_error, unit_products
 
 CHOICE = 1e-6  # float32 activations: every choice within this of the best
 
 
-def test_w2_greedy(measure: Measure, full: bool) -> None:
+def test_w2_greedy(measure: Measure, full: bool, from_numba: FromNumba) -> None:
     """Columns of a dense layer, against the loop of the source paper and the closed form in NumPy."""
     n, p = (10_000, 512) if full else (500, 24)
     evaluations = p * (p + 1) // 2 - 1
@@ -51,6 +52,8 @@ def test_w2_greedy(measure: Measure, full: bool) -> None:
             ),
             Contestant("NumPy, closed form, float32", _closed_form),
             Contestant("NumPy, closed form, float64", _closed_form_double),
+            from_numba(Contestant("numba, closed form, float32", partial(compiled, "greedy_columns"))),
+            from_package("torch", Contestant("torch, closed form, float32", _closed_form_torch)),
         ],
     )
     own = sk.greedy_cka(np.float64(sets[0])).order
@@ -114,6 +117,16 @@ def _first_scores(products: Floats) -> Floats:
 def _closed_form(x: Array) -> tuple[Array, Floats]:
     z = x - x.mean(axis=0, dtype=np.float64).astype(x.dtype)
     return greedy_order(np.square(z.T @ z, dtype=np.float64))
+
+
+def _closed_form_torch(x: Array) -> tuple[Array, Floats]:
+    """The product by torch; the loop by NumPy, whose calls on 512 numbers cost less than torch's."""
+    import torch
+
+    with torch.inference_mode():
+        t = torch.from_numpy(x)
+        z = t - t.mean(dim=0)
+        return greedy_order((z.T @ z).double().square_().numpy())
 
 
 def _closed_form_double(x: Array) -> tuple[Array, Floats]:

@@ -10,17 +10,17 @@ import numpy as np
 
 import simkit as sk
 
-from .conftest import Measure
+from .conftest import FromNumba, Measure
 from .features import cold_sets
 from .protocol import Contestant, Workload
-from .rivals import from_package, package
+from .rivals import compiled, from_package, package
 from .truth import Array, graph_measures
 
 THRESHOLDS = 32
 FULL, SMALL = (2048, 4608), (180, 300)
 
 
-def test_w4_covering(measure: Measure, full: bool) -> None:
+def test_w4_covering(measure: Measure, full: bool, from_numba: FromNumba) -> None:
     """Every component count, edge count and greedy cover is the reference's: the error is how many of them differ."""
     n, d = FULL if full else SMALL
     sets = cold_sets(partial(filters, n=n, d=d), 4 * n * d)
@@ -58,6 +58,12 @@ def test_w4_covering(measure: Measure, full: bool) -> None:
                 "NumPy + SciPy (W Wᵀ, csgraph, a greedy cover by rows of booleans)",
                 partial(numpy_measures, cosines=cosines),
                 once=full,
+            ),
+            from_numba(
+                Contestant(
+                    "numba (NumPy's W Wᵀ, lists of edges, thresholds in parallel)",
+                    lambda w: compiled("graph_measures", w, cosines),
+                )
             ),
             Contestant(
                 "the pair loop of the seed's reproduction",

@@ -84,6 +84,15 @@ def test_w5_stream(measure: Measure, full: bool) -> None:
                 error=lambda table: float(np.abs(table - cka_table(*stream.whole(), debiased=False)).max()),
                 note="the biased estimator only; its error is against that",
             ),
+            from_package(
+                "torch",
+                Contestant(
+                    "torch, sums of float64 cross-products",
+                    _torch,
+                    error=lambda table: float(np.abs(table - cka_table(*stream.whole(), debiased=False)).max()),
+                    note="the biased estimator only; its error is against that",
+                ),
+            ),
             from_package("cka", Contestant("pytorch-cka, minibatch estimate (its hsic)", _pytorch_cka)),
         ],
     )
@@ -141,6 +150,37 @@ def _numpy(stream: Stream) -> Floats:
         [np.linalg.norm(part - np.outer(s, s) / rows) for part, s in zip(parts, np.split(total, end), strict=True)]
         for parts, total, end in zip(own, sums, ends, strict=True)
     ]
+    result: Floats = np.array(tops) / np.outer(np.array(norms[0]), np.array(norms[1]))
+    return result
+
+
+def _torch(stream: Stream) -> Floats:
+    """As :func:`_numpy`, the products added in place."""
+    import torch
+
+    widths = [[layer.shape[1] for layer in model] for model in stream.pool[0]]
+    with torch.inference_mode():
+        sums = [torch.zeros(sum(side), dtype=torch.float64) for side in widths]
+        cross = torch.zeros(sum(widths[0]), sum(widths[1]), dtype=torch.float64)
+        own = [[torch.zeros(width, width, dtype=torch.float64) for width in side] for side in widths]
+        rows = 0
+        for models in stream:
+            sides = [torch.cat(tensors(model), dim=1).double() for model in models]
+            rows += len(sides[0])
+            cross.addmm_(sides[0].T, sides[1])
+            for values, total, parts, side in zip(sides, sums, own, widths, strict=True):
+                total += values.sum(dim=0)
+                for part, block in zip(parts, values.split(side, dim=1), strict=True):
+                    part.addmm_(block.T, block)
+        cross -= torch.outer(*sums) / rows
+        tops = [[block.square().sum() for block in strip.split(widths[1], dim=1)] for strip in cross.split(widths[0])]
+        norms = [
+            [
+                torch.linalg.norm(part - torch.outer(s, s) / rows)
+                for part, s in zip(parts, total.split(side), strict=True)
+            ]
+            for parts, total, side in zip(own, sums, widths, strict=True)
+        ]
     result: Floats = np.array(tops) / np.outer(np.array(norms[0]), np.array(norms[1]))
     return result
 

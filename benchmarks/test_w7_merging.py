@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from simkit.metrics.merging import BatchNorm, merging
 
-from .conftest import Measure
+from .conftest import FromNumba, Measure
 from .protocol import Contestant, Missing, Workload
-from .rivals import from_package, package
+from .rivals import compiled, from_package, package
 from .truth import Array, Floats
 
 # (filters, fan-in) of the 13 convolutions and the first dense layer of the CIFAR variant
@@ -24,7 +25,7 @@ Layer: TypeAlias = tuple[Array, Array, tuple[Floats, Floats, Floats, Floats]]  #
 Table: TypeAlias = list[tuple[Array, Floats]]  # a layer: the partner of each pruned filter or -1, and its scale
 
 
-def test_w7_merging(measure: Measure, full: bool) -> None:
+def test_w7_merging(measure: Measure, full: bool, from_numba: FromNumba) -> None:
     """The answer is the published one (``bn_scale="reference"``): the error is the share of partners that differ."""
     shapes = VGG16 if full else tuple((units // 8, fan_in // 8) for units, fan_in in VGG16)
     sets = [[filters(seed, *shape) for shape in shapes] for seed in range(2)]
@@ -47,6 +48,11 @@ def test_w7_merging(measure: Measure, full: bool) -> None:
         [
             rival("pairwise distances of scikit-learn + the authors' Python loops", "sklearn.metrics"),
             Contestant("NumPy, whole tables in float64", lambda layers: [closed_form(layer) for layer in layers]),
+            from_numba(Contestant("numba, fused loops over products in float64", compiled_loops)),
+            from_package(
+                "torch",
+                Contestant("torch, whole tables in float64", lambda layers: [torch_tables(layer) for layer in layers]),
+            ),
         ],
     )
     result["notes"].append(f"{np.mean([np.mean(partner >= 0) for partner, _ in truth]):.0%} of the pruned are absorbed")
@@ -116,6 +122,32 @@ def closed_form(layer: Layer) -> tuple[Array, Floats]:
     rows = np.arange(len(best))
     absorbed = cosine[rows, best] >= THRESHOLD
     return np.where(absorbed, m[best], -1), np.where(absorbed, scale[rows, best], 0.0)
+
+
+def compiled_loops(layers: Sequence[Layer]) -> Table:
+    """By numba, all layers."""
+    return [compiled("merging", layer, BALANCE, THRESHOLD) for layer in layers]
+
+
+def torch_tables(layer: Layer) -> tuple[Array, Floats]:
+    """As :func:`closed_form`, by torch."""
+    import torch
+
+    with torch.inference_mode():
+        w, mask = torch.from_numpy(layer[0]).double(), torch.from_numpy(layer[1])
+        gamma, beta, mean, var = (torch.from_numpy(values) for values in layer[2])
+        norms = torch.linalg.vector_norm(w, dim=1)
+        n, m = torch.nonzero(~mask), torch.nonzero(mask)[:, 0]
+        cosine = (w[n[:, 0]] @ w[m].T) / (norms[n] * norms[m])
+        s = norms[n] / norms[m]
+        scale = s * (gamma[m] / gamma[n]) * (var[n] / var[m])
+        ratio = ((gamma[m] / var[m]) * (s * (mean[n] - var[n] * beta[n] / gamma[n]) - mean[m]) + beta[m]).abs() / scale
+        low, high = torch.aminmax(ratio, dim=1, keepdim=True)
+        best = (BALANCE * (1 - cosine) + (1 - BALANCE) * (ratio - low) / (high - low)).argmin(dim=1)
+        rows = torch.arange(len(best))
+        absorbed = cosine[rows, best] >= THRESHOLD
+        partner, chosen = torch.where(absorbed, m[best], -1), torch.where(absorbed, scale[rows, best], 0.0)
+        return partner.numpy(), chosen.numpy()
 
 
 def differing(answer: Any, truth: Table) -> float:

@@ -8,16 +8,16 @@ import numpy as np
 
 import simkit as sk
 
-from .conftest import Measure
+from .conftest import FromNumba, Measure
 from .features import cold_sets, relu_layers
 from .protocol import Contestant, Workload
-from .rivals import from_package, keops_candidates
+from .rivals import compiled, from_package, keops_candidates
 from .truth import Array, Floats, rbf_candidates, rbf_order_error
 
 OPERATIONS = 12  # a pair and candidate: 1 for the distance, 7 for the exponential, 4 for the level and the sums
 
 
-def test_w8_kernel_damage(measure: Measure, full: bool) -> None:
+def test_w8_kernel_damage(measure: Measure, full: bool, from_numba: FromNumba) -> None:
     """Against the loop over candidates in NumPy, which keeps the distances and subtracts one unit's part."""
     n, units = (2000, 128) if full else (200, 10)
     evaluations = units * (units + 1) // 2 - 1
@@ -53,6 +53,16 @@ def test_w8_kernel_damage(measure: Measure, full: bool) -> None:
                 )
                 for dtype in (np.float32, np.float64)
             ],
+            from_numba(
+                Contestant(
+                    "numba, all candidates of a step in one pass, float32",
+                    partial(compiled, "rbf_candidates"),
+                    error=off,
+                    scale=evaluations / units,
+                    note=f"the {units} candidates of the first step timed and scaled, its compiler's time left out;"
+                    f" its error is of the CKA values of {counted}",
+                )
+            ),
             from_package(
                 "pykeops.numpy",
                 Contestant(
