@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -76,12 +77,14 @@ def keep(pytestconfig: pytest.Config) -> Callable[[dict[str, Any]], None]:
 
 @pytest.fixture
 def from_numba(pytestconfig: pytest.Config) -> FromNumba:
-    """A rival that numba compiles, for seconds, and so only where something is timed; test_numba_rivals.py checks all."""
+    """A rival that numba compiles, for seconds, so only where something is timed; test_numba_rivals.py checks them."""
 
     def present(contestant: Contestant) -> Contestant | Missing:
         if pytestconfig.getoption("--benchmark-disable", default=False):
             return Missing(contestant.name, "compiled only where something is timed")
-        return from_package("numba", contestant)
+        notes = [contestant.note] if contestant.note else []
+        note = "; ".join([*notes, "its extra memory holds what compiling it took"])
+        return from_package("numba", replace(contestant, note=note))
 
     return present
 
