@@ -146,12 +146,11 @@ def _cover(starts: Any, ends: Any, values: Any, cosine: Any) -> Any:
 
 
 def merging(layer: Any, balance: float, threshold: float) -> tuple[Array, Floats]:
-    """NumPy's product in float64, both passes over the kept filters fused for every pruned one, pruned in parallel."""
+    """NumPy's product in float32, both passes over the kept filters fused for every pruned one, pruned in parallel."""
     w, mask, norm = layer
-    z = w.astype(np.float64)
-    norms = np.linalg.norm(z, axis=1)
+    norms = np.linalg.norm(w, axis=1).astype(np.float64)
     n, m = np.flatnonzero(~mask), np.flatnonzero(mask)
-    partner, scale = _absorb(z[n] @ z[m].T, norms, n, m, *norm, balance, threshold)
+    partner, scale = _absorb(w[n] @ w[m].T, norms, n, m, *norm, balance, threshold)
     return partner, scale
 
 

@@ -48,10 +48,12 @@ def test_w7_merging(measure: Measure, full: bool, from_numba: FromNumba) -> None
         [
             rival("pairwise distances of scikit-learn + the authors' Python loops", "sklearn.metrics"),
             Contestant("NumPy, whole tables in float64", lambda layers: [closed_form(layer) for layer in layers]),
-            from_numba(Contestant("numba, fused loops over products in float64", compiled_loops)),
+            from_numba(Contestant("numba, fused loops over products in float32", compiled_loops)),
             from_package(
                 "torch",
-                Contestant("torch, whole tables in float64", lambda layers: [torch_tables(layer) for layer in layers]),
+                Contestant(
+                    "torch, whole tables, products in float32", lambda layers: [torch_tables(layer) for layer in layers]
+                ),
             ),
         ],
     )
@@ -134,9 +136,9 @@ def torch_tables(layer: Layer) -> tuple[Array, Floats]:
     import torch
 
     with torch.inference_mode():
-        w, mask = torch.from_numpy(layer[0]).double(), torch.from_numpy(layer[1])
+        w, mask = torch.from_numpy(layer[0]), torch.from_numpy(layer[1])
         gamma, beta, mean, var = (torch.from_numpy(values) for values in layer[2])
-        norms = torch.linalg.vector_norm(w, dim=1)
+        norms = torch.linalg.vector_norm(w, dim=1).double()
         n, m = torch.nonzero(~mask), torch.nonzero(mask)[:, 0]
         cosine = (w[n[:, 0]] @ w[m].T) / (norms[n] * norms[m])
         s = norms[n] / norms[m]
