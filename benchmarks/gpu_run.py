@@ -1,14 +1,17 @@
 """Everything that a machine with a GPU is asked, by one command: ``python benchmarks/gpu_run.py [--part PART ...]``.
 
 Builds the module for this machine's device, then `simkit doctor`, the tests marked `gpu`, compute-sanitizer on small
-cases, and the GPU benchmarks at full size. Every step has its own limit and its own log in ``--out``; what fails stops
-nothing but what needs it, and a summary ends the run. Needs nothing but Python to start, and no network: what the build
-or the tests need and the machine lacks comes as wheels in ``--wheels``. ``--dry-run`` prints the commands.
+cases, the GPU benchmarks at full size, and the tables from their record. Every step has its own limit and its own log
+in ``--out``; what fails stops nothing but what needs it, and a summary ends the run. The record lies in ``--out`` and
+in ``benchmarks/results/gpu``. Needs nothing but Python to start, and no network: what the build or the tests need and
+the machine lacks comes as wheels in ``--wheels``. Where a call may take so long only, ``--budget`` ends it in time and
+``--part`` makes several of one. ``--dry-run`` prints the commands.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -23,12 +26,11 @@ from time import monotonic
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("build", "tests", "sanitize", "bench")
-BUDGET = 570  # seconds of one call, where ten minutes are all there is
 # Small cases: a sanitizer takes ten to a hundred times as long as the kernels.
 LARGE = ("large", "torch", "cupy", "1500", "3000", "5000", "10000", "20000")  # in the names of tests
-CHECKED = " and not ".join(["(agree or elimination)", *LARGE])
-RACED = "agree and small or elimination and 33"
+CHECKED = " and not ".join(["(agree or elimination or small_case)", *LARGE])
 COUNTS = re.compile(r"\d+ (?:passed|failed|error)[^\n]* in [0-9.]+s|ERROR SUMMARY: [^\n]*|RACECHECK SUMMARY: [^\n]*")
+UNTESTED = re.compile(r"^NOT TESTED [^\n]*", re.MULTILINE)  # as tests/conftest.py says it
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Step:
     limit: float
     needs: str = ""
     missing: str = ""  # why it cannot run here
+    where: Path | None = None  # None: the output folder, which hides no package
 
 
 @dataclass
@@ -55,7 +58,9 @@ class Outcome:
 
     def line(self) -> str:
         """For the summary."""
-        return "  ".join([f"{self.name:<10} {self.seconds:6.0f} s  {self.result}", *self.counts])
+        counts, *untested = [*self.counts, ""] if not self.counts else self.counts
+        lines = [f"{self.name:<10} {self.seconds:6.0f} s  {self.result}  {counts}".rstrip()]
+        return "\n".join([*lines, *(f"{'':<10}           {line}" for line in untested)])
 
 
 def architecture() -> str:
@@ -78,33 +83,37 @@ def environment(site: Path) -> dict[str, str]:
 
 
 def gpu_tests() -> list[str]:
-    """The files of tests that need a device: collecting all takes longer than running these."""
+    """The files of tests that need a device: its own, and those of all backends; collecting the others takes longer."""
     return [
         str(path)
         for path in sorted((ROOT / "tests").glob("test_*.py"))
-        if "mark.gpu" in path.read_text(encoding="utf-8")
+        if re.search(r"mark\.gpu|^from backend_lists import", path.read_text(encoding="utf-8"), re.MULTILINE)
     ]
 
 
 def steps(options: argparse.Namespace) -> list[Step]:
     """The steps of the parts that are asked for, in order; all others come after the build."""
     python, site = options.python, str(options.site)
-    pytest = (python, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-m", "gpu")
+    pytest = (python, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT))
     pytest += ("-p", "no:cacheprovider", "--durations=15")
     tests = gpu_tests()
+    own = [path for path in tests if Path(path).name.startswith("test_gpu")]
     tool = shutil.which("compute-sanitizer", path=environment(options.site)["PATH"])
-    sanitizer = (tool or "compute-sanitizer", "--target-processes", "all", "--error-exitcode", "9", "--tool")
+    sanitizer = ("compute-sanitizer", "--target-processes", "all", "--error-exitcode", "9", "--tool")
     absent = "" if tool or options.dry_run else "compute-sanitizer is not here"
-    memory, races = (*sanitizer, "memcheck", *pytest, "-k", CHECKED), (*sanitizer, "racecheck", *pytest, "-k", RACED)
+    memory = (*sanitizer, "memcheck", *pytest, "-m", "gpu", "-k", CHECKED)
+    races = (*sanitizer, "racecheck", *pytest, "-m", "gpu and racecheck")
     selected = ("-k", options.select) if options.select else ()
-    benchmarks = (*pytest, "--full", "--record", str(options.out), *selected, str(ROOT / "benchmarks" / "gpu"))
+    benchmarks = (*pytest, "-m", "gpu", "--full", "--record", str(options.out), *selected)
+    tables = (python, "-m", "benchmarks.gpu.table", "--add", str(options.out), "--results", str(options.results))
     found = [
         *_building(options, python, site),
-        Step("build", "doctor", (python, "-m", "simkit", "doctor"), 60, needs="build"),
-        Step("tests", "tests", (*pytest, *tests), 420, needs="build"),
-        Step("sanitize", "memcheck", (*memory, *tests), 270, needs="build", missing=absent),
-        Step("sanitize", "racecheck", (*races, *tests), 240, needs="build", missing=absent),
-        Step("bench", "bench", benchmarks, 540, needs="build"),
+        Step("build", "doctor", (python, "-m", "simkit", "doctor"), 120, needs="build"),
+        Step("tests", "tests", (*pytest, "-m", "gpu", *tests), 1800, needs="build"),
+        Step("sanitize", "memcheck", (*memory, *own), 3600, needs="build", missing=absent),
+        Step("sanitize", "racecheck", (*races, *own), 3600, needs="build", missing=absent),
+        Step("bench", "bench", (*benchmarks, str(ROOT / "benchmarks" / "gpu")), 3600, needs="build"),
+        Step("bench", "tables", tables, 60, needs="build", where=ROOT),
     ]
     chosen = {"build", *(options.part or PARTS)} - ({"build"} if options.no_build else set())
     return [step for step in found if step.part in chosen]
@@ -119,11 +128,11 @@ def _building(options: argparse.Namespace, python: str, site: str) -> list[Step]
     flags = [f"--config-settings={setting}" for setting in settings]
     first = [Step("build", "wheels", (*install, *wheels), 120)] if wheels else []
     build = (*install, "--no-build-isolation", *flags, str(ROOT))
-    return [*first, Step("build", "build", build, 420, needs="wheels" if wheels else "")]
+    return [*first, Step("build", "build", build, 1800, needs="wheels" if wheels else "")]
 
 
 def run(step: Step, options: argparse.Namespace, seconds: float) -> Outcome:
-    """Run one step in the output folder, which hides no package, for ``seconds`` at most; its log lies there."""
+    """Run one step for ``seconds`` at most; its log lies in the output folder."""
     log = options.out / f"{step.name}.log"
     started = monotonic()
     with log.open("w", encoding="utf-8") as file:
@@ -132,7 +141,7 @@ def run(step: Step, options: argparse.Namespace, seconds: float) -> Outcome:
         try:
             child = subprocess.Popen(
                 step.command,
-                cwd=options.out,
+                cwd=step.where or options.out,
                 env=environment(options.site),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -149,7 +158,8 @@ def run(step: Step, options: argparse.Namespace, seconds: float) -> Outcome:
         except KeyboardInterrupt:
             result = "FAILED: interrupted"
         _end(child)
-    counts = COUNTS.findall(log.read_text(encoding="utf-8", errors="replace"))[-1:]
+    said = log.read_text(encoding="utf-8", errors="replace")
+    counts = [*COUNTS.findall(said)[-1:], *UNTESTED.findall(said)]
     return Outcome(step.name, result, monotonic() - started, result == "passed", counts)
 
 
@@ -168,7 +178,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def run_all(todo: Sequence[Step], options: argparse.Namespace) -> list[Outcome]:
     """Every step that the time allows, whatever failed before, except for what it needs."""
-    deadline = monotonic() + options.budget
+    deadline = monotonic() + (options.budget or math.inf)
     done: dict[str, Outcome] = {}
     for step in todo:
         left = deadline - monotonic()
@@ -196,12 +206,30 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-build", action="store_true", help="take what lies in --site")
     parser.add_argument("--arch", help="of the device, such as 90-real; asked of nvidia-smi otherwise")
     parser.add_argument("--select", help="benchmarks by pytest's -k, such as 'g1 or g2'")
-    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for all steps together")
+    parser.add_argument("--budget", type=float, help="seconds for all steps together; no limit but theirs otherwise")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "gpu", help="of records")
     parser.add_argument("--python", default=sys.executable, help="the interpreter of every step")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     options = parser.parse_args(arguments)
-    options.out, options.site = options.out.resolve(), options.site.resolve()
+    options.out, options.site, options.results = (
+        path.resolve() for path in (options.out, options.site, options.results)
+    )
     return options
+
+
+def page() -> str:
+    """The commands as csrc/cuda/README.md gives them: from the root, without what only keeps them apart."""
+    options = parsed(["--dry-run", "--python", "python", "--out", str(ROOT / "gpu-run"), "--arch", "ARCH"])
+    lines = []
+    for step in steps(options):
+        words, files = [], []
+        for word in step.command:
+            short = word.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), ".")
+            (files if short.startswith("tests/test_") else words).append(short)
+        if files:
+            words.append(f"tests/{'test_gpu*' if all('test_gpu' in file for file in files) else 'test_*'}.py")
+        lines.append(shlex.join(words).replace("'tests/test_gpu*.py'", "tests/test_gpu*.py"))
+    return "\n".join(line.replace("'tests/test_*.py'", "tests/test_*.py") for line in lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

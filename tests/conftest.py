@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import Run
+from needed import NOT_TESTED, must
 
 import simkit
 from simkit import cli
 from simkit.backends import cuda_device, native_cpu
 from simkit.backends.base import OPS
-
-REQUIRE_GPU = "SIMKIT_REQUIRE_GPU"
 
 
 def pytest_configure() -> None:
@@ -39,10 +39,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") is None:
         return
     _, devices, reason = cuda_device.device_report()
-    if not devices and os.environ.get(REQUIRE_GPU) == "1":
-        pytest.fail(f"{REQUIRE_GPU}=1, but no CUDA device is seen: {reason}")
     if not devices:
-        pytest.skip(f"no CUDA device is seen: {reason}")
+        must(f"no CUDA device is seen: {reason}")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was skipped though a GPU is required, where nobody overlooks it: a skip reads as a pass."""
+    skipped = [(report.nodeid, str(report.longrepr[2])) for report in terminalreporter.stats.get("skipped", [])]
+    missing = [f"{where}: {why.removeprefix('Skipped: ')}" for where, why in skipped if NOT_TESTED in why]
+    if missing:
+        terminalreporter.section(f"{len(missing)} {NOT_TESTED}", red=True, bold=True)
+        for line in missing:
+            terminalreporter.write_line(f"NOT TESTED {line.replace(f'{NOT_TESTED}: ', '')}")
 
 
 @pytest.fixture

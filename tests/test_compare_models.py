@@ -14,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from needed import torch_on_gpu  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from simkit.compare import collect  # noqa: E402
@@ -268,8 +269,7 @@ def test_the_progress_bar_is_on_stderr_and_only_when_it_takes_a_while(capfd: pyt
 
 @pytest.mark.gpu
 def test_models_on_a_gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no CUDA device")
+    torch_on_gpu()
     a, b = mlp(20, 33), mlp(15)
     want = compare(a, b, data=X)
     state = torch.cuda.get_rng_state()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from backend_lists import HOST, NAMED
 from scipy.optimize import linprog
 from scipy.sparse.csgraph import shortest_path
 
@@ -21,8 +22,6 @@ from simkit.backends.bits import pack
 from simkit.backends.choose import choose
 
 Array = npt.NDArray[Any]
-
-BACKENDS = ["native_cpu", "reference"]
 
 
 def graph_of(adjacency: Array, backend: str | None = None) -> sk.FilterGraph:
@@ -85,7 +84,7 @@ def small_graphs() -> list[tuple[Array, int]]:
     return graphs
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 def test_bounds_hold_the_brute_force(backend: str) -> None:
     met = 0
     for adjacency, number in small_graphs():
@@ -183,7 +182,7 @@ def test_the_search_is_what_it_says(n: int, density: float) -> None:
     """Greedy by residual degree with ties to the lowest index; a packing; a feasible dual; both backends alike."""
     for seed in range(4):
         adjacency = random_graph(n, density, seed)
-        native, reference = (search(adjacency, name) for name in BACKENDS)
+        native, reference = (search(adjacency, name) for name in HOST)
         assert native.centres.tolist() == reference.centres.tolist() == literal_greedy(adjacency)
         assert native.packing.tolist() == reference.packing.tolist()
         assert native.dual == pytest.approx(reference.dual, rel=1e-12)
@@ -200,7 +199,7 @@ def test_the_search_is_what_it_says(n: int, density: float) -> None:
 
 def test_several_graphs_at_once() -> None:
     adjacencies = np.stack([random_graph(100, density, 0) for density in (0, 0.02, 0.1, 0.5, 1)])
-    for backend in BACKENDS:
+    for backend in HOST:
         cover, components = (choose(op, backend=backend).function for op in ("cover", "components"))
         for threads in (1, 3):
             labels, edges = components(pack(adjacencies), threads=threads)

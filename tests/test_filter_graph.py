@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from backend_lists import HOST, NAMED
 from filter_sets import filters, quiet
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist, squareform
@@ -21,7 +22,6 @@ from simkit.backends.choose import choose
 
 Array = npt.NDArray[Any]
 
-BACKENDS = ["native_cpu", "reference"]
 DTYPES = ["float16", "float32", "float64"]
 TILE = 64
 SIZES = (2, 5, TILE - 1, TILE, TILE + 1, 3 * TILE + 2)
@@ -39,7 +39,7 @@ def distances(w: Array) -> Array:
     return d
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", [1, 2, 33, 300, 520])
 def test_edges_are_those_of_the_definition(dtype: str, d: int, backend: str) -> None:
@@ -63,7 +63,7 @@ def test_edges_are_those_of_the_definition(dtype: str, d: int, backend: str) -> 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bits_do_not_depend_on_tile_or_team(dtype: str) -> None:
-    native, reference = (choose("adjacency", backend=name).function for name in BACKENDS)
+    native, reference = (choose("adjacency", backend=name).function for name in HOST)
     for n, d in ((1, 3), (TILE, 5), (TILE + 1, 600), (3 * TILE + 2, 37), (700, 20)):
         matrix = as_matrix(filters(n, d).astype(dtype))
         squared = np.array([1.0, 1.9, 0.2, 2.1, 1e-28, 4.0])
@@ -88,10 +88,10 @@ def test_pairs_near_the_threshold_are_decided_exactly(dtype: str, d: int) -> Non
     chosen = np.quantile(pairs[pairs > 0], [0, 0.005, 0.02, 0.1, 0.5, 0.9, 1], method="nearest")
     for hair in (0.0, 1e-10, 1e-8, 1e-6, -1e-10, -1e-8, -1e-6):
         thresholds = chosen * (1 + hair)
-        graphs = {name: quiet(w, threshold=thresholds, backend=name) for name in BACKENDS}
+        graphs = {name: quiet(w, threshold=thresholds, backend=name) for name in HOST}
         for k, threshold in enumerate(thresholds):
             expected = gaps <= threshold * (1 + 2e-12)
-            for name in BACKENDS:
+            for name in HOST:
                 assert np.array_equal(graphs[name][k].adjacency(), expected), (hair, k, name)
 
 
@@ -107,7 +107,7 @@ def test_equal_entries_that_round_alike() -> None:
             assert adjacency[:35, 35:].all() == adjacency[:35, 35:].any() == (threshold > gap)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 def test_a_sweep_equals_single_calls(backend: str) -> None:
     w = filters(130, 40)
     thresholds = [1.2, 0.1, 1.41, 0.9, 1.2, 0.5]
@@ -154,7 +154,7 @@ def test_the_order_of_filters_does_not_matter() -> None:
         assert (a.components, a.edge_density) == (b.components, b.edge_density)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 def test_only_directions_count(backend: str) -> None:
     w = filters(80, 21)
     expected = quiet(w, threshold=1.25, backend=backend).bits
@@ -213,7 +213,7 @@ def test_inputs_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 63, 64, 65, 66, 128, 129])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 def test_removal_equals_a_rebuild(n: int, backend: str) -> None:
     w = filters(n, 10)
     graph = quiet(w, threshold=1.1, backend=backend)

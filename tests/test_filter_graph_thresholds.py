@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backend_lists import NAMED
 from filter_sets import filters, quiet
 
 import simkit as sk
 from simkit.backends import _core
 from simkit.metrics.thresholds import calibrated_cosine
-
-BACKENDS = ["native_cpu", "reference"]
 
 
 def test_calibration_in_closed_form() -> None:
@@ -117,7 +116,7 @@ def test_filters_of_one_weight() -> None:
         assert graph.labels.tolist() == [0, 1, 0, 1, 0]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_non_finite_weights_are_refused(dtype: str, backend: str) -> None:
     for bad in (np.nan, np.inf, -np.inf):

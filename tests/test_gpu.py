@@ -16,6 +16,7 @@ import numpy.typing as npt
 import oracles
 import pytest
 from gpu_arrays import OnGpu, call, driver, new_stream
+from needed import cupy_on_gpu, torch_on_gpu
 from tolerance import assert_close, worst_error
 
 import simkit as sk
@@ -299,9 +300,7 @@ def test_many_threads_call_at_once() -> None:
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
 def test_torch_tensors_agree(kind: str) -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no device")
+    torch = torch_on_gpu()
     x = torch.from_numpy(features(300, 30)).to(getattr(torch, kind))
     y = torch.from_numpy(features(300, 7)).float()
     want = oracles.cka(x.double().numpy(), y.numpy(), estimator="debiased")
@@ -313,7 +312,7 @@ def test_torch_tensors_agree(kind: str) -> None:
 
 
 def test_cupy_arrays_agree() -> None:
-    cupy = pytest.importorskip("cupy")
+    cupy = cupy_on_gpu()
     x, y = features(300, 30).astype(np.float32), features(300, 7).astype(np.float32)
     want = oracles.cka(x, y, estimator="debiased")
     with cupy.cuda.Stream(non_blocking=True):

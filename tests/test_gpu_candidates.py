@@ -12,6 +12,7 @@ import pytest
 from candidate_cases import KERNELS, NAMES, NONE, agrees, features, held, level_of, on_device, problem_of
 from cuda_cases import layouts, relu
 from gpu_arrays import OnGpu, new_stream
+from needed import torch_on_gpu
 from tolerance import assert_close
 
 import simkit as sk
@@ -129,9 +130,7 @@ def test_large_layers_agree_with_the_processor(kind: str) -> None:
 
 
 def test_torch_tensors_are_routed_to_their_device() -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no device")
+    torch = torch_on_gpu()
     x = torch.from_numpy(relu(200, 12))
     want = sk.greedy_cka(x, kernel=sk.RBF(), backend="reference")
     with torch.cuda.stream(torch.cuda.Stream()):

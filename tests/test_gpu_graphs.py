@@ -19,6 +19,7 @@ from graph_cases import (
     near_pairs,
     squared,
 )
+from needed import torch_on_gpu
 
 import simkit as sk
 from simkit.arrays import as_matrix
@@ -118,9 +119,7 @@ def test_bits_stay_on_the_device_and_come_when_asked_for() -> None:
 
 
 def test_torch_weights_run_on_their_device() -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no device")
+    torch = torch_on_gpu()
     weight = torch.nn.Conv2d(16, 200, 3).weight
     for kind in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         there, here = weight.detach().to("cuda", kind), weight.detach().to(kind)
@@ -134,5 +133,5 @@ def test_too_little_memory_is_explained() -> None:
     """More graphs than any device holds: nothing is formed before they have a place."""
     w = filters(30_000, 2).astype(np.float32)
     said = r"^CUDA cannot allocate \d+ bytes on the device: its memory is full; the graphs of 30000 rows at 9000 "
-    with pytest.raises(RuntimeError, match=said):
+    with pytest.raises(MemoryError, match=said):
         native_cuda.adjacency(as_matrix(OnGpu(w)), np.linspace(0, 4, 9000))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cuda_cases import layouts
 from gpu_arrays import OnGpu, call, driver, new_stream
+from needed import torch_on_gpu
 from streams import ESTIMATORS, Array, Estimator, features, same_state, split, streamed, truth
 from tolerance import assert_close
 
@@ -148,9 +149,7 @@ def test_memory_that_is_written_to_after_an_update() -> None:
 
 
 def test_torch_models_on_the_device_agree() -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no device")
+    torch = torch_on_gpu()
     torch.manual_seed(0)
     nn = torch.nn
     models = [nn.Sequential(nn.Linear(20, p), nn.ReLU(inplace=True), nn.Linear(p, 30)) for p in (60, 90)]

@@ -11,6 +11,7 @@ import pytest
 from cuda_cases import layouts
 from gpu_arrays import OnGpu
 from nearest_cases import agree, check, hazards, on_host, problem_of, residues_of, rows_of, same_bits
+from needed import torch_on_gpu
 
 from simkit.backends import native_cpu, native_cuda
 from simkit.metrics.merging import BatchNorm, merging
@@ -90,9 +91,7 @@ def test_merging_agrees(dtype: str) -> None:
 
 
 def test_parameters_of_torch_on_the_device() -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no device")
+    torch = torch_on_gpu()
     conv, norm = torch.nn.Conv2d(16, 64, 3).cuda(), torch.nn.BatchNorm2d(64).cuda()
     kept = torch.arange(64, device="cuda") % 2 == 0
     parts = norm.weight, norm.bias, norm.running_mean, norm.running_var

@@ -11,6 +11,7 @@ import oracles
 import pytest
 from cuda_cases import layouts, relu
 from gpu_arrays import OnGpu
+from needed import may
 from tolerance import assert_close, worst_error
 
 import simkit as sk
@@ -42,7 +43,7 @@ def scores(layers: list[Array], **forced: Any) -> Array:
 @pytest.fixture(autouse=True)
 def tensor_cores() -> None:
     if capability_of([as_matrix(OnGpu(np.ones((2, 2), dtype=np.float32)))]) < FIRST:
-        pytest.skip("the device has no tensor cores for TF32 and float64")
+        may("the device has no tensor cores for TF32 and float64")
 
 
 @pytest.mark.parametrize("n", [64, 127, 128, 129, 300, 2000])

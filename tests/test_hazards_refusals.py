@@ -9,16 +9,16 @@ import re
 import numpy as np
 import numpy.typing as npt
 import pytest
+from backend_lists import CHOSEN
 from streams import streamed
 
 import simkit as sk
 
 Array = npt.NDArray[np.generic]
-BACKENDS = [None, "reference"]
 CUSTOM = [sk.CustomKernel(lambda product, d: d - product)] if importlib.util.find_spec("numba") else []
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CHOSEN)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_entries_that_are_not_finite(bad: float, dtype: type[np.floating], backend: str | None) -> None:
@@ -63,7 +63,7 @@ def test_entries_that_are_not_finite_on_a_stream(mode: str) -> None:
     assert stream.compute().values.tolist() == clean.compute().values.tolist()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CHOSEN)
 def test_too_few_samples(backend: str | None) -> None:
     x = np.random.default_rng(0).standard_normal((5, 3))
     for n in (1, 2, 3):

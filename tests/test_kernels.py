@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
+from backend_lists import CHOSEN, NAMED
 from tolerance import assert_close, tolerance
 
 import simkit as sk
@@ -19,7 +20,6 @@ from simkit.kernels import Kernel, check_kernel
 
 Array = npt.NDArray[np.floating]
 
-BACKENDS = ["native_cpu", "reference"]
 KERNELS: dict[str, tuple[Kernel, oracles.GramOf]] = {
     "linear": (sk.Linear(), oracles.linear),
     "cosine": (sk.Cosine(), oracles.cosine),
@@ -38,7 +38,7 @@ def block_of(x: Array, shift: float = 0.0, exponent: int = 0) -> Block:
     return Block(as_matrix(x), sk.Linear(), np.full(x.shape[1], shift), exponent)
 
 
-@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("backend", CHOSEN)
 @pytest.mark.parametrize("estimator", ["debiased", "biased"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_against_their_definitions(name: str, estimator: str, backend: str | None) -> None:
@@ -62,7 +62,7 @@ def test_kernels_against_their_definitions(name: str, estimator: str, backend: s
             assert_close(sk.hsic(a, b, **options), table[0, 1], "hsic", dtype, n, max(p, q), scale=scale)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 30, 31, 257])
 def test_the_median_is_of_the_whole_matrix(n: int, backend: str) -> None:
     median = choose("distance_median", backend=backend).function
@@ -123,7 +123,7 @@ def test_rbf_of_more_samples_than_a_pilot_and_a_tile(estimator: str) -> None:
         assert_close(sk.cka(x, y, kernel=kernel, estimator=estimator), want, "cka", np.float64, 700, 4)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("backend", CHOSEN)
 def test_distances_of_close_and_equal_samples_are_exact(backend: str | None) -> None:
     """Near-duplicates far from the origin: products would leave nothing of their distance."""
     rng = np.random.default_rng(2)
@@ -140,7 +140,7 @@ def test_distances_of_close_and_equal_samples_are_exact(backend: str | None) -> 
         assert got == pytest.approx(narrow, rel=1e-9)
 
 
-@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("backend", CHOSEN)
 @pytest.mark.parametrize("name", ["rbf", "laplacian", "cosine", "linear", "polynomial, homogeneous"])
 def test_kernels_do_not_feel_scale(name: str, backend: str | None) -> None:
     kernel, _ = KERNELS[name]
@@ -156,7 +156,7 @@ def test_kernels_do_not_feel_scale(name: str, backend: str | None) -> None:
             assert scaled == pytest.approx(plain, abs=1e-14)
 
 
-@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("backend", CHOSEN)
 @pytest.mark.parametrize("name", ["rbf", "laplacian"])
 def test_distance_kernels_do_not_feel_a_shift(name: str, backend: str | None) -> None:
     kernel, gram = KERNELS[name]
@@ -167,7 +167,7 @@ def test_distance_kernels_do_not_feel_a_shift(name: str, backend: str | None) ->
     assert want == pytest.approx(oracles.cka(plain.x, plain.y, estimator="debiased", gram=gram), abs=1e-6)
 
 
-@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("backend", CHOSEN)
 def test_cosine_needs_directions(backend: str | None) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((80, 5))
@@ -182,7 +182,7 @@ def test_cosine_needs_directions(backend: str | None) -> None:
         sk.cka(rays, x + 1, kernel=sk.Cosine(), backend=backend)
 
 
-@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("backend", CHOSEN)
 def test_a_median_of_zero_has_no_bandwidth(backend: str | None) -> None:
     x = np.zeros((40, 2))
     x[:5] = np.random.default_rng(0).standard_normal((5, 2))
@@ -197,7 +197,7 @@ def test_a_median_of_zero_has_no_bandwidth(backend: str | None) -> None:
         assert np.array_equal(np.isnan(m.values), [[True, True], [True, False]])
 
 
-@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("backend", CHOSEN)
 def test_polynomials_that_overflow_are_refused(backend: str | None) -> None:
     x = np.random.default_rng(0).standard_normal((20, 3))
     with pytest.raises(ValueError, match=r"^x overflows the polynomial kernel of degree 3: rescale its features$"):
@@ -320,7 +320,7 @@ def test_every_row_is_multiplied_once(n: int, exact: bool) -> None:
         assert np.abs(got - want).max() <= (1e-12 if exact else 1e-6) * want.max()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (9, 1), (300, 511), (300, 513), (3000, 100), (5, 70_000)])
 def test_column_stats(shape: tuple[int, int], dtype: type[np.floating], backend: str) -> None:
@@ -343,7 +343,7 @@ def test_column_stats(shape: tuple[int, int], dtype: type[np.floating], backend:
         assert (stats.nonfinite, stats.first_nonfinite) == (0, None)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 def test_column_stats_of_scaled_rows(backend: str) -> None:
     rng = np.random.default_rng(1)
     x, scale = rng.standard_normal((400, 6)), rng.random(400) + 0.5
@@ -354,7 +354,7 @@ def test_column_stats_of_scaled_rows(backend: str) -> None:
     assert stats.max_abs == np.abs(scaled).max()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 def test_column_stats_count_what_is_not_finite(backend: str) -> None:
     """Across pieces of work, with infinities that could cancel; the first comes first with any number of threads."""
     x = np.zeros((4000, 300), dtype=np.float32)
@@ -367,7 +367,7 @@ def test_column_stats_count_what_is_not_finite(backend: str) -> None:
             assert stats.first_nonfinite == tuple(wrong[0])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 @pytest.mark.parametrize("p", [1, 511, 512, 513, 1500])
 def test_row_norms(p: int, backend: str) -> None:
     rng = np.random.default_rng(0)
@@ -378,7 +378,7 @@ def test_row_norms(p: int, backend: str) -> None:
         assert_close(got, want, "norms", np.float32, 300, p, scale=want)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMED)
 @pytest.mark.parametrize("shape", [(2, 1), (5, 9), (1023, 31), (1025, 65), (2100, 130), (40, 513), (40, 1030)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_column_products(shape: tuple[int, int], dtype: type[np.floating], backend: str) -> None:

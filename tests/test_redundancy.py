@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backend_lists import ANY
 
 import simkit as sk
 
@@ -19,7 +20,7 @@ def weights(n: int = 120, d: int = 30) -> Any:
     return w.astype(np.float32)
 
 
-@pytest.mark.parametrize("backend", [None, "native_cpu", "reference"])
+@pytest.mark.parametrize("backend", ANY)
 def test_the_formula(backend: str | None) -> None:
     w = weights()
     for threshold in (None, 0.8, 1.2):

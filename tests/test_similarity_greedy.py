@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import oracles
 import pytest
+from backend_lists import NAMED
 
 import simkit as sk
 
@@ -15,7 +16,7 @@ def activations(n, p, seed, dtype=np.float64):
     return (x * r.uniform(0.1, 3, p)).astype(dtype)
 
 
-@pytest.mark.parametrize("backend", ["native_cpu", "reference"])
+@pytest.mark.parametrize("backend", NAMED)
 @pytest.mark.parametrize("mode", ["greedy", "oneshot"])
 @pytest.mark.parametrize("estimator", ["biased", "debiased"])
 @pytest.mark.parametrize(

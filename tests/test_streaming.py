@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from backend_lists import CHOSEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import ESTIMATORS, Array, Estimator, features, rows_of, same_state, split, streamed, truth
@@ -16,10 +17,8 @@ import simkit as sk
 from simkit.streaming import moments
 from simkit.streaming.finish import finish
 
-BACKENDS = [None, "reference"]
 
-
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CHOSEN)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("n", [4, 100, 511, 512, 513, 1024])
 def test_the_whole_datas_number(n: int, estimator: Estimator, backend: str | None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
+from backend_lists import CHOSEN
 
 import simkit as sk
 
@@ -43,7 +44,7 @@ def late(layers: dict[str, Array], first: int, factor: float, offset: float = 0.
     return {"x": x, "y": layers["y"]}
 
 
-@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("backend", CHOSEN)
 @pytest.mark.parametrize("first", [512, 700, 1024, 1400])
 @pytest.mark.parametrize("factor", [1.0, 1e90, 1e250, 1e-90, 1e-250])
 def test_a_layer_that_wakes_up_late(layers: dict[str, Array], first: int, factor: float, backend: str | None) -> None:

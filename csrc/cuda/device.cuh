@@ -31,6 +31,17 @@ inline void check_allocation(cudaError_t error, std::size_t bytes, const std::st
     if (error != cudaSuccess) fail(error, "allocate " + std::to_string(bytes) + " bytes " + where);
 }
 
+// Refuses a stream that the driver no longer knows, before anything is put on it: no kernel runs and no memory is taken.
+// CUDA promises nothing of the handle of a stream that was destroyed, and has no list of those that live: the answer is
+// the driver's, which looks the handle up, and a handle that was given to a newer stream since then is that stream's.
+// Only who owns the array can keep its stream alive; this says what happened where that can still be said.
+inline void check_stream(cudaStream_t stream) {
+    if (reinterpret_cast<std::uintptr_t>(stream) <= 2) return;  // a default stream
+    unsigned flags = 0;
+    const cudaError_t error = cudaStreamGetFlags(stream, &flags);
+    if (error != cudaSuccess) fail(error, "use the stream that an array came with (was it destroyed?)");
+}
+
 // The caller's device, while the calling thread uses another.
 class Visit {
   public:
@@ -68,10 +79,7 @@ class Machine {
         int pools = 0;
         check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, place.device), "describe the device");
         ordered_ = pools != 0;
-        unsigned flags = 0;
-        const bool made = reinterpret_cast<std::uintptr_t>(place.stream) > 2;  // and not one of the default streams
-        const cudaError_t error = made ? cudaStreamGetFlags(stream_, &flags) : cudaSuccess;
-        if (error != cudaSuccess) fail(error, "use the stream that the array came with (was it destroyed?)");
+        check_stream(stream_);
         for (void* other : place.before) follow(other);
     }
     ~Machine() {
@@ -265,12 +273,13 @@ class Machine {
     // What was put on `other` before now precedes what follows here.
     void follow(void* other) {
         if (other == stream_) return;
+        check_stream(static_cast<cudaStream_t>(other));
         cudaEvent_t event;
         check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "make an event");
         const cudaError_t recorded = cudaEventRecord(event, static_cast<cudaStream_t>(other));
         const cudaError_t waiting = recorded == cudaSuccess ? cudaStreamWaitEvent(stream_, event, 0) : recorded;
         cudaEventDestroy(event);
-        if (waiting != cudaSuccess) fail(waiting, "wait for the stream that an array came with (was it destroyed?)");
+        if (waiting != cudaSuccess) fail(waiting, "wait for the stream that an array came with");
     }
 
     Visit visit_;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <exception>
+#include <new>
+#include <stdexcept>
 #include <string>
 
 #include "cuda/placed.hpp"
@@ -13,14 +15,25 @@ using simkit::cuda::Index;
 
 inline std::string message;
 
+// What Python raises of an error, as pybind11 and the binding's translator decide it (csrc/bind/cuda_arrays.cpp).
+enum Raised { nothing, runtime_error, value_error, memory_error };
+
+inline Raised raised_of(const std::exception& error) {
+    if (dynamic_cast<const simkit::cuda::OutOfMemory*>(&error)) return memory_error;
+    if (dynamic_cast<const std::bad_alloc*>(&error)) return memory_error;
+    const bool value = dynamic_cast<const std::invalid_argument*>(&error) ||
+                       dynamic_cast<const std::domain_error*>(&error) || dynamic_cast<const std::length_error*>(&error);
+    return value ? value_error : runtime_error;
+}
+
 template <class Call>
 int guarded(Call&& call) {
     try {
         call();
-        return 0;
+        return nothing;
     } catch (const std::exception& error) {
         message = error.what();
-        return 1;
+        return raised_of(error);
     }
 }
 
@@ -52,3 +65,9 @@ inline bool narrow(const Matrix& x) { return x.dtype != static_cast<int>(simkit:
 
 extern "C" const char* last_error() { return emulated::message.c_str(); }
 extern "C" simkit::cuda::Index fetched_bytes() { return emulator::fetched_bytes; }
+extern "C" const char* programs_run() {
+    static std::string names;
+    names.clear();
+    for (const std::string& name : emulator::ran_by_name) names += name + " ";
+    return names.c_str();
+}

@@ -19,7 +19,10 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <set>
 #include <stdexcept>
+#include <string>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -41,8 +44,9 @@ struct Event {
 enum class Pace { late, copies, work, chance };
 
 namespace {
-Index fetched_bytes = 0;  // by all machines of a library, whatever other libraries fetch
-}
+Index fetched_bytes = 0;            // by all machines of a library, whatever other libraries fetch
+std::set<std::string> ran_by_name;  // the programs that they ran
+}  // namespace
 
 class Machine {
   public:
@@ -180,6 +184,7 @@ class Machine {
     template <class P>
     void run(const P& program, Index blocks) {
         simkit::cuda::check_launch<P>(blocks);
+        ran_by_name.insert(typeid(P).name());
         put(work, [this, program, blocks] { execute(program, blocks); });
     }
 

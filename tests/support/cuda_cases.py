@@ -10,6 +10,7 @@ import emulated_cuda
 import numpy as np
 import numpy.typing as npt
 import pytest
+from needed import torch_here
 from tolerance import assert_close
 
 import simkit as sk
@@ -97,8 +98,7 @@ def block_of(x: Array, kernel: Any = None, name: str = "x") -> tuple[Block, Any]
 
 def half(x: Array, kind: str) -> Any:
     if kind == "bfloat16":
-        torch = pytest.importorskip("torch")
-        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).bfloat16()
+        return torch_here().from_numpy(np.ascontiguousarray(x, dtype=np.float32)).bfloat16()
     return x.astype(kind)
 
 

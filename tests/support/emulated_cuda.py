@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float64]
 NATIVE = Path(__file__).parents[1] / "native"
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 KERNELS = ("linear", "rbf", "laplacian", "polynomial")
+RAISED = {1: RuntimeError, 2: ValueError, 3: MemoryError}  # as `emulated.hpp` numbers them
 
 
 class Matrix(ctypes.Structure):
@@ -76,10 +77,15 @@ def address(array: npt.NDArray[Any] | None) -> ctypes.c_void_p | None:
 
 
 def run(programs: Any, name: str, *arguments: Any) -> None:
-    """Call a program; Python's integers become int, arrays their addresses."""
+    """Call a program, which fails as the module's function would; integers become int, arrays their addresses."""
     passed = [address(a) if isinstance(a, np.ndarray) else a for a in arguments]
-    if getattr(programs, name)(*passed):
-        raise RuntimeError(programs.last_error().decode())
+    raise_of(programs, getattr(programs, name)(*passed))
+
+
+def raise_of(programs: Any, status: int) -> None:
+    """What the binding raises of the error that a program ended with, if any."""
+    if status:
+        raise RAISED[status](programs.last_error().decode())
 
 
 class Array:

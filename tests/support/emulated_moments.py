@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from emulated_cuda import Array, Floats, Matrix, address, module
+from emulated_cuda import Array, Floats, Matrix, address, module, raise_of
 
 _Index = ctypes.c_int64
 
@@ -35,8 +35,7 @@ class Moments:
             address(widths), _Index(len(left)), _Index(len(right)), _Index(blocks), order,
             ctypes.byref(self._at), address(sizes),
         )  # fmt: skip
-        if made:
-            raise RuntimeError(programs.last_error().decode())
+        raise_of(programs, made)
         self._columns, self._layers, self._room, self.count = sizes.tolist()
 
     def __del__(self) -> None:
@@ -47,8 +46,7 @@ class Moments:
         passed = [
             address(a) if isinstance(a, np.ndarray) else _Index(a) if isinstance(a, int) else a for a in arguments
         ]
-        if getattr(self._programs, f"moments_{name}")(self._at, *passed):
-            raise RuntimeError(self._programs.last_error().decode())
+        raise_of(self._programs, getattr(self._programs, f"moments_{name}")(self._at, *passed))
 
     def set(self, shift: Floats, scale: Floats, numbers: Floats) -> None:
         assert (shift.shape, scale.shape, numbers.shape) == ((self._columns,), (self._columns,), (self.count,))
@@ -106,8 +104,7 @@ def _table(layers: Sequence[Array]) -> Any:
 
 def largest_entries(programs: Any, order: int, matrices: list[Array]) -> list[float]:
     found = np.empty(len(matrices))
-    if programs.largest_entries(_table(matrices), _Index(len(matrices)), order, address(found)):
-        raise RuntimeError(programs.last_error().decode())
+    raise_of(programs, programs.largest_entries(_table(matrices), _Index(len(matrices)), order, address(found)))
     return [float(x) for x in found]
 
 

@@ -50,22 +50,16 @@ class Emulated:
         self.ran.append(Terms(self.order, PACES.index(self.pace), self.memory, self.pauses, **strips))
         return ctypes.byref(self.ran[-1])
 
-    def _run(self, name: str, *arguments: Any) -> None:
-        try:
-            run(self.programs, name, *arguments)
-        except RuntimeError as error:
-            raise MemoryError(str(error)) if "cannot allocate" in str(error) else error from None
-
     def column_stats(self, *, x: Any, row_scale: Floats | None, **strips: int) -> tuple[Any, ...]:
         p = x.shape[1]
         mean, squares, most, bad = np.empty(p), np.empty(p), np.empty(2), np.empty(3, dtype=np.int64)
         matrix = x.matrix(np.zeros(p), row_scale)
-        self._run("column_stats", ctypes.byref(matrix), self._terms(strips), mean, squares, most, bad)
+        run(self.programs, "column_stats", ctypes.byref(matrix), self._terms(strips), mean, squares, most, bad)
         return mean, squares, *most.tolist(), *bad.tolist()
 
     def row_norms(self, block: Any, **strips: int) -> Floats:
         norms = np.empty(block.x.shape[0])
-        self._run("row_norms", ctypes.byref(block.matrix), self._terms(strips), norms)
+        run(self.programs, "row_norms", ctypes.byref(block.matrix), self._terms(strips), norms)
         return norms
 
     def pair_sums(
@@ -84,7 +78,7 @@ class Emulated:
         table = (Matrix * m)(*(block.matrix for block in (*rows, *columns)))
         sizes = ctypes.c_int64(m), ctypes.c_int64(left)
         how = int(debiased), int(sample_space), int(double_products), int(tensor)
-        self._run("pair_sums", table, *sizes, *how, self._terms(strips), values, own, raw)
+        run(self.programs, "pair_sums", table, *sizes, *how, self._terms(strips), values, own, raw)
         return values, own, raw
 
 

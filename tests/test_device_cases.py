@@ -1,0 +1,50 @@
+"""The cases that a device repeats and racecheck runs: between them they are every op and every program."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_cases import There, see_device
+from device_cases import CASES
+from emulated_device import compile_all, module, programs_run
+
+from simkit.backends.base import OPS
+
+CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
+
+
+def programs() -> set[str]:
+    """The structs of csrc/cuda that have steps."""
+    found = set()
+    for path in CUDA.glob("*.hpp"):
+        name = ""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if begins := re.match(r"struct (?:alignas\(\d+\) )?(\w+)", line):
+                name = begins[1]
+            elif re.match(r"    SIMKIT_BOTH bool step\(", line):
+                found.add(name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return compile_all(tmp_path_factory.getbasetemp()) or pytest.skip("there is no C++ compiler")
+
+
+def test_they_run_every_op_and_every_program(libraries: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the emulator, at the size that racecheck takes: each twice with the same bits."""
+    assert {case.op for case in CASES.values()} == set(OPS)
+    see_device(monkeypatch, module(libraries, capability=(8, 0)))
+    for name, case in CASES.items():
+        run = case.make(There, "small")
+        answers = run()
+        assert answers, name
+        assert all(np.isfinite(a).all() or a.dtype.kind != "f" or np.isnan(a).sum() < a.size for a in answers), name
+        assert [a.tobytes() for a in answers] == [a.tobytes() for a in run()], name
+    wanted = programs()
+    assert len(wanted) > 60
+    assert wanted - programs_run(libraries) == set()
