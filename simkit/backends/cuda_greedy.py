@@ -126,11 +126,15 @@ def eliminate(
 
     Those on the host are copied to the device of the others, or to the current one.
     """
+    wanted = [len(a) for a in matrices] if counts is None else counts
+    chosen = list(zip(matrices, wanted, strict=True))
+    if not chosen:
+        return []
     device = place_of([a for a in matrices if not isinstance(a, np.ndarray)])
     found = cuda().eliminate(
-        [_on_device(a, device) for a in matrices],
+        [_on_device(a, device) for a, _ in chosen],
         greedy=greedy,
-        counts=[len(a) for a in matrices] if counts is None else list(counts),
+        counts=[count for _, count in chosen],
         min_cka=math.nan if min_cka is None else min_cka,
     )
     return [EliminationOrder(*order) for order in found]

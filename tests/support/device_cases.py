@@ -20,11 +20,11 @@ from nearest_cases import problem_of, residues_of, rows_of
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import native_cuda
+from simkit.backends import cuda_routes, native_cuda
 from simkit.backends.base import Block, Cores, RouteName, UnitBlocks
 from simkit.backends.bits import on_host
+from simkit.backends.cuda_strips import HostRoute, Strips
 from simkit.backends.moment_sums import MomentSums, MomentUnits, SideSums
-from simkit.errors import TooLittleMemory
 from simkit.metrics.cka import ForcedRoute, normalised
 from simkit.metrics.prepare import prepare, prepare_with_stats
 
@@ -106,29 +106,18 @@ def pairs(
     return make
 
 
-def in_strips(route: str) -> Callable[[Place, Size], Run]:
-    """The same of arrays on the host, in the smallest strips: narrow layers in feature space, wide ones else."""
+def in_strips(route: RouteName) -> Callable[[Place, Size], Run]:
+    """The same of arrays on the host, in the smallest strips."""
 
     def make(_place: Place, size: Size) -> Run:
         n, p = SIZES[size]
-        n, widths = (20 * n, (p // 4, 3)) if route == "feature" else (2 * n, (8 * n, 3))
-        layers = {str(width): features(n, width) for width in widths}
-        memory = smallest(layers)
-        return lambda: [sk.similarity_matrix(layers, memory=memory, backend="native_cuda").values]
+        n, widths = (20 * n, (5, 3)) if route == "feature" else (2 * n, (p, 3))
+        blocks = [prepare(as_matrix(features(n, width)), sk.Linear(), backend="native_cpu") for width in widths]
+        planned = cuda_routes.plan_pair_sums(blocks, None, route=route)
+        strips = HostRoute(**vars(planned), workspace=0, strips=Strips(resident=0, passing=0, bytes=0, threads=2))
+        return lambda: arrays_of(native_cuda.pair_sums(blocks, None, estimator="debiased", route=strips))
 
     return make
-
-
-def smallest(layers: dict[str, Array]) -> int:
-    """The memory that is enough, by what the refusals say."""
-    memory, needed = 0, 1000
-    while memory < needed:
-        memory = needed
-        try:
-            sk.similarity_matrix(layers, memory=memory, backend="native_cuda")
-        except TooLittleMemory as error:
-            needed = error.needed
-    return memory
 
 
 def columns_in_strips(_place: Place, size: Size) -> Run:
@@ -191,7 +180,7 @@ def unit_features(place: Place, size: Size) -> Run:
         found = native_cuda.unit_features(block, wanted, double=False)
         offsets = np.arange(len(wanted) + 1)
         problem = candidate_cases.CandidateProblem(found.z, offsets, sk.RBF(), np.nan, "biased", np.zeros(n))
-        return [found.squares, *arrays_of(native_cuda.candidate_sums(problem, offsets[:-1], np.array([0, 5, -1])))]
+        return [found.sum_sq_dev, *arrays_of(native_cuda.candidate_sums(problem, offsets[:-1], np.array([0, 5, -1])))]
 
     return run
 
