@@ -203,7 +203,7 @@ inline PairSums centre_sums(const PlacedProblem& problem, const SampleSums& sums
         totals[a] = std::accumulate(sums.r.begin() + a * n, sums.r.begin() + (a + 1) * n, 0.0);
     const auto centred = [&](Index a, Index b) {
         const Index at = smaller(a, b) * m + larger(a, b);
-        return sums.p[at] - cross * sums.rr[at] + both * totals[a] * totals[b];
+        return sums.p[at] - cross * sums.rr[at] + both * (totals[a] * totals[b]);
     };
     return asked_for(problem, sums.p, centred);
 }
