@@ -178,7 +178,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def run_all(todo: Sequence[Step], options: argparse.Namespace) -> list[Outcome]:
     """Every step that the time allows, whatever failed before, except for what it needs."""
-    deadline = monotonic() + (options.budget or math.inf)
+    deadline = monotonic() + (math.inf if options.budget is None else options.budget)
     done: dict[str, Outcome] = {}
     for step in todo:
         left = deadline - monotonic()

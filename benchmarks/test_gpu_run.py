@@ -45,6 +45,7 @@ def script(path: Path, text: str) -> None:
 def started(tools: Path, *more: str) -> int:
     folder = tools.parent
     options = ["--out", str(folder / "out"), "--site", str(folder / "site"), "--python", str(tools / "python")]
+    options += ["--results", str(folder / "results")]
     return gpu_run.main([*options, *more])
 
 
@@ -62,7 +63,7 @@ def test_all_steps_run_in_order(tools: Path) -> None:
     """Each with its own log; simkit comes from the build, and the working folder holds no copy of it."""
     assert started(tools) == 0
     found = results(tools)
-    assert list(found) == ["build", "doctor", "tests", "memcheck", "racecheck", "bench"]
+    assert list(found) == ["build", "doctor", "tests", "memcheck", "racecheck", "bench", "tables"]
     assert found["tests"] == "passed  4 passed, 5 deselected in 6.70s"
     assert found["memcheck"] == "passed  ERROR SUMMARY: 0 errors"
     assert "--config-settings=cmake.define.SIMKIT_CUDA_ARCHS=90-real" in log(tools, "build")
@@ -93,7 +94,7 @@ def test_parts_wheels_and_a_build_that_is_there(tools: Path) -> None:
     wheels.mkdir()
     (wheels / "a-1-py3-none-any.whl").touch()
     assert started(tools, "--part", "bench", "--select", "g1 or g2", "--wheels", str(wheels)) == 0
-    assert list(results(tools)) == ["wheels", "build", "doctor", "bench"]
+    assert list(results(tools)) == ["wheels", "build", "doctor", "bench", "tables"]
     assert "a-1-py3-none-any.whl" in log(tools, "wheels")
     assert "-k 'g1 or g2'" in log(tools, "bench").splitlines()[0]
     assert started(tools, "--part", "tests", "--part", "sanitize", "--no-build") == 0
@@ -135,7 +136,7 @@ def test_a_dry_run_prints_commands_that_exist(tools: Path, capsys: pytest.Captur
     assert not (tools.parent / "out").exists()
     assert "cmake.define.SIMKIT_CUDA_ARCHS=80-real" in out
     commands = [shlex.split(line) for line in out.splitlines() if not line.startswith("#")]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         if "pytest" in command:
             assert Path(command[-1]).exists()
@@ -144,9 +145,25 @@ def test_a_dry_run_prints_commands_that_exist(tools: Path, capsys: pytest.Captur
             assert command[command.index("-c") + 1] == str(gpu_run.ROOT / "pyproject.toml")
 
 
+def test_what_was_not_tested_stands_in_the_summary(tools: Path) -> None:
+    """Though the step passed."""
+    script(tools / "python", "#!/bin/sh\necho 'NOT TESTED a.py::b: CuPy is not installed'\necho '4 passed in 6.70s'\n")
+    assert started(tools, "--part", "tests", "--no-build") == 0
+    summary = (tools.parent / "out" / "summary.txt").read_text(encoding="utf-8").splitlines()
+    assert summary[1].endswith("passed  4 passed in 6.70s")
+    assert summary[2].split() == ["NOT", "TESTED", "a.py::b:", "CuPy", "is", "not", "installed"]
+
+
+def test_the_page_gives_the_commands_that_run() -> None:
+    """csrc/cuda/README.md: from the root, for an architecture."""
+    page = (gpu_run.ROOT / "csrc" / "cuda" / "README.md").read_text(encoding="utf-8")
+    block = page.partition("<!-- commands:begin -->")[2].partition("<!-- commands:end -->")[0]
+    assert block.strip().strip("`").strip() == gpu_run.page()
+
+
 def test_the_script_starts_alone(tmp_path: Path) -> None:
     """By any interpreter, from any folder."""
     asked = [sys.executable, "-S", gpu_run.__file__, "--dry-run", "--part", "bench"]
     done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "# bench: at most 540 s" in done.stdout
+    assert "# bench: at most 3600 s" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -48,3 +48,13 @@ def test_they_run_every_op_and_every_program(libraries: list[Any], monkeypatch: 
     wanted = programs()
     assert len(wanted) > 60
     assert wanted - programs_run(libraries) == set()
+
+
+def test_the_page_of_the_kernels_names_every_program() -> None:
+    """In the table of bytes and operations."""
+    page = (CUDA / "README.md").read_text(encoding="utf-8")
+    table = page[page.index("## Kernels: bytes") : page.index("### Floors of the workloads")]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ")]
+    named = {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
+    assert programs() - named == set()
+    assert {name for name in named if name[0].isupper()} - programs() == set()

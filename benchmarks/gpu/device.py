@@ -79,8 +79,20 @@ class Cuda:
         if "cupy" in sys.modules:
             sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
 
+    def clock_mhz(self) -> float | None:
+        """The highest clock of the multiprocessors; None where the tool does not say."""
+        try:
+            return float(said_by_tool("clocks.max.sm").split()[0])
+        except (IndexError, ValueError):
+            return None
+
+    def exponentials(self) -> float | None:
+        """Powers of two a second, counted: sixteen a clock and multiprocessor at the highest clock."""
+        clock = self.clock_mhz()
+        return None if clock is None else 16e6 * clock * self._about.multi_processor_count
+
     def describe(self) -> dict[str, object]:
-        """Name, capability, memory and driver."""
+        """Name, capability, memory, clock and driver."""
         about = self._about
         return {
             "name": about.name,
@@ -89,6 +101,7 @@ class Cuda:
             "memory_gib": round(about.total_memory / 2**30, 1),
             "l2_mib": round(getattr(about, "L2_cache_size", 0) / 2**20, 1),
             "driver": driver_version(),
+            "clock_mhz": self.clock_mhz(),
             "cuda": torch.version.cuda,
         }
 
@@ -116,6 +129,9 @@ class Rehearsal:
     def forget(self) -> None:
         """The host keeps nothing."""
 
+    def exponentials(self) -> float | None:
+        """Not counted."""
+
     def describe(self) -> dict[str, object]:
         """That there is no device."""
         return {"name": "none: rehearsed on the host", "driver": "none", "cuda": "none"}
@@ -124,14 +140,20 @@ class Rehearsal:
 Device = Cuda | Rehearsal
 
 
+def said_by_tool(what: str) -> str:
+    """What the driver's tool answers of the first device; empty where it is not there, or does not know."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    asked = [tool, f"--query-gpu={what}", "--format=csv,noheader"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return found.stdout.splitlines()[0].strip() if found.returncode == 0 and found.stdout.strip() else ""
+
+
 def driver_version() -> str:
     """The driver's version as its tool or the kernel says it; "unknown" where neither does."""
-    tool = shutil.which("nvidia-smi")
-    if tool is not None:
-        asked = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-        found = subprocess.run(asked, capture_output=True, text=True, check=False)
-        if found.returncode == 0 and found.stdout.strip():
-            return found.stdout.splitlines()[0].strip()
+    if said := said_by_tool("driver_version"):
+        return said
     stated = Path("/proc/driver/nvidia/version")
     words = stated.read_text().split() if stated.exists() else []
     return next((word for word in words if word[:1].isdigit() and "." in word), "unknown")

@@ -25,6 +25,8 @@ SAME = 2.0  # errors within this factor are the same, and those
 NOTHING = 1e-12  # below this
 SPLIT = "three of TF32"  # in simkit's plans
 SHARE = 0.7  # of the rate of the library's products at the same error, asked of simkit everywhere
+FASTER = 10.0  # times the fastest rival by another algorithm
+COUNTED = "2^x, counted"  # the limit of work that is no product of matrices
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,12 @@ class Workload:
             one is due (:func:`limiting`).
         multiply_adds, bytes: the least that any algorithm for the exact answer needs.
         programs: those of csrc/cuda that do the work, for its README.
+        share: of the limit's rate, asked of simkit.
         of_products: whether the work is products of matrices; False: no limit is counted at their rates.
+        exponentials: of work that is none: the powers of two, at whose counted rate its limit is.
+        besides: the contestant whose time is no part of the work: it is taken off before the rate is judged.
+        wall, error_asked, float32: at full size: seconds end to end at most; the error at most; whether less time is
+            asked for than plain float32 products take.
     """
 
     key: str
@@ -60,8 +67,13 @@ class Workload:
     multiply_adds: int
     bytes: int
     programs: str
-    share: float | None = SHARE
+    share: float = SHARE
     of_products: bool = True
+    exponentials: int = 0
+    besides: str = ""
+    wall: float | None = None
+    error_asked: float | None = None
+    float32: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,7 @@ class Contestant:
         scale: the time of the whole workload divided by the time of what ``call`` does.
         note: what a reader must know.
         plan: of simkit's answer: the plans of the results in it.
+        other: whether it is a rival by another algorithm, for which simkit's gain is algorithmic.
     """
 
     name: str
@@ -84,6 +97,7 @@ class Contestant:
     scale: float = 1.0
     note: str = ""
     plan: Callable[[Any], Sequence[Any]] | None = None
+    other: bool = False
 
 
 @dataclass
@@ -138,7 +152,8 @@ def measure(
     _verify_last(device, workload, entries)
     device.forget()
     missing = [rival for rival in rivals if isinstance(rival, Missing)]
-    return record(workload, entries, missing, (before, after), errors) | {"reference_error": finite(reference)}
+    found = record(workload, entries, missing, (before, after), errors, device.exponentials())
+    return found | {"reference_error": finite(reference)}
 
 
 def check_references(workload: Workload, simkit: Contestant) -> float:
@@ -270,13 +285,19 @@ def record(
     missing: Sequence[Missing],
     ceilings: Sequence[Ceilings],
     errors: Mapping[str, object],
+    exponentials: float | None = None,
 ) -> dict[str, Any]:
-    """The measurement as plain data for the JSON file; ``errors``: of square products, by precision."""
+    """The measurement as plain data for the JSON file.
+
+    ``errors``: of square products, by precision; ``exponentials``: a second, where that rate is known.
+    """
     least = limits(workload, ceilings) if workload.of_products else {}
     same = fastest_same(entries)
     precision = None
     if workload.of_products:
         precision = limiting(workload, entries[0], least, errors) if same is None else str(same.contestant.mode)
+    elif workload.exponentials and exponentials is not None:
+        precision, least = COUNTED, {COUNTED: workload.exponentials / exponentials}
     limit = None if precision is None else least[precision]
     base = entries[0].median("wall")
     rows = [_row(entry, limit, base) for entry in entries]
@@ -298,12 +319,41 @@ def record(
         "fastest_same_error": None if same is None else same.contestant.name,
         "ceilings": [ceiling.as_data() for ceiling in ceilings],
         "contestants": rows,
+        "asked": asked(workload, rows, least, limit),
         "notes": [],
     }
 
 
+def asked(
+    workload: Workload, rows: Sequence[Mapping[str, Any]], least: Mapping[str, float], limit: float | None
+) -> list[dict[str, Any]]:
+    """What is asked of simkit, the first of the rows, each with what it reached; None: it could not be judged."""
+    own = rows[0]
+    besides = next((row.get("seconds") for row in rows if row["name"] == workload.besides), 0.0)
+    share = None if limit is None or besides is None else limit / max(own["seconds"] - besides, 1e-9)
+    found = [_judged("share", workload.share, share, at_least=True)]
+    if workload.wall is not None:
+        found.append(_judged("wall", workload.wall, own["wall"]))
+    if workload.error_asked is not None:
+        found.append(_judged("error", workload.error_asked, own["error"]))
+    if workload.float32:
+        found.append(_judged("float32", 1.0, own["seconds"] / least["float32"]))
+    others = [row for row in rows[1:] if row.get("other")]
+    if others:
+        ratios = [row["ratio_to_simkit"] for row in others if "ratio_to_simkit" in row]
+        found.append(_judged("rival", FASTER, min(ratios, default=None), at_least=True))
+    return found
+
+
+def _judged(what: str, bound: float, reached: float | None, *, at_least: bool = False) -> dict[str, Any]:
+    kept = None if reached is None else bool(reached >= bound if at_least else reached <= bound)
+    return {"what": what, "bound": bound, "reached": reached, "kept": kept}
+
+
 def _row(entry: Entry, limit: float | None, base: float) -> dict[str, Any]:
     row: dict[str, Any] = {"name": entry.contestant.name, "error": finite(entry.error)}
+    if entry.contestant.other:
+        row["other"] = True
     for name in ("mode", "note"):
         if getattr(entry.contestant, name):
             row[name] = getattr(entry.contestant, name)

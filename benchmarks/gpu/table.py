@@ -10,7 +10,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,15 @@ HOW = (
     " `benchmarks/README.md`."
 )
 TIMES_BEGIN, TIMES_END = "<!-- times:begin -->", "<!-- times:end -->"
-PRECISIONS = ("float64", "float32", "tf32 split", "tf32", "bf16")
+PRECISIONS = ("float64", "float32", "tf32 split", "tf32", "bf16", "fp16")
 Result = dict[str, Any]
+ASKED: dict[str, tuple[Callable[[Any], str], str]] = {  # how a number is shown, and what it is
+    "share": (lambda share: f"{share:.0%}", "of the limit's rate"),
+    "wall": (time_cell, "end to end"),
+    "error": (error_cell, "of error"),
+    "float32": (ratio_cell, "× plain float32 products"),
+    "rival": (lambda ratio: f"{ratio_cell(ratio)} ×", "the fastest other algorithm"),
+}
 
 
 def newest(folder: Path) -> dict[str, Result]:
@@ -45,6 +52,23 @@ def one_run(path: Path) -> dict[str, Result]:
     if run.get("format") != FORMAT:
         raise ValueError(f"{path.name} is not a GPU benchmark record of simkit")
     return by_key(run)
+
+
+def add(folder: Path, results: Path) -> None:
+    """Copy the records of a folder to the results; a name is that of one run, whose record grows.
+
+    Raises:
+        ValueError: it has none, or what looks like one is none.
+    """
+    found = sorted(folder.glob("gpu-*.json"))
+    if not found:
+        raise ValueError(f"{folder} has no record of a run on a GPU")
+    for path in found:
+        one_run(path)
+        results.mkdir(parents=True, exist_ok=True)
+        temporary = (results / path.name).with_suffix(".tmp")
+        temporary.write_bytes(path.read_bytes())
+        temporary.replace(results / path.name)
 
 
 def by_key(run: Result) -> dict[str, Result]:
@@ -73,8 +97,8 @@ def ceilings(group: Sequence[Result]) -> str:
     lines = [
         f"**Ceilings of {run['device']['name']}**, measured just before and just after each workload: medians of"
         f" {len(found)}, from least to most in brackets. Copies count bytes read and written; products are square, of"
-        f" side {run['side']:,}, two operations a multiply-add; split: three TF32 products for one; errors are norms"
-        " relative to the float64 product of float32 values.",
+        f" side {run['side']:,}, two operations a multiply-add; split: three TF32 products for one, of what is split"
+        " already; errors are norms relative to the float64 product of float32 values.",
         "",
         line(["", "copy", *PRECISIONS]),
         line(["---", *["---:"] * (1 + len(PRECISIONS))]),
@@ -94,11 +118,12 @@ def speed(group: Sequence[Result]) -> str:
         "× limit: the time between two events on the device over that of the least multiply-adds (or bytes) of the"
         " exact answer at the ceiling of the product mode in the next column, the fastest of the library that reaches"
         " simkit's error in this workload; where none does, the fastest of those whose products have simkit's error or"
-        " that simkit forms; in brackets what is asked of it. End to end: until the host has the answer.",
+        " that simkit forms; in brackets what is asked of it. × float32: over the time of plain float32 products of the"
+        " same count. End to end: until the host has the answer. Kept: all that is asked of simkit.",
         "",
-        line(["", "workload", "simkit", "end to end", "× limit", "limit by", "backend", "error", "fastest library mode"
-              " at that error", "× simkit", "fastest other", "× simkit", "its error"]),
-        line(["---", "---", *["---:"] * 3, "---", "---", "---:", "---", "---:", "---", *["---:"] * 2]),
+        line(["", "workload", "kept", "simkit", "end to end", "× limit", "limit by", "× float32", "backend", "error",
+              "fastest library mode at that error", "× simkit", "fastest other", "× simkit", "its error"]),
+        line(["---"] * 3 + ["---:"] * 3 + ["---", "---:", "---", "---:", "---", "---:", "---", "---:", "---:"]),
     ]  # fmt: skip
     for result in group:
         rows = [row for row in result["contestants"] if "seconds" in row]
@@ -109,10 +134,12 @@ def speed(group: Sequence[Result]) -> str:
         cells = [
             result["key"],
             result["title"],
+            verdict(result),
             time_cell(own["seconds"]),
             time_cell(own["wall"]),
             _to_limit(own) + (f" (≤ {1 / share:.2f})" if share else ""),
             result["limit"]["precision"] or "",
+            ratio_cell(own["seconds"] / plain) if (plain := result["limit"]["by_precision"].get("float32")) else "",
             own.get("backend", ""),
             error_cell(own["error"]),
         ]
@@ -122,6 +149,23 @@ def speed(group: Sequence[Result]) -> str:
         ]  # fmt: skip
         lines.append(line(cells))
     return "\n".join(lines)
+
+
+def verdict(result: Result) -> str:
+    """Whether simkit keeps what is asked of it, or by what it falls short, or what could not be judged."""
+    if not result["full"]:
+        return "not at full size"
+    short = [_asked(entry) for entry in result["asked"] if entry["kept"] is False]
+    unknown = [_asked(entry) for entry in result["asked"] if entry["kept"] is None]
+    said = [f"falls short: {'; '.join(short)}"] if short else []
+    return "; ".join([*said, *(f"not judged: {what}" for what in unknown)]) or "yes"
+
+
+def _asked(entry: Result) -> str:
+    """One number that is asked for, and what was reached."""
+    show, what = ASKED[entry["what"]]
+    reached = "nothing" if entry["reached"] is None else show(entry["reached"])
+    return f"{reached} of {show(entry['bound'])} {what}"
 
 
 def workload(result: Result) -> str:
@@ -193,11 +237,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
     parser.add_argument("--readme", type=Path, default=ROOT / "csrc" / "cuda" / "README.md")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "gpu")
+    parser.add_argument("--add", type=Path, metavar="FOLDER", help="take the records of this folder to --results first")
     parser.add_argument("--show", type=Path, metavar="RECORD", help="print the tables of one record instead")
     options = parser.parse_args(arguments)
     if options.show:
         print(render(one_run(options.show)))
         return 0
+    if options.add:
+        add(options.add, options.results)
     results = newest(options.results)
     old = {path: path.read_text(encoding="utf-8") for path in (options.page, options.readme)}
     new = {

@@ -50,6 +50,7 @@ def test_g4_covering(device: Device, gpu_measure: Measure, at_full_size: bool) -
             "torch, one product, labels and covers by matrices",
             partial(graph_measures, cosines=cosines),
             note="a pair at a threshold may fall to either side",
+            other=True,
         ),
     )
 

@@ -47,7 +47,6 @@ def test_g6_cca(device: Device, gpu_measure: Measure, at_full_size: bool, name: 
         multiply_adds=(1 if name == "NBS" else 2) * n * p * p,
         bytes=2 * 8 * n * p,
         programs="none: the host's",
-        share=None,
     )
     contestants: list[Contestant | Missing] = [
         Contestant("torch" if name == "NBS" else "torch, QR and SVD", formula, mode="float64")

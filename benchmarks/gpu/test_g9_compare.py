@@ -28,6 +28,8 @@ from .protocol import Contestant, Workload
 from .rivals import from_package, in_each_mode
 from .test_g1_all_pairs import gram_once, values_of
 
+FORWARD = "the forward passes alone"
+
 
 @dataclass(frozen=True)
 class Models:
@@ -75,13 +77,13 @@ def test_g9_compare(device: Device, gpu_measure: Measure, at_full_size: bool) ->
             multiply_adds=min(sample, columns),
             bytes=8 * n * sum(widths),
             programs="as G1, after the models",
-            share=None,
+            besides=FORWARD,
         )
         result = gpu_measure(
             workload,
             Contestant("simkit, exact over all images", simkit, plan=lambda matrix: [matrix.plan]),
             [
-                Contestant("the forward passes alone", forward, lambda *_: None, note="computes no similarity"),
+                Contestant(FORWARD, forward, lambda *_: None, note="computes no similarity"),
                 Contestant("simkit, minibatch estimate", partial(simkit, mode="minibatch")),
                 *in_each_mode("torch, hooks and each Gram matrix once", by_hooks),
                 from_package("cka", Contestant("pytorch-cka (mean over batches)", pytorch_cka_models)),
@@ -89,7 +91,7 @@ def test_g9_compare(device: Device, gpu_measure: Measure, at_full_size: bool) ->
             ],
         )
     rows = {row["name"]: row for row in result["contestants"]}
-    own, bare = rows["simkit, exact over all images"], rows["the forward passes alone"]
+    own, bare = rows["simkit, exact over all images"], rows[FORWARD]
     result["notes"].append(f"simkit takes {own['wall'] / bare['wall']:.2f} × the forward passes, end to end")
     result["notes"].append("convolutions are float32's, not TF32's, for all")
 

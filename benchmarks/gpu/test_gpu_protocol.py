@@ -24,8 +24,8 @@ from . import conftest, table, test_g2_greedy, truth
 from .conftest import run_record, write_run
 from .device import Cuda, Rehearsal, array_library, driver_version
 from .inputs import on_host, relu_layers
-from .products import MODES, PRECISIONS, gram, measure_ceilings, product, product_errors, split
-from .protocol import Contestant, Entry, Workload, limiting, measure
+from .products import MODES, PRECISIONS, gram, measure_ceilings, product, product_errors, product_of_splits, split
+from .protocol import Contestant, Entry, Workload, asked, limiting, measure
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 STEP = SimpleNamespace(op="sum", backend="native_cpu", route="rows", reason="first choice")
@@ -65,7 +65,7 @@ OWN = Contestant("simkit", right, plan=lambda _: [PLAN, PLAN])
 RIVALS = (
     Contestant("coarse", lambda x: right(x) + 0.1, mode="tf32"),
     Contestant("exact", right, mode="float64", scale=2.0, note="half of it timed"),
-    Contestant("broken", fails),
+    Contestant("broken", fails, other=True),
     Missing("CuPy, sums", "not installed"),
 )
 
@@ -91,7 +91,7 @@ def test_rows_of_a_measurement() -> None:
     assert own["ratio_to_limit"] == pytest.approx(own["seconds"] / found["limit"]["seconds"])
     assert coarse["error"] == pytest.approx(0.1, abs=1e-6)
     assert exact["scaled_by"] == 2.0
-    assert broken == {"name": "broken", "error": None, "failure": "RuntimeError: CUDA out | of memory"}
+    assert broken == {"name": "broken", "error": None, "other": True, "failure": "RuntimeError: CUDA out | of memory"}
     assert absent == {"name": "CuPy, sums", "missing": "not installed"}
     assert found["fastest_same_error"] == "exact"
     assert found["limit"]["precision"] == "float64"
@@ -109,8 +109,8 @@ def test_without_a_mode_that_is_as_good_the_workload_names_the_limit() -> None:
 
 def test_no_limit_flatters() -> None:
     """The fastest of what the workload names, what has simkit's error, and what simkit's plan says that it forms."""
-    least = {"float64": 2.0, "float32": 3.0, "tf32 split": 1.0, "tf32": 0.4, "bf16": 0.2}
-    errors = {"float64": 0.0, "float32": 1e-7, "tf32 split": 3e-7, "tf32": 3e-4, "bf16": "nan"}
+    least = {"float64": 2.0, "float32": 3.0, "tf32 split": 1.0, "tf32": 0.4, "bf16": 0.2, "fp16": 0.2}
+    errors = {"float64": 0.0, "float32": 1e-7, "tf32 split": 3e-7, "tf32": 3e-4, "bf16": "nan", "fp16": 3e-3}
     plain, split_ = (
         [SimpleNamespace(steps=(SimpleNamespace(route="", reason=f"float32 products{how}"),), notes=())]
         for how in ("", " on tensor cores, each three of TF32")
@@ -136,6 +136,42 @@ def test_what_is_no_product_has_no_limit(tmp_path: Path) -> None:
     results = table.one_run(recorded(tmp_path, found))
     assert "(1e+03 multiply-adds, 60 bytes)\n" in table.render(results)
     assert "| G2: sums of columns | `Sums` |  |" in table.times(results)
+
+
+def test_what_is_asked_is_judged() -> None:
+    """A number for each ask, kept or not; what failed or was not measured is not judged."""
+    asks = {"wall": 0.1, "error_asked": 1e-8, "float32": True, "besides": "the rest"}
+    own = {"name": "simkit", "error": 1e-7, "seconds": 3.0, "wall": 0.05, "ratio_to_simkit": 1.0}
+    rest = {"name": "the rest", "seconds": 1.0, "ratio_to_simkit": 0.3}
+    slow = {"name": "slow", "other": True, "ratio_to_simkit": 9.0}
+    broken = {"name": "broken", "other": True, "failure": "no memory"}
+    work, least = replace(sums(), **asks), {"float32": 4.0, "tf32 split": 1.6}
+    found = {entry["what"]: entry for entry in asked(work, [own, rest, slow, broken], least, 1.6)}
+    assert {what: entry["kept"] for what, entry in found.items()} == {
+        "share": True, "wall": True, "error": False, "float32": True, "rival": False
+    }  # fmt: skip
+    assert found["share"]["reached"] == pytest.approx(0.8)  # of what the forward passes leave
+    assert found["float32"]["reached"] == pytest.approx(0.75)
+    result = {"full": True, "asked": list(found.values())}
+    assert table.verdict(result) == "falls short: 1e-7 of 1e-8 of error; 9.00 × of 10.00 × the fastest other algorithm"
+    unknown = asked(sums(), [own, broken], {}, None)
+    assert [(entry["what"], entry["kept"]) for entry in unknown] == [("share", None), ("rival", None)]
+    assert table.verdict({"full": True, "asked": unknown}) == (
+        "not judged: nothing of 70% of the limit's rate; not judged: nothing of 10.00 × the fastest other algorithm"
+    )
+    assert table.verdict({"full": True, "asked": [found["wall"]]}) == "yes"
+    assert table.verdict({"full": False, "asked": [found["error"]]}) == "not at full size"
+
+
+def test_exponentials_are_limited_by_their_counted_rate() -> None:
+    """Where the clock is known; no product of matrices is due then."""
+    counting = Rehearsal()
+    counting.exponentials = lambda: 1e12  # type: ignore[method-assign]
+    work = replace(sums(), of_products=False, exponentials=10**6)
+    found = measure(counting, work, OWN, RIVALS, side=16, rounds=1)
+    assert found["limit"]["precision"] == "2^x, counted"
+    assert found["limit"]["seconds"] == 1e-6
+    assert found["asked"][0]["reached"] == pytest.approx(1e-6 / found["contestants"][0]["seconds"])
 
 
 def test_what_was_timed_is_checked_on_every_input_set() -> None:
@@ -177,6 +213,9 @@ def test_products_at_every_precision() -> None:
     assert errors["float64"] == 0.0
     assert float(errors["tf32 split"]) < 1e-6
     assert 1e-4 < float(errors["bf16"]) < 1e-1
+    assert 1e-5 < float(errors["fp16"]) < float(errors["bf16"])
+    halves = split(x), (split(x)[0].T, split(x)[1].T)
+    assert torch.equal(product_of_splits(*halves), product(x, x.T, "tf32 split"))
     for mode in MODES:
         exact = x.double() @ x.double().T
         for found in (product(x, x.T, mode), gram(x, mode), product(x[None], x.T[None], mode)[0]):
@@ -223,7 +262,11 @@ def test_tables_of_a_record(tmp_path: Path) -> None:
         assert table.NO_RUN in path.read_text(encoding="utf-8")
     recorded(folder, measured() | {"full": False})
     assert table.main([*script, "--check"]) == 0
-    path = recorded(folder, measured("G5"), measured())
+    with pytest.raises(ValueError, match=r"nothing has no record of a run on a GPU$"):
+        table.main([*script, "--add", str(tmp_path / "nothing")])
+    path = recorded(tmp_path / "elsewhere", measured("G5"), measured())
+    assert table.main([*script, "--add", str(path.parent), "--check"]) == 1
+    path = folder / path.name
     assert json.loads(path.read_text(encoding="utf-8"))["format"] == table.FORMAT
     assert table.main([*script, "--check"]) == 1
     assert table.main(script) == 0

@@ -26,6 +26,8 @@ count of roundings that depends on the lengths of the sums. The demand is what s
   4 eps; columns with mean² ≤ 9 var stay as they are, so that sums are up to 10 times their centred size: 48 eps.
   On tensor cores 128 sums of eight: 3.3 eps of a random walk and half an eps of their cuts, less than the 4.
   float64: 2 (8 + √n).
+* **device products**: the same on a device, where 1,024 rows go into one running sum: equal entries, such as those of
+  columns that take two values, round alike, half an eps of what has been added, on average half of it: 256 eps.
 * **mean**: relative to the largest |x|: float64 sums of n terms, √n eps. **norms**: relative, √p. **median**:
   relative; distances below 1e-5 of |x_i|² + |x_j|² are formed again from differences, so 4e5 eps (of two norms and a
   product).
@@ -62,6 +64,7 @@ Op: TypeAlias = Literal[
     "merge",
     "greedy",
     "products",
+    "device products",
     "mean",
     "norms",
     "median",
@@ -104,6 +107,8 @@ TABLE: dict[tuple[str, str], Entry] = {
     ("greedy", "float64"): Entry(1e-9, EPS["float64"], lambda n, p: 1e6),
     ("products", "float32"): Entry(1e-5, EPS["float32"], lambda n, p: 48),
     ("products", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 2 * (8 + math.sqrt(n))),
+    ("device products", "float32"): Entry(1e-5, EPS["float32"], lambda n, p: 256),
+    ("device products", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 256),
     ("mean", "float32"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(n)),
     ("mean", "float64"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(n)),
     ("norms", "float32"): Entry(1e-12, EPS["float64"], lambda n, p: 8 + math.sqrt(p)),
