@@ -34,10 +34,10 @@ def load() -> tuple[ModuleType | None, str]:
 def _what_the_build_said() -> str:
     """Why it left CUDA out; empty where it did not, or nothing was built."""
     try:
-        from ._core import without_cuda
+        from . import _core
     except ImportError:
         return ""
-    return without_cuda
+    return _core.without_cuda
 
 
 def cuda() -> Any:
