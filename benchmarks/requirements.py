@@ -163,7 +163,7 @@ def _short(asked: Required, value: float) -> str:
     if not math.isfinite(off):
         return f"short: {value}"
     if off > 1:
-        return f"short: {error_cell(off + 1)} times as much"
+        return f"short: {off + 1:.3g} times as much"
     return f"short by {100 * off:.{1 if off < 0.1 else 0}f}%"
 
 

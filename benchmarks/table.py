@@ -92,7 +92,7 @@ def speed(results: Sequence[Result]) -> str:
 
 def _in_short(found: Sequence[Verdict]) -> str:
     """How many requirements are kept, and every one that is not, with what was measured."""
-    others = [f"{one.words}: {one.asked.words} ({one.measured})" for one in found if one.kept is not True]
+    others = [f"{one.words} ({one.asked.words}): {one.measured}" for one in found if one.kept is not True]
     kept = f"{len(found) - len(others)} of {len(found)} kept" if found else ""
     return "; ".join([kept, *others])
 
@@ -269,9 +269,9 @@ def routes(result: Result) -> str:
     bound = of("routes", "routes").bound
     above = sum(cell["ratio"] > bound for cell in cells)
     lines = [
-        f"**The planner.** {len(cells)} shapes of all-pairs CKA, each by every exact route that is not far from the"
-        f" best ({', '.join(f'{name} space' for name in names)}): {above} of {len(cells)} above {bound} × the time of"
-        f" the best one, worst {ratio_cell(cells[0]['ratio'])}. The shapes it fits worst:",
+        f"**The planner.** {len(cells)} shapes of all-pairs CKA, each by every exact route ({', '.join(names)}) that is"
+        f" not far from the best: {above} of {len(cells)} above {bound} × the time of the best one, worst"
+        f" {ratio_cell(cells[0]['ratio'])}. The shapes it fits worst:",
         "",
         line(["samples", "layers × width", "type", "picked", *names, "picked / best"]),
         line(["---:", *["---"] * 3, *["---:"] * (len(names) + 1)]),
