@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
+from cuda_cases import moved
 from gpu_arrays import OnGpu, call, driver, new_stream
 from needed import cupy_on_gpu, torch_on_gpu
 from tolerance import assert_close, worst_error
@@ -110,8 +111,8 @@ def test_nonfinite_entries_are_found() -> None:
 def test_row_norms_agree(n: int, p: int) -> None:
     for dtype in ("float32", "float64"):
         x = features(n, p).astype(dtype)
-        want = reference.row_norms(prepare(as_matrix(x), sk.Linear()))
-        got = native_cuda.row_norms(prepare(as_matrix(on_gpu(x)), sk.Linear()))
+        block = prepare(as_matrix(x), sk.Linear())
+        want, got = reference.row_norms(block), native_cuda.row_norms(moved(block, on_gpu))
         assert_close(got, want, "norms", dtype, n, p, scale=want)
 
 
@@ -119,8 +120,8 @@ def test_row_norms_agree(n: int, p: int) -> None:
 def test_medians_of_distances_agree(n: int) -> None:
     """3000 samples have more distances than are collected at once; on a grid most of them are equal."""
     for dtype, x in itertools.product(("float32", "float64"), (features(n, 20), np.rint(features(n, 2)))):
-        want = reference.distance_median(prepare(as_matrix(x.astype(dtype)), sk.Linear()))
-        block = prepare(as_matrix(on_gpu(x.astype(dtype))), sk.Linear())
+        here = prepare(as_matrix(x.astype(dtype)), sk.Linear())
+        want, block = reference.distance_median(here), moved(here, on_gpu)
         got = native_cuda.distance_median(block)
         assert_close(got, want, "median", dtype, n, 20, scale=max(want, 1e-300))
         for _ in range(REPEATS if n < 3000 else 3):

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cuda_cases import relu
+from cuda_cases import moved, relu
 from gpu_arrays import OnGpu
 from tolerance import assert_close
 
 import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import native_cpu, native_cuda, reference
-from simkit.metrics.prepare import prepare, prepare_with_stats
+from simkit.metrics.prepare import prepare_with_stats
 
 pytestmark = pytest.mark.gpu
 
@@ -34,8 +34,8 @@ def same_bits(a: Any, b: Any) -> bool:
 def test_products_of_columns_agree(n: int, p: int) -> None:
     for dtype, exact in itertools.product(("float32", "float64"), (False, True)):
         x = relu(n, p).astype(dtype)
-        block, stats = prepare_with_stats(as_matrix(OnGpu(x)), sk.Linear())
-        want = reference.column_products(prepare(as_matrix(x), sk.Linear()), stats)
+        here, stats = prepare_with_stats(as_matrix(x), sk.Linear())
+        want, block = reference.column_products(here, stats), moved(here, OnGpu)
         got = np.asarray(native_cuda.column_products(block, stats, exact=exact))
         size = np.sqrt(np.outer(np.diag(want), np.diag(want)))
         assert_close(got, want, "products", "float64" if exact else "float32", n, p, scale=size)

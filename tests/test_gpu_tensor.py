@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
-from cuda_cases import layouts, relu
+from cuda_cases import layouts, moved, relu
 from gpu_arrays import OnGpu
 from needed import may
 from tolerance import assert_close, worst_error
@@ -108,8 +108,8 @@ def test_products_of_columns_agree(n: int, p: int) -> None:
     both: tuple[Cores, Cores] = ("tensor", "plain")
     for dtype, exact, cores in itertools.product(("float32", "float64"), (False, True), both):
         x = relu(n, p).astype(dtype)
-        block, stats = prepare_with_stats(as_matrix(OnGpu(x)), sk.Linear())
-        want = reference.column_products(prepare(as_matrix(x), sk.Linear()), stats)
+        here, stats = prepare_with_stats(as_matrix(x), sk.Linear())
+        want, block = reference.column_products(here, stats), moved(here, OnGpu)
         got = np.asarray(native_cuda.column_products(block, stats, exact=exact, cores=cores))
         size = np.sqrt(np.outer(np.diag(want), np.diag(want)))
         assert_close(got, want, "products", "float64" if exact else "float32", n, p, scale=size)

@@ -31,10 +31,10 @@ inline void check_allocation(cudaError_t error, std::size_t bytes, const std::st
     if (error != cudaSuccess) fail(error, "allocate " + std::to_string(bytes) + " bytes " + where);
 }
 
-// Refuses a stream that the driver no longer knows, before anything is put on it: no kernel runs and no memory is taken.
-// CUDA promises nothing of the handle of a stream that was destroyed, and has no list of those that live: the answer is
-// the driver's, which looks the handle up, and a handle that was given to a newer stream since then is that stream's.
-// Only who owns the array can keep its stream alive; this says what happened where that can still be said.
+// Refuses a stream that the driver no longer knows, before anything is put on it: nothing runs, no memory is taken.
+// CUDA promises nothing of the handle of a destroyed stream and has no list of those that live: the answer is the
+// driver's, which looks the handle up, and a handle that went to a newer stream since then is that stream's. Only who
+// owns the array can keep its stream alive; this says what happened where that can still be said.
 inline void check_stream(cudaStream_t stream) {
     if (reinterpret_cast<std::uintptr_t>(stream) <= 2) return;  // a default stream
     unsigned flags = 0;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import emulated_cuda
@@ -94,6 +95,11 @@ def layouts(x: Array) -> list[Array]:
 
 def block_of(x: Array, kernel: Any = None, name: str = "x") -> tuple[Block, Any]:
     return prepare_with_stats(as_matrix(x, name=name), kernel or sk.Linear(), backend="reference")
+
+
+def moved(block: Block, place: Callable[[Array], Any]) -> Block:
+    """The block with its matrix on a device: in the same units, which a preparation there need not choose."""
+    return replace(block, matrix=as_matrix(place(block.matrix.values)))
 
 
 def half(x: Array, kind: str) -> Any:
