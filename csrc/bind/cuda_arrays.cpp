@@ -82,8 +82,8 @@ Place place_of(const std::vector<const DeviceArray*>& arrays, bool on_host) {
 }
 
 DevicePairs pairs_of(const std::vector<std::shared_ptr<DeviceBlock>>& rows,
-                     const std::vector<std::shared_ptr<DeviceBlock>>& columns, bool debiased, bool double_products,
-                     bool tensor) {
+                     const std::vector<std::shared_ptr<DeviceBlock>>& columns, bool debiased, bool sample_space,
+                     bool double_products, bool tensor) {
     if (rows.empty()) throw std::invalid_argument("there are no blocks");
     DevicePairs pairs{{{}, static_cast<std::int64_t>(rows.size()), debiased, double_products, 0, 1, false, tensor}, {}};
     for (const auto* side : {&rows, &columns})
@@ -93,6 +93,8 @@ DevicePairs pairs_of(const std::vector<std::shared_ptr<DeviceBlock>>& rows,
             pairs.arrays.push_back(block->x.get());
             if (block->view.x.rows != pairs.problem.n())
                 throw std::invalid_argument("blocks have different numbers of rows");
+            if (block->view.kernel != Kernel::linear && !(sample_space && double_products))
+                throw std::invalid_argument("non-linear kernels need float64 products in sample space");
         }
     return pairs;
 }

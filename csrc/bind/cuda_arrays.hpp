@@ -34,14 +34,14 @@ struct DeviceBlock {
 // Where an op on these arrays runs: on the first one's stream, after the others'. All of them lie on the host, or none.
 Place place_of(const std::vector<const DeviceArray*>& arrays, bool on_host = false);
 
-// All pairs of blocks, and the arrays that they read.
+// All pairs of blocks, and the arrays that they read. Non-linear kernels need float64 products in sample space.
 struct DevicePairs {
     PairProblem problem;
     std::vector<const DeviceArray*> arrays;
 };
 DevicePairs pairs_of(const std::vector<std::shared_ptr<DeviceBlock>>& rows,
-                     const std::vector<std::shared_ptr<DeviceBlock>>& columns, bool debiased, bool double_products,
-                     bool tensor);
+                     const std::vector<std::shared_ptr<DeviceBlock>>& columns, bool debiased, bool sample_space,
+                     bool double_products, bool tensor);
 
 // What the module returns.
 py::tuple to_tuple(PairSums&& sums, const PairProblem& problem);

@@ -48,10 +48,7 @@ double distance_median(const Block& block) {
 
 py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased, bool sample_space,
                     bool double_products, bool tensor, std::int64_t bytes) {
-    const auto [problem, arrays] = pairs_of(rows, columns, debiased, double_products, tensor);
-    for (const BlockView& block : problem.blocks)
-        if (block.kernel != Kernel::linear && !(sample_space && double_products))
-            throw std::invalid_argument("non-linear kernels need float64 products in sample space");
+    const auto [problem, arrays] = pairs_of(rows, columns, debiased, sample_space, double_products, tensor);
     const Place place = place_of(arrays);
     PairSums sums;
     {

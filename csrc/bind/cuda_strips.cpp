@@ -47,9 +47,7 @@ py::array_t<double> row_norms_in_strips(const Block& block, std::int64_t residen
 py::tuple pair_sums_in_strips(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased,
                               bool sample_space, bool double_products, bool tensor, std::int64_t resident,
                               std::int64_t passing, std::int64_t bytes, int threads) {
-    const auto [problem, arrays] = pairs_of(rows, columns, debiased, double_products, tensor);
-    for (const BlockView& block : problem.blocks)
-        if (block.kernel != Kernel::linear) throw std::invalid_argument("only linear kernels go in strips");
+    const auto [problem, arrays] = pairs_of(rows, columns, debiased, sample_space, double_products, tensor);
     const Place place = place_of(arrays, true);
     const Strips strips = strips_of(resident, passing, bytes, threads);
     PairSums sums;

@@ -161,8 +161,8 @@ ColumnStats column_stats(M& machine, const MatrixView& x, const double* row_scal
     return stats_of(std::move(mean), fetched<M, Column>(machine, joined, x.cols), x.rows);
 }
 
-// norms [rows] = |z_i|^2: kLanes threads a row, whose sums join in their order; float64. Program blocks: pieces(rows,
-// kRows).
+// norms [each i] = |z_i|^2 of every row i: kLanes threads a row, whose sums join in their order; float64. Program
+// blocks: pieces(rows, kRows).
 struct RowNorms {
     static constexpr int kRows = 8, kLanes = 32, kThreads = kRows * kLanes, kResident = 4;
     struct Shared {
@@ -172,6 +172,7 @@ struct RowNorms {
 
     Operand z;
     double* norms;
+    Index each = 1;
 
     SIMKIT_BOTH bool step(Index number, int thread, int k, Shared& shared, Registers&) const {
         const int row = thread / kLanes, lane = thread % kLanes;
@@ -188,7 +189,7 @@ struct RowNorms {
         if (lane > 0 || i >= z.rows) return false;
         double sum = 0.0;
         for (int other = 0; other < kLanes; ++other) sum += shared.lanes[row][other];
-        norms[i] = sum;
+        norms[each * i] = sum;
         return false;
     }
 };

@@ -23,8 +23,8 @@ struct KernelValue {
     KernelOfRows kernel;
     Centre centre;
 
-    SIMKIT_BOTH double operator()(double product, const Operand& z, Index i, Index j) const {
-        return kernel(product, z, i, j) - centre.of(i, j);
+    SIMKIT_BOTH double operator()(double product, const Operand& z, Index i, Index j, Index across) const {
+        return kernel(product, z, i, j, across) - centre.of(i, j);
     }
 };
 
@@ -119,7 +119,7 @@ struct GramTiles {
             const Index i = place.row * kWidth + Tile::row(thread, r);
             const Index j = place.column * kWidth + Tile::column(thread, s);
             T& to = cell(at, thread, r, s);
-            if (i < n && j < n) to = block.value(to, block.rows, i, j);
+            if (i < n && j < n) to = block.value(to, block.rows, i, j, block.across);
         }
     }
 

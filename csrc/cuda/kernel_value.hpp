@@ -27,7 +27,8 @@ struct Centre {
 
 inline bool needs_norms(Kernel kernel) { return kernel == Kernel::rbf || kernel == Kernel::laplacian; }
 
-// The kernel of rows i and j of z. Equal rows are at distance 0 exactly.
+// The kernel of rows i and j of z, from their product. Equal rows are at distance 0 exactly. across: bytes from where
+// row j would lie to where it does.
 struct KernelOfRows {
     Kernel kernel;  // not custom
     double length, coef0;
@@ -37,12 +38,12 @@ struct KernelOfRows {
     // Below this share of |z_i|^2 + |z_j|^2 a distance has cancelled to fewer than eleven digits.
     static constexpr double kCancelled = 1e-5;
 
-    SIMKIT_BOTH double operator()(double product, const Operand& z, Index i, Index j) const {
+    SIMKIT_BOTH double operator()(double product, const Operand& z, Index i, Index j, Index across = 0) const {
         switch (kernel) {
             case Kernel::rbf:
-                return exp(-squared_distance(product, z, i, j) / length);
+                return exp(-squared_distance(product, z, i, j, across) / length);
             case Kernel::laplacian:
-                return exp(-sqrt(squared_distance(product, z, i, j)) / length);
+                return exp(-sqrt(squared_distance(product, z, i, j, across)) / length);
             case Kernel::polynomial:
                 return whole_power(length * product + coef0, degree);
             default:
@@ -50,21 +51,22 @@ struct KernelOfRows {
         }
     }
 
-    SIMKIT_BOTH double squared_distance(double product, const Operand& z, Index i, Index j) const {
+    SIMKIT_BOTH double squared_distance(double product, const Operand& z, Index i, Index j, Index across = 0) const {
         if (i == j) return 0.0;
         const double both = norms[i] + norms[j], squared = both - 2.0 * product;
-        return squared < kCancelled * both ? from_differences(z, i, j) : squared;
+        return squared < kCancelled * both ? from_differences(z, i, j, across) : squared;
     }
 
     // Of the rows as they lie: the shift, which rounds, is the same for both. Such kernels have no row weights.
-    SIMKIT_BOTH static double from_differences(const Operand& z, Index i, Index j) {
+    SIMKIT_BOTH static double from_differences(const Operand& z, Index i, Index j, Index across) {
         constexpr int lanes = 4;
         double part[lanes] = {};
         for (Index k = 0; k < z.depth; k += lanes) {
             SIMKIT_UNROLL
             for (int lane = 0; lane < lanes; ++lane) {
                 if (k + lane >= z.depth) continue;
-                const double d = wide_value(z.at(i, k + lane), z.dtype) - wide_value(z.at(j, k + lane), z.dtype);
+                const std::byte *a = z.at(i, k + lane), *b = z.at(j, k + lane) + across;
+                const double d = wide_value(a, z.dtype) - wide_value(b, z.dtype);
                 part[lane] += (d * z.scale) * (d * z.scale);
             }
         }

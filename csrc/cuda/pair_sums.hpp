@@ -245,7 +245,7 @@ SampleWalk<T, R, Plain, Value, Tensor, M> whole_walk(M& machine, const PlacedPro
 template <class T, int R, bool Plain, class Value, bool Tensor, class M>
 PairSums sums_by_walk(M& machine, const PlacedProblem& problem) {
     const Kernels<M> kernels(machine, problem);
-    return sums_by_passes<T>(problem, kernels.row_means(), [&](const std::vector<RowMeans>& means) {
+    return sums_by_passes<T>(problem, kernels.row_means(problem), [&](const std::vector<RowMeans>& means) {
         return whole_walk<T, R, Plain, Value, Tensor>(machine, problem, kernels, means).sums();
     });
 }

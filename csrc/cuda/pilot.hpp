@@ -13,13 +13,13 @@
 namespace simkit::cuda {
 
 struct PilotBlock {
-    Operand rows;
+    Operand rows, pilots;  // row i of `rows` is sample i, row j of `pilots` is sample each j
     KernelOfRows kernel;
     double* means;  // [n]
 };
 
-// means [n] of every block: of K(i, j) over `count` rows j, every `each`-th; where debiased without i itself, whose own
-// value may drown the rest. Program blocks [blocks, pieces(n, kWidth)]. All float64.
+// means [first, end) of every block: of K(i, j) over `count` samples j, every `each`-th; where debiased without i
+// itself, whose own value may drown the rest. Program blocks [blocks, pieces(end - first, kWidth)]. All float64.
 struct KernelMeans {
     static constexpr int R = 4;
     static constexpr Index kPilot = 256;  // rows, at most
@@ -36,13 +36,13 @@ struct KernelMeans {
     };
 
     const PilotBlock* blocks;
-    Index n, count, each;
+    Index first, end, count, each;
     bool debiased;
 
     SIMKIT_BOTH bool step(Index number, int thread, int k, Shared& shared, Registers& registers) const {
-        const auto strips = static_cast<std::uint32_t>(pieces(n, kWidth));
+        const auto strips = static_cast<std::uint32_t>(pieces(end - first, kWidth));
         const auto order = static_cast<std::uint32_t>(number) / strips;
-        const Index i0 = (number - static_cast<Index>(order) * strips) * kWidth;
+        const Index i0 = first + (number - static_cast<Index>(order) * strips) * kWidth;
         const PilotBlock& block = blocks[order];
         const int slices = static_cast<int>(pieces(block.rows.depth, kSlice)), steps = slices + 2;
         const int turn = k / steps, within = k % steps, turns = static_cast<int>(pieces(count, kWidth));
@@ -51,10 +51,7 @@ struct KernelMeans {
             for (int r = 0; r < R; ++r) registers.sums[r] = 0.0;
         }
         if (turn < turns && within <= slices) {
-            Operand pilots = block.rows;
-            pilots.rows = count;
-            pilots.row_stride *= each;
-            const Tile tile{block.rows, pilots, i0, turn * kWidth, 0, block.rows.depth};
+            const Tile tile{block.rows, block.pilots, i0, turn * kWidth, 0, block.rows.depth};
             tile.step(within, thread, shared.slices, registers.product);
             return true;
         }
@@ -67,7 +64,7 @@ struct KernelMeans {
             for (int r = 0; r < R; ++r) shared.parts[thread % kSide][Tile::row(thread, r)] = registers.sums[r];
             return true;
         }
-        if (thread < kWidth && i0 + thread < n) {
+        if (thread < kWidth && i0 + thread < end) {
             double sum = 0.0;
             for (int part = 0; part < kSide; ++part) sum += shared.parts[part][thread];
             block.means[i0 + thread] = sum / static_cast<double>(count - drops(i0 + thread));
@@ -92,8 +89,9 @@ struct KernelMeans {
             const int row = Tile::row(thread, q / R), column = Tile::column(thread, q % R);
             const Index i = i0 + row, j = j0 + column, other = j * each;
             double& value = shared.values[row][column];
-            const bool counts = i < n && j < count && !(debiased && i == other);
-            value = counts ? block.kernel(value, block.rows, i, other) : 0.0;
+            const bool counts = i < end && j < count && !(debiased && i == other);
+            const Index across = block.pilots.at(j, 0) - block.rows.at(other, 0);
+            value = counts ? block.kernel(value, block.rows, i, other, across) : 0.0;
         }
         SIMKIT_UNROLL
         for (int r = 0; r < R; ++r) {
@@ -118,55 +116,91 @@ struct RowMeans {
     }
 };
 
-// The kernels of a problem's blocks, ready for rows on the machine.
+// The kernels of a problem's blocks, which need the norms of rows, and estimates of the row means of K. The rows lie on
+// the machine, or come there in strips.
 template <class M>
 class Kernels {
   public:
-    Kernels(M& machine, const PlacedProblem& problem) : machine_(machine), problem_(problem) {
-        for (const PlacedBlock& block : problem.blocks) {
-            const double* norms = nullptr;
-            if (needs_norms(block.view.kernel)) {
-                norms = norms_.emplace_back(machine.template array<double>(problem.n())).data();
-                machine.run(RowNorms{samples_of(block, false), norms_.back().data()},
-                            pieces(problem.n(), RowNorms::kRows));
-            }
-            const BlockView& view = block.view;
-            kernels_.push_back({view.kernel, view.length, view.coef0, view.degree, norms});
+    // No row need be there yet.
+    Kernels(M& machine, const PlacedProblem& problem)
+        : machine_(machine),
+          n_(problem.n()),
+          pilots_(smaller(n_, KernelMeans::kPilot)),
+          each_(n_ / pilots_),
+          debiased_(problem.debiased) {
+        for (Index b = 0; b < problem.m(); ++b) {
+            const BlockView& view = problem.blocks[b].view;
+            const bool norms = needs_norms(view.kernel);
+            if (norms) norms_.push_back(machine.template array<double>(n_));
+            kernels_.push_back(
+                {view.kernel, view.length, view.coef0, view.degree, norms ? norms_.back().data() : nullptr});
+            if (!problem.blocks[b].linear()) curved_.push_back(b);
         }
     }
 
     const KernelOfRows& of(Index block) const { return kernels_[static_cast<std::size_t>(block)]; }
 
-    // Estimates for the non-linear kernels; a linear one's features are centred.
-    std::vector<RowMeans> row_means() const {
-        const Index n = problem_.n(), count = smaller(n, KernelMeans::kPilot);
-        std::vector<RowMeans> means(problem_.blocks.size());
-        std::vector<Index> which;
-        for (Index b = 0; b < problem_.m(); ++b)
-            if (!problem_.blocks[b].linear()) which.push_back(b);
-        const Index many = static_cast<Index>(which.size());
+    const std::vector<Index>& curved() const { return curved_; }  // the blocks of non-linear kernels
+    Index pilots() const { return pilots_; }                      // rows that estimate the means: every each()-th
+    Index each() const { return each_; }
+
+    // Norms and estimates of blocks that lie on the machine; a linear kernel's features are centred.
+    std::vector<RowMeans> row_means(const PlacedProblem& problem) const {
+        std::vector<Operand> rows, pilots;
+        for (const Index b : curved_) {
+            rows.push_back(samples_of(problem.blocks[b], false));
+            pilots.push_back(rows.back());
+            pilots.back().rows = pilots_;
+            pilots.back().row_stride *= each_;
+        }
+        return row_means(pilots, [&](const auto& use) { use(rows, 0, n_); });
+    }
+
+    // The same of rows that come in strips: pass(use) calls use(rows, first, end) until all samples have come, where
+    // row i of each of `rows` is sample first + i of a non-linear kernel. The pilots have their norms.
+    template <class Pass>
+    std::vector<RowMeans> row_means(const std::vector<Operand>& pilots, const Pass& pass) const {
+        const Index many = static_cast<Index>(curved_.size());
+        std::vector<RowMeans> means(kernels_.size());
         if (many == 0) return means;
-        auto found = machine_.template array<double>(many * n);
-        std::vector<PilotBlock> blocks;
-        for (Index k = 0; k < many; ++k)
-            blocks.push_back({samples_of(problem_.blocks[which[k]], false), of(which[k]), found.data() + k * n});
-        const auto held = sent(machine_, std::move(blocks));
-        machine_.run(KernelMeans{held.data(), n, count, n / count, problem_.debiased},
-                     many * pieces(n, KernelMeans::kWidth));
-        const auto values = fetched<M, double>(machine_, found, many * n);
+        auto found = machine_.template array<double>(many * n_);
+        pass([&](const std::vector<Operand>& rows, Index first, Index end) {
+            form_norms(rows, first, 1);
+            std::vector<PilotBlock> blocks;
+            for (Index k = 0; k < many; ++k) {
+                Operand here = rows[k];
+                here.data -= first * here.row_stride;
+                here.rows = end;
+                blocks.push_back({here, pilots[k], of(curved_[k]), found.data() + k * n_});
+            }
+            const auto held = sent(machine_, std::move(blocks));
+            machine_.run(KernelMeans{held.data(), first, end, pilots_, each_, debiased_},
+                         many * pieces(end - first, KernelMeans::kWidth));
+        });
+        const auto values = fetched<M, double>(machine_, found, many * n_);
         for (Index k = 0; k < many; ++k) {
-            RowMeans& of = means[which[k]];
-            of.values.assign(values.begin() + k * n, values.begin() + (k + 1) * n);
-            of.mean = std::accumulate(of.values.begin(), of.values.end(), 0.0) / static_cast<double>(n);
+            RowMeans& of = means[curved_[k]];
+            of.values.assign(values.begin() + k * n_, values.begin() + (k + 1) * n_);
+            of.mean = std::accumulate(of.values.begin(), of.values.end(), 0.0) / static_cast<double>(n_);
         }
         return means;
     }
 
+    // Norms of samples first, first + each, ..., which are the rows of the non-linear kernels' operands.
+    void form_norms(const std::vector<Operand>& rows, Index first, Index each) const {
+        for (std::size_t k = 0, next = 0; k < curved_.size(); ++k)
+            if (needs_norms(of(curved_[k]).kernel))
+                machine_.run(RowNorms{rows[k], norms_[next++].data() + first, each},
+                             pieces(rows[k].rows, RowNorms::kRows));
+    }
+
   private:
     M& machine_;
-    const PlacedProblem& problem_;
-    std::vector<typename M::template Array<double>> norms_;
+    Index n_, pilots_, each_;
+    bool debiased_;
+    std::vector<typename M::template Array<double>> norms_;  // [n] of each kernel of distances
     std::vector<KernelOfRows> kernels_;
+    std::vector<Index> curved_;
 };
 
 }  // namespace simkit::cuda

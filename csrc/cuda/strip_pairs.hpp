@@ -6,148 +6,102 @@
 
 #include "cuda/feature.hpp"
 #include "cuda/pair_sums.hpp"
-#include "cuda/strips.hpp"
+#include "cuda/strip_problem.hpp"
+#include "cuda/strip_triangle.hpp"
 
 namespace simkit::cuda {
 
-// The blocks of a problem on the host: shifts on the machine, rows in strips.
+// What non-linear kernels need before their tiles: their rows pass once, `passing` at a time, beside the pilots, for
+// which alone a strip is kept. The bits of whole copies.
 template <class M>
-class StripProblem {
-  public:
-    // whole_weights: the weights of all rows lie on the machine, instead of coming with the rows.
-    StripProblem(M& machine, const PairProblem& problem, Index bytes, bool whole_weights)
-        : blocks_(problem.blocks), placed_{{}, problem.left, problem.debiased, bytes, problem.tensor} {
-        for (BlockView& block : blocks_) {
-            PlacedBlock placed{block, nullptr, shifts_in_float(block), block.shift};
-            const std::vector<double> shift(block.shift, block.shift + block.x.cols);
-            placed.view.shift = wide_.emplace_back(sent(machine, shift)).data();
-            placed.narrow_shift =
-                narrow_.emplace_back(sent(machine, std::vector<float>(shift.begin(), shift.end()))).data();
-            if (block.row_scale && whole_weights) {
-                wide_.push_back(machine.template array<double>(block.x.rows));
-                machine.send(wide_.back(), block.row_scale, block.x.rows);
-                placed.view.row_scale = wide_.back().data();
-                block.row_scale = nullptr;
-            }
-            placed_.blocks.push_back(placed);
-        }
+std::vector<RowMeans> row_means(M& machine, const StripProblem<M>& problem, const Kernels<M>& kernels, Index passing,
+                                int threads) {
+    if (kernels.curved().empty()) return std::vector<RowMeans>(problem.on_host().size());
+    std::vector<BlockView> blocks;
+    for (const Index b : kernels.curved()) blocks.push_back(problem.on_host()[b]);
+    std::vector<BlockView> few = blocks;
+    for (BlockView& block : few) {
+        block.x.rows = kernels.pilots();
+        block.x.row_stride *= kernels.each();
     }
-
-    const std::vector<BlockView>& on_host() const { return blocks_; }
-    const PlacedProblem& placed() const { return placed_; }
-
-    // The problem of the rows that lie in a strip.
-    PlacedProblem in(const Strip<M>& strip, Index rows) const {
-        PlacedProblem here = placed_;
-        for (Index b = 0; b < here.m(); ++b) {
-            BlockView& view = here.blocks[b].view;
-            view.x = strip.view(blocks_, b, rows);
-            if (view.row_scale) view.row_scale = strip.weights(blocks_, b);
+    auto stay = strip_of(machine, blocks, kernels.pilots());
+    auto pair = two_strips(machine, blocks, passing);
+    StripFeed<M> feed(machine, blocks, passing, threads);
+    const auto rows_in = [&](const Strip<M>& strip, Index rows) {
+        std::vector<Operand> found;
+        for (std::size_t k = 0; k < blocks.size(); ++k) {
+            PlacedBlock here = problem.placed().blocks[kernels.curved()[k]];
+            here.view.x = strip.view(blocks, static_cast<Index>(k), rows);
+            found.push_back(samples_of(here, false));
         }
-        return here;
-    }
+        return found;
+    };
+    feed.send(stay, few, 0, kernels.pilots());
+    feed.arrive(stay);
+    const std::vector<Operand> pilots = rows_in(stay, kernels.pilots());
+    kernels.form_norms(pilots, 0, kernels.each());
+    return kernels.row_means(pilots, [&](const auto& use) {
+        pass_strips(machine, feed, pair, passing, 1, [&](const Strip<M>& strip, Index first, Index end) {
+            use(rows_in(strip, end - first), first, end);
+        });
+    });
+}
 
-  private:
-    std::vector<BlockView> blocks_;
-    PlacedProblem placed_;
-    std::vector<typename M::template Array<double>> wide_;
-    std::vector<typename M::template Array<float>> narrow_;
-};
-
-// Sample space. A strip of `resident` rows stays while the rows behind it pass, in strips of `passing`: with k resident
-// strips every row crosses (k + 1) / 2 times on average. The row sums have the bits of pair_sums_sample; the products
-// have its terms, added strip by strip.
-template <class T, int R, bool Plain, bool Tensor, class M>
+// Sample space. The row sums have the bits of pair_sums_sample; the products have its terms, added strip by strip.
+template <class T, int R, bool Plain, class Value, bool Tensor, class M>
 class SampleStrips {
   public:
     static constexpr Index kWidth = kSide * R;
-    using Walk = SampleWalk<T, R, Plain, LinearValue, Tensor, M>;
+    using Walk = SampleWalk<T, R, Plain, Value, Tensor, M>;
 
     SampleStrips(M& machine, const PairProblem& problem, const Strips& strips)
         : machine_(machine),
-          n_(problem.n()),
-          resident_(whole_chunks(strips.resident, kWidth, n_)),
-          passing_(whole_chunks(smaller(strips.passing, resident_), kWidth, n_)),
+          sizes_(strips, kWidth, problem.n()),
           problem_(machine, problem, strips.bytes, true),
-          home_(strip_of(machine, problem_.on_host(), resident_)),
-          others_(two_strips(machine, problem_.on_host(), passing_)),
-          feed_(machine, problem_.on_host(), passing_, strips.threads) {}
+          kernels_(machine, problem_.placed()),
+          means_(row_means(machine, problem_, kernels_, sizes_.passing, strips.threads)),
+          triangle_(machine, problem_.on_host(), kWidth, sizes_, strips.threads) {}
 
     PairSums sums() {
-        const PlacedProblem& placed = problem_.placed();
-        return sums_by_passes<T>(placed, std::vector<RowMeans>(placed.blocks.size()),
+        return sums_by_passes<T>(problem_.placed(), means_,
                                  [&](const std::vector<RowMeans>& means) { return walk(means); });
     }
 
   private:
-    using Blocks = std::vector<GramBlock<LinearValue>>;
+    using Blocks = std::vector<GramBlock<Value>>;
 
     SampleSums walk(const std::vector<RowMeans>& means) {
         const PlacedProblem& placed = problem_.placed();
-        const Kernels<M> kernels(machine_, placed);
         std::vector<typename M::template Array<double>> held;
-        Blocks blocks = gram_blocks<LinearValue>(machine_, placed, kernels, means, sizeof(T) == 4, held);
-        const Index strips = pieces(resident_, kWidth);
-        Walk walk(machine_, placed, larger(strips * pieces(passing_, kWidth), strips * (strips + 1) / 2));
-        for (Index i0 = 0; i0 < n_; i0 += resident_) {
-            const Index i1 = smaller(n_, i0 + resident_);
-            feed_.send(home_, i0, i1);
-            feed_.arrive(home_);
-            lay(blocks, home_, i0, home_, i0);
-            walk.add(blocks, tiles(i0, i1, i0, i1));
-            for (Index j0 = i1; j0 < n_; j0 += passing_) {
-                const Index j1 = smaller(n_, j0 + passing_);
-                Strip<M>& other = others_[turn_++ % others_.size()];
-                feed_.send(other, j0, j1);
-                feed_.arrive(other);
-                lay(blocks, home_, i0, other, j0);
-                walk.add(blocks, tiles(i0, i1, j0, j1));
-                feed_.leave(other);
-            }
-            feed_.leave(home_);
-        }
+        Blocks blocks = gram_blocks<Value>(machine_, placed, kernels_, means, sizeof(T) == 4, held);
+        Walk walk(machine_, placed, triangle_.most());
+        triangle_.pass([&](const typename StripTriangle<M>::Pair& pair, const std::vector<TilePlace>& tiles) {
+            for (auto& block : blocks) block.across = triangle_.lay(block.rows, pair, block.place);
+            walk.add(blocks, tiles);
+        });
         return walk.sums();
     }
 
-    // Rows i lie where the strip that begins with row i0 has them, rows j of a tile's columns in the other.
-    void lay(Blocks& blocks, const Strip<M>& rows, Index i0, const Strip<M>& columns, Index j0) const {
-        for (auto& block : blocks) {
-            const MatrixView x = rows.view(problem_.on_host(), block.place, n_);
-            const MatrixView y = columns.view(problem_.on_host(), block.place, n_);
-            block.rows.data = x.data - i0 * x.row_stride;
-            block.rows.row_stride = x.row_stride;
-            block.rows.depth_stride = x.col_stride;
-            block.across = y.data - j0 * y.row_stride - block.rows.data;
-        }
-    }
-
-    // Those on and above the diagonal, row by row.
-    static std::vector<TilePlace> tiles(Index i0, Index i1, Index j0, Index j1) {
-        std::vector<TilePlace> places;
-        for (Index i = i0 / kWidth; i < pieces(i1, kWidth); ++i)
-            for (Index j = larger(i, j0 / kWidth); j < pieces(j1, kWidth); ++j) places.push_back({i, j});
-        return places;
-    }
-
     M& machine_;
-    Index n_, resident_, passing_;
+    TriangleRows sizes_;
     StripProblem<M> problem_;
-    Strip<M> home_;
-    std::array<Strip<M>, 2> others_;
-    StripFeed<M> feed_;
-    std::size_t turn_ = 0;
+    Kernels<M> kernels_;
+    std::vector<RowMeans> means_;
+    StripTriangle<M> triangle_;
 };
 
 template <bool Tensor, class M>
 PairSums sums_on(M& machine, const PairProblem& problem, const Strips& strips) {
-    if (problem.double_products) return SampleStrips<double, 4, false, Tensor, M>(machine, problem, strips).sums();
-    bool plain = true;
-    for (const BlockView& block : problem.blocks) plain &= shifts_in_float(block) && block.x.dtype == Dtype::f32;
-    if (plain) return SampleStrips<float, 8, true, Tensor, M>(machine, problem, strips).sums();
-    return SampleStrips<float, 8, false, Tensor, M>(machine, problem, strips).sums();
+    const auto all = [&](auto&& holds) { return std::all_of(problem.blocks.begin(), problem.blocks.end(), holds); };
+    if (!all([](const BlockView& block) { return block.kernel == Kernel::linear; }))
+        return SampleStrips<double, 4, false, KernelValue, Tensor, M>(machine, problem, strips).sums();
+    if (problem.double_products)
+        return SampleStrips<double, 4, false, LinearValue, Tensor, M>(machine, problem, strips).sums();
+    if (all([](const BlockView& block) { return shifts_in_float(block) && block.x.dtype == Dtype::f32; }))
+        return SampleStrips<float, 8, true, LinearValue, Tensor, M>(machine, problem, strips).sums();
+    return SampleStrips<float, 8, false, LinearValue, Tensor, M>(machine, problem, strips).sums();
 }
 
-// Linear blocks on the host.
 template <class M>
 PairSums pair_sums_sample(M& machine, const PairProblem& problem, const Strips& strips) {
     return on_cores(problem.tensor,

@@ -225,7 +225,7 @@ class UnitSums {
     template <class T, int R, bool Plain, bool Tensor>
     OwnSums by_walk() {
         const Kernels<M> kernels(machine_, problem_);
-        std::vector<RowMeans> means = kernels.row_means();
+        std::vector<RowMeans> means = kernels.row_means(problem_);
         const auto pass = [&] {
             return whole_walk<T, R, Plain, LinearValue, Tensor>(machine_, problem_, kernels, means).sums_there();
         };

@@ -16,6 +16,7 @@ from . import cuda_routes
 from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
 from .cuda_device import SHARE, bound_block, bytes_of, cuda, may_stay, release, room_on
 from .cuda_routes import BUSY, CHUNK, PARTS, TILES, WORKSPACE, feature_space, sample_space
+from .routes import PILOT
 
 PASSING = 2**26  # bytes of rows that pass at a time: long enough to copy, and little pinned memory
 PART, BAND = 512, 32  # rows and columns of a part of column sums
@@ -150,7 +151,7 @@ def plan_pair_sums(
     copied with their whole layer, never in strips: their sums stay there.
 
     Raises:
-        TooLittleMemory: the smallest strips, or blocks that cannot go in strips, take more. Others as there.
+        TooLittleMemory: the smallest strips, or a layer of units, take more. Others as there.
     """
 
     def planned(room: int | None) -> Route:
@@ -174,8 +175,6 @@ def plan_pair_sums(
     said = f"{room} bytes" if memory is not None else f"{room} bytes, {SHARE_IN_WORDS},"
     if units is not None:
         raise TooLittleMemory(said, f"{work}, whole because the sums of a layer's units stay there,", needed)
-    if not all(block.linear for block in blocks):
-        raise TooLittleMemory(said, f"{work}, whole because their kernel is no product,", needed)
     plan = _sample_strips if found.name == "sample" else _feature_strips
     return plan(found, rows, columns or (), room, threads, TooLittleMemory(said, work, 0))
 
@@ -196,10 +195,14 @@ def _row_bytes(blocks: Sequence[Block]) -> int:
 def _sample_strips(
     found: Route, rows: Sequence[Block], columns: Sequence[Block], room: int, threads: int, refusal: TooLittleMemory
 ) -> HostRoute:
-    """The more rows stay, the fewer times the others pass: they get what tiles and passing rows leave."""
+    """The more rows stay, the fewer times the others pass: they get what tiles and passing rows leave.
+
+    Rows of non-linear kernels pass once before, beside their pilots; that memory is free again when the others stay.
+    """
     blocks = [*rows, *columns]
-    n, m, row = blocks[0].n, len(blocks), _row_bytes(blocks)
-    space, most = sample_space(n, m, found.products, linear=True)
+    curved = [block for block in blocks if not block.linear]
+    n, m, row, of_curved = blocks[0].n, len(blocks), _row_bytes(blocks), _row_bytes(curved)
+    space, most = sample_space(n, m, found.products, linear=not curved)
     width = found.tile
     high = -(-n // width)
     fixed = space.shared + sum(12 * b.p + 8 * n * (b.row_scale is not None) for b in blocks)
@@ -207,7 +210,8 @@ def _sample_strips(
 
     def needed(resident: int, passing: int, tiles: int) -> int:  # in tiles
         places = max(resident * passing, resident * (resident + 1) // 2)
-        return fixed + (resident + 2 * passing) * width * row + tiles * space.each + 16 * places
+        walk = (resident + 2 * passing) * width * row + tiles * space.each + 16 * places
+        return fixed + max(walk, (min(n, PILOT) + 2 * passing * width) * of_curved)
 
     smallest = needed(1, 1, 1)
     if smallest > room:
@@ -220,6 +224,8 @@ def _sample_strips(
     crossed = sum(n - first for first in range(0, n, resident * width)) / n
     strips = Strips(resident * width, passing * width, space.total(tiles), threads)
     reason = f"{found.reason}; {min(n, resident * width)} samples stay while others pass, {crossed:.3g} copies of each"
+    if curved:
+        reason += "; those of non-linear kernels pass once before, for norms and means"
     return _as_host(found, strips, needed(resident, passing, tiles), reason)
 
 
