@@ -44,6 +44,15 @@ py::array_t<double> row_norms_in_strips(const Block& block, std::int64_t residen
     return to_array(std::move(norms), {static_cast<py::ssize_t>(block->view.x.rows)});
 }
 
+double distance_median_in_strips(const Block& block, std::int64_t resident, std::int64_t passing, std::int64_t bytes,
+                                 int threads) {
+    if (!block) throw std::invalid_argument("an argument is None");
+    if (block->view.row_scale) throw std::invalid_argument("distances in strips have no row_scale");
+    const Strips strips = strips_of(resident, passing, bytes, threads);
+    py::gil_scoped_release release;
+    return cuda::distance_median(place_of({block->x.get()}, true), block->view, strips);
+}
+
 py::tuple pair_sums_in_strips(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased,
                               bool sample_space, bool double_products, bool tensor, std::int64_t resident,
                               std::int64_t passing, std::int64_t bytes, int threads) {
@@ -68,6 +77,8 @@ void bind_cuda_strips(py::module_& m) {
           "passing"_a, "bytes"_a, "threads"_a);
     m.def("row_norms_in_strips", &bound::row_norms_in_strips, "block"_a, py::kw_only(), "resident"_a, "passing"_a,
           "bytes"_a, "threads"_a);
+    m.def("distance_median_in_strips", &bound::distance_median_in_strips, "block"_a, py::kw_only(), "resident"_a,
+          "passing"_a, "bytes"_a, "threads"_a);
     m.def("pair_sums_in_strips", &bound::pair_sums_in_strips, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a,
           "sample_space"_a, "double_products"_a, "tensor"_a, "resident"_a, "passing"_a, "bytes"_a, "threads"_a);
 }

@@ -73,8 +73,16 @@ class StripTriangle {
         pass_strips(machine_, feed_, others_, sizes_.passing, 1, use);
     }
 
-    // What sends rows; for strips of the caller's that were made before.
-    StripFeed<M>& feed() { return feed_; }
+    // use(strip) with all rows of other blocks of the same widths, for which the strip that stays has room: rows() of
+    // it.
+    template <class Use>
+    void hold(const std::vector<BlockView>& few, const Use& use) {
+        feed_.send(home_, few, 0, few.front().x.rows);
+        feed_.arrive(home_);
+        use(home_);
+        feed_.leave(home_);
+    }
+    Index rows() const { return sizes_.resident; }
 
     // Makes row i of `rows` sample i, and says by how many bytes a sample of the tiles' columns lies elsewhere.
     Index lay(Operand& rows, const Pair& pair, Index block) const {

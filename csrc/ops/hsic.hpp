@@ -76,11 +76,12 @@ PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::
 std::vector<double> row_norms(const Place& place, const BlockView& block);
 double distance_median(const Place& place, const BlockView& block);
 
-// The same of matrices that lie on the host, linear kernels (core/place.hpp): in feature space and for the norms the
-// same bits, in sample space those of another order of tiles.
+// The same of matrices that lie on the host (core/place.hpp): in feature space, for norms and medians the same bits,
+// in sample space those of another order of tiles.
 PairSums pair_sums_sample(const Place& place, const PairProblem& problem, const Strips& strips);
 PairSums pair_sums_feature(const Place& place, const PairProblem& problem, const Strips& strips);
 std::vector<double> row_norms(const Place& place, const BlockView& block, const Strips& strips);
+double distance_median(const Place& place, const BlockView& block, const Strips& strips);  // without row weights
 }  // namespace cuda
 
 }  // namespace simkit

@@ -25,6 +25,9 @@ COLUMN = 48  # bytes of such a part
 PADDING = 256  # bytes by which a layer's rows in a strip may be longer
 SHARE_IN_WORDS = f"{SHARE:.0%} of what is free"
 SHARES = 128  # sums of a column that wait from strip to strip
+COLLECTED = 2**15  # distances that are collected at once, at least
+DISTANCES = 2**27  # bytes for tiles of distances, where there is room, and as many for what is collected of them
+DISTANCE_TILE = 8 * 64 * 64 + 64  # bytes of one in flight
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,28 @@ def row_strips(matrix: Matrix, device: int, memory: int | None, threads: int) ->
     return Strips(passing=max(ROWS, min(PASSING // row, spare // (2 * row))) // ROWS * ROWS, threads=threads)
 
 
+def median_strips(matrix: Matrix, device: int, memory: int | None, threads: int) -> Strips | None:
+    """The strips in which distances are formed of a host matrix; None: its copy on the device is read.
+
+    Raises:
+        TooLittleMemory: the smallest strips take more than ``memory``.
+    """
+    n, row, width = matrix.n, matrix.p * matrix.itemsize, TILES["float64"]
+    tiles = -(-n // width) * (-(-n // width) + 1) // 2
+    whole = 8 * n + 16 * tiles + min(tiles * DISTANCE_TILE, 2 * DISTANCES) + min(4 * n * n, 8 * 2**20)
+    if may_stay(matrix, device, memory) and (memory is None or whole <= memory // 2):
+        return None
+    # Norms, shifts; what is collected, beside a tile in flight and the counts.
+    fixed = 8 * n + 12 * matrix.p + 4 * PADDING + 8 * COLLECTED + DISTANCE_TILE + 2**14
+    size = _TriangleSize(n, width, row, fixed, 2 * DISTANCE_TILE, 0)
+    room = _beside_copies(matrix, device, memory)
+    least = size.needed(1, 1, 0)
+    if memory is not None and least > room:
+        raise TooLittleMemory(f"{memory} bytes", f"the distances of {matrix.name}'s rows on a device", 2 * least)
+    resident, passing, in_flight = size.fitting(room, min(tiles, DISTANCES // DISTANCE_TILE))
+    return Strips(resident * width, passing * width, in_flight * 2 * DISTANCE_TILE, threads)
+
+
 def _beside_copies(matrix: Matrix, device: int, memory: int | None) -> int:
     """The room of a pass: what is free has lost the copies that stay, and of ``memory`` they may take half."""
     return room_on(device, None, [matrix]) if memory is None else memory // 2
@@ -114,6 +139,12 @@ def row_norms(block: Block, device: int, strips: Strips) -> FloatArray:
     bound = bound_block(block, array_on_host(block.matrix, device))
     norms: FloatArray = cuda().row_norms_in_strips(bound, **strips.options())
     return norms
+
+
+def distance_median(block: Block, device: int, strips: Strips) -> float:
+    """The median of all squared distances of the rows of a block without row weights."""
+    bound = bound_block(block, array_on_host(block.matrix, device))
+    return float(cuda().distance_median_in_strips(bound, **strips.options()))
 
 
 def pair_sums(
@@ -192,41 +223,56 @@ def _row_bytes(blocks: Sequence[Block]) -> int:
     return sum(block.p * block.matrix.itemsize for block in blocks)
 
 
+@dataclass(frozen=True)
+class _TriangleSize:
+    """Bytes of pairs of rows in strips: the more rows stay, the fewer times the others pass."""
+
+    n: int
+    width: int  # samples of a tile
+    row: int
+    fixed: int
+    each: int  # of workspace for a tile in flight
+    curved: int  # bytes of those columns of a row that pass once before, beside their pilots
+
+    @property
+    def high(self) -> int:
+        return -(-self.n // self.width)
+
+    def needed(self, resident: int, passing: int, tiles: int) -> int:
+        """Rows in tiles; what passes before makes room for the others."""
+        places = max(resident * passing, resident * (resident + 1) // 2)
+        walk = (resident + 2 * passing) * self.width * self.row + tiles * self.each + 16 * places
+        return self.fixed + max(walk, (min(self.n, PILOT) + 2 * passing * self.width) * self.curved)
+
+    def fitting(self, room: int, most: int, least: int = 0) -> tuple[int, int, int]:
+        """Tiles that stay, that pass and that are in flight: those that stay get what the others leave."""
+        spare = max(0, room - self.needed(1, 1, least))
+        tiles = least + min(spare // 4, WORKSPACE) // self.each
+        passing = 1 + min(spare // 8, PASSING) // (self.width * self.row)
+        resident = _largest(self.high, lambda tall: self.needed(tall, min(passing, tall), min(tiles, most)) <= room)
+        return resident, min(passing, resident), min(tiles, most)
+
+
 def _sample_strips(
     found: Route, rows: Sequence[Block], columns: Sequence[Block], room: int, threads: int, refusal: TooLittleMemory
 ) -> HostRoute:
-    """The more rows stay, the fewer times the others pass: they get what tiles and passing rows leave.
-
-    Rows of non-linear kernels pass once before, beside their pilots; that memory is free again when the others stay.
-    """
     blocks = [*rows, *columns]
     curved = [block for block in blocks if not block.linear]
-    n, m, row, of_curved = blocks[0].n, len(blocks), _row_bytes(blocks), _row_bytes(curved)
+    n, m, width = blocks[0].n, len(blocks), found.tile
     space, most = sample_space(n, m, found.products, linear=not curved)
-    width = found.tile
-    high = -(-n // width)
     fixed = space.shared + sum(12 * b.p + 8 * n * (b.row_scale is not None) for b in blocks)
     fixed += m * (3 * PADDING + 512) + 16 * (m + 1) ** 2 + PADDING
-
-    def needed(resident: int, passing: int, tiles: int) -> int:  # in tiles
-        places = max(resident * passing, resident * (resident + 1) // 2)
-        walk = (resident + 2 * passing) * width * row + tiles * space.each + 16 * places
-        return fixed + max(walk, (min(n, PILOT) + 2 * passing * width) * of_curved)
-
-    smallest = needed(1, 1, 1)
+    size = _TriangleSize(n, width, _row_bytes(blocks), fixed, space.each, _row_bytes(curved))
+    smallest = size.needed(1, 1, 1)
     if smallest > room:
         raise _refused(refusal, smallest)
-    spare = room - smallest
-    tiles = 1 + min(spare // 4, WORKSPACE) // space.each
-    passing = 1 + min(spare // 8, PASSING) // (width * row)
-    resident = _largest(high, lambda tall: needed(tall, min(passing, tall), min(tiles, most)) <= room)
-    passing, tiles = min(passing, resident), min(tiles, most)
+    resident, passing, tiles = size.fitting(room, most, 1)
     crossed = sum(n - first for first in range(0, n, resident * width)) / n
     strips = Strips(resident * width, passing * width, space.total(tiles), threads)
     reason = f"{found.reason}; {min(n, resident * width)} samples stay while others pass, {crossed:.3g} copies of each"
     if curved:
         reason += "; those of non-linear kernels pass once before, for norms and means"
-    return _as_host(found, strips, needed(resident, passing, tiles), reason)
+    return _as_host(found, strips, size.needed(resident, passing, tiles), reason)
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:

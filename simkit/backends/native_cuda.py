@@ -73,8 +73,13 @@ def row_norms(block: Block, *, threads: int = 1, memory: int | None = None) -> F
 
 
 def distance_median(block: Block, *, threads: int = 1, memory: int | None = None) -> float:
-    """See :func:`simkit.backends.reference.distance_median`; an array on the host is copied, whatever ``memory``."""
-    return float(cuda().distance_median(block_on(block, place_of([block]))))
+    """See :func:`simkit.backends.reference.distance_median`; ``memory`` and errors as in :func:`column_stats`."""
+    device = place_of([block])
+    on_host = block.matrix.device is None and block.row_scale is None
+    strips = cuda_strips.median_strips(block.matrix, device, memory, threads) if on_host else None
+    if strips is not None:
+        return cuda_strips.distance_median(block, device, strips)
+    return float(cuda().distance_median(block_on(block, device)))
 
 
 def pair_sums(

@@ -70,7 +70,8 @@ def prepare_with_stats(
         return _custom(x, kernel, stats), stats
     block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale)
     if isinstance(kernel, RBF | Laplacian):
-        median = choose("distance_median", backend=backend, inputs=[block]).function(block, threads=team)
+        median_of = choose("distance_median", backend=backend, inputs=[block])
+        median = median_of.function(block, threads=team, **median_of.within(memory))
         if median == 0.0:
             raise Degenerate(x.name, "the median distance between its samples is zero, so the kernel has no bandwidth")
         t = kernel.bandwidth

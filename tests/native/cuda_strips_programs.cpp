@@ -1,5 +1,6 @@
 // Matrices that go to the device in strips, on the emulator, as C functions for ctypes: the drivers that the device
 // runs, on machines whose two queues run at different paces, with as much memory as the test says.
+#include "cuda/strip_distances.hpp"
 #include "cuda/strip_pairs.hpp"
 #include "emulated.hpp"
 
@@ -67,6 +68,12 @@ int row_norms(const Matrix* x, Terms* terms, double* norms) {
     return on_machine(*terms, [&](Machine& machine, const Strips& strips) {
         const auto found = cuda::row_norms(machine, block_of(*x), strips);
         std::copy(found.begin(), found.end(), norms);
+    });
+}
+
+int distance_median(const Matrix* x, Terms* terms, double* median) {
+    return on_machine(*terms, [&](Machine& machine, const Strips& strips) {
+        *median = cuda::distance_median(machine, block_of(*x), strips);
     });
 }
 

@@ -62,6 +62,11 @@ class Emulated:
         run(self.programs, "row_norms", ctypes.byref(block.matrix), self._terms(strips), norms)
         return norms
 
+    def distance_median(self, block: Any, **strips: int) -> float:
+        median = np.empty(1)
+        self._run("distance_median", ctypes.byref(block.matrix), self._terms(strips), median)
+        return float(median[0])
+
     def pair_sums(
         self,
         *,
@@ -103,6 +108,6 @@ def module(programs: Any, emulated: Emulated, capability: tuple[int, int] = (7, 
     StripArray.uploads.clear()
     found.Array = StripArray
     found.memory_info = lambda device: (emulated.memory, emulated.memory)
-    for name in ("column_stats", "row_norms", "pair_sums"):
+    for name in ("column_stats", "row_norms", "distance_median", "pair_sums"):
         setattr(found, f"{name}_in_strips", partial(getattr(emulated, name)))
     return found
