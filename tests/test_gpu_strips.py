@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from tolerance import assert_close
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import native_cuda
+from simkit.backends import cuda_strips, native_cuda
 from simkit.errors import TooLittleMemory
+from simkit.metrics.prepare import prepare
 
 pytestmark = pytest.mark.gpu
 
@@ -56,7 +58,22 @@ def test_columns_have_the_bits_of_whole_copies(n: int, p: int) -> None:
             assert same_bits((want.mean, want.sum_sq_dev, want.max_dev), (got.mean, got.sum_sq_dev, got.max_dev))
 
 
-@pytest.mark.parametrize("kernel", [sk.Linear(), sk.Cosine()], ids=["linear", "cosine"])
+@pytest.mark.parametrize("n", [2600, 40_000])
+def test_medians_of_distances_have_the_bits_of_whole_copies(n: int) -> None:
+    block = prepare(as_matrix(relu(n, 900).astype(np.float32)), sk.Linear())
+    want = native_cuda.distance_median(block)
+    for number, memory in enumerate((8_000_000, 40_000_000, 8_000_000)):
+        fresh = replace(block, matrix=as_matrix(block.matrix.values))  # without the copy that stays
+        assert cuda_strips.median_strips(fresh.matrix, 0, memory, 1) is not None
+        for _ in range(REPEATS if n == 2600 and number == 0 else 1):
+            assert native_cuda.distance_median(fresh, threads=4, memory=memory) == want
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [sk.Linear(), sk.Cosine(), sk.RBF(0.5), sk.Laplacian(), sk.Polynomial()],
+    ids=["linear", "cosine", "rbf", "laplacian", "polynomial"],
+)
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
 def test_sample_space_agrees(kind: str, kernel: Any) -> None:
     layers = {str(p): half(relu(2600, p, p), kind) for p in (3000, 70)}
