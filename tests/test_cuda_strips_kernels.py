@@ -17,7 +17,9 @@ from strip_cases import same_bits, smallest, sums, within
 from tolerance import assert_close
 
 import simkit as sk
+from simkit.backends import cuda_strips
 from simkit.backends.base import Block
+from simkit.errors import TooLittleMemory
 
 Array = npt.NDArray[Any]
 WHOLE, STRIPS = "cuda_programs", "cuda_strips_programs"
@@ -191,3 +193,23 @@ def test_memory_from_the_least_to_plenty(device: Emulated) -> None:
         assert ("copied to the device" in reasons[-1]) == (memory is None)
         assert (n * 300 * 4 in StripArray.uploads) == (memory is None)
     assert reasons[0].endswith("; those of non-linear kernels pass once before, for norms and means")
+
+
+def test_what_the_plan_says_is_what_is_taken(device: Emulated) -> None:
+    """Where the pilots take most, and where the walk does: a wide layer of a non-linear kernel, and one of a linear."""
+    for widths in ((90, 5), (5, 90)):
+        kernels = sk.RBF(), sk.Linear()
+        layers = [relu(400, p, p).astype(np.float32) for p in widths]
+        blocks = [block_of(x, kernel)[0] for x, kernel in zip(layers, kernels, strict=True)]
+        with pytest.raises(TooLittleMemory) as refused:
+            cuda_strips.plan_pair_sums(blocks, None, memory=1000)
+        taken = []
+        for more in (0, 30_000, 60_000):
+            memory = refused.value.needed + more
+            plan = cuda_strips.plan_pair_sums(blocks, None, memory=memory)
+            assert isinstance(plan, cuda_strips.HostRoute)
+            assert plan.strips is not None
+            cuda_strips.pair_sums(blocks, (), 0, True, plan, plan.strips)
+            taken.append(device.ran[-1].most)
+            assert taken[-1] <= plan.bytes <= memory
+        assert taken[0] < taken[-1]
