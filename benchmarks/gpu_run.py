@@ -103,13 +103,13 @@ def steps(options: argparse.Namespace) -> list[Step]:
     absent = "" if tool or options.dry_run else "compute-sanitizer is not here"
     memory = (*sanitizer, "memcheck", *pytest, "-m", "gpu", "-k", CHECKED)
     races = (*sanitizer, "racecheck", *pytest, "-m", "gpu and racecheck")
-    selected = ("-k", options.select) if options.select else ()
+    selected, some = (("-k", words) if words else () for words in (options.select, options.tests))
     benchmarks = (*pytest, "-m", "gpu", "--full", "--record", str(options.out), *selected)
     tables = (python, "-m", "benchmarks.gpu.table", "--add", str(options.out), "--results", str(options.results))
     found = [
         *_building(options, python, site),
         Step("build", "doctor", (python, "-m", "simkit", "doctor"), 120, needs="build"),
-        Step("tests", "tests", (*pytest, "-m", "gpu", *tests), 1800, needs="build"),
+        Step("tests", "tests", (*pytest, "-m", "gpu", *some, *tests), 1800, needs="build"),
         Step("sanitize", "memcheck", (*memory, *own), 3600, needs="build", missing=absent),
         Step("sanitize", "racecheck", (*races, *own), 3600, needs="build", missing=absent),
         Step("bench", "bench", (*benchmarks, str(ROOT / "benchmarks" / "gpu")), 3600, needs="build"),
@@ -206,6 +206,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-build", action="store_true", help="take what lies in --site")
     parser.add_argument("--arch", help="of the device, such as 90-real; asked of nvidia-smi otherwise")
     parser.add_argument("--select", help="benchmarks by pytest's -k, such as 'g1 or g2'")
+    parser.add_argument("--tests", help="tests by pytest's -k, where all of them take longer than a call may")
     parser.add_argument("--budget", type=float, help="seconds for all steps together; no limit but theirs otherwise")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "gpu", help="of records")
     parser.add_argument("--python", default=sys.executable, help="the interpreter of every step")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,27 @@ def test_they_run_every_op_and_every_program(libraries: list[Any], monkeypatch: 
     wanted = programs()
     assert len(wanted) > 60
     assert wanted - programs_run(libraries) == set()
+
+
+@pytest.mark.slow
+def test_the_tests_of_all_backends_pass_on_the_emulator(
+    libraries: list[Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Those of the golden values, of greedy orders and of graphs, so that a device fails none for reasons of a test."""
+    here, folder = Path(__file__).parent, Path(libraries[0]._name).parent
+    files = [str(here / f"test_{name}.py") for name in ("golden", "greedy", "filter_graph", "gpu_ops")]
+    options = ["-p", "rehearsal", "-p", "no:cacheprovider", "-q", "-m", "gpu", "-k", "not twenty_times"]
+    paths = os.pathsep.join([str(here / "support"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", str(here.parent / "pyproject.toml"), *options, *files],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path_factory.mktemp("rehearsal"),
+        env=os.environ | {"PYTHONPATH": paths, "SIMKIT_EMULATORS": str(folder)},
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^\d{3} passed", done.stdout, re.MULTILINE)
 
 
 def test_the_page_of_the_kernels_names_every_program() -> None:
