@@ -27,7 +27,7 @@ from time import monotonic
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("build", "tests", "sanitize", "bench")
 # Small cases: a sanitizer takes ten to a hundred times as long as the kernels.
-LARGE = ("large", "torch", "cupy", "1500", "3000", "5000", "10000", "20000")  # in the names of tests
+LARGE = ("large_", "torch", "cupy", "1500", "3000", "5000", "10000", "20000")  # in the names of tests
 CHECKED = " and not ".join(["(agree or elimination or small_case)", *LARGE])
 COUNTS = re.compile(r"\d+ (?:passed|failed|error)[^\n]* in [0-9.]+s|ERROR SUMMARY: [^\n]*|RACECHECK SUMMARY: [^\n]*")
 UNTESTED = re.compile(r"^NOT TESTED [^\n]*", re.MULTILINE)  # as tests/conftest.py says it
