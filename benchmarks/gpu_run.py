@@ -101,8 +101,9 @@ def steps(options: argparse.Namespace) -> list[Step]:
     tool = shutil.which("compute-sanitizer", path=environment(options.site)["PATH"])
     sanitizer = ("compute-sanitizer", "--target-processes", "all", "--error-exitcode", "9", "--tool")
     absent = "" if tool or options.dry_run else "compute-sanitizer is not here"
-    memory = (*sanitizer, "memcheck", *pytest, "-m", "gpu", "-k", CHECKED)
-    races = (*sanitizer, "racecheck", *pytest, "-m", "gpu and racecheck")
+    checked = f"({CHECKED}) and ({options.tests})" if options.tests else CHECKED
+    memory = (*sanitizer, "memcheck", *pytest, "-m", "gpu", "-k", checked)
+    races = (*sanitizer, "racecheck", *pytest, "-m", "gpu and racecheck", *some)
     selected, some = (("-k", words) if words else () for words in (options.select, options.tests))
     benchmarks = (*pytest, "-m", "gpu", "--full", "--record", str(options.out), *selected)
     tables = (python, "-m", "benchmarks.gpu.table", "--add", str(options.out), "--results", str(options.results))
@@ -206,7 +207,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-build", action="store_true", help="take what lies in --site")
     parser.add_argument("--arch", help="of the device, such as 90-real; asked of nvidia-smi otherwise")
     parser.add_argument("--select", help="benchmarks by pytest's -k, such as 'g1 or g2'")
-    parser.add_argument("--tests", help="tests by pytest's -k, where all of them take longer than a call may")
+    parser.add_argument(
+        "--tests", help="tests by pytest's -k, the sanitizers' too, where all take longer than a call may"
+    )
     parser.add_argument("--budget", type=float, help="seconds for all steps together; no limit but theirs otherwise")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "gpu", help="of records")
     parser.add_argument("--python", default=sys.executable, help="the interpreter of every step")

@@ -99,6 +99,8 @@ def test_parts_wheels_and_a_build_that_is_there(tools: Path) -> None:
     assert "-k 'g1 or g2'" in log(tools, "bench").splitlines()[0]
     assert started(tools, "--part", "tests", "--part", "sanitize", "--no-build", "--tests", "graphs") == 0
     assert "-k graphs" in log(tools, "tests").splitlines()[0]
+    assert "and (graphs)'" in log(tools, "memcheck").splitlines()[0]
+    assert "-k graphs" in log(tools, "racecheck").splitlines()[0]
     assert list(results(tools)) == ["tests", "memcheck", "racecheck"]
 
 
