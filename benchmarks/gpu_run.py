@@ -101,10 +101,10 @@ def steps(options: argparse.Namespace) -> list[Step]:
     tool = shutil.which("compute-sanitizer", path=environment(options.site)["PATH"])
     sanitizer = ("compute-sanitizer", "--target-processes", "all", "--error-exitcode", "9", "--tool")
     absent = "" if tool or options.dry_run else "compute-sanitizer is not here"
+    selected, some = (("-k", words) if words else () for words in (options.select, options.tests))
     checked = f"({CHECKED}) and ({options.tests})" if options.tests else CHECKED
     memory = (*sanitizer, "memcheck", *pytest, "-m", "gpu", "-k", checked)
     races = (*sanitizer, "racecheck", *pytest, "-m", "gpu and racecheck", *some)
-    selected, some = (("-k", words) if words else () for words in (options.select, options.tests))
     benchmarks = (*pytest, "-m", "gpu", "--full", "--record", str(options.out), *selected)
     tables = (python, "-m", "benchmarks.gpu.table", "--add", str(options.out), "--results", str(options.results))
     found = [
