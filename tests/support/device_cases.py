@@ -20,9 +20,10 @@ from nearest_cases import problem_of, residues_of, rows_of
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_routes, native_cuda
+from simkit.backends import cuda_routes, cuda_strips, native_cuda
 from simkit.backends.base import Block, Cores, RouteName, UnitBlocks
 from simkit.backends.bits import on_host
+from simkit.backends.cuda_device import place_of
 from simkit.backends.cuda_strips import HostRoute, Strips
 from simkit.backends.moment_sums import MomentSums, MomentUnits, SideSums
 from simkit.metrics.cka import ForcedRoute, normalised
@@ -106,13 +107,21 @@ def pairs(
     return make
 
 
-def in_strips(route: RouteName) -> Callable[[Place, Size], Run]:
+def median_in_strips(_place: Place, size: Size) -> Run:
+    """Of a matrix on the host, in the smallest strips; of more distances than are collected at once."""
+    block = prepare(as_matrix(features(max(1500, SIZES[size][0]), 5)), sk.Linear(), backend="native_cpu")
+    device, smallest = place_of([block]), Strips(threads=2)
+    return lambda: [np.asarray(cuda_strips.distance_median(block, device, smallest))]
+
+
+def in_strips(route: RouteName, kernel: Any = None) -> Callable[[Place, Size], Run]:
     """The same of arrays on the host, in the smallest strips."""
 
     def make(_place: Place, size: Size) -> Run:
         n, p = SIZES[size]
         n, widths = (20 * n, (5, 3)) if route == "feature" else (2 * n, (p, 3))
-        blocks = [prepare(as_matrix(features(n, width)), sk.Linear(), backend="native_cpu") for width in widths]
+        of = kernel or sk.Linear()
+        blocks = [prepare(as_matrix(features(n, width)), of, backend="native_cpu") for width in widths]
         planned = cuda_routes.plan_pair_sums(blocks, None, route=route)
         strips = HostRoute(**vars(planned), workspace=0, strips=Strips(resident=0, passing=0, bytes=0, threads=2))
         return lambda: arrays_of(native_cuda.pair_sums(blocks, None, estimator="debiased", route=strips))
@@ -295,6 +304,7 @@ CASES: dict[str, Case] = {
     "norms of rows": Case("row_norms", row_norms),
     "median": Case("distance_median", median(0)),
     "median of many": Case("distance_median", median(1500)),
+    "median in strips": Case("distance_median", median_in_strips),
     "pairs in sample space": Case("pair_sums", pairs("sample")),
     "pairs in sample space, float64": Case("pair_sums", pairs("sample", double=True)),
     "pairs in sample space, tensor cores": Case("pair_sums", pairs("sample", cores="tensor"), tensor=True),
@@ -308,6 +318,7 @@ CASES: dict[str, Case] = {
     "pairs of polynomial kernels": Case("pair_sums", pairs(None, sk.Polynomial())),
     "pairs of cosines": Case("pair_sums", pairs("sample", sk.Cosine())),
     "pairs in strips, sample space": Case("pair_sums", in_strips("sample")),
+    "pairs in strips, RBF kernels": Case("pair_sums", in_strips("sample", sk.RBF())),
     "pairs in strips, feature space": Case("pair_sums", in_strips("feature")),
     "units in sample space": Case("pair_sums", unit_sums("sample")),
     "units in feature space": Case("pair_sums", unit_sums("feature")),

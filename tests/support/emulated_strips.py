@@ -64,7 +64,7 @@ class Emulated:
 
     def distance_median(self, block: Any, **strips: int) -> float:
         median = np.empty(1)
-        self._run("distance_median", ctypes.byref(block.matrix), self._terms(strips), median)
+        run(self.programs, "distance_median", ctypes.byref(block.matrix), self._terms(strips), median)
         return float(median[0])
 
     def pair_sums(
