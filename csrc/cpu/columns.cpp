@@ -362,7 +362,7 @@ void column_products(const BlockView& block, const double* sum_sq_dev, bool exac
     } else {
         std::vector<double> shift(block.shift, block.shift + p);
         for (std::int64_t k = 0; k < p; ++k)
-            if (shift[k] * shift[k] <= 9.0 * sum_sq_dev[k] / n) {
+            if (shift[k] * shift[k] <= kCentred * sum_sq_dev[k] / n) {
                 rest[k] = shift[k] * block.scale;
                 shift[k] = 0.0;
             }

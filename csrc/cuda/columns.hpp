@@ -209,12 +209,12 @@ struct SquarePlace {
 
 // Squares of G = Z^T Z over groups of rows of z, the operand's rows being columns of z.
 // Program blocks [squares, groups]: parts [groups, squares, W, W], float64.
-// Sums: T over kChunk samples, float64 across.
+// Sums: T over kChunkSlices slices, float64 across.
 template <class T, int R, bool Plain, class Side = Operand, bool Tensor = false>
 struct CrossSquares {
     using Tile = ProductOn<Tensor, T, R, Plain, Side>;
     static constexpr int kThreads = Tile::kThreads, kResident = 2, kWidth = Tile::kWidth;
-    static constexpr int kChunkSlices = 1024 / kSlice;
+    static constexpr int kChunkSlices = (Tensor || sizeof(T) == 8 ? 1024 : 256) / kSlice;
     using Shared = typename Tile::Slices;
     using Registers = typename Tile::Registers;
 
@@ -289,8 +289,8 @@ inline Index group_rows(Index n, Index squares, Index square_bytes) {
 
 constexpr Index kPartsRoom = Index{1} << 30;  // bytes of parts in flight, about
 
-// What the two remedies of ops/columns.hpp leave to be read: columns with mean^2 <= 9 var are not centred, and their
-// mean, in z's units, stays in `rest`.
+// What the two remedies of ops/columns.hpp leave to be read: columns with mean^2 <= kCentred var are not centred, and
+// their mean, in z's units, stays in `rest`.
 struct PartlyCentred {
     std::vector<double> shift, rest;
 };
@@ -298,7 +298,7 @@ inline PartlyCentred partly_centred(const std::vector<double>& shift, const std:
                                     double scale) {
     PartlyCentred out{shift, std::vector<double>(shift.size(), 0.0)};
     for (std::size_t k = 0; k < shift.size(); ++k)
-        if (shift[k] * shift[k] <= 9.0 * sum_sq_dev[k] / n) {
+        if (shift[k] * shift[k] <= kCentred * sum_sq_dev[k] / n) {
             out.rest[k] = shift[k] * scale;
             out.shift[k] = 0.0;
         }
