@@ -132,6 +132,6 @@ def test_torch_weights_run_on_their_device() -> None:
 def test_too_little_memory_is_explained() -> None:
     """More graphs than any device holds: nothing is formed before they have a place."""
     w = filters(30_000, 2).astype(np.float32)
-    said = r"^CUDA cannot allocate \d+ bytes on the device: its memory is full; the graphs of 30000 rows at 9000 "
+    said = r"^CUDA cannot allocate \d+ bytes on the device: its memory is full even with the smallest workspace; the "
     with pytest.raises(MemoryError, match=said):
         native_cuda.adjacency(as_matrix(OnGpu(w)), np.linspace(0, 4, 9000))

@@ -33,18 +33,19 @@ std::shared_ptr<DeviceArray> copied(const py::array& x, const std::string& dtype
     const std::int64_t item = item_size(view.dtype);
     if (view.col_stride != item || view.row_stride != item * view.cols)
         throw std::invalid_argument("only contiguous rows are copied to a device");
-    const Place place{device, nullptr, {}};
-    std::shared_ptr<std::byte> owner;
+    const Place place{device, cuda::own_stream(device), {}};
+    cuda::DeviceMemory owner;
     {
         py::gil_scoped_release release;
         owner = cuda::device_copy(place, view.data, static_cast<std::size_t>(view.rows * view.row_stride));
     }
     view.data = owner.get();
-    return std::make_shared<DeviceArray>(DeviceArray{view, device, nullptr, owner});
+    return std::make_shared<DeviceArray>(DeviceArray{view, device, place.stream, owner});
 }
 
 std::shared_ptr<DeviceArray> on_host(const py::array& x, const std::string& dtype, int device) {
-    return std::make_shared<DeviceArray>(DeviceArray{matrix_view(x, dtype, false), device, nullptr, nullptr, true});
+    return std::make_shared<DeviceArray>(
+        DeviceArray{matrix_view(x, dtype, false), device, cuda::own_stream(device), nullptr, true});
 }
 
 std::shared_ptr<DeviceBlock> make_block(const std::shared_ptr<DeviceArray>& x, DoubleArray shift,

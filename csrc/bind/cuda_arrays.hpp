@@ -19,7 +19,7 @@ struct DeviceArray {
     MatrixView view;
     int device;
     void* stream;
-    std::shared_ptr<std::byte> owner;
+    cuda::DeviceMemory owner;
     bool on_host = false;
 };
 

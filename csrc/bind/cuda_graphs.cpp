@@ -18,7 +18,7 @@ struct DeviceBits {
     int device;
 
     std::int64_t words() const { return words_of(n); }
-    Place place() const { return {device, nullptr, {}}; }
+    Place place() const { return {device, cuda::own_stream(device), {}}; }
 };
 using Bits = std::shared_ptr<DeviceBits>;
 
@@ -33,12 +33,12 @@ IndexArray indices(const std::vector<std::int64_t>& values) {
 
 Bits copied(const BitArray& bits, int device) {
     check_graphs(bits);
-    const std::uint64_t* from = bits.data();
+    const auto* from = reinterpret_cast<const std::byte*>(bits.data());
     const auto bytes = static_cast<std::size_t>(bits.nbytes());
-    std::shared_ptr<std::byte> memory;
+    cuda::DeviceMemory memory;
     {
         py::gil_scoped_release release;
-        memory = cuda::device_copy({device, nullptr, {}}, from, bytes);
+        memory = cuda::device_copy({device, cuda::own_stream(device), {}}, from, bytes);
     }
     const std::shared_ptr<std::uint64_t> owner(memory, reinterpret_cast<std::uint64_t*>(memory.get()));
     return std::make_shared<DeviceBits>(DeviceBits{owner, owner.get(), bits.shape(0), bits.shape(1), device});
@@ -52,11 +52,11 @@ Bits graph(const DeviceBits& of, std::int64_t at) {
 
 BitArray fetch(const DeviceBits& of) {
     BitArray out({of.count, of.n, of.words()});
-    std::uint64_t* to = out.mutable_data();
+    auto* to = reinterpret_cast<std::byte*>(out.mutable_data());
     const auto bytes = static_cast<std::size_t>(out.nbytes());
     {
         py::gil_scoped_release release;
-        cuda::host_copy(of.place(), of.bits, to, bytes);
+        cuda::host_copy(of.place(), reinterpret_cast<const std::byte*>(of.bits), to, bytes);
     }
     return out;
 }

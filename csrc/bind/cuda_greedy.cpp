@@ -28,11 +28,13 @@ const DeviceArray& checked_square(const Array& array) {
 
 const double* entries(const DeviceArray& square) { return reinterpret_cast<const double*>(square.view.data); }
 
-std::shared_ptr<DeviceArray> held(const Place& place, const std::shared_ptr<std::byte>& owner, std::int64_t rows,
+std::shared_ptr<DeviceArray> held(const Place& place, const cuda::DeviceMemory& owner, std::int64_t rows,
                                   std::int64_t cols, Dtype dtype) {
     const std::int64_t item = item_size(dtype);
-    return std::make_shared<DeviceArray>(
-        DeviceArray{{owner.get(), rows, cols, item * cols, item, dtype, false}, place.device, nullptr, owner});
+    return std::make_shared<DeviceArray>(DeviceArray{{owner.get(), rows, cols, item * cols, item, dtype, false},
+                                                     place.device,
+                                                     cuda::own_stream(place.device),
+                                                     owner});
 }
 
 Array column_products(const std::shared_ptr<DeviceBlock>& block, const DoubleArray& sum_sq_dev, bool exact, bool tensor,
@@ -42,12 +44,10 @@ Array column_products(const std::shared_ptr<DeviceBlock>& block, const DoubleArr
     if (sum_sq_dev.ndim() != 1 || sum_sq_dev.shape(0) != p) throw std::invalid_argument("sum_sq_dev must be [p]");
     const double* squares = sum_sq_dev.data();
     const Place place = place_of({block->x.get()});
-    std::shared_ptr<std::byte> owner;
+    cuda::DeviceMemory owner;
     {
         py::gil_scoped_release release;
-        owner = cuda::device_memory(place, static_cast<std::size_t>(p * p) * 8);
-        cuda::column_products(place, block->view, squares, exact, tensor, squared,
-                              reinterpret_cast<double*>(owner.get()));
+        owner = cuda::column_products(place, block->view, squares, exact, tensor, squared);
     }
     return held(place, owner, p, p, Dtype::f64);
 }
@@ -60,11 +60,10 @@ Array gather_columns(const Array& x, const IndexArray& index) {
         if (column < 0 || column >= view.cols) throw std::invalid_argument("an index is that of no column");
     const Place place = place_of({x.get()});
     const auto count = static_cast<std::int64_t>(columns.size());
-    std::shared_ptr<std::byte> owner;
+    cuda::DeviceMemory owner;
     {
         py::gil_scoped_release release;
-        owner = cuda::device_memory(place, static_cast<std::size_t>(view.rows * count * item_size(view.dtype)));
-        cuda::gather_columns(place, view, columns, owner.get());
+        owner = cuda::gather_columns(place, view, columns);
     }
     return held(place, owner, view.rows, count, view.dtype);
 }
@@ -82,16 +81,13 @@ py::tuple unit_sums(const std::shared_ptr<DeviceBlock>& block, const IndexArray&
     if (ends.front() != 0 || ends.back() != block->view.x.cols)
         throw std::invalid_argument("offsets must rise from 0 to the number of columns");
     const Place place = place_of({block->x.get()});
-    std::shared_ptr<std::byte> owner;
     cuda::OwnSums own;
     {
         py::gil_scoped_release release;
-        owner = cuda::device_memory(place, static_cast<std::size_t>(u * u) * 8);
-        own = cuda::unit_sums(place, block->view, ends, debiased, sample_space, double_products, tensor, bytes,
-                              reinterpret_cast<double*>(owner.get()));
+        own = cuda::unit_sums(place, block->view, ends, debiased, sample_space, double_products, tensor, bytes);
     }
     const auto many = static_cast<py::ssize_t>(u);
-    return py::make_tuple(held(place, owner, u, u, Dtype::f64), to_array(std::move(own.self), {many}),
+    return py::make_tuple(held(place, own.values, u, u, Dtype::f64), to_array(std::move(own.self), {many}),
                           to_array(std::move(own.raw), {many}));
 }
 
@@ -102,7 +98,8 @@ py::array_t<double> host(const Array& a) {
     double* to = out.mutable_data();
     {
         py::gil_scoped_release release;
-        cuda::host_copy(place_of({&square}), square.view.data, to, static_cast<std::size_t>(u * u) * 8);
+        cuda::host_copy(place_of({&square}), square.view.data, reinterpret_cast<std::byte*>(to),
+                        static_cast<std::size_t>(u * u) * 8);
     }
     return out;
 }

@@ -50,6 +50,8 @@ Place place_on(const Moments& moments, std::uintptr_t stream) {
     return {moments.device(), reinterpret_cast<void*>(stream == 1 ? 0 : stream), {}};
 }
 
+Place own_place(const Moments& moments) { return {moments.device(), cuda::own_stream(moments.device()), {}}; }
+
 const double* numbers_of(const DoubleArray& array, std::int64_t count, const char* what) {
     if (array.size() != count) throw std::invalid_argument(std::string(what) + " has the wrong size");
     return array.data();
@@ -74,14 +76,14 @@ void set(Moments& moments, const DoubleArray& shift, const DoubleArray& scale, c
     const double* second = numbers_of(scale, moments.columns(), "scale");
     const double* third = numbers_of(numbers, moments.count(), "numbers");
     py::gil_scoped_release release;
-    moments.set(place_on(moments, 0), first, second, third);
+    moments.set(own_place(moments), first, second, third);
 }
 
 py::array_t<double> numbers(Moments& moments) {
     py::array_t<double> out(moments.count());
     double* data = out.mutable_data();
     py::gil_scoped_release release;
-    moments.numbers(place_on(moments, 0), data);
+    moments.numbers(own_place(moments), data);
     return out;
 }
 
@@ -99,7 +101,7 @@ void set_stage(Moments& moments, const DoubleArray& rows) {
     const double* data = rows.data();
     const std::int64_t count = rows.shape(0);
     py::gil_scoped_release release;
-    moments.set_stage(place_on(moments, 0), data, count);
+    moments.set_stage(own_place(moments), data, count);
 }
 
 py::array_t<double> stage(Moments& moments, std::int64_t count) {
@@ -107,7 +109,7 @@ py::array_t<double> stage(Moments& moments, std::int64_t count) {
     py::array_t<double> out({count, moments.columns()});
     double* data = out.mutable_data();
     py::gil_scoped_release release;
-    moments.stage(place_on(moments, 0), data, count);
+    moments.stage(own_place(moments), data, count);
     return out;
 }
 

@@ -20,6 +20,8 @@ struct MatrixView {
     Dtype dtype;
     bool mapped;
 };
+static_assert(sizeof(MatrixView) == 48 && offsetof(MatrixView, dtype) == 40 && offsetof(MatrixView, mapped) == 44,
+              "devices read it as it lies here");
 
 enum class Kernel { linear, rbf, laplacian, polynomial, custom };
 

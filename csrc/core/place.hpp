@@ -1,7 +1,7 @@
 // Where an op of namespace simkit::cuda runs, and memory there. Such ops take matrices whose data lies on the place's
-// device, and everything else (shifts, row scales, results) on the host; they return when their results are there.
-// Where the device's memory is full, they try once more with the smallest workspace, and then say so
-// (cuda/machine.hpp).
+// device, and everything else (shifts, row scales, results) on the host, but for results that are a DeviceMemory; they
+// return when their results are there. Where the device's memory is full, they try once more with the smallest
+// workspace, and then say so (cuda/machine.hpp).
 #pragma once
 
 #include <cstddef>
@@ -55,10 +55,16 @@ MemoryInfo memory_info(int device);
 // Throws unless a device's kernels may read the address.
 void check_address(const std::byte* address, int device);
 
-// Memory on the device, freed with its last owner; a copy of host memory there; and a copy of it on the host.
-std::shared_ptr<std::byte> device_memory(const Place& place, std::size_t bytes);
-std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std::size_t bytes);
-void host_copy(const Place& place, const void* from, void* to, std::size_t bytes);
+// A stream of a device for what lies on none of the caller's, made when it is first asked for: work on it waits for no
+// other stream. Memory that outlives an op is freed on it.
+void* own_stream(int device);
+
+// Memory on a device, freed with its last owner.
+using DeviceMemory = std::shared_ptr<std::byte>;
+
+// A copy of host memory there, and of such memory on the host.
+DeviceMemory device_copy(const Place& place, const std::byte* from, std::size_t bytes);
+void host_copy(const Place& place, const std::byte* from, std::byte* to, std::size_t bytes);
 
 }  // namespace cuda
 

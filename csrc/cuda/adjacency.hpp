@@ -7,7 +7,9 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "cuda/edge_tiles.hpp"
@@ -247,6 +249,22 @@ template <class M>
 Adjacency adjacency(M& machine, const MatrixView& x, const std::vector<double>& squared, Bits* bits) {
     return x.dtype == Dtype::f64 ? adjacency_in<double, 4>(machine, x, squared, bits)
                                  : adjacency_in<float, 8>(machine, x, squared, bits);
+}
+
+// The same on a machine that make() gives, in memory that stays.
+template <class Make>
+DeviceGraphs adjacency_there(const Make& make, const MatrixView& x, const std::vector<double>& squared) {
+    const auto thresholds = static_cast<Index>(squared.size()), bytes = 8 * thresholds * x.rows * words_of(x.rows);
+    return explained("the graphs of " + std::to_string(x.rows) + " rows at " + std::to_string(thresholds) +
+                         " thresholds take " + std::to_string(bytes) +
+                         " bytes there, less with fewer thresholds at a time",
+                     [&] {
+                         return with_memory(make, Index{0}, [&](auto& machine, Index) {
+                             const auto memory = machine.memory(bytes);
+                             const std::shared_ptr<Bits> bits(memory, reinterpret_cast<Bits*>(memory.get()));
+                             return DeviceGraphs{adjacency(machine, x, squared, bits.get()), bits};
+                         });
+                     });
 }
 
 }  // namespace simkit::cuda

@@ -20,11 +20,13 @@ struct alignas(16) CandidateRow {
     SIMKIT_BOTH bool first() const { return flags & kFirst; }
     SIMKIT_BOTH bool last() const { return flags & kLast; }
 };
+static_assert(kSentAs<CandidateRow, 16>);
 
 // Rows that come at once, from `begin` of the list on; candidates first .. first + count are complete with them.
 struct alignas(16) CandidateSlice {
     std::int32_t begin, rows, first, count;
 };
+static_assert(kSentAs<CandidateSlice, 16>);
 
 // What a distance is at least, as a share of what it was, that is not formed again from the rows that are left.
 template <class T>

@@ -10,12 +10,8 @@ namespace {
 template <class T>
 class Held : public HeldCandidates {
   public:
-    Held(const Place& place, const CandidateProblem<T>& problem, const CandidateRoom& room) : place_(place) {
-        search_ = at_place(place, room.bytes, [&](Machine& machine, Index bytes) {
-            const CandidateRoom small{room.candidates, 0, kSmallRoom};
-            return std::make_unique<Search>(machine, problem, bytes ? room : small);
-        });
-    }
+    Held(const Place& place, const CandidateProblem<T>& problem, const CandidateRoom& room)
+        : place_(place), search_(held_search<Machine>([&] { return Machine(place); }, problem, room)) {}
 
     // Freed where it lies; where the driver is gone already, so is the memory.
     ~Held() override {
@@ -30,19 +26,16 @@ class Held : public HeldCandidates {
     CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates, double level,
                          bool rows) override {
         const std::lock_guard<std::mutex> alone(mutex_);  // calls share their workspace
-        Machine machine(place_);
-        return search_->sums(machine, kept, candidates, level, rows);
+        return at_place(place_, Index{0},
+                        [&](Machine& machine, Index) { return search_->sums(machine, kept, candidates, level, rows); });
     }
 
     Index packed_bytes() const override { return search_->packed_bytes(); }
 
   private:
-    using Search = CandidateSearch<Machine, T>;
-    static constexpr Index kSmallRoom = Index{1} << 28;  // bytes: where memory is full
-
     Place place_;
     std::mutex mutex_;
-    std::unique_ptr<Search> search_;
+    std::unique_ptr<CandidateSearch<Machine, T>> search_;
 };
 
 }  // namespace

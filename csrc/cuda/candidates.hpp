@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
@@ -253,5 +254,16 @@ class CandidateSearch {
     typename M::template Array<double> sums_, rows_, totals_;
     typename M::template Array<std::int32_t> lists_;
 };
+
+// A search on a machine that make() gives.
+template <class M, class T, class Make>
+std::unique_ptr<CandidateSearch<M, T>> held_search(const Make& make, const CandidateProblem<T>& problem,
+                                                   const CandidateRoom& room) {
+    constexpr Index small = Index{1} << 28;  // bytes, where memory is full
+    return with_memory(make, room.bytes, [&](M& machine, Index bytes) {
+        const CandidateRoom less{room.candidates, 0, smaller(room.bytes, small)};
+        return std::make_unique<CandidateSearch<M, T>>(machine, problem, bytes ? room : less);
+    });
+}
 
 }  // namespace simkit::cuda

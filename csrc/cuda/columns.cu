@@ -20,10 +20,10 @@ ColumnStats column_stats(const Place& place, const MatrixView& x, const double* 
                     [&](Machine& machine, const Strips& fit) { return column_stats(machine, x, row_scale, fit); });
 }
 
-void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, bool tensor,
-                     bool squared, double* g) {
+DeviceMemory column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact,
+                             bool tensor, bool squared) {
     const Index p = block.x.cols;
-    at_place(place, kPartsRoom, [&](Machine& machine, Index room) {
+    return at_place(place, kPartsRoom, [&](Machine& machine, Index room) {
         BlockView there = block;
         std::optional<Machine::Array<double>> scale;
         if (block.row_scale) {
@@ -31,8 +31,8 @@ void column_products(const Place& place, const BlockView& block, const double* s
             machine.send(*scale, block.row_scale, block.x.rows);
             there.row_scale = scale->data();
         }
-        column_products(machine, there, shifts_in_float(block), {block.shift, block.shift + p},
-                        {sum_sq_dev, sum_sq_dev + p}, exact, tensor, squared, g, room);
+        return column_products(machine, there, shifts_in_float(block), {block.shift, block.shift + p},
+                               {sum_sq_dev, sum_sq_dev + p}, exact, tensor, squared, room);
     });
 }
 

@@ -17,6 +17,7 @@ struct Column {
     double top, far;         // the largest |value| and |d|
     Index nonfinite, first;  // entries, and the row of the first; -1
 };
+static_assert(kSentAs<Column, 48> && offsetof(Column, first) == 40);
 
 SIMKIT_BOTH inline void join(Column& to, const Column& more) {
     to.sum += more.sum;
@@ -206,6 +207,7 @@ std::vector<double> row_norms(M& machine, const Operand& z) {
 struct SquarePlace {
     Index i0, j0;  // its first row and column
 };
+static_assert(kSentAs<SquarePlace, 16>);
 
 // Squares of G = Z^T Z over groups of rows of z, the operand's rows being columns of z.
 // Program blocks [squares, groups]: parts [groups, squares, W, W], float64.
@@ -364,6 +366,16 @@ void column_products(M& machine, const BlockView& block, bool narrow, const std:
     on_cores(tensor, [&](auto cores) {
         products_on<decltype(cores)::value>(machine, block, narrow, shift, sum_sq_dev, exact, squared, g, room);
     });
+}
+
+// The same, in memory that stays.
+template <class M>
+DeviceMemory column_products(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
+                             const std::vector<double>& sum_sq_dev, bool exact, bool tensor, bool squared, Index room) {
+    auto g = machine.memory(8 * block.x.cols * block.x.cols);
+    column_products(machine, block, narrow, shift, sum_sq_dev, exact, tensor, squared,
+                    reinterpret_cast<double*>(g.get()), room);
+    return g;
 }
 
 }  // namespace simkit::cuda

@@ -7,13 +7,13 @@ namespace simkit::cuda {
 
 void components(const Place& place, const std::uint64_t* bits, std::int64_t graphs, std::int64_t n,
                 std::int64_t* labels, std::int64_t* edges) {
-    Machine machine(place);
-    components(machine, {bits, graphs, n, words_of(n)}, labels, edges);
+    at_place(place, Index{0},
+             [&](Machine& machine, Index) { components(machine, {bits, graphs, n, words_of(n)}, labels, edges); });
 }
 
 std::vector<Cover> covers(const Place& place, const std::uint64_t* bits, std::int64_t graphs, std::int64_t n) {
-    Machine machine(place);
-    return covers(machine, {bits, graphs, n, words_of(n)});
+    return at_place(place, Index{0},
+                    [&](Machine& machine, Index) { return covers(machine, {bits, graphs, n, words_of(n)}); });
 }
 
 }  // namespace simkit::cuda

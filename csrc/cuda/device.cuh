@@ -31,6 +31,13 @@ inline void check_allocation(cudaError_t error, std::size_t bytes, const std::st
     if (error != cudaSuccess) fail(error, "allocate " + std::to_string(bytes) + " bytes " + where);
 }
 
+// Whether memory comes and goes in the order of streams.
+inline bool has_pools(int device) {
+    int pools = 0;
+    check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device), "describe the device");
+    return pools != 0;
+}
+
 // Refuses a stream that the driver no longer knows, before anything is put on it: nothing runs, no memory is taken.
 // CUDA promises nothing of the handle of a destroyed stream and has no list of those that live: the answer is the
 // driver's, which looks the handle up, and a handle that went to a newer stream since then is that stream's. Only who
@@ -61,6 +68,11 @@ class Visit {
     bool changed_ = false;
 };
 
+// Memory that outlives what is done on `stream`, where it is allocated in that order; freed on the device's own stream
+// (own_stream), for a caller may destroy his. Where a device has no pools of memory, `ordered` is false, and both wait
+// for the whole device.
+DeviceMemory lasting_memory(int device, cudaStream_t stream, bool ordered, std::size_t bytes);
+
 template <class P>
 __global__ void __launch_bounds__(P::kThreads, P::kResident) run_program(const __grid_constant__ P program) {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -75,10 +87,11 @@ __global__ void __launch_bounds__(P::kThreads, P::kResident) run_program(const _
 class Machine {
   public:
     explicit Machine(const Place& place)
-        : visit_(place.device), stream_(static_cast<cudaStream_t>(place.stream)), poll_(place.poll) {
-        int pools = 0;
-        check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, place.device), "describe the device");
-        ordered_ = pools != 0;
+        : visit_(place.device),
+          device_(place.device),
+          stream_(static_cast<cudaStream_t>(place.stream)),
+          poll_(place.poll) {
+        ordered_ = has_pools(place.device);
         check_stream(stream_);
         for (void* other : place.before) follow(other);
     }
@@ -124,14 +137,22 @@ class Machine {
     Array<T> array(Index count) {
         return Array<T>(*this, count);
     }
+    // Its last owner waited for what reads and writes it. Held until this machine's work is done, whatever its owners
+    // do when an error takes them.
+    DeviceMemory memory(Index bytes) {
+        busy_ = true;  // another stream frees it: not before this one has allocated it
+        return lasting_.emplace_back(lasting_memory(device_, stream_, ordered_, static_cast<std::size_t>(bytes)));
+    }
     template <class T>
     void send(Array<T>& array, const T* values, Index count) {
+        static_assert(std::is_trivially_copyable_v<T>, "values go to the device byte by byte");
         const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
         busy_ = true;
         check(cudaMemcpyAsync(array.data(), values, bytes, cudaMemcpyHostToDevice, stream_), "copy to the device");
     }
     template <class T>
     void fetch(T* values, const Array<T>& array, Index count) {
+        static_assert(std::is_trivially_copyable_v<T>, "values come from the device byte by byte");
         const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
         if (poll_ && busy_) finish([&] { return cudaStreamQuery(stream_); });  // a copy to pageable memory waits deaf
         check(cudaMemcpyAsync(values, array.data(), bytes, cudaMemcpyDeviceToHost, stream_), "copy from the device");
@@ -142,12 +163,14 @@ class Machine {
     // The same for memory that outlives the machine.
     template <class T>
     void send(T* to, const T* values, Index count) {
+        static_assert(std::is_trivially_copyable_v<T>, "values go to the device byte by byte");
         busy_ = true;
         const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
         check(cudaMemcpyAsync(to, values, bytes, cudaMemcpyHostToDevice, stream_), "copy to the device");
     }
     template <class T>
     void fetch(T* values, const T* from, Index count) {
+        static_assert(std::is_trivially_copyable_v<T>, "values come from the device byte by byte");
         const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
         check(cudaMemcpyAsync(values, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy from the device");
         check(cudaStreamSynchronize(stream_), "finish");
@@ -283,28 +306,20 @@ class Machine {
     }
 
     Visit visit_;
+    int device_;
     cudaStream_t stream_, copies_ = nullptr;
     Poll poll_;
     std::vector<Event> pauses_;
+    std::vector<DeviceMemory> lasting_;
     std::size_t paused_ = 0;
     bool ordered_ = false;
     bool busy_ = false;  // work was begun that no `fetch` has waited for
 };
 
-// compute(machine, room) at a place, and all that it began: see with_memory.
+// compute(machine, room) at a place: see with_memory.
 template <class Room, class Compute>
 auto at_place(const Place& place, const Room& room, const Compute& compute) {
-    return with_memory([&] { return Machine(place); }, room,
-                       [&](Machine& machine, const Room& fit) {
-                           if constexpr (std::is_void_v<decltype(compute(machine, fit))>) {
-                               compute(machine, fit);
-                               machine.settle();
-                           } else {
-                               auto found = compute(machine, fit);
-                               machine.settle();
-                               return found;
-                           }
-                       });
+    return with_memory([&] { return Machine(place); }, room, compute);
 }
 
 }  // namespace simkit::cuda

@@ -18,6 +18,8 @@ template <class T>
 struct CosineRange {
     T largest, smallest;
 };
+static_assert(kSentAs<EdgeLimit<float>, 8> && kSentAs<EdgeLimit<double>, 16>);
+static_assert(kSentAs<CosineRange<float>, 8> && kSentAs<CosineRange<double>, 16>);
 
 // Bit 8 r + s -> bit 8 s + r.
 SIMKIT_BOTH inline Bits transposed(Bits x) {

@@ -33,6 +33,7 @@ struct Removal {
     Index unit;
     double cka, gap;  // gap: to the best score of another unit
 };
+static_assert(kSentAs<Removal, 24> && offsetof(Removal, gap) == 16);
 
 // Left over between two launches, or too much for a thread's registers; [units] of all matrices. score: the ranks of a
 // one-shot order.

@@ -16,6 +16,7 @@ struct ColumnPlace {
     double shift, scale;
     const double* weight;  // [n] or null
 };
+static_assert(kSentAs<ColumnPlace, 48> && offsetof(ColumnPlace, dtype) == 16 && offsetof(ColumnPlace, weight) == 40);
 
 // Columns of several blocks as the rows of an operand.
 struct ColumnTable {
@@ -39,6 +40,7 @@ struct Share {
     Index a, b;
     double weight;
 };
+static_assert(kSentAs<Share, 64> && offsetof(Share, weight) == 56);
 
 // What every thread of a block has of one sum.
 template <int Threads>

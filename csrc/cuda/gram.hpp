@@ -35,6 +35,7 @@ struct GramBlock {
     Index place;       // among the panel's rows
     Index across = 0;  // bytes from where rows of a tile's columns would lie to where they do: in another strip
 };
+static_assert(kSentAs<GramBlock<LinearValue>, 112> && kSentAs<GramBlock<KernelValue>, 152>);
 
 struct TilePlace {
     Index row, column;  // in tiles
@@ -42,6 +43,7 @@ struct TilePlace {
     SIMKIT_BOTH bool diagonal() const { return row == column; }
     SIMKIT_BOTH double weight() const { return diagonal() ? 1.0 : 2.0; }  // the tile below the diagonal counts too
 };
+static_assert(kSentAs<TilePlace, 16>);
 
 // Program blocks [m, count]: `count` tiles of every one of m blocks; the widest blocks come first, that none is left
 // for the end.
@@ -201,6 +203,7 @@ struct AddRowSums {
 struct StripPair {
     Index a, b;  // strips of kWidth rows
 };
+static_assert(kSentAs<StripPair, 16>);
 
 // Inner products of the rows of panels x [count, m, size]. Program blocks [pairs, count, cuts]: kPiece elements each.
 //   parts [count, cuts, m, m], float64, where a pair of strips was asked for

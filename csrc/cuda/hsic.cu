@@ -43,15 +43,15 @@ PairSums pair_sums_feature(const Place& place, const PairProblem& problem, const
 }
 
 OwnSums unit_sums(const Place& place, const BlockView& block, const std::vector<std::int64_t>& offsets, bool debiased,
-                  bool sample_space, bool double_products, bool tensor, std::int64_t bytes, double* values) {
+                  bool sample_space, bool double_products, bool tensor, std::int64_t bytes) {
     return at_place(place, bytes, [&](Machine& machine, std::int64_t room) {
         const Sent sent(machine, block);
-        return unit_sums(machine, sent.block(), offsets, debiased, sample_space, double_products, tensor, room, values);
+        return unit_sums(machine, sent.block(), offsets, debiased, sample_space, double_products, tensor, room);
     });
 }
 
-void gather_columns(const Place& place, const MatrixView& x, const std::vector<std::int64_t>& index, std::byte* out) {
-    at_place(place, Index{0}, [&](Machine& machine, Index) { gather_columns(machine, x, index, out); });
+DeviceMemory gather_columns(const Place& place, const MatrixView& x, const std::vector<std::int64_t>& index) {
+    return at_place(place, Index{0}, [&](Machine& machine, Index) { return gather_columns(machine, x, index); });
 }
 
 std::vector<double> row_norms(const Place& place, const BlockView& block) {

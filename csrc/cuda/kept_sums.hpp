@@ -15,6 +15,7 @@ struct SquareTask {
     Index u, count;          // removals
     Index unit, part, done;  // its first unit, part of a sum, and removal
 };
+static_assert(kSentAs<SquareTask, 48> && offsetof(SquareTask, done) == 40);
 
 // What a launch leaves for the next one, of one matrix.
 struct Progress {
@@ -22,11 +23,13 @@ struct Progress {
     double factor;  // 1 / sqrt(T)
     bool finished;
 };
+static_assert(kSentAs<Progress, 24> && offsetof(Progress, finished) == 16);
 
 // kWidth columns of one matrix, over one group of its rows.
 struct KeptStrip {
     std::int32_t matrix, strip, group;
 };
+static_assert(kSentAs<KeptStrip, 12>);
 
 // parts [groups, u] of every matrix that is not finished: its columns over the kept rows of a group, in their order.
 // Columns that are gone are left as they are. Program blocks: one strip each.

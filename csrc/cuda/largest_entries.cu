@@ -4,8 +4,7 @@
 namespace simkit::cuda {
 
 std::vector<double> largest_entries(const Place& place, const std::vector<MatrixView>& matrices) {
-    Machine machine(place);
-    return largest_entries(machine, matrices);
+    return at_place(place, Index{0}, [&](Machine& machine, Index) { return largest_entries(machine, matrices); });
 }
 
 }  // namespace simkit::cuda

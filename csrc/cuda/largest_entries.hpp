@@ -18,6 +18,7 @@ struct Lines {
     std::uint32_t length, count;
     Dtype dtype;
 };
+static_assert(kSentAs<Lines, 40> && offsetof(Lines, dtype) == 32);
 
 // found [pieces] = the largest |x| of each piece, infinite where an entry is not finite. Program blocks: one a piece.
 struct LargestEntries {

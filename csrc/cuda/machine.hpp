@@ -5,11 +5,13 @@
 //   array<T>(count), zero(array, count), run(program, blocks)
 //   send(array, values, count)   the values are read at some time before the next `fetch` returns: they stay until then
 //   fetch(values, array, count)  the values are there, and all work is done, when it returns
-//   send and fetch of a pointer instead of an array: memory there that outlives the machine
+//   memory(bytes)                memory there that outlives the machine, freed with its last owner
+//   send and fetch of a pointer instead of an array: such memory
+//   settle()                     all work is done when it returns
 //   kept                         host memory that is kept until then
 //   pause()                      between launches of a long walk: asks whether to stop, and lets the host run a few
 //                                pauses ahead at most
-// all in the order of the calls. An array for which there is no room is an OutOfMemory.
+// all in the order of the calls. An array or memory for which there is no room is an OutOfMemory, and nothing else is.
 //
 // Beside that order, which is `Queue::work`, there is a second one, for copies that go on meanwhile:
 //   pinned(bytes)                host memory with data() that such copies read; it stays as it is until they are done
@@ -24,6 +26,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -34,26 +37,48 @@ namespace simkit::cuda {
 
 enum class Queue { work, copies };
 
-// compute(machine, room) on a machine that make() gives; where its memory is full once more, on a fresh one, with the
-// smallest room, and then an error that says so. The only place that knows what to do about it.
+// compute(machine, room), and all that it began, on a machine that make() gives; where its memory is full once more, on
+// a fresh one, with the smallest room, and then an error that says so. The only place that knows what to do about it.
+// What outlives a machine must bear that compute begins again: it is changed only after the last allocation, or
+// overwritten whatever it held.
 template <class Make, class Room, class Compute>
 auto with_memory(const Make& make, const Room& room, const Compute& compute) {
-    try {
+    const auto once = [&](const Room& fit) {
         auto&& machine = make();
-        return compute(machine, room);
+        if constexpr (std::is_void_v<decltype(compute(machine, fit))>) {
+            compute(machine, fit);
+            machine.settle();
+        } else {
+            auto found = compute(machine, fit);
+            machine.settle();
+            return found;
+        }
+    };
+    try {
+        return once(room);
     } catch (const OutOfMemory&) {  // all that was allocated is free again
     }
     try {
-        auto&& machine = make();
-        return compute(machine, Room{});
+        return once(Room{});
     } catch (const OutOfMemory& error) {
         throw OutOfMemory(std::string(error.what()) + " even with the smallest workspace");
+    }
+}
+
+// compute(), whose errors about full memory say what takes how much of it.
+template <class Compute>
+auto explained(const std::string& what, const Compute& compute) {
+    try {
+        return compute();
+    } catch (const OutOfMemory& error) {
+        throw OutOfMemory(std::string(error.what()) + "; " + what);
     }
 }
 
 // Refuses what no device launches.
 template <class P>
 void check_launch(Index blocks) {
+    static_assert(std::is_trivially_copyable_v<P>, "a program goes to the device byte by byte");
     static_assert(P::kThreads % 32 == 0 && P::kThreads <= 1024, "a block is whole warps, 1024 threads at most");
     static_assert(P::kThreads * P::kResident <= 1536, "a multiprocessor holds 1536 threads, or more");
     static_assert(sizeof(typename P::Shared) <= 48 * 1024, "more shared memory must be asked for");
@@ -78,6 +103,14 @@ class Kept {
   private:
     std::vector<std::shared_ptr<const void>> held_;
 };
+
+// A copy of bytes that lie on the host, which stay as they are until the machine has settled.
+template <class M>
+DeviceMemory copied(M& machine, const std::byte* from, Index bytes) {
+    auto memory = machine.memory(bytes);
+    machine.send(memory.get(), from, bytes);
+    return memory;
+}
 
 template <class M, class T>
 typename M::template Array<T> sent(M& machine, std::vector<T> values) {

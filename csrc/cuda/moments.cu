@@ -9,23 +9,20 @@ namespace simkit::cuda {
 struct DeviceMoments::Memory {
     MomentLayout layout;
     int device;
-    std::byte* data = nullptr;
+    void* own;  // stream
+    DeviceMemory data;
     cudaEvent_t done = nullptr;
 
-    Memory(int device_, MomentLayout layout_) : layout(std::move(layout_)), device(device_) {
+    Memory(int device_, MomentLayout layout_) : layout(std::move(layout_)), device(device_), own(own_stream(device)) {
+        const Place place{device, own, {}};
+        data = moments_there([&] { return Machine(place); }, layout);
         const Visit visit(device);
-        const auto bytes = static_cast<std::size_t>(layout.bytes());
-        void* memory = nullptr;
-        check_allocation(cudaMalloc(&memory, bytes), bytes, "on the device for the moments of a stream");
-        data = static_cast<std::byte*>(memory);
-        if (const cudaError_t error = cudaEventCreateWithFlags(&done, cudaEventDisableTiming); error != cudaSuccess) {
-            cudaFree(data);
-            fail(error, "make an event");
-        }
+        check(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "make an event");
     }
+    // What was left on the last caller's stream comes before the memory is freed, which nobody waits for.
     ~Memory() {
+        cudaStreamWaitEvent(static_cast<cudaStream_t>(own), done, 0);
         cudaEventDestroy(done);
-        cudaFree(data);
     }
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
@@ -33,16 +30,14 @@ struct DeviceMoments::Memory {
     template <class Call>
     void work(const Place& place, bool waits, Call&& call) {
         const std::lock_guard<std::mutex> alone(mutex_);  // calls share the sums
-        Machine machine(place);
-        check(cudaStreamWaitEvent(machine.stream(), done, 0), "wait for the moments so far");
-        MomentWork<Machine> work(machine, layout, data);
-        call(work);
-        check(cudaEventRecord(done, machine.stream()), "record an event");
-        // Another stream than this one may be about to write to what is being read.
-        if (!waits && place.before.empty())
-            machine.leave();
-        else
-            machine.settle();
+        at_place(place, Index{0}, [&](Machine& machine, Index) {
+            check(cudaStreamWaitEvent(machine.stream(), done, 0), "wait for the moments so far");
+            MomentWork<Machine> work(machine, layout, data.get());
+            call(work);
+            check(cudaEventRecord(done, machine.stream()), "record an event");
+            // Another stream than this one may be about to write to what is being read.
+            if (!waits && place.before.empty()) machine.leave();
+        });
     }
 
   private:
@@ -51,9 +46,7 @@ struct DeviceMoments::Memory {
 
 DeviceMoments::DeviceMoments(int device, const std::vector<std::int64_t>& left, const std::vector<std::int64_t>& right,
                              std::int64_t blocks)
-    : memory_(std::make_unique<Memory>(device, MomentLayout(left, right, blocks))) {
-    memory_->work({device, nullptr, {}}, true, [](auto& work) { work.send_tables(); });
-}
+    : memory_(std::make_unique<Memory>(device, MomentLayout(left, right, blocks))) {}
 DeviceMoments::~DeviceMoments() = default;
 
 int DeviceMoments::device() const { return memory_->device; }

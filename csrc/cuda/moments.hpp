@@ -16,6 +16,8 @@
 // 630 us, and 340 MB, 70 us, beside them.
 #pragma once
 
+#include <string>
+#include <type_traits>
 #include <vector>
 
 #include "cuda/machine.hpp"
@@ -116,6 +118,7 @@ struct CrossTile {
     Index i0, i1, j0, j1, to, leading;
     bool upper;
 };
+static_assert(kSentAs<CrossTile, 56> && offsetof(CrossTile, upper) == 48);
 
 // sums += Z_i^T Z_j, one square a program block: the rows of a block of kMomentBlock one after another, in registers,
 // and block after block to the sum, so that it matters to no bit how many blocks a launch adds.
@@ -165,6 +168,7 @@ struct AddCross {
 struct WeightedColumns {
     Index first, end, layer, other, others, to, leading;
 };
+static_assert(kSentAs<WeightedColumns, 56> && offsetof(WeightedColumns, leading) == 48);
 
 // sum_z, sum_az and the sums of z weighted by the norms of other layers, in the order of the blocks; kLanes threads a
 // column, whose sums join in their order; float64. Program blocks [chunks of kWeights weights, groups].
@@ -312,7 +316,9 @@ class MomentLayout {
     std::vector<WeightedColumns> groups_;
 };
 
-// What a DeviceMoments does, in memory that somebody else owns. Functions that `run` programs alone do not wait.
+// What a DeviceMoments does, in memory that somebody else owns. Functions that `run` programs alone do not wait. Each
+// may begin again where memory was full (with_memory): `add` allocates nothing, `take` does before it takes, and the
+// others write what they wrote before.
 template <class M>
 class MomentWork {
   public:
@@ -419,5 +425,20 @@ class MomentWork {
     const MomentLayout& layout_;
     std::byte* memory_;
 };
+
+// The memory of a stream's moments, tables and all, on a machine that make() gives.
+template <class Make>
+DeviceMemory moments_there(const Make& make, const MomentLayout& layout) {
+    return explained(
+        "the moments of " + std::to_string(layout.columns()) + " columns take " + std::to_string(layout.bytes()) +
+            " bytes there",
+        [&] {
+            return with_memory(make, Index{0}, [&](auto& machine, Index) {
+                auto memory = machine.memory(layout.bytes());
+                MomentWork<std::remove_reference_t<decltype(machine)>>(machine, layout, memory.get()).send_tables();
+                return memory;
+            });
+        });
+}
 
 }  // namespace simkit::cuda

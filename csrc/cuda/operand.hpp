@@ -75,6 +75,7 @@ struct Operand {
                       : static_cast<T>(wide_element(r, k));
     }
 };
+static_assert(kSentAs<Operand, 80> && offsetof(Operand, dtype) == 40 && offsetof(Operand, scale) == 72);
 
 // Rows that lie ready, [rows, depth].
 template <class T>

@@ -17,6 +17,7 @@ struct PilotBlock {
     KernelOfRows kernel;
     double* means;  // [n]
 };
+static_assert(kSentAs<PilotBlock, 208> && offsetof(PilotBlock, means) == 200);
 
 // means [first, end) of every block: of K(i, j) over `count` samples j, every `each`-th; where debiased without i
 // itself, whose own value may drown the rest. Program blocks [blocks, pieces(end - first, kWidth)]. All float64.

@@ -1,3 +1,6 @@
+#include <map>
+#include <mutex>
+
 #include "core/place.hpp"
 #include "cuda/device.cuh"
 
@@ -24,6 +27,15 @@ MemoryInfo memory_info(int device) {
     const Visit visit(device);
     MemoryInfo info{};
     check(cudaMemGetInfo(&info.free, &info.total), "tell how much memory is free");
+    if (has_pools(device)) {  // what the pool of ordered allocations keeps for the next ones is free for them
+        cudaMemPool_t pool = nullptr;
+        std::uint64_t reserved = 0, used = 0;
+        check(cudaDeviceGetDefaultMemPool(&pool, device), "find the pool of memory");
+        check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved),
+              "describe the pool of memory");
+        check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used), "describe the pool of memory");
+        info.free += static_cast<std::size_t>(reserved - used);
+    }
     return info;
 }
 
@@ -35,23 +47,39 @@ void check_address(const std::byte* address, int device) {
         throw std::invalid_argument("the array's memory is not that of CUDA device " + std::to_string(device));
 }
 
-std::shared_ptr<std::byte> device_memory(const Place& place, std::size_t bytes) {
-    const Visit visit(place.device);
+// Never destroyed: what is freed last is freed on them.
+void* own_stream(int device) {
+    static std::mutex mutex;
+    static std::map<int, cudaStream_t> streams;
+    const std::lock_guard<std::mutex> alone(mutex);
+    cudaStream_t& stream = streams[device];
+    if (!stream) {
+        const Visit visit(device);
+        check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "make a stream");
+    }
+    return stream;
+}
+
+DeviceMemory lasting_memory(int device, cudaStream_t stream, bool ordered, std::size_t bytes) {
+    const auto last = static_cast<cudaStream_t>(own_stream(device));
     void* data = nullptr;
-    check_allocation(cudaMalloc(&data, bytes), bytes, "on the device");
-    return {static_cast<std::byte*>(data), [](std::byte* held) { cudaFree(held); }};
+    check_allocation(ordered ? cudaMallocAsync(&data, bytes, stream) : cudaMalloc(&data, bytes), bytes,
+                     "on the device");
+    return {static_cast<std::byte*>(data), [last, ordered](std::byte* held) {
+                if (ordered)
+                    cudaFreeAsync(held, last);
+                else
+                    cudaFree(held);
+            }};
 }
 
-std::shared_ptr<std::byte> device_copy(const Place& place, const void* from, std::size_t bytes) {
-    const Visit visit(place.device);
-    std::shared_ptr<std::byte> owner = device_memory(place, bytes);
-    check(cudaMemcpy(owner.get(), from, bytes, cudaMemcpyHostToDevice), "copy to the device");
-    return owner;
+DeviceMemory device_copy(const Place& place, const std::byte* from, std::size_t bytes) {
+    return at_place(place, Index{0},
+                    [&](Machine& machine, Index) { return copied(machine, from, static_cast<Index>(bytes)); });
 }
 
-void host_copy(const Place& place, const void* from, void* to, std::size_t bytes) {
-    const Visit visit(place.device);
-    check(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "copy from the device");
+void host_copy(const Place& place, const std::byte* from, std::byte* to, std::size_t bytes) {
+    at_place(place, Index{0}, [&](Machine& machine, Index) { machine.fetch(to, from, static_cast<Index>(bytes)); });
 }
 
 }  // namespace simkit::cuda

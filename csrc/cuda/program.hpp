@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #ifdef __CUDACC__
 #define SIMKIT_BOTH __host__ __device__
@@ -36,6 +37,10 @@ SIMKIT_BOTH constexpr Index smaller(Index a, Index b) { return a < b ? a : b; }
 SIMKIT_BOTH constexpr Index larger(Index a, Index b) { return a > b ? a : b; }
 SIMKIT_BOTH constexpr Index pieces(Index whole, Index piece) { return (whole + piece - 1) / piece; }
 SIMKIT_BOTH constexpr double larger(double a, double b) { return b > a ? b : a; }  // a where b is NaN
+
+// Host and device, whose compilers are two, hold the same bytes of what is sent from one to the other.
+template <class T, std::size_t Bytes>
+constexpr bool kSentAs = std::is_trivially_copyable_v<T> && std::is_standard_layout_v<T> && sizeof(T) == Bytes;
 
 // a b, rounded: never one half of a fused multiply-add, whose other half would see more digits than the host's.
 SIMKIT_BOTH inline double rounded_product(double a, double b) {

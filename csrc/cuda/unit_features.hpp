@@ -83,4 +83,16 @@ void form_units(M& machine, const UnitProblem& problem, T* out) {
                 pieces(count, Rows::kWidth) * pieces(problem.x.rows, Rows::kWidth));
 }
 
+// The same, in memory that stays; float64 where it is `wide`.
+template <class M>
+DeviceMemory form_units(M& machine, const UnitProblem& problem, bool wide) {
+    const Index count = static_cast<Index>(problem.columns.size()) * problem.x.rows;
+    auto z = machine.memory(count * static_cast<Index>(wide ? sizeof(double) : sizeof(float)));
+    if (wide)
+        form_units(machine, problem, reinterpret_cast<double*>(z.get()));
+    else
+        form_units(machine, problem, reinterpret_cast<float*>(z.get()));
+    return z;
+}
+
 }  // namespace simkit::cuda

@@ -46,11 +46,13 @@ struct GatherColumns {
 };
 
 template <class M>
-void gather_columns(M& machine, const MatrixView& x, const std::vector<Index>& index, std::byte* out) {
-    const auto held = sent(machine, index);
+DeviceMemory gather_columns(M& machine, const MatrixView& x, const std::vector<Index>& index) {
     const Index columns = static_cast<Index>(index.size());
-    machine.run(GatherColumns{x, held.data(), columns, item_size(x.dtype), out},
+    auto out = machine.memory(x.rows * columns * item_size(x.dtype));
+    const auto held = sent(machine, index);
+    machine.run(GatherColumns{x, held.data(), columns, item_size(x.dtype), out.get()},
                 pieces(x.rows, GatherColumns::kRows) * pieces(columns, GatherColumns::kThreads));
+    return out;
 }
 
 // sums [m] of the rows of x [m, n]. Program blocks: m.
@@ -309,11 +311,14 @@ inline std::vector<PlacedBlock> units_of(const PlacedBlock& block, const std::ve
 
 template <class M>
 OwnSums unit_sums(M& machine, const PlacedBlock& block, const std::vector<Index>& offsets, bool debiased,
-                  bool sample_space, bool double_products, bool tensor, Index bytes, double* values) {
-    const PlacedProblem problem{units_of(block, offsets), static_cast<Index>(offsets.size()) - 1, debiased, bytes,
-                                tensor};
-    UnitSums<M> sums(machine, problem, values);
-    return sample_space ? sums.in_sample_space(double_products) : sums.in_feature_space(block);
+                  bool sample_space, bool double_products, bool tensor, Index bytes) {
+    const Index u = static_cast<Index>(offsets.size()) - 1;
+    const PlacedProblem problem{units_of(block, offsets), u, debiased, bytes, tensor};
+    auto values = machine.memory(8 * u * u);
+    UnitSums<M> sums(machine, problem, reinterpret_cast<double*>(values.get()));
+    OwnSums out = sample_space ? sums.in_sample_space(double_products) : sums.in_feature_space(block);
+    out.values = std::move(values);
+    return out;
 }
 
 }  // namespace simkit::cuda

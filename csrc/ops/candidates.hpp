@@ -72,7 +72,7 @@ struct DeviceUnits {
     Place place;
     std::int64_t features, samples;
     bool wide;  // float64, or float32
-    std::shared_ptr<std::byte> z;
+    DeviceMemory z;
 };
 
 DeviceUnits form_units(const Place& place, const UnitProblem& problem, bool wide);

@@ -35,14 +35,14 @@ constexpr double kCentred = 1.0;
 void column_products(const BlockView& block, const double* sum_sq_dev, bool exact, int threads, const Poll& poll,
                      double* g);
 
-// On a device (core/place.hpp), where g lies too; its entries are squared where `squared` says so. The sums go over
+// On a device (core/place.hpp), where G stays; its entries are squared where `squared` says so. The sums go over
 // other pieces, so the last bits differ; the same bits every time. With Strips, of a matrix that lies on the host, the
 // same bits. tensor: products by tensor cores, which takes a device of capability 8.0.
 namespace cuda {
 ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale);
 ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale, const Strips& strips);
-void column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact, bool tensor,
-                     bool squared, double* g);
+DeviceMemory column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact,
+                             bool tensor, bool squared);
 std::vector<double> largest_entries(const Place& place, const std::vector<MatrixView>& matrices);
 }  // namespace cuda
 

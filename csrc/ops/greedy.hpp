@@ -37,16 +37,17 @@ std::vector<Elimination> eliminate(const Place& place, const std::vector<SquareP
                                    double min_cka);
 
 // The all-pairs sums of ops/hsic.hpp of a layer's units: unit k is columns [offsets[k], offsets[k + 1]) of a linear
-// block. values [u, u] lie on the device; what they were before centring, and the diagonal, comes to the host. tensor:
+// block. values [u, u] stay on the device; what they were before centring, and the diagonal, comes to the host. tensor:
 // products by tensor cores, as there.
 struct OwnSums {
     std::vector<double> self, raw;  // [u]
+    DeviceMemory values = nullptr;
 };
 OwnSums unit_sums(const Place& place, const BlockView& block, const std::vector<std::int64_t>& offsets, bool debiased,
-                  bool sample_space, bool double_products, bool tensor, std::int64_t bytes, double* values);
+                  bool sample_space, bool double_products, bool tensor, std::int64_t bytes);
 
-// out [rows, columns], contiguous, on the device: columns of x there, in the order of `index`.
-void gather_columns(const Place& place, const MatrixView& x, const std::vector<std::int64_t>& index, std::byte* out);
+// [rows, columns], contiguous, on the device: columns of x there, in the order of `index`.
+DeviceMemory gather_columns(const Place& place, const MatrixView& x, const std::vector<std::int64_t>& index);
 
 // 1^T A 1, float64.
 double total(const Place& place, const double* a, std::int64_t u);

@@ -1,4 +1,5 @@
 // Candidates on the emulator, as C functions for ctypes: the driver that the device runs, held from call to call.
+#include <deque>
 #include <memory>
 
 #include "cuda/candidates.hpp"
@@ -24,28 +25,36 @@ struct Units {
     Index at_once, packed, bytes;
 };
 
-// The search goes before the machine that it was made on.
+// The search goes before the machines that it was made on.
 struct Held {
-    explicit Held(int order) : machine(static_cast<emulator::Order>(order)) {}
+    explicit Held(int order_) : order(order_) {}
     virtual ~Held() = default;
     virtual cuda::CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates,
                                        double level, bool rows) = 0;
     virtual Index packed_bytes() const = 0;
 
-    Machine machine;
+    Machine& fresh() {
+        ++emulator::trial.machines;
+        return machines.emplace_back(static_cast<emulator::Order>(order), emulator::Pace::late, emulator::trial.memory);
+    }
+
+    int order;
+    std::deque<Machine> machines;
 };
 
 template <class T>
 struct HeldAs : Held {
     HeldAs(const CandidateProblem<T>& problem, const cuda::CandidateRoom& room, int order)
-        : Held(order), search(machine, problem, room) {}
+        : Held(order), search(cuda::held_search<Machine>([this]() -> Machine& { return fresh(); }, problem, room)) {}
     cuda::CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates, double level,
                                bool rows) override {
-        return search.sums(machine, kept, candidates, level, rows);
+        return cuda::with_memory(
+            [this]() -> Machine& { return fresh(); }, Index{0},
+            [&](Machine& machine, Index) { return search->sums(machine, kept, candidates, level, rows); });
     }
-    Index packed_bytes() const override { return search.packed_bytes(); }
+    Index packed_bytes() const override { return search->packed_bytes(); }
 
-    cuda::CandidateSearch<Machine, T> search;
+    std::unique_ptr<cuda::CandidateSearch<Machine, T>> search;
 };
 
 template <class T>
@@ -71,12 +80,10 @@ extern "C" {
 int form_units(const Matrix* x, const Index* columns, Index count, const double* shift, double unit, int wide,
                int order, void* z) {
     return guarded([&] {
-        Machine machine(static_cast<emulator::Order>(order));
         const cuda::UnitProblem problem{view_of(*x), {columns, columns + count}, shift, x->scale, unit};
-        if (wide)
-            cuda::form_units(machine, problem, static_cast<double*>(z));
-        else
-            cuda::form_units(machine, problem, static_cast<float*>(z));
+        const auto held =
+            on_machine(order, [&](Machine& machine) { return cuda::form_units(machine, problem, wide != 0); });
+        copy_out(held, count * x->rows * (wide ? 8 : 4), static_cast<std::byte*>(z));
     });
 }
 

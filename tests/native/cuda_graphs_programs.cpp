@@ -14,8 +14,10 @@ extern "C" {
 int adjacency(const Matrix* x, const double* squared, Index thresholds, int order, std::uint64_t* bits,
               double* extremes, Index* found, Index* zeros) {
     return guarded([&] {
-        Machine machine(static_cast<emulator::Order>(order));
-        const Adjacency out = cuda::adjacency(machine, view_of(*x), {squared, squared + thresholds}, bits);
+        const auto graphs =
+            cuda::adjacency_there([=] { return machine_of(order); }, view_of(*x), {squared, squared + thresholds});
+        const Adjacency& out = graphs.found;
+        std::copy_n(graphs.bits.get(), thresholds * x->rows * words_of(x->rows), bits);
         extremes[0] = out.nearest;
         extremes[1] = out.farthest;
         found[0] = out.finite;
@@ -26,8 +28,8 @@ int adjacency(const Matrix* x, const double* squared, Index thresholds, int orde
 
 int components(const std::uint64_t* bits, Index count, Index n, int order, Index* labels, Index* edges) {
     return guarded([&] {
-        Machine machine(static_cast<emulator::Order>(order));
-        cuda::components(machine, {bits, count, n, words_of(n)}, labels, edges);
+        on_machine(order,
+                   [&](Machine& machine) { cuda::components(machine, {bits, count, n, words_of(n)}, labels, edges); });
     });
 }
 
@@ -35,8 +37,8 @@ int components(const std::uint64_t* bits, Index count, Index n, int order, Index
 int cover(const std::uint64_t* bits, Index count, Index n, int order, Index* centres, Index* packing, Index* sizes,
           double* dual) {
     return guarded([&] {
-        Machine machine(static_cast<emulator::Order>(order));
-        const auto found = cuda::covers(machine, {bits, count, n, words_of(n)});
+        const auto found =
+            on_machine(order, [&](Machine& machine) { return cuda::covers(machine, {bits, count, n, words_of(n)}); });
         for (Index graph = 0; graph < count; ++graph) {
             const Cover& of = found[graph];
             std::copy(of.centres.begin(), of.centres.end(), centres + graph * n);

@@ -1,5 +1,4 @@
 // The moments of a stream on the emulator, as C functions for ctypes: the drivers that the device runs.
-#include <cstring>
 #include <memory>
 
 #include "cuda/largest_entries.hpp"
@@ -12,31 +11,23 @@ using emulator::Machine;
 
 namespace {
 
-// Memory that starts out as NaN, with ends that are watched.
 struct Moments {
-    static constexpr std::size_t kGuard = 256;
     cuda::MomentLayout layout;
-    std::unique_ptr<unsigned char[]> held;
     int order;
+    cuda::DeviceMemory data;
 
     Moments(cuda::MomentLayout layout_, int order_)
-        : layout(std::move(layout_)), held(new unsigned char[size()]), order(order_) {
-        std::memset(held.get(), 0xff, size());
-    }
-    std::size_t size() const { return 2 * kGuard + static_cast<std::size_t>(layout.bytes()); }
-    std::byte* data() const { return reinterpret_cast<std::byte*>(held.get()) + kGuard; }
+        : layout(std::move(layout_)),
+          order(order_),
+          data(cuda::moments_there([=] { return machine_of(order_); }, layout)) {}
 
     template <class Call>
-    int work(Call&& call) {
+    int work(const Call& call) {
         return guarded([&] {
-            {
-                Machine machine(static_cast<emulator::Order>(order));
-                cuda::MomentWork<Machine> work(machine, layout, data());
+            on_machine(order, [&](Machine& machine) {
+                cuda::MomentWork<Machine> work(machine, layout, data.get());
                 call(work);
-            }
-            for (std::size_t k = 0; k < kGuard; ++k)
-                if (held[k] != 0xff || held[size() - 1 - k] != 0xff)
-                    throw std::runtime_error("a program wrote outside of the memory of the moments");
+            });
         });
     }
 };
@@ -53,8 +44,8 @@ extern "C" {
 
 int largest_entries(const Matrix* x, Index count, int order, double* found) {
     return guarded([&] {
-        Machine machine(static_cast<emulator::Order>(order));
-        const auto all = cuda::largest_entries(machine, views_of(x, count));
+        const auto all =
+            on_machine(order, [&](Machine& machine) { return cuda::largest_entries(machine, views_of(x, count)); });
         std::copy(all.begin(), all.end(), found);
     });
 }
@@ -63,7 +54,6 @@ int moments_new(const Index* widths, Index left, Index right, Index blocks, int 
     return guarded([&] {
         cuda::MomentLayout layout({widths, widths + left}, {widths + left, widths + left + right}, blocks);
         auto moments = std::make_unique<Moments>(std::move(layout), order);
-        if (moments->work([](auto& work) { work.send_tables(); })) throw std::runtime_error(message);
         const cuda::MomentLayout& of = moments->layout;
         const Index told[] = {of.columns(), of.layers(), of.room(), of.count()};
         std::copy_n(told, 4, sizes);
@@ -71,7 +61,9 @@ int moments_new(const Index* widths, Index left, Index right, Index blocks, int 
     });
 }
 
-void moments_delete(void* moments) { delete static_cast<Moments*>(moments); }
+int moments_delete(void* moments) {
+    return guarded([&] { delete static_cast<Moments*>(moments); });
+}
 
 int moments_set(void* moments, const double* shift, const double* scale, const double* numbers) {
     return static_cast<Moments*>(moments)->work([&](auto& work) { work.set(shift, scale, numbers); });

@@ -11,12 +11,14 @@ extern "C" int nearest_rows(const Matrix* x, const double* norms, const double* 
                             Index k, Index room, int order, Index* row, double* cosine, double* score,
                             Index* undecided) {
     return guarded([&] {
-        Machine machine(static_cast<emulator::Order>(order));
         const NearestProblem problem{
             view_of(*x), norms, last, residues, same_sign != 0, balance, {rows, rows + a}, {others, others + b}, k};
-        cuda::NearestSearch<Machine> search(machine, problem);
-        const NearestRows found = search.find(room);
-        *undecided = search.undecided();
+        const NearestRows found = on_machine(order, room, [&](Machine& machine, Index bytes) {
+            cuda::NearestSearch<Machine> search(machine, problem);
+            NearestRows rows = search.find(bytes);
+            *undecided = search.undecided();
+            return rows;
+        });
         std::copy(found.row.begin(), found.row.end(), row);
         std::copy(found.cosine.begin(), found.cosine.end(), cosine);
         std::copy(found.score.begin(), found.score.end(), score);

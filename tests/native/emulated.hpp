@@ -1,10 +1,12 @@
 // What the emulated programs share: errors as messages, and matrices as ctypes passes them.
 #pragma once
 
+#include <cstring>
 #include <exception>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "cuda/placed.hpp"
 #include "emulator.hpp"
@@ -30,11 +32,34 @@ template <class Call>
 int guarded(Call&& call) {
     try {
         call();
+        if (std::exchange(emulator::trial.spoiled, false))
+            throw std::runtime_error("a program wrote outside of memory that outlived its machine");
         return nothing;
     } catch (const std::exception& error) {
         message = error.what();
         return raised_of(error);
     }
+}
+
+inline emulator::Machine machine_of(int order) {
+    ++emulator::trial.machines;
+    return emulator::Machine(static_cast<emulator::Order>(order), emulator::Pace::late, emulator::trial.memory);
+}
+
+// compute(machine, room) as on a device: tried again where memory is full.
+template <class Compute>
+auto on_machine(int order, Index room, const Compute& compute) {
+    return simkit::cuda::with_memory([order] { return machine_of(order); }, room, compute);
+}
+template <class Compute>
+auto on_machine(int order, const Compute& compute) {
+    return on_machine(order, 0, [&](emulator::Machine& machine, Index) { return compute(machine); });
+}
+
+// What stays on a device, for the caller to look at.
+template <class T>
+void copy_out(const simkit::cuda::DeviceMemory& from, Index count, T* to) {
+    std::memcpy(to, from.get(), static_cast<std::size_t>(count) * sizeof(T));
 }
 
 struct Matrix {
@@ -65,6 +90,16 @@ inline bool narrow(const Matrix& x) { return x.dtype != static_cast<int>(simkit:
 
 extern "C" const char* last_error() { return emulated::message.c_str(); }
 extern "C" simkit::cuda::Index fetched_bytes() { return emulator::fetched_bytes; }
+
+// Of all machines to come: bytes that each has (0: plenty), and the one allocation that fails (0: none).
+extern "C" void set_memory(simkit::cuda::Index memory, simkit::cuda::Index refused) {
+    emulator::trial = {};
+    if (memory > 0) emulator::trial.memory = memory;
+    emulator::trial.refused = refused;
+}
+// Since then.
+extern "C" simkit::cuda::Index machines() { return emulator::trial.machines; }
+extern "C" simkit::cuda::Index allocations() { return emulator::trial.allocations; }
 extern "C" const char* programs_run() {
     static std::string names;
     names.clear();

@@ -26,6 +26,13 @@
 #include <utility>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(at, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes)
+#endif
+
 #include "cuda/machine.hpp"
 
 namespace emulator {
@@ -43,10 +50,45 @@ struct Event {
 // Which queue runs ahead: none before it must, one as soon as it may, or either by chance.
 enum class Pace { late, copies, work, chance };
 
+// What a test says to all machines of one library, and what they did.
+struct Trial {
+    Index memory = std::numeric_limits<Index>::max();  // bytes that one machine has
+    Index refused = 0;                                 // the allocation of this number fails, from 1 on
+    Index machines = 0, allocations = 0;
+    bool spoiled = false;  // what lay around memory that outlived its machine
+};
 namespace {
+Trial trial;
 Index fetched_bytes = 0;            // by all machines of a library, whatever other libraries fetch
 std::set<std::string> ran_by_name;  // the programs that they ran
 }  // namespace
+
+// Bytes that start out as NaN, between ends that nobody may touch.
+class Guarded {
+  public:
+    explicit Guarded(Index bytes) : whole_(kGuard + bytes + kGuard, 0xff) {
+        ASAN_POISON_MEMORY_REGION(whole_.data(), kGuard);
+        ASAN_POISON_MEMORY_REGION(end(), kGuard);
+    }
+    Guarded(const Guarded&) = delete;
+    Guarded& operator=(const Guarded&) = delete;
+    ~Guarded() { ASAN_UNPOISON_MEMORY_REGION(whole_.data(), whole_.size()); }
+
+    std::byte* data() const { return reinterpret_cast<std::byte*>(const_cast<unsigned char*>(whole_.data())) + kGuard; }
+    bool intact() const {
+        ASAN_UNPOISON_MEMORY_REGION(whole_.data(), whole_.size());
+        const auto untouched = [](const unsigned char* at) {
+            return std::all_of(at, at + kGuard, [](unsigned char byte) { return byte == 0xff; });
+        };
+        return untouched(whole_.data()) && untouched(end());
+    }
+
+  private:
+    static constexpr std::size_t kGuard = 256;
+    const unsigned char* end() const { return whole_.data() + whole_.size() - kGuard; }
+
+    std::vector<unsigned char> whole_;
+};
 
 class Machine {
   public:
@@ -67,15 +109,11 @@ class Machine {
       public:
         Array(Machine& machine, Index count) : machine_(&machine), count_(count) {
             const Index bytes = count * static_cast<Index>(sizeof(T));
-            if (bytes > machine.memory_ - machine.used_)
-                throw simkit::cuda::OutOfMemory(static_cast<std::size_t>(bytes), "on the device");
-            machine.used_ += bytes;
-            machine.most = std::max(machine.most, machine.used_);
-            held_ = std::make_shared<Held>();
-            held_->bytes.assign(kGuard + bytes + kGuard, 0xff);
+            machine.take(bytes);
+            held_ = std::make_shared<Held>(bytes);
             machine.put(work, [held = held_] { held->there = true; });
         }
-        T* data() const { return reinterpret_cast<T*>(held_->bytes.data() + kGuard); }
+        T* data() const { return reinterpret_cast<T*>(held_->bytes.data()); }
         Index count() const { return count_; }
         Array(Array&&) = default;
         // Freed in the order of the work, and looked at when its turn comes.
@@ -84,27 +122,18 @@ class Machine {
             machine_->used_ -= count_ * static_cast<Index>(sizeof(T));
             machine_->line(work).tasks.push_back({[held = std::move(held_)] {
                                                       held->there = false;
-                                                      check_ends(held->bytes);
+                                                      if (!held->bytes.intact()) throw std::runtime_error(kSpoiled);
                                                   },
                                                   {}});
         }
 
       private:
         friend class Machine;
-        using Bytes = std::vector<unsigned char>;
-        static constexpr std::size_t kGuard = 256;
         struct Held {
-            Bytes bytes;
+            explicit Held(Index size) : bytes(size) {}
+            Guarded bytes;
             bool there = false;  // allocated, in the order of the work, and not freed
         };
-
-        static void check_ends(const Bytes& bytes) {
-            const auto intact = [](const unsigned char* at) {
-                return std::all_of(at, at + kGuard, [](unsigned char byte) { return byte == 0xff; });
-            };
-            if (!intact(bytes.data()) || !intact(bytes.data() + bytes.size() - kGuard))
-                throw std::runtime_error("a program wrote outside of its array");
-        }
 
         Machine* machine_;
         Index count_;
@@ -152,28 +181,43 @@ class Machine {
         if (count < 1) throw std::runtime_error("an array needs an element");
         return Array<T>(*this, count);
     }
+    // Its ends are looked at when it goes (`trial.spoiled`).
+    simkit::cuda::DeviceMemory memory(Index bytes) {
+        if (bytes < 1) throw std::runtime_error("memory needs a byte");
+        take(bytes);
+        const std::shared_ptr<Guarded> held(new Guarded(bytes), [](Guarded* of) {
+            trial.spoiled |= !of->intact();
+            delete of;
+        });
+        return {held, held->data()};
+    }
     template <class T>
     void send(Array<T>& array, const T* values, Index count) {
+        static_assert(std::is_trivially_copyable_v<T>);
         if (count > array.count()) throw std::runtime_error("more is sent than the array holds");
         put(work, [to = array.data(), values, count] { std::copy_n(values, count, to); });
     }
     template <class T>
     void fetch(T* values, const Array<T>& array, Index count) {
+        static_assert(std::is_trivially_copyable_v<T>);
         if (count > array.count()) throw std::runtime_error("more is fetched than the array holds");
         finish();
         std::copy_n(array.data(), count, values);
         fetched_bytes += count * static_cast<Index>(sizeof(T));
     }
-    // The same for memory that outlives the machine, whose owner watches its ends.
+    // The same for memory that outlives the machine.
     template <class T>
     void send(T* to, const T* values, Index count) {
+        static_assert(std::is_trivially_copyable_v<T>);
         put(work, [to, values, count] { std::copy_n(values, count, to); });
     }
     template <class T>
     void fetch(T* values, const T* from, Index count) {
+        static_assert(std::is_trivially_copyable_v<T>);
         finish();
         std::copy_n(from, count, values);
     }
+    void settle() { finish(); }
 
     template <class T>
     void zero(Array<T>& array, Index count) {
@@ -197,6 +241,14 @@ class Machine {
     };
 
     static constexpr Queue work = Queue::work, copies = Queue::copies;
+    static constexpr const char* kSpoiled = "a program wrote outside of its array";
+
+    void take(Index bytes) {
+        if (++trial.allocations == trial.refused || bytes > memory_ - used_)
+            throw simkit::cuda::OutOfMemory(static_cast<std::size_t>(bytes), "on the device");
+        used_ += bytes;
+        most = std::max(most, used_);
+    }
 
     struct Task {
         std::function<void()> run;

@@ -39,7 +39,8 @@ class Moments:
         self._columns, self._layers, self._room, self.count = sizes.tolist()
 
     def __del__(self) -> None:
-        self._programs.moments_delete(self._at)
+        if self._at:
+            raise_of(self._programs, self._programs.moments_delete(self._at))
 
     def _call(self, name: str, *arguments: Any) -> None:
         self.calls.append(name)
