@@ -144,17 +144,78 @@ def test_the_op_table_documents_every_op() -> None:
     assert tuple(name for name in documented if name != "op") == base.OPS
 
 
+Parameters = tuple[list[str], set[str]] | None  # by place and by name; None: a property
+
+
+def _declared(node: ast.FunctionDef) -> Parameters:
+    if any(ast.unparse(decorator) == "property" for decorator in node.decorator_list):
+        return None
+    by_place = [argument.arg for argument in node.args.args]
+    return by_place[by_place[:1] == ["self"] :], {argument.arg for argument in node.args.kwonlyargs}
+
+
+def _stub_functions(stub: ast.Module) -> Iterator[tuple[str, Parameters]]:
+    for node in stub.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, _declared(node)
+        for method in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(method, ast.FunctionDef):
+                yield f"{node.name}.{method.name}", _declared(method)  # type: ignore[attr-defined]
+
+
+def _compiled_functions(module: object) -> Iterator[tuple[str, Parameters]]:
+    """By the signatures that pybind11 writes into the docstrings."""
+    for name, member in vars(module).items():
+        if inspect.isclass(member):
+            for method, held in vars(member).items():
+                if isinstance(held, property):
+                    yield f"{name}.{method}", None
+                elif not method.startswith("_") or str(held.__doc__).startswith("__init__("):  # else Python makes none
+                    yield f"{name}.{method}", _signature(getattr(member, method))
+        elif callable(member):
+            yield name, _signature(member)
+
+
+def _signature(function: object) -> Parameters:
+    """Of a function for several types: the one that all of them have."""
+    first, *others = str(function.__doc__).splitlines()
+    found = re.findall(r"^\d+\. (.*)$", "\n".join(others), re.MULTILINE) if "*args" in first else [first]
+    nodes = [ast.parse(f"def {line}: ...").body[0] for line in found]
+    taken = [_declared(node) for node in nodes if isinstance(node, ast.FunctionDef)]
+    assert all(other == taken[0] for other in taken), first
+    return taken[0]
+
+
+def _compiled(name: str) -> object:
+    module = importlib.import_module(f"simkit.backends.{name}") if name == "_core" else cuda_device.load()[0]
+    return module or pytest.skip("this build has no CUDA code")
+
+
 @pytest.mark.parametrize("name", ["_core", "_cuda"])
 def test_the_stub_names_what_the_module_has(name: str) -> None:
-    module = importlib.import_module(f"simkit.backends.{name}") if name == "_core" else cuda_device.load()[0]
-    if module is None:
-        pytest.skip("this build has no CUDA code")
+    module = _compiled(name)
     stub = _tree(ROOT / "simkit" / "backends" / f"{name}.pyi")
     named = {node.name for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     named |= {
         node.target.id for node in stub.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
     assert named == {name for name in dir(module) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", ["_core", "_cuda"])
+def test_the_stub_takes_what_the_module_takes(name: str) -> None:
+    compiled = dict(_compiled_functions(_compiled(name)))
+    declared = dict(_stub_functions(_tree(ROOT / "simkit" / "backends" / f"{name}.pyi")))
+    assert declared == compiled
+
+
+def test_every_op_on_a_device_goes_through_what_knows_of_full_memory() -> None:
+    """`at_place`, or `with_memory` on machines made there; only device.cuh and place.cu allocate."""
+    for path in NATIVE:
+        if path.suffix == ".cu":
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"\bMachine \w+[({]", text), _name(path)
+            assert path.name == "place.cu" or not re.search(r"cuda(Malloc|Free)\w*\(", text), _name(path)
 
 
 def test_the_numerical_half_imports_no_framework() -> None:
