@@ -23,7 +23,8 @@ from .requirements import REQUIRED, Verdict, of, verdicts
 ROOT = Path(__file__).resolve().parent.parent
 NONE = "No results yet: `pytest benchmarks --full`."
 HEAD = (
-    "# Benchmarks\n\nGenerated from `benchmarks/results/*.json` by `python -m benchmarks.table`; how: `benchmarks/README.md`."
+    "# Benchmarks\n\nGenerated from `benchmarks/results/*.json` by `python -m benchmarks.table`; how: "
+    "`benchmarks/README.md`."
 )
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 GPU_BEGIN, GPU_END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
