@@ -66,8 +66,8 @@ def speed(results: Sequence[Result]) -> str:
     lines = [
         "**Speed, with the error beside it.** × limit: the time over that of the least multiply-adds of the exact"
         " answer at the rate of matrix products measured around each sample. Beside simkit stands whatever else took"
-        " the least time in the same run, right or not: its time over simkit's, and its error. Asked: what was set for"
-        " each workload before the code was written (`benchmarks/requirements.py`); what falls short is named.",
+        " the least time in the same run, right or not: its time over simkit's, and its error. Asked: what stands for"
+        " each workload in `benchmarks/requirements.py`; what falls short is named.",
         "",
         line(["", "workload", "simkit", "× limit", "error", "the fastest other", "× simkit", "its error", "asked"]),
         line(["---", "---", *["---:"] * 3, "---", *["---:"] * 2, "---"]),
@@ -104,7 +104,7 @@ def required(results: dict[str, Result]) -> str:
     absent = [key for key in dict.fromkeys(one.key for one in REQUIRED) if key not in results]
     kept, short = (sum(one.kept is state for one in found) for state in (True, False))
     lines = [
-        f"**What is asked.** All that was set for these workloads before the code was written"
+        f"**What is asked** of these workloads, the planner and growth"
         f" (`benchmarks/requirements.py`): {kept} kept, {short} short, {len(found) - kept - short} not measured. Times"
         " are medians of one run, so what is kept or missed by a few per cent may turn out otherwise in the next.",
         "",

@@ -59,7 +59,7 @@ def test_w2_greedy(measure: Measure, full: bool, from_numba: FromNumba) -> None:
     own = sk.greedy_cka(np.float64(sets[0])).order
     assert own.tolist() == greedy_order(products)[0].tolist()
     same = np.mean(sk.greedy_cka(sets[0]).order == own)
-    result["notes"].append(f"{same:.0%} of the float32 order is that of float64, which is the reference's")
+    result["notes"].append(f"{100 * same:g}% of the float32 order is that of float64, which is the reference's")
 
 
 def test_w3_greedy_channels(measure: Measure, full: bool) -> None:

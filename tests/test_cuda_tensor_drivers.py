@@ -124,8 +124,8 @@ def test_column_products(programs: dict[str, Any], n: int, p: int) -> None:
         assert np.array_equal(squared, g * g)
 
 
-def test_errors_of_columns_are_smaller_than_plain_ones(programs: dict[str, Any]) -> None:
-    """Sums of eight rows inside the tensor cores, not of a thousand: the same order of units."""
+def test_errors_of_columns_are_a_few_eps(programs: dict[str, Any]) -> None:
+    """Sums of eight rows inside the tensor cores, of 256 plainly: the same order of units."""
     x = relu(1500, 40).astype(np.float32)
     block, stats = block_of(x)
     want = reference.column_products(block, stats)
@@ -137,7 +137,7 @@ def test_errors_of_columns_are_smaller_than_plain_ones(programs: dict[str, Any])
         g = emulated_greedy.column_products(programs[GREEDY], 0, bound(block), stats.sum_sq_dev, **how).held
         found.append(worst_error(g, want, scale=size))
         assert reference.eliminate([g * g])[0].order.tolist() == order
-    assert found[1] < found[0] < 10 * EPS
+    assert max(found) < 5 * EPS
 
 
 # The choice, from the plan to the programs.

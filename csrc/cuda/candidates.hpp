@@ -260,9 +260,10 @@ template <class M, class T, class Make>
 std::unique_ptr<CandidateSearch<M, T>> held_search(const Make& make, const CandidateProblem<T>& problem,
                                                    const CandidateRoom& room) {
     constexpr Index small = Index{1} << 28;  // bytes, where memory is full
-    return with_memory(make, room.bytes, [&](M& machine, Index bytes) {
+    bool again = false;
+    return with_memory(make, room.bytes, [&](M& machine, Index) {
         const CandidateRoom less{room.candidates, 0, smaller(room.bytes, small)};
-        return std::make_unique<CandidateSearch<M, T>>(machine, problem, bytes ? room : less);
+        return std::make_unique<CandidateSearch<M, T>>(machine, problem, std::exchange(again, true) ? less : room);
     });
 }
 
