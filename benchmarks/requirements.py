@@ -38,9 +38,9 @@ class Required:
         quantity: what is read from the result: the median ratio to the limit; times the time of the fastest of
             ``rivals``; extra bytes, or their share of those of ``rivals``; the error; the largest error over its bound
             at conditions beyond 1e8; limits beyond the time of ``rivals``; the share of the estimate's time in theirs;
-            seconds of the row ``rivals``; the percentage that ``pattern`` finds in the notes, or the largest of its later
-            numbers over the first;
-            the time of the route picked over that of the best, at the worst shape; how far an exponent is off.
+            seconds of the row ``rivals``; the percentage that ``pattern`` finds in the notes, or the largest of its
+            later numbers over the first; the time of the route picked over that of the best, at the worst shape; how
+            far an exponent is off.
         rivals: what the names of the contestants begin with; or of a row; or of one and its variable.
     """
 
