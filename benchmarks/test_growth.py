@@ -116,12 +116,12 @@ def series_of(full: bool) -> list[Series]:
         Series(order, "u", sizes(2800, 3800, 5200, 7000), lambda u: (u,), 1),
         Series(channels, "n", sizes(800, 1300, 2000, 3200), lambda n: (n, area, units), 0),
         Series(channels, "u", few(64, 96, 144, 216), lambda u: (rows, area, u), 1),
-        Series(channels, "positions", sizes(64, 96, 144, 216), lambda a: (rows, a, units), 0),
+        Series(channels, "positions", sizes(144, 216, 324, 486), lambda a: (rows, a, units), 0),
         Series(graph, "filters", sizes(1500, 2200, 3300, 5000), lambda n: (n, wide), 2),
         Series(graph, "weights", sizes(1000, 2000, 4000, 8000), lambda d: (deep, d), 1),
         Series(stream, "n", batches, lambda n: (n, narrow, 2), 0),
-        Series(stream, "p", sizes(384, 576, 864, 1296), lambda p: (tall, p, 2), 2),
-        Series(stream, "L", few(2, 4, 6, 10), lambda m: (tall, narrow, m), 2),
+        Series(stream, "p", sizes(700, 1050, 1600, 2400), lambda p: (tall, p, 2), 2),
+        Series(stream, "L", few(5, 8, 12, 18), lambda m: (tall, narrow, m), 2),
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cuda_cases import There, see_device
 from device_cases import CASES
-from emulated_device import compile_all, module, programs_run
+from emulated_device import compile_all, forget_programs, module, programs_run
 
 from simkit.backends.base import OPS
 
@@ -42,11 +42,12 @@ def test_they_run_every_op_and_every_program(libraries: list[Any], monkeypatch: 
     """On the emulator, at the size that racecheck takes: each twice with the same bits."""
     assert {case.op for case in CASES.values()} == set(OPS)
     see_device(monkeypatch, module(libraries, capability=(8, 0)))
+    forget_programs(libraries)  # other tests of this process may have run them
     for name, case in CASES.items():
         run = case.make(There, "small")
         answers = run()
         assert answers, name
-        assert all(np.isfinite(a).all() or a.dtype.kind != "f" or np.isnan(a).sum() < a.size for a in answers), name
+        assert not any(a.dtype.kind == "f" and (np.isinf(a).any() or np.isnan(a).all()) for a in answers), name
         assert [a.tobytes() for a in answers] == [a.tobytes() for a in run()], name
     wanted = programs()
     assert len(wanted) > 60

@@ -11,7 +11,7 @@ import pytest
 
 import simkit
 from simkit import cli
-from simkit.backends import native_cpu, native_cuda
+from simkit.backends import cuda_device, native_cpu, native_cuda
 from simkit.backends.choose import ON_HOST, PREFERENCE
 from simkit.experiments import doctor
 from simkit.experiments.doctor import LIBRARIES, diagnose, report
@@ -55,6 +55,15 @@ def test_this_installation_is_healthy() -> None:
     assert [round(check.value or 0.0, 5) for check in diagnosis.checks] == [
         digits for digits in (0.51346, 0.55761) for _ in backends
     ]
+
+
+def test_a_build_says_why_it_left_cuda_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = pytest.importorskip("simkit.backends._core")
+    assert isinstance(core.without_cuda, str)
+    monkeypatch.setattr(core, "without_cuda", "SIMKIT_CUDA=OFF")
+    monkeypatch.setitem(sys.modules, "simkit.backends._cuda", None)
+    monkeypatch.delattr(simkit.backends, "_cuda", raising=False)
+    assert cuda_device.load.__wrapped__() == (None, "this build has no CUDA code (SIMKIT_CUDA=OFF)")
 
 
 @pytest.mark.usefixtures("only")

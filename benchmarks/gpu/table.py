@@ -137,7 +137,7 @@ def speed(group: Sequence[Result]) -> str:
             verdict(result),
             time_cell(own["seconds"]),
             time_cell(own["wall"]),
-            _to_limit(own) + (f" (≤ {1 / share:.2f})" if share else ""),
+            _to_limit(own) + f" (≤ {1 / share:.2f})",
             result["limit"]["precision"] or "",
             ratio_cell(own["seconds"] / plain) if (plain := result["limit"]["by_precision"].get("float32")) else "",
             own.get("backend", ""),

@@ -76,7 +76,7 @@ def choose(
     if op not in OPS:
         raise ValueError(f"{op!r} is not an op; ops are {', '.join(OPS)}")
     check_backend(backend)
-    places = _places(inputs, backend)
+    places = check_places(inputs, backend)
     refusals: list[str] = []
     wanted = ON_HOST if places == {None} else PREFERENCE
     for name in wanted if backend is None else (backend,):
@@ -91,8 +91,12 @@ def choose(
     raise NotImplementedError(f"no backend runs {op}: {'; '.join(refusals)}")
 
 
-def _places(inputs: Sequence[Input], backend: str | None) -> set[int | None]:
-    """The devices that the inputs lie on; None: the host. A backend that is named takes them from both."""
+def check_places(inputs: Sequence[Input], backend: str | None) -> set[int | None]:
+    """The devices that the inputs lie on; None: the host. A backend that is named takes them from both.
+
+    Raises:
+        ValueError: inputs on different devices, or on one and the host.
+    """
     first: dict[int | None, str] = {}
     for matrix in matrices_of(inputs):
         first.setdefault(matrix.device, matrix.name)
@@ -110,6 +114,6 @@ def _places(inputs: Sequence[Input], backend: str | None) -> set[int | None]:
 
 
 def _copied(inputs: Sequence[Input]) -> list[str]:
-    """Which input no op reads on the device that it came from, for its type, and from where: the first of them."""
+    """Which input came to the host from a device, and from where: the first of them."""
     found = (matrix for matrix in matrices_of(inputs) if isinstance(matrix, Matrix) and matrix.origin.endswith(COPIED))
     return [f"{matrix.name} is {matrix.origin}" for matrix in found][:1]

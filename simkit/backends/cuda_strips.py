@@ -1,6 +1,6 @@
 """Host arrays that a device does not take whole: sent in strips of rows, within a bound of its memory.
 
-The planner says how many rows stay and how many pass; csrc/cuda/strips.hpp and strip_pairs.hpp move them.
+The planner says how many rows stay and how many pass; csrc/cuda/strips.hpp and strip_*.hpp move them.
 """
 
 from __future__ import annotations

@@ -30,8 +30,9 @@ from ..backends.base import (
     RouteName,
     Step,
 )
-from ..backends.choose import check_backend, choose
+from ..backends.choose import check_backend, check_places, choose
 from ..backends.routes import check_threads
+from ..errors import TooLittleMemory
 from ..kernels import Kernel, Linear, check_kernel
 from .measure import Degenerate, Scores
 from .prepare import CONSTANT, prepare, preparing_steps
@@ -185,6 +186,7 @@ def _admit(
     check_threads(threads)
     a, b = as_matrix(x, name="x"), as_matrix(y, name="y")
     check_estimator(estimator, same_samples((a, b)))
+    check_places((a, b), backend)
     return a, b
 
 
@@ -215,8 +217,12 @@ def sums_of(
     sums, route, step = run(forced.route, forced.products)
     steps = [step]
     while (again := _again(sums, route, forced)) is not None:  # once, but for a mixed route that cancels both ways
-        sums, route, step = run(*again)
         which = "first" if len(steps) == 1 else "second"
+        try:
+            sums, route, step = run(*again)
+        except TooLittleMemory as error:
+            work = f"{error.work}, again because the {which} pass cancelled,"
+            raise TooLittleMemory(error.memory, work, error.needed) from None
         steps.append(replace(step, reason=f"{step.reason}; done again because the {which} pass cancelled"))
     return sums, Plan(tuple(steps))
 
@@ -281,6 +287,7 @@ def normalised_with_gaps(
     rows: Sequence[Matrix], columns: Sequence[Matrix] | None, measure: CKA, forced: ForcedRoute
 ) -> Scores:
     """All-pairs CKA where constant layers leave NaN rows and columns that are named."""
+    check_places([*rows, *(columns or ())], forced.backend)
     degenerate: dict[tuple[str, str], str] = {}
 
     def ready(side: str, layers: Sequence[Matrix]) -> tuple[list[int], list[Block]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..arrays import Matrix
+from ..arrays import COPIED, Matrix
 from ..backends.base import Block, ColumnStats, Step
 from ..backends.choose import choose
 from ..backends.routes import check_threads
@@ -86,7 +86,9 @@ def preparing_steps(kernel: Kernel, *, backend: str | None = None, inputs: Seque
         ops.append("row_norms")
     if isinstance(kernel, RBF | Laplacian):
         ops.append("distance_median")
-    alone = [[x] for x in {x.device: x for x in inputs}.values()] or [[]]  # each is prepared by itself
+    alone = [[x] for x in {(x.device, x.origin.endswith(COPIED)): x for x in inputs}.values()] or [
+        []
+    ]  # each is prepared by itself
     choices = [(op, choose(op, backend=backend, inputs=x)) for op in ops for x in alone]
     return tuple(dict.fromkeys(Step(op, choice.backend, choice.reason) for op, choice in choices))
 

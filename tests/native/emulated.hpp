@@ -100,6 +100,7 @@ extern "C" void set_memory(simkit::cuda::Index memory, simkit::cuda::Index refus
 // Since then.
 extern "C" simkit::cuda::Index machines() { return emulator::trial.machines; }
 extern "C" simkit::cuda::Index allocations() { return emulator::trial.allocations; }
+extern "C" void forget_programs() { emulator::ran_by_name.clear(); }
 extern "C" const char* programs_run() {
     static std::string names;
     names.clear();

@@ -216,6 +216,7 @@ class Machine {
         static_assert(std::is_trivially_copyable_v<T>);
         finish();
         std::copy_n(from, count, values);
+        fetched_bytes += count * static_cast<Index>(sizeof(T));
     }
     void settle() { finish(); }
 

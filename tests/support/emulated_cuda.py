@@ -57,7 +57,8 @@ def compile_programs(folder: Path, source: str = "cuda_programs") -> Any:
     library = folder / f"{source}.so"
     with (folder / f"{source}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.exists():
+        sources = [path for of in (NATIVE, NATIVE.parents[1] / "csrc") for path in of.rglob("*.[ch]pp")]
+        if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in sources):
             _compile(compiler, source, library)
     loaded = ctypes.CDLL(str(library))
     loaded.last_error.restype = ctypes.c_char_p

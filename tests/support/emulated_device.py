@@ -43,8 +43,14 @@ def module(libraries: list[Any], order: int = 0, capability: tuple[int, int] = (
     return found
 
 
+def forget_programs(libraries: Iterable[Any]) -> None:
+    """From here on :func:`programs_run` counts."""
+    for library in libraries:
+        library.forget_programs()
+
+
 def programs_run(libraries: Iterable[Any]) -> set[str]:
-    """The names of all programs that ran since the libraries were loaded."""
+    """The names of all programs that ran since they were forgotten, or the libraries were loaded."""
     names = set()
     for library in libraries:
         library.programs_run.restype = ctypes.c_char_p
