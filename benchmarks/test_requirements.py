@@ -60,9 +60,9 @@ def test_notes_growth_routes_and_seconds() -> None:
         {"name": "W5, a stream", "variable": "n", "expected": 1, "exponent": 0.7, "expected_memory": 0, "memory": 0.1}
     ]
     said = _said({"key": "growth", "rows": rows})
-    assert said["W5: time n¹, within 0.2"] == "0.70 short by 50%"
-    assert said["W5: memory n⁰, within 0.2"] == "0.10 kept"
-    assert said["W1: time n², within 0.2"] == "not measured not measured"
+    assert said["W5: time in n, within 0.2 of the counted exponent"] == "0.70 (counted 1.00) short by 50%"
+    assert said["W5: memory at most n⁰, within 0.2"] == "0.10 kept"
+    assert said["W1: time in n, within 0.2 of the counted exponent"] == "not measured not measured"
     said = _said({"key": "routes", "worst": 1.5, "cells": [{"ratio": 1.5}, {"ratio": 1.0}]})
     assert said == {"≤ 1.2 × the best route, every shape of the grid": "1.50; 1 of 2 above 1.2 short by 25%"}
     said = _said({"key": "W10", "rows": [{"name": "import simkit", "seconds": 0.1}]})
