@@ -47,7 +47,8 @@ def test_they_run_every_op_and_every_program(libraries: list[Any], monkeypatch: 
         run = case.make(There, "small")
         answers = run()
         assert answers, name
-        assert not any(a.dtype.kind == "f" and (np.isinf(a).any() or np.isnan(a).all()) for a in answers), name
+        numbers = [a for a in answers if a.dtype.kind == "f" and a.size]
+        assert not any(np.isinf(a).any() or np.isnan(a).all() for a in numbers), name
         assert [a.tobytes() for a in answers] == [a.tobytes() for a in run()], name
     wanted = programs()
     assert len(wanted) > 60
