@@ -35,6 +35,7 @@ PACKING = 32  # what packing one strip of a tile costs, in multiply-adds per ele
 WORKERS = 2  # the tile is chosen for so many, whatever the threads: it moves the last bits of the answer
 PANELS = 28 * 10**6  # bytes of panels and strips for each of so many workers, and
 ROOM = 2**30  # of all workers, where no memory is given
+REST = 2**17  # bytes of small blocks that the allocator keeps of the first half of a mixed route
 SMALL_N = 64  # below this float64 products cost nothing and float32 ones lose digits to cancellation
 FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
 
@@ -196,8 +197,8 @@ class _Table:
 
     @property
     def held(self) -> int:
-        """Bytes of the sums of all pairs and of each layer, which one half of a mixed route leaves to the other."""
-        return 8 * len(self.rows) * len(self.columns or self.rows) + 16 * len(self.widths)
+        """Bytes that one half of a mixed route leaves to the other: the sums of pairs and of layers, and REST."""
+        return 8 * len(self.rows) * len(self.columns or self.rows) + 16 * len(self.widths) + REST
 
     def among(self, wide: Sequence[bool]) -> _Table:
         """The wide layers, in the memory that the sums of all leave."""
