@@ -31,7 +31,7 @@ def resident(key):
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 name, m, n, p, dtype, memory, outlier = json.loads(sys.argv[1])
-kernels = {"linear": sk.Linear, "mixed": sk.Linear, "rbf": sk.RBF, "polynomial": sk.Polynomial,
+kernels = {"linear": sk.Linear, "feature": sk.Linear, "mixed": sk.Linear, "rbf": sk.RBF, "polynomial": sk.Polynomial,
            "custom": lambda: sk.CustomKernel(lambda product, d: 1 / (1 + d))}
 kernel = kernels[name]()
 mixed = name == "mixed"
@@ -44,7 +44,7 @@ def blocks(m, n, p):
     return [prepare(as_matrix(layer), kernel, threads=1) for layer in x]
 
 def sums(blocks, memory):
-    plan = plan_pair_sums(blocks, None, memory=memory, threads=2, route="mixed" if mixed else "sample")
+    plan = plan_pair_sums(blocks, None, memory=memory, threads=2, route=name if name in ("feature", "mixed") else "sample")
     native_cpu.pair_sums(blocks, None, estimator="debiased", route=plan)
     return plan
 
@@ -67,6 +67,8 @@ print(json.dumps([plan.bytes, resident("VmHWM") - before]))
         ("linear", 64, 1000, 64, "float32", 20_000_000, 1),
         ("linear", 8, 2000, 512, "float64", 2_000_000, 1),
         ("linear", 100, 1500, 2, "float64", 8_000_000, 1e9),  # the pass is done again
+        ("feature", 3, 2000, 1024, "float32", 5_000_000, 1),
+        ("feature", 60, 1000, 7, "float64", 1_000_000, 1),
         ("mixed", 150, 1000, 1500, "float32", 9_000_000, 1),  # its feature space is the larger half
         ("mixed", 12, 1000, 1500, "float64", 5_000_000, 1),
         ("rbf", 100, 3000, 8, "float64", 16_000_000, 1),

@@ -17,4 +17,9 @@ void pack_slivers(const BlockView& block, std::int64_t row0, std::int64_t row1, 
 template <class T>
 void pack_slivers(const T* in, std::int64_t rows, std::int64_t ld, std::int64_t depth, T* out);
 
+// Columns in slivers, of in [rows, cols], to rows [row, row + rows) of slivers `depth` long; those that fill up the
+// last sliver are zero.
+void column_slivers(const double* in, std::int64_t rows, std::int64_t cols, std::int64_t depth, double* out,
+                    std::int64_t row);
+
 }  // namespace simkit

@@ -4,13 +4,17 @@
 #include <cmath>
 
 #include "core/blas.hpp"
+#include "core/buffer.hpp"
+#include "core/micro_kernel.hpp"
 #include "core/pack.hpp"
+#include "core/slivers.hpp"
 #include "ops/hsic.hpp"
 
 namespace simkit {
 namespace {
 
-constexpr std::int64_t kRows = 512;  // rows packed at a time
+constexpr std::int64_t kDepth = 256;  // rows multiplied at a time
+constexpr std::int64_t kRows = 128;    // of these on their way into slivers
 
 // Columns [begin, end) of block b.
 struct Segment {
@@ -58,39 +62,27 @@ void cross(const std::vector<Strip>& rows, const std::vector<Strip>& cols, std::
         for (const Strip& b : cols) items.push_back({&a, &b, false});
 }
 
-void pack_strip(const PairProblem& problem, const Strip& strip, std::int64_t row0, std::int64_t row1, double* out) {
-    std::int64_t at = 0;
-    for (const Segment& s : strip.segments) {
-        pack(problem.blocks[s.b], row0, row1, s.begin, s.end, out + at, strip.width);
-        at += s.end - s.begin;
-    }
-}
-
 class Worker {
   public:
     Worker(const PairProblem& problem, const std::vector<Item>& items, std::vector<double>& p)
         : problem_(problem),
           items_(items),
           p_(p),
-          a_(kRows * problem.tile),
-          b_(kRows * problem.tile),
+          rows_(kRows * problem.tile),
+          a_(kDepth * round_up(problem.tile, micro_kernel<double>().width)),
+          b_(kDepth * round_up(problem.tile, micro_kernel<double>().width)),
           g_(problem.tile * problem.tile) {}
 
     template <class Pause>
     void work(std::int64_t t, const Pause& pause) {
         const Item& item = items_[t];
-        const int wa = static_cast<int>(item.rows->width), wb = static_cast<int>(item.cols->width);
-        for (std::int64_t r = 0; r < problem_.n(); r += kRows) {
-            const std::int64_t end = std::min(problem_.n(), r + kRows);
-            const int k = static_cast<int>(end - r);
-            const double beta = r > 0;
-            pack_strip(problem_, *item.rows, r, end, a_.data());
-            if (item.same) {
-                syrk_t(wa, k, a_.data(), wa, beta, g_.data(), wa);
-            } else {
-                pack_strip(problem_, *item.cols, r, end, b_.data());
-                gemm_tn(wa, wb, k, a_.data(), wa, b_.data(), wb, beta, g_.data(), wb);
-            }
+        const std::int64_t wa = item.rows->width, wb = item.cols->width;
+        for (std::int64_t r = 0; r < problem_.n(); r += kDepth) {
+            const std::int64_t end = std::min(problem_.n(), r + kDepth);
+            pack_strip(*item.rows, r, end, a_.data());
+            if (!item.same) pack_strip(*item.cols, r, end, b_.data());
+            const double* right = item.same ? a_.data() : b_.data();
+            packed_product(wa, wb, end - r, a_.data(), right, item.same, r > 0, g_.data(), wb);
             release(*item.rows, r, end);
             release(*item.cols, r, end);
             pause();
@@ -103,6 +95,18 @@ class Worker {
     }
 
   private:
+    void pack_strip(const Strip& strip, std::int64_t begin, std::int64_t end, double* out) {
+        for (std::int64_t r = begin; r < end; r += kRows) {
+            const std::int64_t last = std::min(end, r + kRows);
+            std::int64_t at = 0;
+            for (const Segment& s : strip.segments) {
+                pack(problem_.blocks[s.b], r, last, s.begin, s.end, rows_.data() + at, strip.width);
+                at += s.end - s.begin;
+            }
+            column_slivers(rows_.data(), last - r, strip.width, end - begin, out, r - begin);
+        }
+    }
+
     void release(const Strip& strip, std::int64_t r, std::int64_t end) const {
         for (const Segment& s : strip.segments) release_rows(problem_.blocks[s.b].x, r, end);
     }
@@ -150,7 +154,7 @@ class Worker {
     const PairProblem& problem_;
     const std::vector<Item>& items_;
     std::vector<double>& p_;
-    std::vector<double> a_, b_, g_;
+    Buffer<double> rows_, a_, b_, g_;  // rows of a strip, two strips in slivers, their product
     std::vector<Contribution> found_;
 };
 

@@ -264,6 +264,17 @@ void pack_slivers(const T* in, std::int64_t rows, std::int64_t ld, std::int64_t 
     }
 }
 
+void column_slivers(const double* in, std::int64_t rows, std::int64_t cols, std::int64_t depth, double* out,
+                    std::int64_t row) {
+    const std::int64_t w = micro_kernel<double>().width;
+    for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t k = 0; k < cols; k += w) {
+            double* sliver = out + k * depth + (row + r) * w;
+            sliver = std::copy_n(in + r * cols + k, std::min(w, cols - k), sliver);
+            std::fill_n(sliver, std::max<std::int64_t>(0, k + w - cols), 0.0);
+        }
+}
+
 template void pack_slivers<float>(const BlockView&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, float*);
 template void pack_slivers<double>(const BlockView&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, double*);
 template void pack_slivers<float>(const float*, std::int64_t, std::int64_t, std::int64_t, float*);

@@ -27,15 +27,14 @@ Number: TypeAlias = float | FloatArray
 
 TILES = (336, 288, 240, 208, 192, 144, 96, 48, 24, 16, 8)  # multiples of a sliver, or nearly
 SHARED = 64  # from so many layers on all workers share one tile: panels are large, and layers enough to deal out
-CHUNK = 256  # columns (sample space) packed at a time
-ROWS = 512  # rows (feature space) packed at a time
+CHUNK = 256  # columns (sample space) or rows (feature space) multiplied at a time
+ROWS = 128  # rows (feature space) on their way into packed strips
 WIDEST = 48  # rows of a packed sliver, at most
 PILOT = 256  # rows that estimate the row means of a non-linear kernel
 PACKING = 32  # what packing one strip of a tile costs, in multiply-adds per element
 WORKERS = 2  # the tile is chosen for so many, whatever the threads: it moves the last bits of the answer
 PANELS = 28 * 10**6  # bytes of panels and strips for each of so many workers, and
 ROOM = 2**30  # of all workers, where no memory is given
-REST = 2**17  # bytes of small blocks that the allocator keeps of the first half of a mixed route
 SMALL_N = 64  # below this float64 products cost nothing and float32 ones lose digits to cancellation
 FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
 
@@ -197,8 +196,8 @@ class _Table:
 
     @property
     def held(self) -> int:
-        """Bytes that one half of a mixed route leaves to the other: the sums of pairs and of layers, and REST."""
-        return 8 * len(self.rows) * len(self.columns or self.rows) + 16 * len(self.widths) + REST
+        """Bytes that one half of a mixed route leaves to the other: the sums of pairs and of layers."""
+        return 8 * len(self.rows) * len(self.columns or self.rows) + 16 * len(self.widths)
 
     def among(self, wide: Sequence[bool]) -> _Table:
         """The wide layers, in the memory that the sums of all leave."""
@@ -222,7 +221,7 @@ class _Table:
     @property
     def feature_space(self) -> Workspace:
         m, width = len(self.widths), self.feature_width
-        each = 8 * (2 * ROWS * width + width * width + 512 * m + 2 * m * m)
+        each = _strips_bytes(width, CHUNK, 8) + 8 * (ROWS * width + width * width + 512 * m + 2 * m * m)
         return Workspace(8 * sum(self.widths) + 40 * m * m, each)
 
 
