@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import pickle
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 from cuda_cases import There, see_device
 from emulated_cuda import compile_programs
 from emulated_moments import module_with_moments
-from streams import ESTIMATORS, Estimator, features, same_state, split, streamed, truth
+from streams import ESTIMATORS, Estimator, features, placed, same_state, split, streamed, truth
 from tolerance import assert_close
 
 import simkit as sk
@@ -46,18 +46,8 @@ def device(programs: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     return use(programs, monkeypatch)
 
 
-def there(layers: Layers | None, rows: slice = slice(None), kind: type[There] = There) -> dict[str, Any] | None:
-    return None if layers is None else {name: kind(x[rows]) for name, x in layers.items()}
-
-
-def on_device(layers: Layers, others: Layers | None = None, sizes: Sequence[int] = (), **options: Any) -> Any:
-    n, at = len(next(iter(layers.values()))), 0
-    stream = sk.StreamingCKA(**options)
-    for size in sizes or [n]:
-        rows = slice(at, at + size)
-        stream.update(there(layers, rows), there(others, rows))
-        at += size
-    return stream
+there = functools.partial(placed, kind=There)
+on_device = functools.partial(streamed, kind=There)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 from cuda_cases import layouts
 from gpu_arrays import OnGpu, call, driver, new_stream
 from needed import torch_on_gpu
-from streams import ESTIMATORS, Array, Estimator, features, same_state, split, streamed, truth
+from streams import ESTIMATORS, Array, Estimator, features, placed, same_state, split, streamed, truth
 from tolerance import assert_close
 
 import simkit as sk
@@ -25,19 +25,8 @@ pytestmark = pytest.mark.gpu
 Layers = dict[str, Array]
 REPEATS = 20
 
-
-def there(layers: Layers | None, rows: slice = slice(None)) -> dict[str, Any] | None:
-    return None if layers is None else {name: OnGpu(x[rows]) for name, x in layers.items()}
-
-
-def on_gpu(layers: Layers, others: Layers | None = None, sizes: Sequence[int] = (), **options: Any) -> Any:
-    n, at = len(next(iter(layers.values()))), 0
-    stream = sk.StreamingCKA(**options)
-    for size in sizes or [n]:
-        rows = slice(at, at + size)
-        stream.update(there(layers, rows), there(others, rows))
-        at += size
-    return stream
+there = functools.partial(placed, kind=OnGpu)
+on_gpu = functools.partial(streamed, kind=OnGpu)
 
 
 def test_largest_entries_agree() -> None:

@@ -44,7 +44,8 @@ def blocks(m, n, p):
     return [prepare(as_matrix(layer), kernel, threads=1) for layer in x]
 
 def sums(blocks, memory):
-    plan = plan_pair_sums(blocks, None, memory=memory, threads=2, route=name if name in ("feature", "mixed") else "sample")
+    route = name if name in ("feature", "mixed") else "sample"
+    plan = plan_pair_sums(blocks, None, memory=memory, threads=2, route=route)
     native_cpu.pair_sums(blocks, None, estimator="debiased", route=plan)
     return plan
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -31,14 +31,27 @@ def rows_of(layers: Layers, rows: Any) -> dict[str, Array]:
     return {name: x[rows] for name, x in layers.items()}
 
 
+def placed(
+    layers: Layers | None, rows: slice = slice(None), *, kind: Callable[[Array], object]
+) -> dict[str, object] | None:
+    """Rows of the layers, where ``kind`` puts them."""
+    return None if layers is None else {name: kind(x[rows]) for name, x in layers.items()}
+
+
 def streamed(
-    layers: Layers, others: Layers | None = None, sizes: Sequence[int] | None = None, **options: Any
+    layers: Layers,
+    others: Layers | None = None,
+    sizes: Sequence[int] = (),
+    *,
+    kind: Callable[[Array], object] = np.asarray,
+    **options: Any,
 ) -> sk.StreamingCKA:
+    """The stream of these rows in batches of these sizes, or in one."""
     n, at = len(next(iter(layers.values()))), 0
     stream = sk.StreamingCKA(**options)
-    for size in [n] if sizes is None else sizes:
+    for size in sizes or [n]:
         rows = slice(at, at + size)
-        stream.update(rows_of(layers, rows), None if others is None else rows_of(others, rows))
+        stream.update(placed(layers, rows, kind=kind), placed(others, rows, kind=kind))
         at += size
     assert at == n
     return stream
