@@ -41,7 +41,7 @@ FLOAT64_COST = 2.0  # a float64 multiply-add against a float32 one
 # What a route takes, fitted to timings of both over a grid of shapes (benchmarks/test_routes.py checks them): its
 # multiply-adds and, as so many more, sums over every element of every layer's Gram matrix, passes over every row and
 # every entry, tiles, and the start of the team; the rate is that of its multiply-adds.
-SAMPLE = {"float32": (75, 270, 14_000_000, 2.4), "float64": (34, 90, 8_600_000, 1.16)}  # element, entry, start, rate
+SAMPLE = {"float32": (75, 270, 14_000_000, 2.25), "float64": (34, 90, 8_600_000, 1.08)}  # element, entry, start, rate
 FEATURE = (3700, 175, 13, 1_800_000)  # row, entry, pair of columns, start; rate 1
 MIXED = 1.05  # times what the mixed route takes is less than what the others take, before it is picked
 MOST_THREADS = 1024  # more are taken for this many
