@@ -44,6 +44,7 @@ T* writable(const py::array& array, std::vector<std::int64_t> shape, const char*
     if (!same) throw std::invalid_argument(std::string(what) + " has the wrong shape, type or layout");
     return static_cast<T*>(const_cast<void*>(array.data()));
 }
+template float* writable<float>(const py::array&, std::vector<std::int64_t>, const char*);
 template double* writable<double>(const py::array&, std::vector<std::int64_t>, const char*);
 template std::uint64_t* writable<std::uint64_t>(const py::array&, std::vector<std::int64_t>, const char*);
 

@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <type_traits>
 
 #include "bind/arrays.hpp"
 #include "ops/moments.hpp"
@@ -16,19 +17,21 @@ std::vector<std::int64_t> checked_offsets(const py::handle& given) {
     return offsets;
 }
 
-MomentSide side_of(std::int64_t rows, const py::dict& side) {
-    MomentSide out;
+template <class T>
+MomentSide<T> side_of(std::int64_t rows, const py::dict& side) {
+    MomentSide<T> out;
     out.offsets = checked_offsets(side["offsets"]);
     const std::int64_t p = out.p = out.offsets.back(), layers = out.layers();
     auto array = [&](const char* key, std::vector<std::int64_t> shape) {
         return writable(side[key].cast<py::array>(), std::move(shape), key);
     };
-    out.z = array("z", {rows, p});
+    out.z = writable<T>(side["z"].cast<py::array>(), {rows, p}, "z");
     out.a = array("a", {rows, layers});
     out.sum_z = array("sum_z", {p});
     out.sum_az = array("sum_az", {p});
     out.sum_a = array("sum_a", {layers});
     out.sum_aa = array("sum_aa", {layers});
+    out.lost = std::is_same_v<T, float> ? array("lost", {p}) : nullptr;
     for (const py::handle& gram : side["gram"].cast<py::list>()) {
         const std::int64_t l = static_cast<std::int64_t>(out.gram.size());
         if (l == layers) throw std::invalid_argument("gram has more entries than there are layers");
@@ -39,8 +42,9 @@ MomentSide side_of(std::int64_t rows, const py::dict& side) {
 }
 
 // One side: {"layers": [(values, dtype)], "shift", "scale", "z"}; its a is made here.
-MomentUnits units_of(const py::dict& side, std::vector<DoubleArray>& norms, std::vector<py::array>& kept) {
-    MomentUnits out;
+template <class T>
+MomentUnits<T> units_of(const py::dict& side, std::vector<DoubleArray>& norms, std::vector<py::array>& kept) {
+    MomentUnits<T> out;
     std::int64_t p = 0;
     for (const py::handle& layer : side["layers"].cast<py::list>()) {
         const auto [values, dtype] = layer.cast<std::pair<py::array, std::string>>();
@@ -60,18 +64,20 @@ MomentUnits units_of(const py::dict& side, std::vector<DoubleArray>& norms, std:
         *vectors[k] = vector.data();
         kept.push_back(vector);
     }
-    out.z = writable(side["z"].cast<py::array>(), {rows, p}, "z");
+    out.z = writable<T>(side["z"].cast<py::array>(), {rows, p}, "z");
     norms.emplace_back(std::vector<py::ssize_t>{rows, static_cast<py::ssize_t>(out.layers.size())});
     out.a = norms.back().mutable_data();
     return out;
 }
 
-std::vector<DoubleArray> rows_of(const std::vector<py::dict>& sides, int threads) {
-    check_threads(threads);
+bool in_float32(const py::dict& side) { return py::isinstance<py::array_t<float>>(side["z"]); }
+
+template <class T>
+std::vector<DoubleArray> typed_rows(const std::vector<py::dict>& sides, int threads) {
     std::vector<DoubleArray> norms;
     std::vector<py::array> kept;
-    std::vector<MomentUnits> units;
-    for (const py::dict& side : sides) units.push_back(units_of(side, norms, kept));
+    std::vector<MomentUnits<T>> units;
+    for (const py::dict& side : sides) units.push_back(units_of<T>(side, norms, kept));
     {
         py::gil_scoped_release release;
         moments_rows(units, threads, interrupt_poll());
@@ -79,15 +85,20 @@ std::vector<DoubleArray> rows_of(const std::vector<py::dict>& sides, int threads
     return norms;
 }
 
-void add(std::int64_t rows, const py::dict& left, const std::optional<py::dict>& right, const py::dict& sums,
-         int threads) {
+std::vector<DoubleArray> rows_of(const std::vector<py::dict>& sides, int threads) {
     check_threads(threads);
-    if (rows < 1) throw std::invalid_argument("there are no rows");
-    const MomentSide x = side_of(rows, left);
-    std::optional<MomentSide> y;
-    if (right) y = side_of(rows, *right);
-    const MomentSide& other = y ? *y : x;
-    for (const MomentSide* side : {&x, &other})
+    const bool narrow = !sides.empty() && in_float32(sides.front());
+    return narrow ? typed_rows<float>(sides, threads) : typed_rows<double>(sides, threads);
+}
+
+template <class T>
+void typed_add(std::int64_t rows, const py::dict& left, const std::optional<py::dict>& right, const py::dict& sums,
+               int threads) {
+    const MomentSide<T> x = side_of<T>(rows, left);
+    std::optional<MomentSide<T>> y;
+    if (right) y = side_of<T>(rows, *right);
+    const MomentSide<T>& other = y ? *y : x;
+    for (const MomentSide<T>* side : {&x, &other})
         if (y && static_cast<std::int64_t>(side->gram.size()) != side->layers())
             throw std::invalid_argument("gram needs one entry per layer");
     auto array = [&](const char* key, std::vector<std::int64_t> shape) {
@@ -97,6 +108,14 @@ void add(std::int64_t rows, const py::dict& left, const std::optional<py::dict>&
                             array("sum_ay", {x.layers(), other.p}), y ? array("sum_bx", {y->layers(), x.p}) : nullptr};
     py::gil_scoped_release release;
     moments_add(rows, x, y ? &*y : nullptr, cross, threads, interrupt_poll());
+}
+
+void add(std::int64_t rows, const py::dict& left, const std::optional<py::dict>& right, const py::dict& sums,
+         int threads) {
+    check_threads(threads);
+    if (rows < 1) throw std::invalid_argument("there are no rows");
+    in_float32(left) ? typed_add<float>(rows, left, right, sums, threads)
+                     : typed_add<double>(rows, left, right, sums, threads);
 }
 
 }  // namespace

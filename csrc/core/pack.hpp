@@ -14,6 +14,9 @@ void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int
 void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
           double* out, std::int64_t ld);
 
+// A row of a matrix as z = (x - shift) * scale, formed in float64 and rounded once; returns |z|^2 of what is written.
+double pack_row(const MatrixView& x, std::int64_t row, const double* shift, double scale, float* out);
+
 // Whether z may be formed in float32: (x - shift) * scale stays inside float32 for what float32 holds. A shift rounded
 // to float32 moves every sample alike, and (x - shift) is rounded once either way.
 inline bool shifts_in_float(const BlockView& block) {

@@ -1,13 +1,17 @@
 #include "ops/moments.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <optional>
+#include <type_traits>
 
+#include "core/accumulate.hpp"
 #include "core/blas.hpp"
 #include "core/buffer.hpp"
 #include "core/micro_kernel.hpp"
 #include "core/pack.hpp"
+#include "core/sliver_sums.hpp"
 
 namespace simkit {
 namespace {
@@ -16,47 +20,63 @@ constexpr std::int64_t kTile = 240;   // columns, at most
 constexpr std::int64_t kDepth = 256;  // rows multiplied at a time
 constexpr std::int64_t kRows = 64;    // rows of one piece of work
 
-// Every item owns its outputs, so items may run in any order and the sums do not depend on the threads.
-using Item = std::function<void()>;
-
-struct Runner {
-    const std::vector<Item>& items;
-    void work(std::int64_t t) { items[t](); }
-};
-
-void run(const std::vector<Item>& items, int threads, const Poll& poll) {
-    for_each_tile(static_cast<std::int64_t>(items.size()), threads, poll, [&] { return Runner{items}; });
-}
-
-// Rows of both sides in slivers, kept by the calling thread: a stream adds a block every few milliseconds, and fresh
-// pages for each would cost a tenth of that.
+// Memory that the calling thread keeps: a stream adds a block every few milliseconds, and fresh pages for each would
+// cost a tenth of that.
+template <class T>
 struct Workspace {
     std::int64_t size = 0;
-    Buffer<double> data{0};
-    double* of(std::int64_t wanted) {
+    Buffer<T> data{0};
+    T* of(std::int64_t wanted) {
         if (size < wanted) {
             size = 0;  // should the next line throw
-            data = Buffer<double>(0);
-            data = Buffer<double>(wanted);
+            data = Buffer<T>(0);
+            data = Buffer<T>(wanted);
             size = wanted;
         }
         return data.data();
     }
 };
-thread_local Workspace left_rows, right_rows;
+template <class T>
+struct Workspaces {
+    Workspace<T> left, right;  // rows of both sides in slivers
+    Workspace<float> tiles;    // one for each worker
+};
+template <class T>
+Workspaces<T>& workspaces() {
+    thread_local Workspaces<T> kept;
+    return kept;
+}
+
+// Every item owns its outputs, so items may run in any order and the sums do not depend on the threads. It is handed
+// its worker's tile.
+using Item = std::function<void(float*)>;
+
+struct Runner {
+    const std::vector<Item>& items;
+    float* tile;
+    void work(std::int64_t t) { items[t](tile); }
+};
+
+void run(const std::vector<Item>& items, int threads, const Poll& poll, float* tiles = nullptr, std::int64_t each = 0) {
+    std::atomic<int> worker{0};
+    for_each_tile(static_cast<std::int64_t>(items.size()), threads, poll,
+                  [&] { return Runner{items, tiles ? tiles + each * worker.fetch_add(1) : nullptr}; });
+}
 
 // Columns of one tile of a layer: whole slivers, and no narrow rest.
+template <class T>
 std::int64_t tile_of(std::int64_t cols) {
     const std::int64_t tiles = (cols + kTile - 1) / kTile;
-    return round_up((cols + tiles - 1) / tiles, micro_kernel<double>().width);
+    return round_up((cols + tiles - 1) / tiles, micro_kernel<T>().width);
 }
 
 // One side's rows in slivers of columns, layer by layer, so that every product finds whole slivers: every column is
 // packed once, however many products it enters.
+template <class T>
 class PackedSide {
   public:
-    PackedSide(std::int64_t rows, const MomentSide& side, Workspace& space) : rows_(rows), side_(side) {
-        const std::int64_t w = micro_kernel<double>().width;
+    PackedSide(std::int64_t rows, const MomentSide<T>& side, Workspace<T>& space) : rows_(rows), side_(side) {
+        const std::int64_t w = micro_kernel<T>().width;
         for (std::int64_t l = 0; l < side.layers(); ++l) {
             first_.push_back(width_);
             width_ += round_up(side.offsets[l + 1] - side.offsets[l], w);
@@ -67,66 +87,109 @@ class PackedSide {
     std::int64_t layers() const { return side_.layers(); }
     std::int64_t cols(std::int64_t layer) const { return side_.offsets[layer + 1] - side_.offsets[layer]; }
     std::int64_t column(std::int64_t layer) const { return side_.offsets[layer]; }
+    double* lost(std::int64_t layer) const { return side_.lost + column(layer); }
 
     void pack_items(std::vector<Item>& items) {
         for (std::int64_t l = 0; l < layers(); ++l)
-            for (std::int64_t k = 0; k < cols(l); k += tile_of(cols(l))) items.emplace_back([=, this] { pack(l, k); });
+            for (std::int64_t k = 0; k < cols(l); k += tile_of<T>(cols(l)))
+                items.emplace_back([=, this](float*) { pack(l, k); });
     }
 
     // Columns k.. of a layer, rows r..; whole slivers.
-    const double* at(std::int64_t layer, std::int64_t k, std::int64_t r) const {
+    const T* at(std::int64_t layer, std::int64_t k, std::int64_t r) const {
         return data_ + r * width_ + (first_[layer] + k) * std::min(kDepth, rows_ - r);
     }
 
   private:
     void pack(std::int64_t layer, std::int64_t first) {
-        const std::int64_t w = micro_kernel<double>().width,
-                           count = std::min(tile_of(cols(layer)), cols(layer) - first);
+        const std::int64_t w = micro_kernel<T>().width, count = std::min(tile_of<T>(cols(layer)), cols(layer) - first);
         for (std::int64_t r0 = 0; r0 < rows_; r0 += kDepth) {
             const std::int64_t depth = std::min(kDepth, rows_ - r0);
-            double* out = const_cast<double*>(at(layer, first, r0));
+            T* out = const_cast<T*>(at(layer, first, r0));
             for (std::int64_t r = 0; r < depth; ++r) {
-                const double* z = side_.z + (r0 + r) * side_.p + column(layer) + first;
+                const T* z = side_.z + (r0 + r) * side_.p + column(layer) + first;
                 for (std::int64_t k = 0; k < count; k += w) {
-                    double* sliver = std::copy_n(z + k, std::min(w, count - k), out + k * depth + r * w);
-                    std::fill_n(sliver, std::max<std::int64_t>(0, k + w - count), 0.0);
+                    T* sliver = std::copy_n(z + k, std::min(w, count - k), out + k * depth + r * w);
+                    std::fill_n(sliver, std::max<std::int64_t>(0, k + w - count), T(0));
                 }
             }
         }
     }
 
     std::int64_t rows_, width_ = 0;
-    const MomentSide& side_;
+    const MomentSide<T>& side_;
     std::vector<std::int64_t> first_;  // the layer's first column among the packed ones
-    double* data_;                     // by kDepth rows, sliver by sliver
+    T* data_;                          // by kDepth rows, sliver by sliver
 };
 
+// The piece of c [., ldc] that one item adds to: columns a.. of layer i of x and b.. of layer j of y.
+template <class T>
+struct Piece {
+    const PackedSide<T>&x, &y;
+    std::int64_t rows, i, a, wa, j, b, wb;
+    bool triangle;  // of a layer with itself: the upper one
+    double* to;
+    std::int64_t ldc;
+    double* lost;  // of columns a.. where it has a diagonal
+
+    // The sums below the first rows of a piece, to be fetched while those are multiplied.
+    Ahead sums(std::int64_t first) const {
+        if (wa <= first) return {};
+        return Ahead(reinterpret_cast<const std::byte*>(to + first * ldc), ldc * 8, wa - first, wb * 8);
+    }
+};
+
+void add_product(const Piece<double>& piece, float*) {
+    const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc, lost] = piece;
+    for (std::int64_t r = 0; r < rows; r += kDepth)
+        packed_product(wa, wb, std::min(kDepth, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, true, to, ldc,
+                       piece.sums(kTallest));
+    for (std::int64_t k = 1; triangle && k < wa; ++k)  // a few more than the triangle were written
+        std::fill_n(to + k * ldc + std::max<std::int64_t>(0, k - kWidest), std::min<std::int64_t>(k, kWidest), 0.0);
+}
+
+// In float32 within `tile`; the squares on a diagonal in float64.
+void add_product(const Piece<float>& piece, float* tile) {
+    const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc, lost] = piece;
+    const std::int64_t w = micro_kernel<float>().width, ld = round_up(wb, w);
+    for (std::int64_t r = 0; r < rows; r += kDepth)
+        packed_product(wa, wb, std::min(kDepth, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, r > 0, tile, ld,
+                       r == 0 ? piece.sums(0) : Ahead{});
+    for (std::int64_t k = 0; k < wa; ++k) {
+        const std::int64_t first = triangle ? k + 1 : 0;
+        add_to(tile + k * ld + first, to + k * ldc + first, wb - first);
+    }
+    if (!triangle) return;
+    double squares[kTile + kWidest] = {};
+    for (std::int64_t r = 0; r < rows; r += kDepth)
+        for (std::int64_t k = 0; k < wa; k += w)
+            add_squares(std::min(kDepth, rows - r), x.at(i, a + k, r), w, squares + k);
+    for (std::int64_t k = 0; k < wa; ++k) {
+        to[k * ldc + k] += squares[k];
+        lost[k] += tile[k * ld + k] - squares[k];
+    }
+}
+
 // c [., ldc] += x^T y for columns of layer i of x and of layer j of y; only the upper triangle of a layer with itself.
-void product_items(std::int64_t rows, const PackedSide& x, std::int64_t i, const PackedSide& y, std::int64_t j,
+template <class T>
+void product_items(std::int64_t rows, const PackedSide<T>& x, std::int64_t i, const PackedSide<T>& y, std::int64_t j,
                    double* c, std::int64_t ldc, std::vector<Item>& items) {
     const bool own = &x == &y && i == j;
-    const std::int64_t tall = tile_of(x.cols(i)), wide = tile_of(y.cols(j));
+    const std::int64_t tall = tile_of<T>(x.cols(i)), wide = tile_of<T>(y.cols(j));
     for (std::int64_t a = 0; a < x.cols(i); a += tall)
         for (std::int64_t b = own ? a : 0; b < y.cols(j); b += wide)
-            items.emplace_back([=, &x, &y] {
-                const bool triangle = own && a == b;
-                const std::int64_t wa = std::min(tall, x.cols(i) - a), wb = std::min(wide, y.cols(j) - b);
-                double* to = c + a * ldc + b;
-                const Ahead sums(reinterpret_cast<const std::byte*>(to + kTallest * ldc), ldc * 8, wa - kTallest,
-                                 wb * 8);
-                for (std::int64_t r = 0; r < rows; r += kDepth)
-                    packed_product(wa, wb, std::min(kDepth, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, true, to,
-                                   ldc, wa > kTallest ? sums : Ahead{});
-                for (std::int64_t k = 1; triangle && k < wa; ++k)  // a few more than the triangle were written
-                    std::fill_n(to + k * ldc + std::max<std::int64_t>(0, k - kWidest),
-                                std::min<std::int64_t>(k, kWidest), 0.0);
+            items.emplace_back([=, &x, &y](float* tile) {
+                add_product(Piece<T>{x, y, rows, i, a, std::min(tall, x.cols(i) - a), j, b,
+                                     std::min(wide, y.cols(j) - b), own && a == b, c + a * ldc + b, ldc,
+                                     own && std::is_same_v<T, float> ? x.lost(i) + a : nullptr},
+                            tile);
             });
 }
 
 // Sums of a layer's columns z under weights: 1, its own a, and each a of the other side. A product with few rows.
 // sums [2 + others, cols of the layer].
-void weighted(std::int64_t rows, const PackedSide& side, const MomentSide& of, std::int64_t layer, const double* other,
-              std::int64_t others, double* sums) {
+void weighted(std::int64_t rows, const PackedSide<double>& side, const MomentSide<double>& of, std::int64_t layer,
+              const double* other, std::int64_t others, double* sums) {
     const std::int64_t w = micro_kernel<double>().width, count = 2 + others;
     Buffer<double> packed(round_up(count, w) * std::min(kDepth, rows));
     for (std::int64_t r0 = 0; r0 < rows; r0 += kDepth) {
@@ -143,11 +206,36 @@ void weighted(std::int64_t rows, const PackedSide& side, const MomentSide& of, s
     }
 }
 
+// The same of float32 rows, in float64, of so many weights at once as stay in registers.
+void weighted(std::int64_t rows, const PackedSide<float>& side, const MomentSide<float>& of, std::int64_t layer,
+              const double* other, std::int64_t others, double* sums) {
+    const std::int64_t w = micro_kernel<float>().width, cols = side.cols(layer);
+    Buffer<double> weights(rows * kMostWeights);
+    double found[kMostWeights * kWidest];
+    for (std::int64_t first = 0; first < 2 + others; first += kMostWeights) {
+        const std::int64_t count = std::min<std::int64_t>(kMostWeights, 2 + others - first);
+        for (std::int64_t r = 0; r < rows; ++r)
+            for (std::int64_t k = first; k < first + count; ++k)
+                weights[r * count + k - first] = k == 0   ? 1.0
+                                                 : k == 1 ? of.a[r * of.layers() + layer]
+                                                          : other[r * others + k - 2];
+        for (std::int64_t c = 0; c < cols; c += w) {
+            std::fill_n(found, count * w, 0.0);
+            for (std::int64_t r = 0; r < rows; r += kDepth)
+                add_weighted(std::min(kDepth, rows - r), side.at(layer, c, r), w, weights.data() + r * count,
+                             static_cast<int>(count), found);
+            for (std::int64_t k = 0; k < count; ++k)
+                std::copy_n(found + k * w, std::min(w, cols - c), sums + (first + k) * cols + c);
+        }
+    }
+}
+
 // other_sums [others, p]: sums of z weighted by the other side's a [rows, others].
-void weighted_items(std::int64_t rows, const PackedSide& packed, const MomentSide& side, const double* other,
+template <class T>
+void weighted_items(std::int64_t rows, const PackedSide<T>& packed, const MomentSide<T>& side, const double* other,
                     std::int64_t others, double* other_sums, std::vector<Item>& items) {
     for (std::int64_t l = 0; l < side.layers(); ++l)
-        items.emplace_back([=, &packed, &side] {
+        items.emplace_back([=, &packed, &side](float*) {
             const std::int64_t first = packed.column(l), cols = packed.cols(l);
             Buffer<double> sums((2 + others) * cols);
             weighted(rows, packed, side, l, other, others, sums.data());
@@ -165,40 +253,50 @@ void weighted_items(std::int64_t rows, const PackedSide& packed, const MomentSid
         });
 }
 
+// Rows first..end of one layer to z [rows, p], with their norms to a [rows, layers].
+void bring(const MatrixView& layer, const double* shift, double scale, std::int64_t first, std::int64_t end, double* z,
+           std::int64_t p, double* a, std::int64_t layers) {
+    const int cols = static_cast<int>(layer.cols);
+    pack({layer, shift, nullptr, scale, Kernel::linear, 1.0, 0.0, 0, nullptr}, first, end, 0, cols, z, p);
+    for (std::int64_t r = first; r < end; ++r, z += p, a += layers) *a = dot(cols, z, z);
+}
+
+void bring(const MatrixView& layer, const double* shift, double scale, std::int64_t first, std::int64_t end, float* z,
+           std::int64_t p, double* a, std::int64_t layers) {
+    for (std::int64_t r = first; r < end; ++r, z += p, a += layers) *a = pack_row(layer, r, shift, scale, z);
+}
+
 }  // namespace
 
-void moments_rows(const std::vector<MomentUnits>& sides, int threads, const Poll& poll) {
+template <class T>
+void moments_rows(const std::vector<MomentUnits<T>>& sides, int threads, const Poll& poll) {
     std::vector<Item> items;
-    for (const MomentUnits& side : sides) {
+    for (const MomentUnits<T>& side : sides) {
         std::int64_t p = 0;
         for (const MatrixView& layer : side.layers) p += layer.cols;
         const std::int64_t rows = side.layers.front().rows, layers = static_cast<std::int64_t>(side.layers.size());
         for (std::int64_t first = 0; first < rows; first += kRows)
-            items.emplace_back([=, &side] {
+            items.emplace_back([=, &side](float*) {
                 const std::int64_t end = std::min(rows, first + kRows);
                 std::int64_t k = 0;
-                for (std::int64_t l = 0; l < layers; k += side.layers[l++].cols) {
-                    const MatrixView& layer = side.layers[l];
-                    const int cols = static_cast<int>(layer.cols);
-                    double* z = side.z + first * p + k;
-                    pack({layer, side.shift + k, nullptr, side.scale[k], Kernel::linear, 1.0, 0.0, 0, nullptr}, first,
-                         end, 0, cols, z, p);
-                    for (std::int64_t r = first; r < end; ++r, z += p) side.a[r * layers + l] = dot(cols, z, z);
-                }
+                for (std::int64_t l = 0; l < layers; k += side.layers[l++].cols)
+                    bring(side.layers[l], side.shift + k, side.scale[k], first, end, side.z + first * p + k, p,
+                          side.a + first * layers + l, layers);
             });
     }
     run(items, threads, poll);
 }
 
-void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* right, const MomentCross& cross,
+template <class T>
+void moments_add(std::int64_t rows, const MomentSide<T>& left, const MomentSide<T>* right, const MomentCross& cross,
                  int threads, const Poll& poll) {
-    const MomentSide& y = right ? *right : left;
+    const MomentSide<T>& y = right ? *right : left;
     std::vector<Item> packing, items;
-    PackedSide x_packed(rows, left, left_rows);
+    PackedSide<T> x_packed(rows, left, workspaces<T>().left);
     x_packed.pack_items(packing);
-    std::optional<PackedSide> y_packed;
-    if (right) y_packed.emplace(rows, *right, right_rows).pack_items(packing);
-    const PackedSide& packed = right ? *y_packed : x_packed;
+    std::optional<PackedSide<T>> y_packed;
+    if (right) y_packed.emplace(rows, *right, workspaces<T>().right).pack_items(packing);
+    const PackedSide<T>& packed = right ? *y_packed : x_packed;
     for (std::int64_t i = 0; i < left.layers(); ++i)
         for (std::int64_t j = right ? 0 : i; j < y.layers(); ++j)
             product_items(rows, x_packed, i, packed, j, cross.cross + left.offsets[i] * y.p + y.offsets[j], y.p, items);
@@ -210,13 +308,21 @@ void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* ri
         weighted_items(rows, x_packed, left, right->a, y.layers(), cross.sum_bx, items);
     }
     weighted_items(rows, packed, y, left.a, left.layers(), cross.sum_ay, items);
-    items.emplace_back([&] {
+    items.emplace_back([&](float*) {
         gemm_tn(static_cast<int>(left.layers()), static_cast<int>(y.layers()), static_cast<int>(rows), left.a,
                 static_cast<int>(left.layers()), y.a, static_cast<int>(y.layers()), 1.0, cross.sum_ab,
                 static_cast<int>(y.layers()));
     });
     run(packing, threads, poll);
-    run(items, threads, poll);
+    constexpr std::int64_t tile = std::is_same_v<T, float> ? (kTile + kWidest) * (kTile + kWidest) : 0;
+    run(items, threads, poll, workspaces<T>().tiles.of(tile * threads), tile);
 }
+
+template void moments_rows<float>(const std::vector<MomentUnits<float>>&, int, const Poll&);
+template void moments_rows<double>(const std::vector<MomentUnits<double>>&, int, const Poll&);
+template void moments_add<float>(std::int64_t, const MomentSide<float>&, const MomentSide<float>*, const MomentCross&,
+                                 int, const Poll&);
+template void moments_add<double>(std::int64_t, const MomentSide<double>&, const MomentSide<double>*,
+                                  const MomentCross&, int, const Poll&);
 
 }  // namespace simkit

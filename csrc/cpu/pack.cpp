@@ -31,6 +31,42 @@ SIMKIT_CLONES void shift_scale(const float* x, const float* shift, float s, floa
     for (std::int64_t k = 0; k < c; ++k) out[k] = (x[k] - shift[k]) * s;
 }
 
+constexpr int kLanes = 4;
+template <class T>
+[[gnu::always_inline]] inline double shift_norm_body(const T* x, const double* shift, double s, float* out,
+                                                     std::int64_t c) {
+    typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
+    typedef double LooseDoubles __attribute__((vector_size(kLanes * sizeof(double)), aligned(8), may_alias));
+    typedef float LooseFloats __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+    typedef T LooseRow __attribute__((vector_size(kLanes * sizeof(T)), aligned(sizeof(T)), may_alias));
+    Doubles sums[2] = {};
+    std::int64_t k = 0;
+    for (; k + 2 * kLanes <= c; k += 2 * kLanes)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+            const std::int64_t at = k + v * kLanes;
+            const Doubles raw = __builtin_convertvector(*reinterpret_cast<const LooseRow*>(x + at), Doubles);
+            const LooseFloats z =
+                __builtin_convertvector((raw - *reinterpret_cast<const LooseDoubles*>(shift + at)) * s, LooseFloats);
+            *reinterpret_cast<LooseFloats*>(out + at) = z;
+            const Doubles rounded = __builtin_convertvector(z, Doubles);
+            sums[v] += rounded * rounded;
+        }
+    sums[0] += sums[1];
+    double sum = (sums[0][0] + sums[0][1]) + (sums[0][2] + sums[0][3]);
+    for (; k < c; ++k) {
+        out[k] = static_cast<float>((x[k] - shift[k]) * s);
+        sum += static_cast<double>(out[k]) * out[k];
+    }
+    return sum;
+}
+SIMKIT_CLONES double shift_norm(const float* x, const double* shift, double s, float* out, std::int64_t c) {
+    return shift_norm_body(x, shift, s, out, c);
+}
+SIMKIT_CLONES double shift_norm(const double* x, const double* shift, double s, float* out, std::int64_t c) {
+    return shift_norm_body(x, shift, s, out, c);
+}
+
 float from_bits(std::uint32_t bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);
@@ -138,6 +174,20 @@ void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int
 void pack(const BlockView& block, std::int64_t row0, std::int64_t row1, std::int64_t col0, std::int64_t col1,
           double* out, std::int64_t ld) {
     pack_any(block, row0, row1, col0, col1, out, ld);
+}
+
+double pack_row(const MatrixView& x, std::int64_t row, const double* shift, double scale, float* out) {
+    constexpr std::int64_t step = 512;
+    alignas(64) double scratch[step];
+    double sum = 0;
+    for (std::int64_t c = 0; c < x.cols; c += step) {
+        const std::int64_t count = std::min(step, x.cols - c);
+        sum += x.dtype == Dtype::f64
+                   ? shift_norm(double_row(x, row, c, count, scratch), shift + c, scale, out + c, count)
+                   : shift_norm(float_row(x, row, c, count, reinterpret_cast<float*>(scratch)), shift + c, scale,
+                                out + c, count);
+    }
+    return sum;
 }
 
 void load_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t col1, double* out) {

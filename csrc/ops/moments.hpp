@@ -3,7 +3,9 @@
 // With z = (x - shift) * scale, a_i = |z_i|^2 per layer, the sums over rows of
 //   z, a, a^2, a z (own layer), z^T z (own layer), and across sides: x^T y, a b, a y, b x.
 // Derivation: HSIC_debiased needs tr, row sums and diagonals only through these (see simkit/streaming/moments.py).
-// All products and sums are float64.
+// z is float64, or float32, rounded once from float64. Of float32 z only products of different columns are float32: of
+// at most 256 rows in one running sum, and of one call (512 rows of a stream) before they are added to the float64
+// sums. Everything else, squares on the diagonals too, is a float64 sum over the same float32 z.
 #pragma once
 
 #include <cstdint>
@@ -17,14 +19,16 @@
 namespace simkit {
 
 // The layers of one side, laid side by side: layer l is columns offsets[l]..offsets[l+1].
+template <class T>
 struct MomentSide {
-    const double* z;  // [rows, p]
+    const T* z;       // [rows, p]
     const double* a;  // [rows, layers]
     std::int64_t p;
     std::vector<std::int64_t> offsets;
     double *sum_z, *sum_az;     // [p]
     double *sum_a, *sum_aa;     // [layers]
     std::vector<double*> gram;  // per layer [p_l, p_l], upper triangles; empty where `cross` holds them
+    double* lost;               // [p] float32 sums of squares less the float64 ones; of float32 z
 
     std::int64_t layers() const { return static_cast<std::int64_t>(offsets.size()) - 1; }
 };
@@ -37,18 +41,21 @@ struct MomentCross {
 };
 
 // Rows of one side in the units of its sums.
+template <class T>
 struct MomentUnits {
     std::vector<MatrixView> layers;  // raw, side by side
     const double* shift;             // [p]
     const double* scale;             // [p], one value in a layer
-    double* z;                       // [rows, p] out: (x - shift) * scale
+    T* z;                            // [rows, p] out: (x - shift) * scale
     double* a;                       // [rows, layers] out: |z|^2 per layer
 };
 
-void moments_rows(const std::vector<MomentUnits>& sides, int threads, const Poll& poll);
+template <class T>
+void moments_rows(const std::vector<MomentUnits<T>>& sides, int threads, const Poll& poll);
 
 // Adds `rows` rows to the sums. right == nullptr: the left side with itself.
-void moments_add(std::int64_t rows, const MomentSide& left, const MomentSide* right, const MomentCross& cross,
+template <class T>
+void moments_add(std::int64_t rows, const MomentSide<T>& left, const MomentSide<T>* right, const MomentCross& cross,
                  int threads, const Poll& poll);
 
 // On a device. The sums go over other pieces, so the last bits differ; the same bits every time, however the rows come.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
+
+Float32Array: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,9 @@ class SideSums:
 
     With z = (x - shift) · scale (powers of two) and a_i = |z_i|² per layer. ``gram`` holds the upper triangles of
     zᵀz per layer; it is empty where :attr:`MomentSums.cross` holds them.
+
+    With float32 products (``lost`` is not None) the diagonals of zᵀz are float64 sums of squares all the same, and
+    ``lost`` is by how much float32 sums of the same squares differ: what rounding does where it does not average out.
     """
 
     offsets: tuple[int, ...]
@@ -29,6 +34,7 @@ class SideSums:
     sum_a: FloatArray  # [layers]
     sum_aa: FloatArray  # [layers]
     gram: tuple[FloatArray, ...]  # per layer [p_l, p_l]
+    lost: FloatArray | None = None  # [p]
 
     @property
     def spans(self) -> list[slice]:
@@ -38,9 +44,12 @@ class SideSums:
 
 @dataclass(frozen=True)
 class MomentRows:
-    """Rows of one side in the units of its sums: ``z [rows, p]`` and ``a [rows, layers]``, a_i = |z_i|² per layer."""
+    """Rows of one side in the units of its sums: ``z [rows, p]`` and ``a [rows, layers]``, a_i = |z_i|² per layer.
 
-    z: FloatArray
+    z is float64, or float32, which asks for float32 products; a is the float64 sum of the squares of z as it is.
+    """
+
+    z: npt.NDArray[Any]
     a: FloatArray
 
 
@@ -48,12 +57,12 @@ class MomentRows:
 class MomentUnits:
     """Raw layers ``[rows, p_l]`` of one side, the sums in whose units they are wanted, and where to write z.
 
-    ``z [rows, p]`` may be the layers' own memory.
+    Float64 ``z [rows, p]`` may be the layers' own memory; float32 z is rounded once, from float64.
     """
 
     layers: Sequence[Matrix]
     side: SideSums
-    z: FloatArray
+    z: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

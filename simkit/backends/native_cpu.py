@@ -297,6 +297,7 @@ def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *,
             "sum_a": of.sum_a,
             "sum_aa": of.sum_aa,
             "gram": list(of.gram),
+            "lost": of.lost,
         }
 
     both = None if sums.right is None or right is None else side(right, sums.right)

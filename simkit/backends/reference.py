@@ -358,15 +358,23 @@ def moments_rows(units: Sequence[MomentUnits], *, threads: int = 1) -> list[Mome
     """Each side's raw layers as z = (x - shift) · scale, written where the units say, with |z|² per layer."""
     out = []
     for each in units:
+        norms = []
         for layer, span in zip(each.layers, each.side.spans, strict=True):
-            each.z[:, span] = (layer.float64() - each.side.shift[span]) * each.side.scale[span]
-        norms = [np.einsum("ij,ij->i", each.z[:, span], each.z[:, span]) for span in each.side.spans]
+            with np.errstate(over="ignore"):  # infinite in float32, and so is its norm
+                each.z[:, span] = (layer.float64() - each.side.shift[span]) * each.side.scale[span]
+            z = each.z[:, span].astype(np.float64)
+            norms.append(np.einsum("ij,ij->i", z, z))
         out.append(MomentRows(each.z, np.stack(norms, axis=1)))
     return out
 
 
 def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> None:
-    """Add rows, in the units of the sums, to a stream's moments, in place."""
+    """Add rows, in the units of the sums, to a stream's moments, in place.
+
+    Float32 rows may be multiplied in float32 (:class:`.moment_sums.SideSums`); here they are not, and nothing is lost.
+    """
+    left = MomentRows(left.z.astype(np.float64, copy=False), left.a)
+    right = None if right is None else MomentRows(right.z.astype(np.float64, copy=False), right.a)
     sums.add_norms(left.a, None if right is None else right.a)
     _add_side(sums.left, left)
     other = left

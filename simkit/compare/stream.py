@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import COPIED, FloatArray, Matrix, as_matrices, enough_samples, same_samples
-from ..backends.base import Block, Estimator, PairSums, Plan, Step
+from ..backends.base import Block, Estimator, PairSums, Plan, Precision, Step
 from ..backends.choose import Choice, check_backend, choose
 from ..backends.moment_sums import HeldMoments
 from ..backends.routes import check_threads, parse_memory
@@ -20,11 +20,13 @@ from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, s
 from ..metrics.measure import Degenerate
 from ..metrics.prepare import CONSTANT, check_finite, prepare, preparing_steps
 from ..streaming import finish, held, minibatch, moments, state
+from ..streaming.rounding import Rounding
 from .added import Added
 from .matrix import SimilarityMatrix, similarity_matrix
 
 StreamMode: TypeAlias = Literal["exact", "minibatch"]
 FORMAT = "simkit.StreamingCKA.1"
+PROMISE = 1e-6  # what float32 products may do to a score
 
 
 class StreamingCKA:
@@ -34,22 +36,30 @@ class StreamingCKA:
     8 (p_left · p_right + Σ p²) bytes however many samples pass. ``mode="minibatch"`` averages per-batch debiased HSIC
     (Nguyen et al. 2021): memory of one batch, but an estimate, which is biased when batches are not shuffled.
 
+    ``products="float32"`` (exact mode) forms the products of different features in float32, twice as fast: rows are
+    rounded to float32 once, less a value that each feature often has; squares, norms and sums across blocks of 512 rows
+    stay float64, and so do blocks that float32 does not hold. On ordinary features scores are right to about 1e-8. The
+    error of every score is estimated from the sums, and ``compute`` refuses where it may be above 1e-6: layers of few
+    features, features whose means drift by many deviations, some of many sizes. The plan has the estimate.
+
     Args:
         estimator: ``"debiased"`` or ``"biased"`` (exact mode only).
         mode: ``"exact"`` or ``"minibatch"``.
+        products: ``"float64"``, or ``"float32"`` (exact mode only).
         memory: refuse layers whose state would take more bytes (a number or ``"64 MB"``). On a device up to 64 MiB of
             rows that wait to be added, or one block of 512, and another block come on top.
         backend, threads: as in :func:`simkit.cka`.
 
     Batches on a CUDA device stay there, and so do the exact sums, from the first such batch on; batches on the host are
-    then copied to it. Minibatch estimates, and backends that have no memory of their own, take copies on the host. The
-    plan says which. Another stream's sums and saved states meet this one's on the host.
+    then copied to it. Minibatch estimates, float32 products, and backends that have no memory of their own, take copies
+    on the host. The plan says which. Another stream's sums and saved states meet this one's on the host.
 
     An exception in the middle of a batch (Ctrl-C, say) leaves part of it in the sums: the stream then refuses to go on
     (RuntimeError) until it is reset or takes a saved state.
 
     Raises:
-        ValueError: an unknown option, or a state larger than ``memory``.
+        ValueError: an unknown option, or a state larger than ``memory``. NotImplementedError: float32 products by
+            ``backend="native_cuda"``.
     """
 
     def __init__(
@@ -57,6 +67,7 @@ class StreamingCKA:
         *,
         estimator: Estimator = "debiased",
         mode: StreamMode = "exact",
+        products: Precision = "float64",
         memory: int | float | str | None = None,
         backend: str | None = None,
         threads: int | None = None,
@@ -66,7 +77,14 @@ class StreamingCKA:
             raise ValueError(f'mode must be "exact" or "minibatch", not {mode!r}')
         if mode == "minibatch" and estimator != "debiased":
             raise ValueError('mode="minibatch" averages the debiased estimator; estimator="biased" needs mode="exact"')
+        if products not in ("float64", "float32"):
+            raise ValueError(f'products must be "float64" or "float32", not {products!r}')
+        if products == "float32" and mode != "exact":
+            raise ValueError(f'products="float32" needs mode="exact", not mode={mode!r}')
         check_backend(backend)
+        if products == "float32" and backend == "native_cuda":
+            raise NotImplementedError('a stream with products="float32" runs on the host, not on backend="native_cuda"')
+        self._products: Precision = products
         self._estimator: Estimator = estimator
         self._mode: StreamMode = mode
         self._memory = parse_memory(memory)
@@ -109,8 +127,9 @@ class StreamingCKA:
         both = [*rows, *(columns or ())]
         same_samples(both)
         names = self._check_layers(rows, columns)
-        chosen = self._adder(both) if self._mode == "exact" else None
-        hold = None if chosen is None else chosen.hold_moments
+        fast = self._products == "float32"
+        chosen = self._adder([] if fast else both) if self._mode == "exact" else None
+        hold = None if chosen is None or fast else chosen.hold_moments
         if hold is None:
             both = self._on_host(both)
         backend = self._backend if chosen is None or hold is None else chosen.backend
@@ -121,7 +140,7 @@ class StreamingCKA:
         self._torn = True
         self._rows, self._columns = names
         if chosen is not None:
-            self._exact = self._exact or moments.empty(*widths)
+            self._exact = self._exact or moments.empty(*widths, self._products)
             self._added = self._added.by(chosen.backend, chosen.reason)
             self._add(self._exact, both, room)
         else:
@@ -134,12 +153,12 @@ class StreamingCKA:
         """Add, in place, everything ``other`` has seen: as if its batches had followed this stream's.
 
         Raises:
-            TypeError: not a StreamingCKA. ValueError: other layers, estimator or mode.
+            TypeError: not a StreamingCKA. ValueError: other layers, estimator, mode or products.
         """
         if not isinstance(other, StreamingCKA):
             raise TypeError(f"merge needs a StreamingCKA, not {type(other).__name__}")
-        if (self._estimator, self._mode) != (other._estimator, other._mode):
-            mine, theirs = f"{self._estimator}, {self._mode}", f"{other._estimator}, {other._mode}"
+        mine, theirs = self._options(), other._options()
+        if mine != theirs:
             raise ValueError(f"a stream of ({theirs}) does not merge into one of ({mine})")
         self._refuse_torn()
         other._refuse_torn()
@@ -165,7 +184,8 @@ class StreamingCKA:
         """The similarity matrix of everything seen so far; the stream can go on.
 
         Raises:
-            ValueError: fewer samples than the estimator needs.
+            ValueError: fewer samples than the estimator needs; float32 products that may be off by more than 1e-6 in
+                a score, the first of which is named.
         """
         self._refuse_torn()
         enough_samples(self.samples, 4 if self._estimator == "debiased" else 2, f"the {self._estimator} estimator")
@@ -177,15 +197,40 @@ class StreamingCKA:
             exact = held.on_host(self._exact)
             if exact.sums is None:
                 return self._few_rows(exact)
-            sums, _, _ = finish.finish(exact, self._estimator)
-            bytes_held = moments.state_bytes(exact.left_widths, exact.right_widths)
+            sums, rounded = finish.finish(exact, self._estimator)
+            bytes_held = moments.state_bytes(exact.left_widths, exact.right_widths, exact.products)
             added, choice = self._added, self._adder([])
             added = added if added.reasons else added.by(choice.backend, choice.reason)  # of a saved state's
-            steps = added.steps(["moments_add"], route="float64 moments, one pass", workspace=bytes_held)
+            route = "float64 moments, one pass" if rounded is None else "float32 products, one pass"
+            steps = added.steps(["moments_add"], route=route, workspace=bytes_held)
             checks = added.steps(["moments_rows", "largest_entries"])
-            return self._matrix(sums, Plan((*steps, *checks)), self.samples)
+            matrix = self._matrix(sums, Plan((*steps, *checks)), self.samples)
+            return matrix if rounded is None else self._within_promise(matrix, rounded, sums)
         assert self._estimate is not None
         return self._estimated(self._estimate)
+
+    def _within_promise(self, matrix: SimilarityMatrix, rounded: Rounding, sums: PairSums) -> SimilarityMatrix:
+        """The matrix with the estimate of what float32 products did to it.
+
+        Raises:
+            ValueError: more than is promised.
+        """
+        errors = np.where(np.isnan(matrix.values), 0.0, rounded.of_scores(sums))
+        i, j = np.unravel_index(int(errors.argmax()), errors.shape)
+        worst = float(errors[i, j])
+        if not worst <= PROMISE:
+            raise ValueError(
+                f"float32 products may be off by {worst:.1e} in the CKA of {matrix.rows[i]} and {matrix.columns[j]}, "
+                f'more than {PROMISE:g}: take products="float64"'
+            )
+        note = f"float32 products: scores are off by {worst:.1e} at most, by an estimate from the sums"
+        return replace(matrix, plan=replace(matrix.plan, notes=(*matrix.plan.notes, note)))
+
+    def _options(self) -> str:
+        """What two streams must have in common to add."""
+        return f"{self._estimator}, {self._mode}" + (
+            f", {self._products} products" if self._products != "float64" else ""
+        )
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """The whole state as named NumPy arrays, fit for ``safetensors.numpy.save_file`` or ``numpy.savez``."""
@@ -194,6 +239,7 @@ class StreamingCKA:
             "format": FORMAT,
             "estimator": self._estimator,
             "mode": self._mode,
+            "products": self._products,
             "rows": self._rows,
             "columns": self._columns,
             "exponents": [] if self._estimate is None else self._estimate.exponents,
@@ -209,7 +255,7 @@ class StreamingCKA:
         """Take the state that :meth:`state_dict` gave, in place of this one's.
 
         Raises:
-            ValueError: the arrays are not such a state, or of another estimator or mode.
+            ValueError: the arrays are not such a state, or of another estimator, mode or products.
         """
         try:
             meta = _meta(arrays)
@@ -218,13 +264,16 @@ class StreamingCKA:
             exact = estimate = None
             left, right = [w for _, w in rows], None if columns is None else [w for _, w in columns]
             if rows and meta["mode"] == "exact":
-                exact = state.unpack_moments(arrays, left, right)
+                exact = state.unpack_moments(arrays, left, right, meta["products"])
             elif rows:
                 estimate = state.unpack_estimate(arrays, meta["exponents"], left, right)
         except (TypeError, ValueError) as error:
             raise ValueError(f"this is not the state of a StreamingCKA: {error}") from None
-        if (meta["estimator"], meta["mode"]) != (self._estimator, self._mode):
-            raise ValueError(f"the state is of ({meta['estimator']}, {meta['mode']}), not this stream's options")
+        if (meta["estimator"], meta["mode"], meta["products"]) != (self._estimator, self._mode, self._products):
+            products = "" if meta["products"] == "float64" else f", {meta['products']} products"
+            raise ValueError(
+                f"the state is of ({meta['estimator']}, {meta['mode']}{products}), not this stream's options"
+            )
         self._rows, self._columns, self._exact, self._estimate = rows, columns, exact, estimate
         self._added = Added()
         self._torn = False
@@ -288,7 +337,8 @@ class StreamingCKA:
     def _check_memory(self, rows: tuple[tuple[str, int], ...], columns: tuple[tuple[str, int], ...] | None) -> None:
         if self._memory is None or self._mode != "exact":
             return
-        needed = moments.state_bytes([w for _, w in rows], None if columns is None else [w for _, w in columns])
+        widths = [w for _, w in rows], None if columns is None else [w for _, w in columns]
+        needed = moments.state_bytes(*widths, self._products)
         if needed > self._memory:
             raise ValueError(f"the exact state takes {needed} bytes, more than memory={self._memory}")
 
@@ -392,6 +442,9 @@ def _meta(arrays: object) -> dict[str, Any]:
     missing = [key for key in ("estimator", "mode", "rows", "columns", "exponents") if key not in meta]
     if missing:
         raise ValueError(f"its meta has no {' and no '.join(map(repr, missing))}")
+    meta.setdefault("products", "float64")  # older states have no other
+    if meta["products"] not in ("float64", "float32"):
+        raise ValueError(f"its products are {meta['products']!r}, not float64 or float32")
     return meta
 
 

@@ -80,6 +80,8 @@ def largest(rows: Apart, sums: MomentSums, n: int, count: int) -> npt.NDArray[np
 def _outlying(a: FloatArray, before: FloatArray) -> npt.NDArray[np.bool_]:
     if len(a) <= LIMIT:
         return np.asarray((a > OUTLYING * before).any(axis=1))
+    if (a.max(axis=0) <= OUTLYING * before).all():
+        return np.zeros(len(a), dtype=bool)
     ordered = np.sort(a, axis=0)
     usual = np.maximum(ordered[:-LIMIT].mean(axis=0), before)
     return np.asarray((a > np.maximum(OUTLYING * usual, ordered[-LIMIT - 1])).any(axis=1))

@@ -15,95 +15,38 @@ The centred Σa, Σab, Σav, Σbu follow from the moments by expanding the squar
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 
 from ..arrays import FloatArray
 from ..backends.base import Estimator, PairSums
-from ..backends.moment_sums import MomentRows, SideSums
-from .apart import Apart, outlying
-from .moments import Moments, staged_layers
-from .units import Held, fit, loosen
+from .gathered import Cross, GatheredSide, Layer, gather, own
+from .moments import Moments
+from .rounding import Rounding, rounding
 
 DROWNED = 1e-9  # a self-product below this share of what it was subtracted from may be off by more than 1e-6
 
 
-def finish(state: Moments, estimator: Estimator) -> tuple[PairSums, list[int], list[int]]:
-    """(sums, exponents of the rows' and of the columns' layers); leaves the state as it is.
+def finish(state: Moments, estimator: Estimator) -> tuple[PairSums, Rounding | None]:
+    """The sums, and what float32 products may have done to them; leaves the state as it is.
 
-    A layer's Gram matrix is 2^(2·exponent) times that of z. The state must hold at least one full block.
+    The state must hold at least one full block. A layer's Gram matrix is that of z.
     """
-    sums = state.sums
-    if sums is None:
-        raise ValueError("a stream of fewer than 512 rows has no sums yet")
-    raw = [stage[: state.staged] for stage in (state.left_stage, state.right_stage) if stage is not None]
-    held = loosen(Held(sums, state.n, state.apart), staged_layers(state))
-    sides = [_tail(side, rows) for (side, _), rows in zip(held.sides(), raw, strict=True)]
-    held, tail = fit(held, Apart(sides[0], sides[1] if len(sides) > 1 else None))
-    sums = held.sums
-    far = outlying(*tail.norms, sums, state.n)
-    apart, tail = held.apart.join(tail.take(far)), tail.take(~far)
-    n = state.n + tail.count
-    left = _side(sums.left, tail.left, apart.left, n)
-    right = left
-    if sums.right is not None and tail.right is not None and apart.right is not None:
-        right = _side(sums.right, tail.right, apart.right, n)
-    cross, ay = sums.cross, sums.sum_ay + left.tail.a.T @ right.tail.z
-    bx = ay if right is left else sums.sum_bx + right.tail.a.T @ left.tail.z
-    ab = sums.sum_ab + left.tail.a.T @ right.tail.a
-    if right is left:
-        cross = cross + np.triu(cross, 1).T
+    rows = gather(state)
+    left, right = rows.left, rows.right
     values = np.empty((len(left.layers), len(right.layers)))
     for i, x in enumerate(left.layers):
         for j, y in enumerate(right.layers):
             if right is left and j < i:
                 values[i, j] = values[j, i]
                 continue
-            c = cross[x.span, y.span] + x.tail.T @ y.tail
-            values[i, j] = _pair(n, x, y, _Cross(c, ab[i, j], ay[i, y.span], bx[j, x.span]), estimator)[0]
-    own_left, raw_left = _own(left, n, estimator, cross if right is left else None)
-    own_right, raw_right = (own_left, raw_left) if right is left else _own(right, n, estimator, None)
-    return PairSums(values, own_left, own_right, raw_left, raw_right), left.exponents, right.exponents
+            values[i, j] = _pair(rows.n, x, y, rows.across(i, j), estimator)[0]
+    own_left, raw_left = _own(left, rows.n, estimator)
+    own_right, raw_right = (own_left, raw_left) if right is left else _own(right, rows.n, estimator)
+    rounded = rounding(rows, estimator) if state.products == "float32" else None
+    return PairSums(values, own_left, own_right, raw_left, raw_right), rounded
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """One layer over the n rows of the sums, and its rows apart."""
-
-    span: slice
-    tail: FloatArray  # [r, p_l] rows that wait, in z's units
-    mean: FloatArray
-    sum_a: float
-    sum_aa: float
-    sum_az: FloatArray
-    apart: FloatArray  # [k, p_l] less the mean
-    off: FloatArray  # [k, k] their products, zero diagonal
-
-
-@dataclass(frozen=True)
-class _Side:
-    side: SideSums
-    tail: MomentRows
-    layers: list[_Layer]
-
-    @property
-    def exponents(self) -> list[int]:
-        return [1 - math.frexp(float(self.side.scale[layer.span.start]))[1] for layer in self.layers]
-
-
-@dataclass(frozen=True)
-class _Cross:
-    """Sums over two layers: x yᵀ, a b, a y, b x."""
-
-    c: FloatArray
-    ab: float
-    ay: FloatArray
-    bx: FloatArray
-
-
-def _pair(n: int, x: _Layer, y: _Layer, sums: _Cross, estimator: Estimator) -> tuple[float, float]:
+def _pair(n: int, x: Layer, y: Layer, sums: Cross, estimator: Estimator) -> tuple[float, float]:
     """(the centred inner product, the largest sum that it was subtracted from)."""
     mu, nu = x.mean, y.mean
     mm, nn = float(mu @ mu), float(nu @ nu)
@@ -134,42 +77,6 @@ def _pair(n: int, x: _Layer, y: _Layer, sums: _Cross, estimator: Estimator) -> t
     return products - 2 / (m - 2) * rows + both / ((m - 1) * (m - 2)), max(square, abs(products))
 
 
-def _own(side: _Side, n: int, estimator: Estimator, cross: FloatArray | None) -> tuple[FloatArray, FloatArray]:
-    own, raw = np.empty(len(side.layers)), np.empty(len(side.layers))
-    for i, layer in enumerate(side.layers):
-        if cross is None:
-            gram = side.side.gram[i]
-            gram = gram + np.triu(gram, 1).T
-        else:
-            gram = cross[layer.span, layer.span]
-        sums = _Cross(gram + layer.tail.T @ layer.tail, layer.sum_aa, layer.sum_az, layer.sum_az)
-        own[i], raw[i] = _pair(n, layer, layer, sums, estimator)
-    return own, raw
-
-
-def _tail(side: SideSums, rows: FloatArray) -> MomentRows:
-    z = (rows - side.shift) * side.scale
-    return MomentRows(z, np.stack([np.einsum("ij,ij->i", z[:, s], z[:, s]) for s in side.spans], axis=1))
-
-
-def _side(side: SideSums, tail: MomentRows, apart: MomentRows, n: int) -> _Side:
-    layers = []
-    for i, span in enumerate(side.spans):
-        z, a = tail.z[:, span], tail.a[:, i]
-        mean = (side.sum_z[span] + z.sum(axis=0)) / n
-        far = apart.z[:, span] - mean
-        off = far @ far.T
-        np.fill_diagonal(off, 0.0)
-        layers.append(
-            _Layer(
-                span,
-                z,
-                mean,
-                float(side.sum_a[i] + a.sum()),
-                float(side.sum_aa[i] + (a * a).sum()),
-                side.sum_az[span] + a @ z,
-                far,
-                off,
-            )
-        )
-    return _Side(side, tail, layers)
+def _own(side: GatheredSide, n: int, estimator: Estimator) -> tuple[FloatArray, FloatArray]:
+    pairs = [_pair(n, layer, layer, own(layer), estimator) for layer in side.layers]
+    return np.array([total for total, _ in pairs]), np.array([raw for _, raw in pairs])

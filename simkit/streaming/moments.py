@@ -5,6 +5,10 @@ them into HSIC. Rows are added in blocks of 512 whatever the caller's batches ar
 same bits; those that make no block wait in a stage. The shift c is the median of the first block. A few rows that
 dwarf the others are kept apart (:mod:`.apart`). States add; states with different shifts are re-based exactly
 (:mod:`.units`).
+
+With float32 products z is rounded to float32 and only products of different columns are formed in float32, a block at
+a time: squares, norms and everything across blocks are float64 sums over the same z. Blocks that float32 does not hold,
+and those with rows to keep apart, are float64 throughout. What rounding does is estimated by :mod:`.rounding`.
 """
 
 from __future__ import annotations
@@ -16,10 +20,11 @@ from functools import partial
 import numpy as np
 
 from ..arrays import FloatArray, Matrix
+from ..backends.base import Precision
 from ..backends.choose import choose
-from ..backends.moment_sums import HeldMoments, MomentRows, MomentSums, MomentUnits, SideSums
+from ..backends.moment_sums import Float32Array, HeldMoments, MomentRows, MomentSums, MomentUnits, SideSums
 from .apart import LIMIT, Apart, largest, none_apart, outlying
-from .units import Held, common, first_side, fit, loosen
+from .units import Held, common, first_side, fit, float32_holds, loosen
 
 STAGE = 512  # rows added at a time
 
@@ -40,6 +45,12 @@ class Moments:
     right_stage: FloatArray | None  # [512, p_right]
     apart: Apart
     held: HeldMoments | None = None
+    rounded: tuple[Float32Array, ...] = ()  # z of a block [512, p] of each side, for float32 products
+
+    @property
+    def products(self) -> Precision:
+        """What products of columns are formed in."""
+        return "float32" if self.rounded else "float64"
 
     @property
     def samples(self) -> int:
@@ -47,18 +58,20 @@ class Moments:
         return self.n + self.apart.count + self.staged
 
 
-def state_bytes(left_widths: Sequence[int], right_widths: Sequence[int] | None) -> int:
+def state_bytes(left_widths: Sequence[int], right_widths: Sequence[int] | None, products: Precision = "float64") -> int:
     """Bytes of the sums and the stage."""
     p, q = sum(left_widths), sum(right_widths or ())
+    rows = (8 + 4 * (products == "float32")) * STAGE * (p + q)
     if right_widths is None:
-        return 8 * (p * p + STAGE * p)
+        return 8 * p * p + rows
     own = sum(width * width for width in [*left_widths, *right_widths])
-    return 8 * (p * q + own + STAGE * (p + q))
+    return 8 * (p * q + own) + rows
 
 
-def empty(left_widths: Sequence[int], right_widths: Sequence[int] | None) -> Moments:
+def empty(left_widths: Sequence[int], right_widths: Sequence[int] | None, products: Precision = "float64") -> Moments:
     """The state of a stream that has seen nothing."""
     p, q = sum(left_widths), None if right_widths is None else sum(right_widths)
+    widths = [p] if q is None else [p, q]
     return Moments(
         tuple(left_widths),
         None if right_widths is None else tuple(right_widths),
@@ -68,6 +81,7 @@ def empty(left_widths: Sequence[int], right_widths: Sequence[int] | None) -> Mom
         np.empty((STAGE, p)),
         None if q is None else np.empty((STAGE, q)),
         none_apart(p, len(left_widths), q, len(right_widths or ())),
+        rounded=tuple(np.empty((STAGE, width), dtype=np.float32) for width in widths) if products == "float32" else (),
     )
 
 
@@ -153,14 +167,22 @@ def in_units(
     ``rows_in`` brings rows to units that are given. The stage's memory is overwritten.
     """
     if state.sums is None:
-        state.sums = _first_sums(left, right)
+        state.sums = _first_sums(left, right, state.products)
     if state.n + state.apart.count:
         held = loosen(Held(state.sums, state.n, state.apart), [left] if right is None else [left, right])
         state.sums, state.apart = held.sums, held.apart
-    units = [MomentUnits(left, state.sums.left, state.left_stage)]
-    if right is not None and state.sums.right is not None and state.right_stage is not None:
-        units.append(MomentUnits(right, state.sums.right, state.right_stage))
-    moved = rows_in(units)
+    sides = [
+        (left, state.sums.left),
+        *([] if right is None or state.sums.right is None else [(right, state.sums.right)]),
+    ]
+    if state.rounded:
+        moved = rows_in([MomentUnits(*side, z) for side, z in zip(sides, state.rounded, strict=True)])
+        rows = Apart(moved[0], moved[1] if len(moved) > 1 else None)
+        held = Held(state.sums, state.n, state.apart)
+        if float32_holds(held, rows) and not outlying(*rows.norms, state.sums, state.n).any():
+            return rows
+    stages = [stage for stage in (state.left_stage, state.right_stage) if stage is not None]
+    moved = rows_in([MomentUnits(*side, z) for side, z in zip(sides, stages, strict=True)])
     rows = Apart(moved[0], moved[1] if len(moved) > 1 else None)
     if state.n + state.apart.count:
         held, rows = fit(Held(state.sums, state.n, state.apart), rows)
@@ -200,9 +222,11 @@ def keep_apart(state: Moments, rows: Apart, backend: str | None, threads: int) -
     state.apart = rows
 
 
-def _first_sums(layers_left: Sequence[Matrix], layers_right: Sequence[Matrix] | None) -> MomentSums:
-    left = first_side(layers_left, layers_right is None)
-    right = None if layers_right is None else first_side(layers_right, False)
+def _first_sums(
+    layers_left: Sequence[Matrix], layers_right: Sequence[Matrix] | None, products: Precision
+) -> MomentSums:
+    left = first_side(layers_left, layers_right is None, products)
+    right = None if layers_right is None else first_side(layers_right, False, products)
     other = right or left
     p, q = left.offsets[-1], other.offsets[-1]
     layers, others = len(left.offsets) - 1, len(other.offsets) - 1
@@ -222,7 +246,8 @@ def _split(rows: FloatArray, widths: Sequence[int]) -> list[Matrix]:
 
 
 def _side_arrays(side: SideSums) -> list[FloatArray]:
-    return [side.sum_z, side.sum_az, side.sum_a, side.sum_aa, *side.gram]
+    lost = [] if side.lost is None else [side.lost]
+    return [side.sum_z, side.sum_az, side.sum_a, side.sum_aa, *side.gram, *lost]
 
 
 def _arrays(sums: MomentSums) -> list[FloatArray]:
@@ -246,6 +271,7 @@ def _copy_sums(sums: MomentSums) -> MomentSums:
             s.sum_a.copy(),
             s.sum_aa.copy(),
             tuple(g.copy() for g in s.gram),
+            None if s.lost is None else s.lost.copy(),
         )
 
     return MomentSums(

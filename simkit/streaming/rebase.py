@@ -90,7 +90,13 @@ class _Moved:
             if grams is None:
                 kept.append(np.triu(gram + np.outer(z, d) + np.outer(d, z) + n * np.outer(d, d)))
         return replace(
-            self.new, sum_z=self.sum_z + n * self.step, sum_az=sum_az, sum_a=sum_a, sum_aa=sum_aa, gram=tuple(kept)
+            self.new,
+            sum_z=self.sum_z + n * self.step,
+            sum_az=sum_az,
+            sum_a=sum_a,
+            sum_aa=sum_aa,
+            gram=tuple(kept),
+            lost=None if self.old.lost is None else self.old.lost * self.ratio**2,
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray
+from ..backends.base import Precision
 from ..backends.moment_sums import MomentRows, MomentSums, SideSums
 from . import minibatch, moments
 from .apart import LIMIT, Apart
@@ -32,23 +33,22 @@ def pack_moments(state: moments.Moments) -> dict[str, npt.NDArray[Any]]:
     for name, side in (("left", sums.left), ("right", sums.right)):
         if side is None:
             continue
-        for key in ("shift", "scale", "sum_z", "sum_az", "sum_a", "sum_aa"):
-            out[f"{name}.{key}"] = getattr(side, key).copy()
-        for i, gram in enumerate(side.gram):
-            out[f"{name}.gram.{i}"] = gram.copy()
+        out.update({f"{name}.{key}": array for key, array in _side_arrays(side).items()})
     for name, rows in (("left", state.apart.left), ("right", state.apart.right)):
         if rows is not None and len(rows.z):
             out[f"{name}.apart.z"], out[f"{name}.apart.a"] = rows.z.copy(), rows.a.copy()
     return out
 
 
-def unpack_moments(arrays: Arrays, left: Sequence[int], right: Sequence[int] | None) -> moments.Moments:
+def unpack_moments(
+    arrays: Arrays, left: Sequence[int], right: Sequence[int] | None, products: Precision
+) -> moments.Moments:
     """An exact stream from its arrays.
 
     Raises:
         ValueError: a missing array or a wrong shape.
     """
-    state = moments.empty(left, right)
+    state = moments.empty(left, right, products)
     n, staged = (int(v) for v in _take(arrays, "n", (2,), np.int64))
     apart = len(np.asarray(arrays["left.apart.z"])) if "left.apart.z" in arrays else 0
     if n < 0 or (n + apart) % moments.STAGE or not 0 <= staged < moments.STAGE or apart > LIMIT:
@@ -63,8 +63,8 @@ def unpack_moments(arrays: Arrays, left: Sequence[int], right: Sequence[int] | N
     p, q = sum(left), sum(left if right is None else right)
     layers, others = len(left), len(left if right is None else right)
     state.sums = MomentSums(
-        _side(arrays, "left", left, alone),
-        None if right is None else _side(arrays, "right", right, False),
+        _side(arrays, "left", left, alone, products),
+        None if right is None else _side(arrays, "right", right, False, products),
         _take(arrays, "cross", (p, q)),
         _take(arrays, "sum_ab", (layers, others)),
         _take(arrays, "sum_ay", (layers, q)),
@@ -124,13 +124,21 @@ def _apart(arrays: Arrays, name: str, count: int, p: int, layers: int) -> Moment
     )
 
 
-def _side(arrays: Arrays, name: str, widths: Sequence[int], alone: bool) -> SideSums:
+def _side_arrays(side: SideSums) -> dict[str, npt.NDArray[Any]]:
+    out = {key: getattr(side, key).copy() for key in ("shift", "scale", "sum_z", "sum_az", "sum_a", "sum_aa")}
+    if side.lost is not None:
+        out["lost"] = side.lost.copy()
+    return out | {f"gram.{i}": gram.copy() for i, gram in enumerate(side.gram)}
+
+
+def _side(arrays: Arrays, name: str, widths: Sequence[int], alone: bool, products: Precision) -> SideSums:
     offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum(widths)]))
     p, layers = offsets[-1], len(widths)
     grams = () if alone else tuple(_take(arrays, f"{name}.gram.{i}", (w, w)) for i, w in enumerate(widths))
     sizes = {"shift": p, "scale": p, "sum_z": p, "sum_az": p, "sum_a": layers, "sum_aa": layers}
     vectors = {key: _take(arrays, f"{name}.{key}", (size,)) for key, size in sizes.items()}
-    return SideSums(offsets, gram=grams, **vectors)
+    lost = _take(arrays, f"{name}.lost", (p,)) if products == "float32" else None
+    return SideSums(offsets, gram=grams, lost=lost, **vectors)
 
 
 def _take(arrays: Arrays, key: str, shape: tuple[int, ...], dtype: Any = np.float64) -> npt.NDArray[Any]:

@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
+from ..backends.base import Precision
 from ..backends.moment_sums import MomentRows, MomentSums, SideSums
-from .apart import Apart
+from .apart import LIMIT, Apart
 from .rebase import rebase, rebased_rows
 
 _FAR = 2.0**100  # distance, in the units of the sums, above which the units grow
+_SMALLEST, _LARGEST = 2.0**-80, 2.0**100  # squared norms of rows that float32 products are formed of
+_OFTEN = 16  # a value that so large a part of a column has is what the column often is
 _TINY, _ROOM = 2.0**20, 500  # units of features so small that rows may come whose z would pass 2^500
 
 
@@ -40,19 +43,28 @@ class Held:
         return out
 
 
-def first_side(layers: Sequence[Matrix], alone: bool) -> SideSums:
-    """Empty sums of one side in the units of its first block's raw layers; ``alone``: no Gram matrices."""
+def first_side(layers: Sequence[Matrix], alone: bool, products: Precision = "float64") -> SideSums:
+    """Empty sums of one side in the units of its first block's raw layers; ``alone``: no Gram matrices.
+
+    For float32 products a value that a column often has (the zeros of a ReLU) is its shift, and stays an exact zero:
+    equal values round alike, which does not average out. And the scale is that of all rows but the few largest.
+    """
     widths = [layer.p for layer in layers]
     offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum(widths)]))
     rows = np.concatenate([layer.float64() for layer in layers], axis=1)
     shift = np.median(rows, axis=0)  # not the mean: one outlying row would drag it away from all the others
-    largest = np.abs(rows - shift).max(axis=0)
+    fast = products == "float32"
+    if fast:
+        shift = _frequent(rows, shift)
     scale = np.empty(offsets[-1])
     for s in [slice(start, end) for start, end in pairwise(offsets)]:
-        scale[s] = _power(float(largest[s].max()))
+        largest = np.abs(rows[:, s] - shift[s]).max(axis=1)
+        usual = float(np.partition(largest, -LIMIT - 1)[-LIMIT - 1]) if fast and len(rows) > LIMIT else 0.0
+        scale[s] = _power(usual or float(largest.max()))
     p, count = offsets[-1], len(widths)
     grams = () if alone else tuple(np.zeros((width, width)) for width in widths)
-    return SideSums(offsets, shift, scale, np.zeros(p), np.zeros(p), np.zeros(count), np.zeros(count), grams)
+    lost = np.zeros(p) if fast else None
+    return SideSums(offsets, shift, scale, np.zeros(p), np.zeros(p), np.zeros(count), np.zeros(count), grams, lost)
 
 
 def fit(held: Held, rows: Apart) -> tuple[Held, Apart]:
@@ -91,6 +103,27 @@ def common(held: Held, other: Held) -> tuple[Held, Held]:
     return held if same else _moved(held, targets), _moved(other, targets)
 
 
+def _frequent(rows: FloatArray, otherwise: FloatArray) -> FloatArray:
+    """The most frequent value of each column of ``rows [n, p]`` that many rows have; elsewhere the other value.
+
+    And where it lies further from the mean than three deviations: products of what is left would be far larger than
+    what the mean leaves of them.
+    """
+    ordered = np.sort(rows, axis=0)
+    places = np.arange(len(rows))[:, None]
+    begins = np.ones(rows.shape, dtype=bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    run = places - np.maximum.accumulate(np.where(begins, places, 0), axis=0)  # values before it that are equal
+    last = run.argmax(axis=0)
+    columns = np.arange(rows.shape[1])
+    value = ordered[last, columns]
+    often = run[last, columns] + 1 >= len(rows) / _OFTEN
+    size = -np.frexp(np.abs(rows - otherwise).max(axis=0))[1]  # squares stay in range
+    spread, off = np.ldexp(rows - otherwise, size), np.ldexp(value - otherwise, size)
+    near = (spread.mean(axis=0) - off) ** 2 <= 9 * spread.var(axis=0)
+    return np.where(often & near, value, otherwise)
+
+
 def _power(largest: float) -> float:
     """The power of two that brings ``largest`` near 1."""
     return math.ldexp(1.0, -max(-1000, min(1000, math.frexp(largest)[1])))
@@ -99,6 +132,16 @@ def _power(largest: float) -> float:
 def _dead(side: SideSums, apart: MomentRows) -> npt.NDArray[np.bool_]:
     """Layers of which every row so far lies on the shift."""
     return np.asarray((side.sum_a == 0) & ~apart.a.any(axis=0))
+
+
+def float32_holds(held: Held, rows: Apart) -> bool:
+    """Whether float32 holds the rows of a block in the units of the sums, and products of their entries."""
+    for (side, apart), a in zip(held.sides(), rows.norms, strict=False):
+        if a is None or (held.n and _dead(side, apart).any()):
+            return False
+        if not (a.max() < _LARGEST and np.where(a > 0, a, 1.0).min() > _SMALLEST):
+            return False
+    return True
 
 
 def failing(side: SideSums, apart: MomentRows, a: FloatArray, moved: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -111,7 +154,7 @@ def failing(side: SideSums, apart: MomentRows, a: FloatArray, moved: npt.NDArray
 
 def _fitting(side: SideSums, apart: MomentRows, rows: MomentRows) -> SideSums:
     dead = _dead(side, apart)
-    moved = np.array([rows.z[:, s].any() for s in side.spans])
+    moved = np.array([is_dead and rows.z[:, s].any() for is_dead, s in zip(dead, side.spans, strict=True)])
     moving = np.flatnonzero(failing(side, apart, rows.a, moved)).tolist()
     if not moving:
         return side

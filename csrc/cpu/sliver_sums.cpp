@@ -1,0 +1,74 @@
+#include "core/sliver_sums.hpp"
+
+#include "core/clones.hpp"
+
+namespace simkit {
+namespace {
+
+// Every sliver is a multiple of four columns wide.
+constexpr int kLanes = 4;
+typedef float Floats __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
+typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
+
+// `Vectors` vectors of columns under `Count` weights, all sums in registers.
+template <int Count, int Vectors>
+[[gnu::always_inline]] inline void weigh(std::int64_t rows, const float* z, std::int64_t width, const double* weights,
+                                         double* sums) {
+    Doubles sum[Count][Vectors] = {};
+    for (std::int64_t r = 0; r < rows; ++r) {
+        Doubles wide[Vectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v)
+            wide[v] = __builtin_convertvector(*reinterpret_cast<const Floats*>(z + r * width + v * kLanes), Doubles);
+#pragma GCC unroll 8
+        for (int k = 0; k < Count; ++k)
+#pragma GCC unroll 4
+            for (int v = 0; v < Vectors; ++v) sum[k][v] += weights[r * Count + k] * wide[v];
+    }
+    for (int k = 0; k < Count; ++k)
+        for (int v = 0; v < Vectors; ++v)
+            for (int c = 0; c < kLanes; ++c) sums[k * width + v * kLanes + c] += sum[k][v][c];
+}
+
+template <int Count>
+[[gnu::always_inline]] inline void weigh_all(std::int64_t rows, const float* sliver, std::int64_t width,
+                                             const double* weights, double* sums) {
+    std::int64_t c = 0;
+    for (; c + 2 * kLanes <= width; c += 2 * kLanes) weigh<Count, 2>(rows, sliver + c, width, weights, sums + c);
+    for (; c < width; c += kLanes) weigh<Count, 1>(rows, sliver + c, width, weights, sums + c);
+}
+
+}  // namespace
+
+SIMKIT_CLONES void add_weighted(std::int64_t rows, const float* sliver, std::int64_t width, const double* weights,
+                                int count, double* sums) {
+    switch (count) {
+        case 1:
+            return weigh_all<1>(rows, sliver, width, weights, sums);
+        case 2:
+            return weigh_all<2>(rows, sliver, width, weights, sums);
+        case 3:
+            return weigh_all<3>(rows, sliver, width, weights, sums);
+        case 4:
+            return weigh_all<4>(rows, sliver, width, weights, sums);
+        case 5:
+            return weigh_all<5>(rows, sliver, width, weights, sums);
+        default:
+            return weigh_all<6>(rows, sliver, width, weights, sums);
+    }
+}
+
+SIMKIT_CLONES void add_squares(std::int64_t rows, const float* sliver, std::int64_t width, double* sums) {
+    for (std::int64_t c = 0; c < width; c += kLanes) {
+        Doubles sum[2] = {};
+        for (std::int64_t r = 0; r < rows; ++r) {
+            const Doubles z =
+                __builtin_convertvector(*reinterpret_cast<const Floats*>(sliver + r * width + c), Doubles);
+            sum[r % 2] += z * z;
+        }
+        sum[0] += sum[1];
+        for (int k = 0; k < kLanes; ++k) sums[c + k] += sum[0][k];
+    }
+}
+
+}  // namespace simkit
