@@ -19,6 +19,7 @@ namespace {
 constexpr std::int64_t kTile = 240;   // columns, at most
 constexpr std::int64_t kDepth = 256;  // rows multiplied at a time
 constexpr std::int64_t kRows = 64;    // rows of one piece of work
+static_assert(kNarrow <= 12, "columns of the narrowest sliver");
 
 // Memory that the calling thread keeps: a stream adds a block every few milliseconds, and fresh pages for each would
 // cost a tenth of that.
@@ -100,6 +101,11 @@ class PackedSide {
         return data_ + r * width_ + (first_[layer] + k) * std::min(kDepth, rows_ - r);
     }
 
+    // Row r of column k, which lies in the layer's first sliver.
+    double value(std::int64_t layer, std::int64_t r, std::int64_t k) const {
+        return at(layer, 0, r / kDepth * kDepth)[r % kDepth * micro_kernel<T>().width + k];
+    }
+
   private:
     void pack(std::int64_t layer, std::int64_t first) {
         const std::int64_t w = micro_kernel<T>().width, count = std::min(tile_of<T>(cols(layer)), cols(layer) - first);
@@ -148,9 +154,48 @@ void add_product(const Piece<double>& piece, float*) {
         std::fill_n(to + k * ldc + std::max<std::int64_t>(0, k - kWidest), std::min<std::int64_t>(k, kWidest), 0.0);
 }
 
+// sums [count, cols] of columns first.. of a layer under weights(row, k), in float64, of so many weights at once as
+// stay in registers.
+template <class Weights>
+void weighted_columns(std::int64_t rows, const PackedSide<float>& side, std::int64_t layer, std::int64_t first,
+                      std::int64_t cols, std::int64_t count, const Weights& weights, double* sums) {
+    const std::int64_t w = micro_kernel<float>().width;
+    Buffer<double> held(rows * kMostWeights);
+    double found[kMostWeights * kWidest];
+    for (std::int64_t k0 = 0; k0 < count; k0 += kMostWeights) {
+        const std::int64_t some = std::min<std::int64_t>(kMostWeights, count - k0);
+        for (std::int64_t r = 0; r < rows; ++r)
+            for (std::int64_t k = 0; k < some; ++k) held[r * some + k] = weights(r, k0 + k);
+        for (std::int64_t c = 0; c < cols; c += w) {
+            std::fill_n(found, some * w, 0.0);
+            for (std::int64_t r = 0; r < rows; r += kDepth)
+                add_weighted(std::min(kDepth, rows - r), side.at(layer, first + c, r), w, held.data() + r * some,
+                             static_cast<int>(some), found);
+            for (std::int64_t k = 0; k < some; ++k)
+                std::copy_n(found + k * w, std::min(w, cols - c), sums + (k0 + k) * cols + c);
+        }
+    }
+}
+
+// Of a layer with few columns, in float64: in so few sums rounding would not average out.
+void add_narrow(const Piece<float>& piece) {
+    const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc, lost] = piece;
+    const bool left = x.cols(i) <= kNarrow;
+    const std::int64_t count = left ? wa : wb, cols = left ? wb : wa;
+    Buffer<double> sums(count * cols);
+    if (left)
+        weighted_columns(rows, y, j, b, wb, wa, [&](auto r, auto k) { return x.value(i, r, k); }, sums.data());
+    else
+        weighted_columns(rows, x, i, a, wa, wb, [&](auto r, auto k) { return y.value(j, r, k); }, sums.data());
+    for (std::int64_t k = 0; k < wa; ++k)
+        for (std::int64_t c = triangle ? k : 0; c < wb; ++c)
+            to[k * ldc + c] += left ? sums[k * cols + c] : sums[c * cols + k];
+}
+
 // In float32 within `tile`; the squares on a diagonal in float64.
 void add_product(const Piece<float>& piece, float* tile) {
     const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc, lost] = piece;
+    if (std::min(x.cols(i), y.cols(j)) <= kNarrow) return add_narrow(piece);
     const std::int64_t w = micro_kernel<float>().width, ld = round_up(wb, w);
     for (std::int64_t r = 0; r < rows; r += kDepth)
         packed_product(wa, wb, std::min(kDepth, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, r > 0, tile, ld,
@@ -206,28 +251,12 @@ void weighted(std::int64_t rows, const PackedSide<double>& side, const MomentSid
     }
 }
 
-// The same of float32 rows, in float64, of so many weights at once as stay in registers.
 void weighted(std::int64_t rows, const PackedSide<float>& side, const MomentSide<float>& of, std::int64_t layer,
               const double* other, std::int64_t others, double* sums) {
-    const std::int64_t w = micro_kernel<float>().width, cols = side.cols(layer);
-    Buffer<double> weights(rows * kMostWeights);
-    double found[kMostWeights * kWidest];
-    for (std::int64_t first = 0; first < 2 + others; first += kMostWeights) {
-        const std::int64_t count = std::min<std::int64_t>(kMostWeights, 2 + others - first);
-        for (std::int64_t r = 0; r < rows; ++r)
-            for (std::int64_t k = first; k < first + count; ++k)
-                weights[r * count + k - first] = k == 0   ? 1.0
-                                                 : k == 1 ? of.a[r * of.layers() + layer]
-                                                          : other[r * others + k - 2];
-        for (std::int64_t c = 0; c < cols; c += w) {
-            std::fill_n(found, count * w, 0.0);
-            for (std::int64_t r = 0; r < rows; r += kDepth)
-                add_weighted(std::min(kDepth, rows - r), side.at(layer, c, r), w, weights.data() + r * count,
-                             static_cast<int>(count), found);
-            for (std::int64_t k = 0; k < count; ++k)
-                std::copy_n(found + k * w, std::min(w, cols - c), sums + (first + k) * cols + c);
-        }
-    }
+    const auto weight = [&](std::int64_t r, std::int64_t k) {
+        return k == 0 ? 1.0 : k == 1 ? of.a[r * of.layers() + layer] : other[r * others + k - 2];
+    };
+    weighted_columns(rows, side, layer, 0, side.cols(layer), 2 + others, weight, sums);
 }
 
 // other_sums [others, p]: sums of z weighted by the other side's a [rows, others].

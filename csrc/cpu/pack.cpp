@@ -31,39 +31,33 @@ SIMKIT_CLONES void shift_scale(const float* x, const float* shift, float s, floa
     for (std::int64_t k = 0; k < c; ++k) out[k] = (x[k] - shift[k]) * s;
 }
 
-constexpr int kLanes = 4;
+// The same, rounded once, and the sum of squares of what is written.
 template <class T>
 [[gnu::always_inline]] inline double shift_norm_body(const T* x, const double* shift, double s, float* out,
                                                      std::int64_t c) {
-    typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
-    typedef double LooseDoubles __attribute__((vector_size(kLanes * sizeof(double)), aligned(8), may_alias));
-    typedef float LooseFloats __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
-    typedef T LooseRow __attribute__((vector_size(kLanes * sizeof(T)), aligned(sizeof(T)), may_alias));
-    Doubles sums[2] = {};
+    constexpr int lanes = 16;
+    double sums[lanes] = {};
     std::int64_t k = 0;
-    for (; k + 2 * kLanes <= c; k += 2 * kLanes)
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
-            const std::int64_t at = k + v * kLanes;
-            const Doubles raw = __builtin_convertvector(*reinterpret_cast<const LooseRow*>(x + at), Doubles);
-            const LooseFloats z =
-                __builtin_convertvector((raw - *reinterpret_cast<const LooseDoubles*>(shift + at)) * s, LooseFloats);
-            *reinterpret_cast<LooseFloats*>(out + at) = z;
-            const Doubles rounded = __builtin_convertvector(z, Doubles);
-            sums[v] += rounded * rounded;
+    for (; k + lanes <= c; k += lanes)
+        for (int l = 0; l < lanes; ++l) {
+            const float z = static_cast<float>((x[k + l] - shift[k + l]) * s);
+            out[k + l] = z;
+            sums[l] += static_cast<double>(z) * z;
         }
-    sums[0] += sums[1];
-    double sum = (sums[0][0] + sums[0][1]) + (sums[0][2] + sums[0][3]);
     for (; k < c; ++k) {
         out[k] = static_cast<float>((x[k] - shift[k]) * s);
-        sum += static_cast<double>(out[k]) * out[k];
+        sums[0] += static_cast<double>(out[k]) * out[k];
     }
-    return sum;
+    for (int width = lanes / 2; width; width /= 2)
+        for (int l = 0; l < width; ++l) sums[l] += sums[l + width];
+    return sums[0];
 }
-SIMKIT_CLONES double shift_norm(const float* x, const double* shift, double s, float* out, std::int64_t c) {
+SIMKIT_CLONES double shift_norm(const float* __restrict x, const double* __restrict shift, double s,
+                                float* __restrict out, std::int64_t c) {
     return shift_norm_body(x, shift, s, out, c);
 }
-SIMKIT_CLONES double shift_norm(const double* x, const double* shift, double s, float* out, std::int64_t c) {
+SIMKIT_CLONES double shift_norm(const double* __restrict x, const double* __restrict shift, double s,
+                                float* __restrict out, std::int64_t c) {
     return shift_norm_body(x, shift, s, out, c);
 }
 

@@ -7,8 +7,10 @@ namespace {
 
 // Every sliver is a multiple of four columns wide.
 constexpr int kLanes = 4;
-typedef float Floats __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
+
+// One by one: of a whole vector the compiler converts halves and joins them.
+[[gnu::always_inline]] inline Doubles widened(const float* z) { return Doubles{z[0], z[1], z[2], z[3]}; }
 
 // `Vectors` vectors of columns under `Count` weights, all sums in registers.
 template <int Count, int Vectors>
@@ -18,8 +20,7 @@ template <int Count, int Vectors>
     for (std::int64_t r = 0; r < rows; ++r) {
         Doubles wide[Vectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v)
-            wide[v] = __builtin_convertvector(*reinterpret_cast<const Floats*>(z + r * width + v * kLanes), Doubles);
+        for (int v = 0; v < Vectors; ++v) wide[v] = widened(z + r * width + v * kLanes);
 #pragma GCC unroll 8
         for (int k = 0; k < Count; ++k)
 #pragma GCC unroll 4
@@ -60,14 +61,16 @@ SIMKIT_CLONES void add_weighted(std::int64_t rows, const float* sliver, std::int
 
 SIMKIT_CLONES void add_squares(std::int64_t rows, const float* sliver, std::int64_t width, double* sums) {
     for (std::int64_t c = 0; c < width; c += kLanes) {
-        Doubles sum[2] = {};
-        for (std::int64_t r = 0; r < rows; ++r) {
-            const Doubles z =
-                __builtin_convertvector(*reinterpret_cast<const Floats*>(sliver + r * width + c), Doubles);
-            sum[r % 2] += z * z;
+        Doubles even{}, odd{};
+        std::int64_t r = 0;
+        for (; r + 2 <= rows; r += 2) {
+            const Doubles first = widened(sliver + r * width + c), second = widened(sliver + (r + 1) * width + c);
+            even += first * first;
+            odd += second * second;
         }
-        sum[0] += sum[1];
-        for (int k = 0; k < kLanes; ++k) sums[c + k] += sum[0][k];
+        if (r < rows) even += widened(sliver + r * width + c) * widened(sliver + r * width + c);
+        even += odd;
+        for (int k = 0; k < kLanes; ++k) sums[c + k] += even[k];
     }
 }
 

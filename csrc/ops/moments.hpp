@@ -5,7 +5,8 @@
 // Derivation: HSIC_debiased needs tr, row sums and diagonals only through these (see simkit/streaming/moments.py).
 // z is float64, or float32, rounded once from float64. Of float32 z only products of different columns are float32: of
 // at most 256 rows in one running sum, and of one call (512 rows of a stream) before they are added to the float64
-// sums. Everything else, squares on the diagonals too, is a float64 sum over the same float32 z.
+// sums. Everything else, squares on the diagonals and products with layers of at most kNarrow columns too, is a float64
+// sum over the same float32 z.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,8 @@
 #include "core/tiles.hpp"
 
 namespace simkit {
+
+constexpr std::int64_t kNarrow = 12;
 
 // The layers of one side, laid side by side: layer l is columns offsets[l]..offsets[l+1].
 template <class T>

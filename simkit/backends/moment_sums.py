@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..arrays import FloatArray, Matrix
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
+NARROW = 12  # columns of a layer whose products are always float64, as in csrc/ops/moments.hpp
 
 
 @dataclass(frozen=True)

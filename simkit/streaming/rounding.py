@@ -1,14 +1,15 @@
 """What float32 products may have done to the HSIC of a stream: an estimate of the error of every pair.
 
-A float32 sum of up to 256 products is rounded with each of them, and with u = 2^-24 is off by u · √256 / 3 of its size
-where that is random, which is at most √(G_jj H_kk) over all rows (Cauchy): blocks are taken to be wrong alike. Where
-rounding does not average out (a column of two values), the sums of squares show it, which are formed in float32 as well
-as in float64 (:class:`simkit.backends.moment_sums.SideSums`): e² = Σ lost² / Σ G_jj² of either layer. So an entry of
-C = Σ x yᵀ is off by
+A float32 sum of up to 256 products is rounded with each of them, by u / √3 of what has been added so far, u = 2^-24:
+where that is random, by u · √256 / √3 of at most √(G_jj H_kk) over all rows (Cauchy); blocks are taken to be wrong
+alike. Where rounding does not average out (columns of two values), sums of squares show it, which are formed in float32
+as well as in float64 (:class:`simkit.backends.moment_sums.SideSums`): e² = Σ lost² / Σ G_jj² of either layer, and twice
+as much for pairs of columns. So an entry of C = Σ x yᵀ is off by
 
-    δ_jk = √(G_jj H_kk) · √((16 u / 3)² + e_x² + e_y²)
+    δ_jk = √(G_jj H_kk) · √((16 u)² / 3 + 4 e_x² + 4 e_y² + 2 u² / 3)
 
-and HSIC, of which D is the derivative by C, by √(Σ D_jk² δ_jk²); the diagonal of a layer with itself is float64.
+the last term for z itself, which is all there is where a layer has few columns, whose products are float64; so is the
+diagonal of a layer with itself. HSIC, of which D is the derivative by C, is off by √(Σ D_jk² δ_jk²).
 
     biased     D = 2 (C - n μνᵀ + UᵀV - g hᵀ / (n + |E|))
     debiased   D = 2 (C - n μνᵀ + UᵀV) - 4 μνᵀ - 2/(n+|E|-2) (g hᵀ + 2 g νᵀ + 2 μ hᵀ + 4 μνᵀ)
@@ -25,9 +26,10 @@ import numpy as np
 
 from ..arrays import FloatArray
 from ..backends.base import Estimator, PairSums
+from ..backends.moment_sums import NARROW
 from .gathered import Gathered, Layer, own
 
-_RANDOM = 16 / 3 * 2.0**-24
+_UNIT = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,14 @@ def _derivative(n: int, x: Layer, y: Layer, c: FloatArray, estimator: Estimator)
 
 def _share(x: Layer, y: Layer) -> float:
     """What an entry of C may be off by, over √(G_jj H_kk)."""
-    return math.sqrt(_RANDOM**2 + sum(_lost(layer) for layer in (x, y)))
+    share = 2 / 3 * _UNIT**2
+    if min(len(x.mean), len(y.mean)) > NARROW:
+        share += (16 * _UNIT) ** 2 / 3 + 4 * (_lost(x) + _lost(y))
+    return math.sqrt(share)
 
 
 def _lost(x: Layer) -> float:
+    """e²."""
     squares = x.gram.diagonal()
     if x.lost is None or not squares.any():
         return 0.0
