@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from simkit.arrays import Matrix
 from simkit.backends import native_cpu, reference
-from simkit.backends.moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
+from simkit.backends.moment_sums import NARROW, MomentRows, MomentSums, MomentUnits, SideSums
 
 Array = npt.NDArray[Any]
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -102,6 +103,57 @@ def test_moments_of_a_block(rows: int, widths: list[int]) -> None:
             size = max(float(np.abs(expected).max()), 1e-300)
             assert np.abs(found[1][name] - expected).max() <= 1e-13 * size, name
             assert found[1][name].tobytes() == found[2][name].tobytes(), name
+
+
+@pytest.mark.parametrize("rows", [1, 127, 128, 129, 257, 512])
+@pytest.mark.parametrize("widths", [[1], [5, 49, 48], [241, 3], [13, 12, 30]])
+def test_float32_moments_of_a_block(rows: int, widths: list[int]) -> None:
+    """The same rows to the bit; all sums equal the reference's float64 ones but for products of different columns."""
+    rng = np.random.default_rng(rows + len(widths))
+    others = [14, *widths]
+    layers = [[matrix(rng.standard_normal((rows, w)), DTYPES[k % 4]) for k, w in enumerate(side)]
+              for side in (widths, others)]  # fmt: skip
+    for alone in (True, False):
+        found, sums = [], []
+        for backend, threads in ((reference, 1), (native_cpu, 1), (native_cpu, 3)):
+            seeded = np.random.default_rng(1)
+            sides = [side_of(w, seeded, alone=alone) for w in ([widths] if alone else [widths, others])]
+            sides = [replace(side, lost=np.zeros(side.offsets[-1])) for side in sides]
+            units = [MomentUnits(x, s, np.full((rows, s.offsets[-1]), np.nan, dtype=np.float32))
+                     for x, s in zip(layers, sides, strict=False)]  # fmt: skip
+            moved = backend.moments_rows(units, threads=threads)
+            sums.append(sums_of(sides))
+            for _ in range(2):  # adds
+                backend.moments_add(sums[-1], moved[0], None if alone else moved[1], threads=threads)
+            found.append(arrays_of(sums[-1], moved))
+        sizes = [np.sqrt((x.z.astype(np.float64) ** 2).sum(axis=0)) for x in moved]
+        assert_float32_sums(found, sizes, [widths] if alone else [widths, others])
+        for side, size in zip((sums[1].left, sums[1].right), sizes, strict=False):
+            assert side is not None
+            assert side.lost is not None
+            assert (np.abs(side.lost) <= 2e-6 * size**2).all()
+
+
+def assert_float32_sums(found: list[dict[str, Array]], sizes: list[Array], widths: list[list[int]]) -> None:
+    """``sizes``: the roots of the columns' squares; a float32 product is off by 1e-6 of those of its columns."""
+    ends = [np.cumsum([0, *side]) for side in widths]
+    for name, expected in found[0].items():
+        assert found[1][name].tobytes() == found[2][name].tobytes(), name
+        error = np.abs(found[1][name] - expected)
+        if name == "cross":
+            narrow = [np.repeat(np.array(side) <= NARROW, side) for side in widths]
+            allowed = 2e-6 * np.outer(sizes[0], sizes[-1])
+            allowed[narrow[0][:, None] | narrow[-1][None, :]] = 1e-13 * np.abs(expected).max()
+            if len(widths) == 1:
+                np.fill_diagonal(allowed, 1e-13 * np.abs(expected).max())
+        elif ".gram." in name:
+            side, layer = int(name[0]), int(name.rsplit(".", 1)[1])
+            size = sizes[side][ends[side][layer] : ends[side][layer + 1]]
+            allowed = (2e-6 if len(size) > NARROW else 1e-13) * np.outer(size, size)
+            np.fill_diagonal(allowed, 1e-13 * np.abs(expected).max())
+        else:
+            allowed = 0.0 if name.endswith(".z") else 1e-13 * max(float(np.abs(expected).max()), 1e-300)
+        assert (error <= allowed).all(), name
 
 
 def sums_of(sides: list[SideSums]) -> MomentSums:

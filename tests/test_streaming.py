@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from backend_lists import CHOSEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import ESTIMATORS, Array, Estimator, features, rows_of, same_state, split, streamed, truth
+from streams import AWKWARD, ESTIMATORS, ROWS, Estimator, features, rows_of, same_state, split, streamed, truth
 from tolerance import assert_close
 
 import simkit as sk
@@ -106,29 +105,6 @@ def test_computing_on_the_way_changes_nothing(estimator: Estimator) -> None:
 
 
 # Shifts, scales and outlying rows.
-
-AWKWARD: dict[str, Callable[[np.random.Generator, Array], Array]] = {
-    "far from zero": lambda r, x: x + 1e6,
-    "tiny": lambda r, x: x * 1e-20,
-    "huge": lambda r, x: x * 1e20,
-    "a first block of another kind": lambda r, x: np.where(np.arange(len(x))[:, None] < 512, 1e-3 * x + 50, x),
-    "a first block that is constant": lambda r, x: np.where(np.arange(len(x))[:, None] < 512, 3.0, x),
-    "a first block that is dead but for a row": lambda r, x: np.where(
-        (np.arange(len(x))[:, None] < 512) & (np.arange(len(x))[:, None] != 7), 0.0, x
-    ),
-    "a drift": lambda r, x: x + np.linspace(0, 100, len(x))[:, None],
-    "jumps": lambda r, x: x + 1000.0 * (np.arange(len(x)) // 600)[:, None],
-    "sparse samples": lambda r, x: x * (r.random((len(x), 1)) < 0.01),
-    "heavy-tailed": lambda r, x: r.standard_cauchy(x.shape) + x,
-    "rows of many sizes": lambda r, x: x * np.exp(3 * r.standard_normal((len(x), 1))),
-}
-ROWS = {
-    "first": [0],
-    "in the tail": [1090],
-    "in the second block": [700],
-    "four": [3, 600, 601, 1099],
-    "forty": list(range(0, 1100, 35)),
-}
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

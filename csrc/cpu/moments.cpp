@@ -16,9 +16,12 @@
 namespace simkit {
 namespace {
 
-constexpr std::int64_t kTile = 240;   // columns, at most
+constexpr std::int64_t kTile = 240;  // columns, at most
+template <class T>
 constexpr std::int64_t kDepth = 256;  // rows multiplied at a time
-constexpr std::int64_t kRows = 64;    // rows of one piece of work
+template <>
+constexpr std::int64_t kDepth<float> = 128;  // in one running sum; 256 are no faster
+constexpr std::int64_t kRows = 64;           // rows of one piece of work
 static_assert(kNarrow <= 12, "columns of the narrowest sliver");
 
 // Memory that the calling thread keeps: a stream adds a block every few milliseconds, and fresh pages for each would
@@ -98,19 +101,19 @@ class PackedSide {
 
     // Columns k.. of a layer, rows r..; whole slivers.
     const T* at(std::int64_t layer, std::int64_t k, std::int64_t r) const {
-        return data_ + r * width_ + (first_[layer] + k) * std::min(kDepth, rows_ - r);
+        return data_ + r * width_ + (first_[layer] + k) * std::min(kDepth<T>, rows_ - r);
     }
 
     // Row r of column k, which lies in the layer's first sliver.
     double value(std::int64_t layer, std::int64_t r, std::int64_t k) const {
-        return at(layer, 0, r / kDepth * kDepth)[r % kDepth * micro_kernel<T>().width + k];
+        return at(layer, 0, r / kDepth<T> * kDepth<T>)[r % kDepth<T> * micro_kernel<T>().width + k];
     }
 
   private:
     void pack(std::int64_t layer, std::int64_t first) {
         const std::int64_t w = micro_kernel<T>().width, count = std::min(tile_of<T>(cols(layer)), cols(layer) - first);
-        for (std::int64_t r0 = 0; r0 < rows_; r0 += kDepth) {
-            const std::int64_t depth = std::min(kDepth, rows_ - r0);
+        for (std::int64_t r0 = 0; r0 < rows_; r0 += kDepth<T>) {
+            const std::int64_t depth = std::min(kDepth<T>, rows_ - r0);
             T* out = const_cast<T*>(at(layer, first, r0));
             for (std::int64_t r = 0; r < depth; ++r) {
                 const T* z = side_.z + (r0 + r) * side_.p + column(layer) + first;
@@ -125,7 +128,7 @@ class PackedSide {
     std::int64_t rows_, width_ = 0;
     const MomentSide<T>& side_;
     std::vector<std::int64_t> first_;  // the layer's first column among the packed ones
-    T* data_;                          // by kDepth rows, sliver by sliver
+    T* data_;                          // by kDepth<T> rows, sliver by sliver
 };
 
 // The piece of c [., ldc] that one item adds to: columns a.. of layer i of x and b.. of layer j of y.
@@ -147,9 +150,9 @@ struct Piece {
 
 void add_product(const Piece<double>& piece, float*) {
     const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc, lost] = piece;
-    for (std::int64_t r = 0; r < rows; r += kDepth)
-        packed_product(wa, wb, std::min(kDepth, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, true, to, ldc,
-                       piece.sums(kTallest));
+    for (std::int64_t r = 0; r < rows; r += kDepth<double>)
+        packed_product(wa, wb, std::min(kDepth<double>, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, true, to,
+                       ldc, piece.sums(kTallest));
     for (std::int64_t k = 1; triangle && k < wa; ++k)  // a few more than the triangle were written
         std::fill_n(to + k * ldc + std::max<std::int64_t>(0, k - kWidest), std::min<std::int64_t>(k, kWidest), 0.0);
 }
@@ -168,8 +171,8 @@ void weighted_columns(std::int64_t rows, const PackedSide<float>& side, std::int
             for (std::int64_t k = 0; k < some; ++k) held[r * some + k] = weights(r, k0 + k);
         for (std::int64_t c = 0; c < cols; c += w) {
             std::fill_n(found, some * w, 0.0);
-            for (std::int64_t r = 0; r < rows; r += kDepth)
-                add_weighted(std::min(kDepth, rows - r), side.at(layer, first + c, r), w, held.data() + r * some,
+            for (std::int64_t r = 0; r < rows; r += kDepth<float>)
+                add_weighted(std::min(kDepth<float>, rows - r), side.at(layer, first + c, r), w, held.data() + r * some,
                              static_cast<int>(some), found);
             for (std::int64_t k = 0; k < some; ++k)
                 std::copy_n(found + k * w, std::min(w, cols - c), sums + (k0 + k) * cols + c);
@@ -197,18 +200,18 @@ void add_product(const Piece<float>& piece, float* tile) {
     const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc, lost] = piece;
     if (std::min(x.cols(i), y.cols(j)) <= kNarrow) return add_narrow(piece);
     const std::int64_t w = micro_kernel<float>().width, ld = round_up(wb, w);
-    for (std::int64_t r = 0; r < rows; r += kDepth)
-        packed_product(wa, wb, std::min(kDepth, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, r > 0, tile, ld,
-                       r == 0 ? piece.sums(0) : Ahead{});
+    for (std::int64_t r = 0; r < rows; r += kDepth<float>)
+        packed_product(wa, wb, std::min(kDepth<float>, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, r > 0, tile,
+                       ld, r == 0 ? piece.sums(0) : Ahead{});
     for (std::int64_t k = 0; k < wa; ++k) {
         const std::int64_t first = triangle ? k + 1 : 0;
         add_to(tile + k * ld + first, to + k * ldc + first, wb - first);
     }
     if (!triangle) return;
     double squares[kTile + kWidest] = {};
-    for (std::int64_t r = 0; r < rows; r += kDepth)
+    for (std::int64_t r = 0; r < rows; r += kDepth<float>)
         for (std::int64_t k = 0; k < wa; k += w)
-            add_squares(std::min(kDepth, rows - r), x.at(i, a + k, r), w, squares + k);
+            add_squares(std::min(kDepth<float>, rows - r), x.at(i, a + k, r), w, squares + k);
     for (std::int64_t k = 0; k < wa; ++k) {
         to[k * ldc + k] += squares[k];
         lost[k] += tile[k * ld + k] - squares[k];
@@ -236,9 +239,9 @@ void product_items(std::int64_t rows, const PackedSide<T>& x, std::int64_t i, co
 void weighted(std::int64_t rows, const PackedSide<double>& side, const MomentSide<double>& of, std::int64_t layer,
               const double* other, std::int64_t others, double* sums) {
     const std::int64_t w = micro_kernel<double>().width, count = 2 + others;
-    Buffer<double> packed(round_up(count, w) * std::min(kDepth, rows));
-    for (std::int64_t r0 = 0; r0 < rows; r0 += kDepth) {
-        const std::int64_t depth = std::min(kDepth, rows - r0);
+    Buffer<double> packed(round_up(count, w) * std::min(kDepth<double>, rows));
+    for (std::int64_t r0 = 0; r0 < rows; r0 += kDepth<double>) {
+        const std::int64_t depth = std::min(kDepth<double>, rows - r0);
         for (std::int64_t k = 0; k < round_up(count, w); ++k)
             for (std::int64_t r = 0; r < depth; ++r) {
                 const double own = k == 0 ? 1.0 : of.a[(r0 + r) * of.layers() + layer];

@@ -4,7 +4,7 @@
 //   z, a, a^2, a z (own layer), z^T z (own layer), and across sides: x^T y, a b, a y, b x.
 // Derivation: HSIC_debiased needs tr, row sums and diagonals only through these (see simkit/streaming/moments.py).
 // z is float64, or float32, rounded once from float64. Of float32 z only products of different columns are float32: of
-// at most 256 rows in one running sum, and of one call (512 rows of a stream) before they are added to the float64
+// at most 128 rows in one running sum, and of one call (512 rows of a stream) before they are added to the float64
 // sums. Everything else, squares on the diagonals and products with layers of at most kNarrow columns too, is a float64
 // sum over the same float32 z.
 #pragma once

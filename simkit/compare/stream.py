@@ -39,8 +39,8 @@ class StreamingCKA:
     ``products="float32"`` (exact mode) forms the products of different features in float32, twice as fast: rows are
     rounded to float32 once, less a value that each feature often has; squares, norms and sums across blocks of 512 rows
     stay float64, and so do blocks that float32 does not hold. On ordinary features scores are right to about 1e-8. The
-    error of every score is estimated from the sums, and ``compute`` refuses where it may be above 1e-6: layers of few
-    features, features whose means drift by many deviations, some of many sizes. The plan has the estimate.
+    error of every score is estimated from the sums, and ``compute`` refuses where it may be above 1e-6: where a feature
+    of either side decides, where many have but two or three values. The plan has the estimate.
 
     Args:
         estimator: ``"debiased"`` or ``"biased"`` (exact mode only).

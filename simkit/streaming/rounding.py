@@ -1,15 +1,16 @@
 """What float32 products may have done to the HSIC of a stream: an estimate of the error of every pair.
 
-A float32 sum of up to 256 products is rounded with each of them, by u / √3 of what has been added so far, u = 2^-24:
-where that is random, by u · √256 / √3 of at most √(G_jj H_kk) over all rows (Cauchy); blocks are taken to be wrong
+A float32 sum of up to 128 products is rounded with each of them, by u / √3 of what has been added so far, u = 2^-24:
+where that is random, by u · √128 / √3 of at most √(G_jj H_kk) over all rows (Cauchy); blocks are taken to be wrong
 alike. Where rounding does not average out (columns of two values), sums of squares show it, which are formed in float32
-as well as in float64 (:class:`simkit.backends.moment_sums.SideSums`): e² = Σ lost² / Σ G_jj² of either layer, and twice
-as much for pairs of columns. So an entry of C = Σ x yᵀ is off by
+as well as in float64 (:class:`simkit.backends.moment_sums.SideSums`): e² = Σ lost² / Σ G_jj² of either layer. So an
+entry of C = Σ x yᵀ is off by
 
-    δ_jk = √(G_jj H_kk) · √((16 u)² / 3 + 4 e_x² + 4 e_y² + 2 u² / 3)
+    δ_jk = √(G_jj H_kk) · √(128 u² / 3 + e_x² + e_y² + 2 u² / 3)
 
 the last term for z itself, which is all there is where a layer has few columns, whose products are float64; so is the
-diagonal of a layer with itself. HSIC, of which D is the derivative by C, is off by √(Σ D_jk² δ_jk²).
+diagonal of a layer with itself. HSIC, of which D is the derivative by C, is off by √(Σ D_jk² δ_jk²), of which twice is
+taken: one or two pairs of columns may decide.
 
     biased     D = 2 (C - n μνᵀ + UᵀV - g hᵀ / (n + |E|))
     debiased   D = 2 (C - n μνᵀ + UᵀV) - 4 μνᵀ - 2/(n+|E|-2) (g hᵀ + 2 g νᵀ + 2 μ hᵀ + 4 μνᵀ)
@@ -67,7 +68,7 @@ def rounding(rows: Gathered, estimator: Estimator) -> Rounding:
 
 def _error(n: int, x: Layer, y: Layer, c: FloatArray, estimator: Estimator) -> float:
     slope = _derivative(n, x, y, c, estimator)
-    return math.sqrt(float(x.gram.diagonal() @ (slope * slope) @ y.gram.diagonal())) * _share(x, y)
+    return 2 * math.sqrt(float(x.gram.diagonal() @ (slope * slope) @ y.gram.diagonal())) * _share(x, y)
 
 
 def _own_error(n: int, x: Layer, estimator: Estimator) -> float:
@@ -75,7 +76,7 @@ def _own_error(n: int, x: Layer, estimator: Estimator) -> float:
     slope = _derivative(n, x, x, own(x).c, estimator)
     np.fill_diagonal(slope, 0.0)
     squares = x.gram.diagonal()
-    return math.sqrt(2 * float(squares @ (slope * slope) @ squares)) * _share(x, x)
+    return 2 * math.sqrt(2 * float(squares @ (slope * slope) @ squares)) * _share(x, x)
 
 
 def _derivative(n: int, x: Layer, y: Layer, c: FloatArray, estimator: Estimator) -> FloatArray:
@@ -93,7 +94,7 @@ def _share(x: Layer, y: Layer) -> float:
     """What an entry of C may be off by, over √(G_jj H_kk)."""
     share = 2 / 3 * _UNIT**2
     if min(len(x.mean), len(y.mean)) > NARROW:
-        share += (16 * _UNIT) ** 2 / 3 + 4 * (_lost(x) + _lost(y))
+        share += 128 * _UNIT**2 / 3 + _lost(x) + _lost(y)
     return math.sqrt(share)
 
 

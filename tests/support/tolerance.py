@@ -19,6 +19,10 @@ count of roundings that depends on the lengths of the sums. The demand is what s
   pair to pair averages over p/8 sums. The panel is plain. 8 eps stand.
 * **hsic**: relative to √(HSIC(x, x) HSIC(y, y)); half of cka's ratio, so cka's entry.
 * **stream**: as cka, float64, whatever the input; √n more for sums over rows. Demand 1e-9.
+* **fast stream**: with float32 products; what may be off by more than the demand of 1e-6 is refused. 128 products in a
+  running sum are off by √128 · eps/2 / √3 = 3.3 eps where that is random, twice that for 2 sigmas, and a score by twice
+  that again; what is left of products by their mean, nine variances at the most, adds nothing to their ratio on the
+  features that are measured here.
 * **merge**: two orders of the same float64 additions. Demand 1e-12 on ordinary features.
 * **greedy**: CKA after a removal. float64: sums are formed afresh before half of them is gone, so as cka. Demands
   1e-9 (float64) and 1e-6 (float32).
@@ -63,6 +67,7 @@ Op: TypeAlias = Literal[
     "cka",
     "hsic",
     "stream",
+    "fast stream",
     "merge",
     "greedy",
     "products",
@@ -103,6 +108,8 @@ TABLE: dict[tuple[str, str], Entry] = {
     ("hsic", "float64"): Entry(1e-10, EPS["float64"], _cka64),
     ("stream", "float32"): Entry(1e-9, EPS["float64"], _stream),
     ("stream", "float64"): Entry(1e-9, EPS["float64"], _stream),
+    ("fast stream", "float32"): Entry(1e-6, EPS["float32"], lambda n, p: 8),
+    ("fast stream", "float64"): Entry(1e-6, EPS["float32"], lambda n, p: 8),
     ("merge", "float32"): Entry(1e-12, EPS["float64"], _stream),
     ("merge", "float64"): Entry(1e-12, EPS["float64"], _stream),
     ("greedy", "float32"): Entry(1e-6, EPS["float32"], lambda n, p: 8),
