@@ -295,6 +295,14 @@ def test_batches_here_and_there() -> None:
     estimate = sk.StreamingCKA(mode="minibatch")
     estimate.update(there(layers, kind=Copied))
     assert estimate.compute().plan.notes[-1] == off
+    fast = sk.StreamingCKA(products="float32")
+    fast.update(there(layers, kind=Copied))
+    assert fast.compute().plan.notes[-1] == off
+    named = sk.StreamingCKA(products="float32", backend="native_cuda")
+    with pytest.raises(
+        NotImplementedError, match=r"^products=\"float32\" adds rows on the host, not on backend='native_cuda'$"
+    ):
+        named.update(there(layers))
 
 
 @pytest.mark.usefixtures("device")

@@ -23,9 +23,9 @@ from ..streaming import finish, held, minibatch, moments, state
 from ..streaming.rounding import Rounding
 from .added import Added
 from .matrix import SimilarityMatrix, similarity_matrix
+from .saved_stream import FORMAT, named_widths, read_meta
 
 StreamMode: TypeAlias = Literal["exact", "minibatch"]
-FORMAT = "simkit.StreamingCKA.1"
 PROMISE = 1e-6  # what float32 products may do to a score
 
 
@@ -58,8 +58,7 @@ class StreamingCKA:
     (RuntimeError) until it is reset or takes a saved state.
 
     Raises:
-        ValueError: an unknown option, or a state larger than ``memory``. NotImplementedError: float32 products by
-            ``backend="native_cuda"``.
+        ValueError: an unknown option, or a state larger than ``memory``.
     """
 
     def __init__(
@@ -82,8 +81,6 @@ class StreamingCKA:
         if products == "float32" and mode != "exact":
             raise ValueError(f'products="float32" needs mode="exact", not mode={mode!r}')
         check_backend(backend)
-        if products == "float32" and backend == "native_cuda":
-            raise NotImplementedError('a stream with products="float32" runs on the host, not on backend="native_cuda"')
         self._products: Precision = products
         self._estimator: Estimator = estimator
         self._mode: StreamMode = mode
@@ -119,7 +116,7 @@ class StreamingCKA:
 
         Raises:
             ValueError: other layers or widths than before, different numbers of samples, non-finite entries (named);
-                nothing is added then.
+                nothing is added then. NotImplementedError: float32 products by a backend that is a device's.
         """
         self._refuse_torn()
         rows = as_matrices(layers)
@@ -127,9 +124,8 @@ class StreamingCKA:
         both = [*rows, *(columns or ())]
         same_samples(both)
         names = self._check_layers(rows, columns)
-        fast = self._products == "float32"
-        chosen = self._adder([] if fast else both) if self._mode == "exact" else None
-        hold = None if chosen is None or fast else chosen.hold_moments
+        chosen = self._adder(both) if self._mode == "exact" else None
+        hold = None if chosen is None else chosen.hold_moments
         if hold is None:
             both = self._on_host(both)
         backend = self._backend if chosen is None or hold is None else chosen.backend
@@ -258,9 +254,9 @@ class StreamingCKA:
             ValueError: the arrays are not such a state, or of another estimator, mode or products.
         """
         try:
-            meta = _meta(arrays)
-            rows = _named_widths(meta, "rows")
-            columns = None if meta["columns"] is None else _named_widths(meta, "columns")
+            meta = read_meta(arrays)
+            rows = named_widths(meta, "rows")
+            columns = None if meta["columns"] is None else named_widths(meta, "columns")
             exact = estimate = None
             left, right = [w for _, w in rows], None if columns is None else [w for _, w in columns]
             if rows and meta["mode"] == "exact":
@@ -282,8 +278,15 @@ class StreamingCKA:
         """What adds a batch: the backend that holds the sums, or the choice for these layers.
 
         Raises:
-            ValueError: layers on another device than the sums.
+            ValueError: layers on another device than the sums. NotImplementedError: float32 products on a device.
         """
+        if self._products == "float32":
+            chosen = choose("moments_add", backend=self._backend)
+            if chosen.hold_moments is not None:
+                raise NotImplementedError(
+                    f'products="float32" adds rows on the host, not on backend={chosen.backend!r}'
+                )
+            return chosen
         there = None if self._exact is None else self._exact.held
         if there is not None:
             for layer in layers:
@@ -425,38 +428,6 @@ class StreamingCKA:
             (step, *preparing_steps(Linear(), backend=self._backend), *self._ran("largest_entries")), tuple(notes)
         )
         return self._matrix(sums, plan, estimate.samples)
-
-
-def _meta(arrays: object) -> dict[str, Any]:
-    """The JSON beside the arrays of a state, with every key that is read."""
-    if not isinstance(arrays, Mapping):
-        raise TypeError(f"a state is a mapping of names to arrays, not {type(arrays).__name__}")
-    if "meta" not in arrays:
-        raise ValueError("it has no array 'meta'")
-    try:
-        meta = json.loads(bytes(np.asarray(arrays["meta"], dtype=np.uint8)))
-    except (TypeError, ValueError, OverflowError):  # bytes that are no UTF-8, or no JSON
-        raise ValueError("its array 'meta' does not hold JSON") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise ValueError(f"its format is {meta.get('format') if isinstance(meta, dict) else meta!r}, not {FORMAT!r}")
-    missing = [key for key in ("estimator", "mode", "rows", "columns", "exponents") if key not in meta]
-    if missing:
-        raise ValueError(f"its meta has no {' and no '.join(map(repr, missing))}")
-    meta.setdefault("products", "float64")  # older states have no other
-    if meta["products"] not in ("float64", "float32"):
-        raise ValueError(f"its products are {meta['products']!r}, not float64 or float32")
-    return meta
-
-
-def _named_widths(meta: Mapping[str, Any], key: str) -> tuple[tuple[str, int], ...]:
-    """The names and widths of one side's layers."""
-    layers = meta[key]
-    sound = isinstance(layers, list) and all(
-        isinstance(layer, list) and [type(part) for part in layer] == [str, int] and layer[1] > 0 for layer in layers
-    )
-    if not sound:
-        raise ValueError(f"its {key} are {layers!r}, not names with widths")
-    return tuple((name, width) for name, width in layers)
 
 
 def _widths(layers: Sequence[Matrix]) -> list[int]:
