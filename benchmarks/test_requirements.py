@@ -51,7 +51,8 @@ def test_notes_growth_routes_and_seconds() -> None:
     notes = ("extra memory by rows: 10,000: 10.0 MiB, 100,000: 12.0 MiB, 1,000,000: 11.5 MiB",)
     said = _said(_workload("W5", _row("simkit, exact", 1.0), notes=notes))
     assert said["memory flat: at 10⁵ and 10⁶ rows ≤ 1.1 × that at 10⁴"] == "1.20 short by 9.1%"
-    assert said["≥ 90% of the float32 limit in a fast mode"] == "there is no such mode short: not built"
+    fast = _said(_workload("W5 float32", _row("simkit, float32 products", 1.2, error=1e-8)))
+    assert fast == {"≥ 90% of the float32 limit: ≤ 1.11 ×": "1.20 short by 8.0%", "error ≤ 1e-6": "1e-8 kept"}
     assert said["any order within 1e-9"].endswith("test_any_order_gives_the_same_digits` kept")
     said = _said(_workload("W2", _row("simkit", float("nan")), notes=("99% of the float32 order is that of float64",)))
     assert said["the order of brute force, 100%"] == "99% short by 1.0%"

@@ -99,6 +99,42 @@ def test_w5_stream(measure: Measure, full: bool) -> None:
     result["notes"].append("extra memory by rows: " + ", ".join(_memory(widths, full)))
 
 
+def test_w5_stream_float32(measure: Measure, full: bool) -> None:
+    """The same stream with float32 products, beside rivals that form theirs in float32: within 1e-6."""
+    rows, widths = (100_000, (256,) * 4) if full else (2048, (48, 32))
+    stream = stream_of(rows, widths)
+    truth, biased = (cka_table(*stream.whole(), debiased=k, repeats=stream.repeats if k else 1) for k in (True, False))
+    p = sum(widths)
+    per_row = p * p + 2 * sum(width * (width + 1) // 2 for width in widths)
+    workload = Workload(
+        key="W5 float32",
+        title=f"the same with float32 products, {stream.rows} rows",
+        sizes={"rows": stream.rows, "widths": list(widths), "batch": BATCH},
+        inputs=[stream],
+        error=lambda table: float(np.abs(np.asarray(table) - truth).max()),
+        tolerance=1e-6,
+        precision="float32",
+        multiply_adds=stream.rows * per_row,
+        bytes=8 * stream.rows * p,
+    )
+
+    def rival(name: str, call: Any) -> Contestant:
+        note = "the biased estimator only; its error is against that"
+        return Contestant(name, call, error=lambda table: float(np.abs(table - biased).max()), note=note)
+
+    measure(
+        workload,
+        Contestant("simkit, float32 products", partial(_simkit, products="float32")),
+        [
+            Contestant("simkit, exact", _simkit),
+            rival("NumPy, float64 sums of float32 cross-products", partial(_numpy, dtype=np.float32)),
+            from_package(
+                "torch", rival("torch, float32 sums of float32 cross-products", partial(_torch, precision="float32"))
+            ),
+        ],
+    )
+
+
 def _memory(widths: Sequence[int], full: bool) -> list[str]:
     found = []
     for rows in (10_000, 100_000, 1_000_000) if full else (2_000, 20_000):
@@ -120,15 +156,15 @@ def test_w5_memory_is_flat(benchmark: Any) -> None:
     assert peaks[1] < peaks[0] + 2**20
 
 
-def _simkit(stream: Stream, mode: Any = "exact") -> Floats:
-    running = sk.StreamingCKA(mode=mode)
+def _simkit(stream: Stream, mode: Any = "exact", products: Any = "float64") -> Floats:
+    running = sk.StreamingCKA(mode=mode, products=products)
     for left, right in stream:
         running.update(named(left), named(right))
     return running.compute().values
 
 
-def _numpy(stream: Stream) -> Floats:
-    """One pass of biased linear CKA as a good user writes it: sums, then centred at the end."""
+def _numpy(stream: Stream, dtype: Any = np.float64) -> Floats:
+    """One pass of biased linear CKA as a good user writes it: sums, then centred at the end; products of ``dtype``."""
     first = stream.pool[0]
     widths = [[layer.shape[1] for layer in model] for model in first]
     sums = [np.zeros(sum(side)) for side in widths]
@@ -136,7 +172,7 @@ def _numpy(stream: Stream) -> Floats:
     own = [[np.zeros((width, width)) for width in side] for side in widths]
     rows = 0
     for models in stream:
-        sides = [np.concatenate([np.float64(layer) for layer in model], axis=1) for model in models]
+        sides = [np.concatenate([np.asarray(layer, dtype) for layer in model], axis=1) for model in models]
         rows += len(sides[0])
         cross += sides[0].T @ sides[1]
         for side, (values, parts) in enumerate(zip(sides, own, strict=True)):
@@ -154,18 +190,19 @@ def _numpy(stream: Stream) -> Floats:
     return result
 
 
-def _torch(stream: Stream) -> Floats:
-    """As :func:`_numpy`, the products added in place."""
+def _torch(stream: Stream, precision: str = "float64") -> Floats:
+    """As :func:`_numpy`, the products added in place, to sums of the same precision."""
     import torch
 
+    dtype = getattr(torch, precision)
     widths = [[layer.shape[1] for layer in model] for model in stream.pool[0]]
     with torch.inference_mode():
-        sums = [torch.zeros(sum(side), dtype=torch.float64) for side in widths]
-        cross = torch.zeros(sum(widths[0]), sum(widths[1]), dtype=torch.float64)
-        own = [[torch.zeros(width, width, dtype=torch.float64) for width in side] for side in widths]
+        sums = [torch.zeros(sum(side), dtype=dtype) for side in widths]
+        cross = torch.zeros(sum(widths[0]), sum(widths[1]), dtype=dtype)
+        own = [[torch.zeros(width, width, dtype=dtype) for width in side] for side in widths]
         rows = 0
         for models in stream:
-            sides = [torch.cat(tensors(model), dim=1).double() for model in models]
+            sides = [torch.cat(tensors(model), dim=1).to(dtype) for model in models]
             rows += len(sides[0])
             cross.addmm_(sides[0].T, sides[1])
             for values, total, parts, side in zip(sides, sums, own, widths, strict=True):
