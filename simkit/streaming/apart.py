@@ -61,10 +61,18 @@ def outlying(left: FloatArray, right: FloatArray | None, sums: MomentSums, n: in
 
     ``left`` and ``right`` are the norms ``a [rows, layers]`` of both sides.
     """
-    found = _outlying(left, sums.left.sum_a / max(n, 1))
+    found = _outlying(left, sums.left.sum_a, n)
     if right is not None and sums.right is not None:
-        found |= _outlying(right, sums.right.sum_a / max(n, 1))
+        found |= _outlying(right, sums.right.sum_a, n)
     return found
+
+
+def may_outlie(a: FloatArray, largest: FloatArray, sum_a: FloatArray, n: int) -> bool:
+    """Whether a row of ``a [rows, layers]`` may be outlying; false where the ``largest [layers]`` are not.
+
+    ``sum_a [layers]`` is the sum over the n rows before.
+    """
+    return bool((largest * n > OUTLYING * sum_a).any()) and bool(_outlying(a, sum_a, n).any())
 
 
 def largest(rows: Apart, sums: MomentSums, n: int, count: int) -> npt.NDArray[np.bool_]:
@@ -77,10 +85,11 @@ def largest(rows: Apart, sums: MomentSums, n: int, count: int) -> npt.NDArray[np
     return chosen
 
 
-def _outlying(a: FloatArray, before: FloatArray) -> npt.NDArray[np.bool_]:
+def _outlying(a: FloatArray, sum_a: FloatArray, n: int) -> npt.NDArray[np.bool_]:
+    before = sum_a / max(n, 1)
     if len(a) <= LIMIT:
         return np.asarray((a > OUTLYING * before).any(axis=1))
-    if (a.max(axis=0) <= OUTLYING * before).all():
+    if not (a.max(axis=0) > OUTLYING * before).any():
         return np.zeros(len(a), dtype=bool)
     ordered = np.sort(a, axis=0)
     usual = np.maximum(ordered[:-LIMIT].mean(axis=0), before)

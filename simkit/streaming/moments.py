@@ -7,8 +7,9 @@ dwarf the others are kept apart (:mod:`.apart`). States add; states with differe
 (:mod:`.units`).
 
 With float32 products z is rounded to float32 and only products of different columns are formed in float32, a block at
-a time: squares, norms and everything across blocks are float64 sums over the same z. Blocks that float32 does not hold,
-and those with rows to keep apart, are float64 throughout. What rounding does is estimated by :mod:`.rounding`.
+a time: squares, norms and everything across blocks are float64 sums over the same z. The first block, from which the
+units come, blocks that float32 does not hold, and those with rows to keep apart are float64 throughout. What rounding
+does is estimated by :mod:`.rounding`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from .apart import LIMIT, Apart, largest, none_apart, outlying
 from .units import Held, common, first_side, fit, float32_holds, loosen
 
 STAGE = 512  # rows added at a time
+RowsIn: TypeAlias = Callable[[Sequence[MomentUnits]], list[MomentRows]]
 
 
 @dataclass
@@ -92,7 +95,9 @@ def update(
     rows, at = left[0].n, 0
     while at < rows:
         if not state.staged and rows - at >= STAGE:
-            block = [[layer.row_slice(at, at + STAGE) for layer in side] for side in (left, right or ())]
+            block: Sequence[Sequence[Matrix]] = (left, right or ())
+            if rows > STAGE:
+                block = [[layer.row_slice(at, at + STAGE) for layer in side] for side in block]
             _flush(state, block[0], block[1] if right is not None else None, backend, threads)
             at += STAGE
             continue
@@ -153,14 +158,31 @@ def _flush(
     state: Moments, left: Sequence[Matrix], right: Sequence[Matrix] | None, backend: str | None, threads: int
 ) -> None:
     rows_in = partial(choose("moments_rows", backend=backend).function, threads=threads)
-    add_rows(state, in_units(state, left, right, rows_in), backend, threads)
+    rounded = _rounded(state, left, right, rows_in)
+    if rounded is not None:
+        _add(state, rounded, backend, threads)
+    else:
+        add_rows(state, in_units(state, left, right, rows_in), backend, threads)
+
+
+def _rounded(state: Moments, left: Sequence[Matrix], right: Sequence[Matrix] | None, rows_in: RowsIn) -> Apart | None:
+    """The rows of a block for float32 products; None where float32 does not hold them, and for the first block."""
+    sums = state.sums
+    if sums is None or not state.rounded:
+        return None
+    units = [MomentUnits(left, sums.left, state.rounded[0])]
+    if right is not None and sums.right is not None:
+        units.append(MomentUnits(right, sums.right, state.rounded[1]))
+    moved = rows_in(units)
+    rows = Apart(moved[0], moved[1] if len(moved) > 1 else None)
+    return rows if float32_holds(Held(sums, state.n, state.apart), rows) else None
 
 
 def in_units(
     state: Moments,
     left: Sequence[Matrix],
     right: Sequence[Matrix] | None,
-    rows_in: Callable[[Sequence[MomentUnits]], list[MomentRows]],
+    rows_in: RowsIn,
 ) -> Apart:
     """The rows of a block of raw layers in the units of the sums, which move where they must; all on the host.
 
@@ -171,18 +193,10 @@ def in_units(
     if state.n + state.apart.count:
         held = loosen(Held(state.sums, state.n, state.apart), [left] if right is None else [left, right])
         state.sums, state.apart = held.sums, held.apart
-    sides = [
-        (left, state.sums.left),
-        *([] if right is None or state.sums.right is None else [(right, state.sums.right)]),
-    ]
-    if state.rounded:
-        moved = rows_in([MomentUnits(*side, z) for side, z in zip(sides, state.rounded, strict=True)])
-        rows = Apart(moved[0], moved[1] if len(moved) > 1 else None)
-        held = Held(state.sums, state.n, state.apart)
-        if float32_holds(held, rows) and not outlying(*rows.norms, state.sums, state.n).any():
-            return rows
-    stages = [stage for stage in (state.left_stage, state.right_stage) if stage is not None]
-    moved = rows_in([MomentUnits(*side, z) for side, z in zip(sides, stages, strict=True)])
+    units = [MomentUnits(left, state.sums.left, state.left_stage)]
+    if right is not None and state.sums.right is not None and state.right_stage is not None:
+        units.append(MomentUnits(right, state.sums.right, state.right_stage))
+    moved = rows_in(units)
     rows = Apart(moved[0], moved[1] if len(moved) > 1 else None)
     if state.n + state.apart.count:
         held, rows = fit(Held(state.sums, state.n, state.apart), rows)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ..arrays import FloatArray, Matrix
 from ..backends.base import Precision
 from ..backends.moment_sums import MomentRows, MomentSums, SideSums
-from .apart import LIMIT, Apart
+from .apart import LIMIT, Apart, may_outlie
 from .rebase import rebase, rebased_rows
 
 _FAR = 2.0**100  # distance, in the units of the sums, above which the units grow
@@ -135,11 +135,16 @@ def _dead(side: SideSums, apart: MomentRows) -> npt.NDArray[np.bool_]:
 
 
 def float32_holds(held: Held, rows: Apart) -> bool:
-    """Whether float32 holds the rows of a block in the units of the sums, and products of their entries."""
-    for (side, apart), a in zip(held.sides(), rows.norms, strict=False):
-        if a is None or (held.n and _dead(side, apart).any()):
+    """Whether float32 holds a block's rows in the units of the sums, and their products, and none stands out."""
+    for side, a in ((held.sums.left, rows.left.a), (held.sums.right, None if rows.right is None else rows.right.a)):
+        if side is None or a is None:
+            continue
+        if not side.sum_a.all():  # a layer that is constant so far
             return False
-        if not (a.max() < _LARGEST and np.where(a > 0, a, 1.0).min() > _SMALLEST):
+        largest = a.max(axis=0)
+        if not largest.max() < _LARGEST or may_outlie(a, largest, side.sum_a, held.n):
+            return False
+        if not a.min() > _SMALLEST and not np.where(a > 0, a, 1.0).min() > _SMALLEST:
             return False
     return True
 
