@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <type_traits>
+#include <utility>
 
 #include "core/accumulate.hpp"
 #include "core/blas.hpp"
@@ -92,26 +93,12 @@ class PackedSide {
     std::int64_t cols(std::int64_t layer) const { return side_.offsets[layer + 1] - side_.offsets[layer]; }
     std::int64_t column(std::int64_t layer) const { return side_.offsets[layer]; }
     double* lost(std::int64_t layer) const { return side_.lost + column(layer); }
+    std::int64_t rows() const { return rows_; }
+    const MomentSide<T>& side() const { return side_; }
 
-    void pack_items(std::vector<Item>& items) {
-        for (std::int64_t l = 0; l < layers(); ++l)
-            for (std::int64_t k = 0; k < cols(l); k += tile_of<T>(cols(l)))
-                items.emplace_back([=, this](float*) { pack(l, k); });
-    }
-
-    // Columns k.. of a layer, rows r..; whole slivers.
-    const T* at(std::int64_t layer, std::int64_t k, std::int64_t r) const {
-        return data_ + r * width_ + (first_[layer] + k) * std::min(kDepth<T>, rows_ - r);
-    }
-
-    // Row r of column k, which lies in the layer's first sliver.
-    double value(std::int64_t layer, std::int64_t r, std::int64_t k) const {
-        return at(layer, 0, r / kDepth<T> * kDepth<T>)[r % kDepth<T> * micro_kernel<T>().width + k];
-    }
-
-  private:
-    void pack(std::int64_t layer, std::int64_t first) {
-        const std::int64_t w = micro_kernel<T>().width, count = std::min(tile_of<T>(cols(layer)), cols(layer) - first);
+    // Copies columns first.. of a layer, `count` of them.
+    void pack(std::int64_t layer, std::int64_t first, std::int64_t count) {
+        const std::int64_t w = micro_kernel<T>().width;
         for (std::int64_t r0 = 0; r0 < rows_; r0 += kDepth<T>) {
             const std::int64_t depth = std::min(kDepth<T>, rows_ - r0);
             T* out = const_cast<T*>(at(layer, first, r0));
@@ -125,6 +112,17 @@ class PackedSide {
         }
     }
 
+    // Columns k.. of a layer, rows r..; whole slivers.
+    const T* at(std::int64_t layer, std::int64_t k, std::int64_t r) const {
+        return data_ + r * width_ + (first_[layer] + k) * std::min(kDepth<T>, rows_ - r);
+    }
+
+    // Row r of column k, which lies in the layer's first sliver.
+    double value(std::int64_t layer, std::int64_t r, std::int64_t k) const {
+        return at(layer, 0, r / kDepth<T> * kDepth<T>)[r % kDepth<T> * micro_kernel<T>().width + k];
+    }
+
+  private:
     std::int64_t rows_, width_ = 0;
     const MomentSide<T>& side_;
     std::vector<std::int64_t> first_;  // the layer's first column among the packed ones
@@ -191,11 +189,11 @@ void add_narrow(const Piece<float>& piece) {
     else
         weighted_columns(rows, x, i, a, wa, wb, [&](auto r, auto k) { return y.value(j, r, k); }, sums.data());
     for (std::int64_t k = 0; k < wa; ++k)
-        for (std::int64_t c = triangle ? k : 0; c < wb; ++c)
+        for (std::int64_t c = triangle ? k + 1 : 0; c < wb; ++c)
             to[k * ldc + c] += left ? sums[k * cols + c] : sums[c * cols + k];
 }
 
-// In float32 within `tile`; the squares on a diagonal in float64.
+// In float32 within `tile`; what lies on a diagonal was added with the columns.
 void add_product(const Piece<float>& piece, float* tile) {
     const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc, lost] = piece;
     if (std::min(x.cols(i), y.cols(j)) <= kNarrow) return add_narrow(piece);
@@ -207,15 +205,7 @@ void add_product(const Piece<float>& piece, float* tile) {
         const std::int64_t first = triangle ? k + 1 : 0;
         add_to(tile + k * ld + first, to + k * ldc + first, wb - first);
     }
-    if (!triangle) return;
-    double squares[kTile + kWidest] = {};
-    for (std::int64_t r = 0; r < rows; r += kDepth<float>)
-        for (std::int64_t k = 0; k < wa; k += w)
-            add_squares(std::min(kDepth<float>, rows - r), x.at(i, a + k, r), w, squares + k);
-    for (std::int64_t k = 0; k < wa; ++k) {
-        to[k * ldc + k] += squares[k];
-        lost[k] += tile[k * ld + k] - squares[k];
-    }
+    for (std::int64_t k = 0; triangle && k < wa; ++k) lost[k] += tile[k * ld + k];
 }
 
 // c [., ldc] += x^T y for columns of layer i of x and of layer j of y; only the upper triangle of a layer with itself.
@@ -234,55 +224,81 @@ void product_items(std::int64_t rows, const PackedSide<T>& x, std::int64_t i, co
             });
 }
 
-// Sums of a layer's columns z under weights: 1, its own a, and each a of the other side. A product with few rows.
-// sums [2 + others, cols of the layer].
-void weighted(std::int64_t rows, const PackedSide<double>& side, const MomentSide<double>& of, std::int64_t layer,
-              const double* other, std::int64_t others, double* sums) {
-    const std::int64_t w = micro_kernel<double>().width, count = 2 + others;
+// Where the sums of columns z of a side go that are not products of columns.
+template <class T>
+struct ColumnSums {
+    const double* other;  // a [rows, others] of the other side
+    std::int64_t others;
+    double* other_sums;                   // [others, p]: sums of z weighted by it
+    std::vector<double*> diagonal;        // of the layer's z^T z
+    std::vector<std::int64_t> diagonals;  // and from one number on it to the next
+};
+
+// sums [2 + others, cols] of columns first.. of a layer under weights: 1, its own a, and each a of the other side. A
+// product with few rows.
+void weighted(const PackedSide<double>& z, std::int64_t layer, std::int64_t first, std::int64_t cols,
+              const ColumnSums<double>& to, double* sums) {
+    const std::int64_t w = micro_kernel<double>().width, count = 2 + to.others, rows = z.rows();
+    const MomentSide<double>& side = z.side();
     Buffer<double> packed(round_up(count, w) * std::min(kDepth<double>, rows));
     for (std::int64_t r0 = 0; r0 < rows; r0 += kDepth<double>) {
         const std::int64_t depth = std::min(kDepth<double>, rows - r0);
         for (std::int64_t k = 0; k < round_up(count, w); ++k)
             for (std::int64_t r = 0; r < depth; ++r) {
-                const double own = k == 0 ? 1.0 : of.a[(r0 + r) * of.layers() + layer];
+                const double own = k == 0 ? 1.0 : side.a[(r0 + r) * side.layers() + layer];
                 packed.data()[(k / w * depth + r) * w + k % w] = k < 2       ? own
-                                                                 : k < count ? other[(r0 + r) * others + k - 2]
+                                                                 : k < count ? to.other[(r0 + r) * to.others + k - 2]
                                                                              : 0.0;
             }
-        packed_product(count, side.cols(layer), depth, packed.data(), side.at(layer, 0, r0), false, r0 > 0, sums,
-                       side.cols(layer));
+        packed_product(count, cols, depth, packed.data(), z.at(layer, first, r0), false, r0 > 0, sums, cols);
     }
 }
 
-void weighted(std::int64_t rows, const PackedSide<float>& side, const MomentSide<float>& of, std::int64_t layer,
-              const double* other, std::int64_t others, double* sums) {
+void weighted(const PackedSide<float>& z, std::int64_t layer, std::int64_t first, std::int64_t cols,
+              const ColumnSums<float>& to, double* sums) {
+    const MomentSide<float>& side = z.side();
     const auto weight = [&](std::int64_t r, std::int64_t k) {
-        return k == 0 ? 1.0 : k == 1 ? of.a[r * of.layers() + layer] : other[r * others + k - 2];
+        return k == 0 ? 1.0 : k == 1 ? side.a[r * side.layers() + layer] : to.other[r * to.others + k - 2];
     };
-    weighted_columns(rows, side, layer, 0, side.cols(layer), 2 + others, weight, sums);
+    weighted_columns(z.rows(), z, layer, first, cols, 2 + to.others, weight, sums);
 }
 
-// other_sums [others, p]: sums of z weighted by the other side's a [rows, others].
+// The squares of columns first.., which the products leave out.
+void add_diagonal(const PackedSide<float>& z, std::int64_t layer, std::int64_t first, std::int64_t cols,
+                  const ColumnSums<float>& to) {
+    const std::int64_t w = micro_kernel<float>().width, rows = z.rows();
+    double squares[kTile + kWidest] = {};
+    for (std::int64_t r = 0; r < rows; r += kDepth<float>)
+        for (std::int64_t k = 0; k < cols; k += w)
+            add_squares(std::min(kDepth<float>, rows - r), z.at(layer, first + k, r), w, squares + k);
+    for (std::int64_t k = 0; k < cols; ++k) {
+        to.diagonal[layer][(first + k) * to.diagonals[layer]] += squares[k];
+        if (z.cols(layer) > kNarrow) z.lost(layer)[first + k] -= squares[k];  // the products add theirs
+    }
+}
+
+// Packs a side, and adds what is summed column by column while those are at hand.
 template <class T>
-void weighted_items(std::int64_t rows, const PackedSide<T>& packed, const MomentSide<T>& side, const double* other,
-                    std::int64_t others, double* other_sums, std::vector<Item>& items) {
-    for (std::int64_t l = 0; l < side.layers(); ++l)
-        items.emplace_back([=, &packed, &side](float*) {
-            const std::int64_t first = packed.column(l), cols = packed.cols(l);
-            Buffer<double> sums((2 + others) * cols);
-            weighted(rows, packed, side, l, other, others, sums.data());
-            for (std::int64_t k = 0; k < 2 + others; ++k) {
-                double* to = k == 0   ? side.sum_z + first
-                             : k == 1 ? side.sum_az + first
-                                      : other_sums + (k - 2) * side.p + first;
-                for (std::int64_t c = 0; c < cols; ++c) to[c] += sums.data()[k * cols + c];
-            }
-            for (std::int64_t r = 0; r < rows; ++r) {
-                const double a = side.a[r * side.layers() + l];
-                side.sum_a[l] += a;
-                side.sum_aa[l] += a * a;
-            }
-        });
+void column_items(PackedSide<T>& z, const ColumnSums<T>& to, std::vector<Item>& items) {
+    for (std::int64_t l = 0; l < z.layers(); ++l)
+        for (std::int64_t first = 0; first < z.cols(l); first += tile_of<T>(z.cols(l)))
+            items.emplace_back([=, &z, &to](float*) {
+                const MomentSide<T>& side = z.side();
+                const std::int64_t cols = std::min(tile_of<T>(z.cols(l)), z.cols(l) - first);
+                z.pack(l, first, cols);
+                Buffer<double> sums((2 + to.others) * cols);
+                weighted(z, l, first, cols, to, sums.data());
+                for (std::int64_t k = 0; k < 2 + to.others; ++k) {
+                    double* sum = k == 0 ? side.sum_z : k == 1 ? side.sum_az : to.other_sums + (k - 2) * side.p;
+                    add_to(sums.data() + k * cols, sum + z.column(l) + first, cols);
+                }
+                if constexpr (std::is_same_v<T, float>) add_diagonal(z, l, first, cols, to);
+                for (std::int64_t r = 0; first == 0 && r < z.rows(); ++r) {
+                    const double a = side.a[r * side.layers() + l];
+                    side.sum_a[l] += a;
+                    side.sum_aa[l] += a * a;
+                }
+            });
 }
 
 // Rows first..end of one layer to z [rows, p], with their norms to a [rows, layers].
@@ -323,29 +339,30 @@ template <class T>
 void moments_add(std::int64_t rows, const MomentSide<T>& left, const MomentSide<T>* right, const MomentCross& cross,
                  int threads, const Poll& poll) {
     const MomentSide<T>& y = right ? *right : left;
-    std::vector<Item> packing, items;
+    std::vector<Item> columns, items;
     PackedSide<T> x_packed(rows, left, workspaces<T>().left);
-    x_packed.pack_items(packing);
     std::optional<PackedSide<T>> y_packed;
-    if (right) y_packed.emplace(rows, *right, workspaces<T>().right).pack_items(packing);
-    const PackedSide<T>& packed = right ? *y_packed : x_packed;
+    if (right) y_packed.emplace(rows, *right, workspaces<T>().right);
+    PackedSide<T>& packed = right ? *y_packed : x_packed;
     for (std::int64_t i = 0; i < left.layers(); ++i)
         for (std::int64_t j = right ? 0 : i; j < y.layers(); ++j)
             product_items(rows, x_packed, i, packed, j, cross.cross + left.offsets[i] * y.p + y.offsets[j], y.p, items);
-    if (right) {
-        for (std::int64_t l = 0; l < left.layers(); ++l)
-            product_items(rows, x_packed, l, x_packed, l, left.gram[l], x_packed.cols(l), items);
-        for (std::int64_t l = 0; l < y.layers(); ++l)
-            product_items(rows, packed, l, packed, l, right->gram[l], packed.cols(l), items);
-        weighted_items(rows, x_packed, left, right->a, y.layers(), cross.sum_bx, items);
-    }
-    weighted_items(rows, packed, y, left.a, left.layers(), cross.sum_ay, items);
+    ColumnSums<T> x_sums{y.a, y.layers(), cross.sum_bx, {}, {}}, y_sums{left.a, left.layers(), cross.sum_ay, {}, {}};
+    for (auto [side, sums] : {std::pair{&x_packed, &x_sums}, {&packed, &y_sums}})
+        for (std::int64_t l = 0; l < side->layers(); ++l) {
+            const std::int64_t first = side->column(l), width = side->cols(l), ldc = right ? width : y.p;
+            sums->diagonal.push_back(right ? side->side().gram[l] : cross.cross + first * (y.p + 1));
+            sums->diagonals.push_back(ldc + 1);
+            if (right) product_items(rows, *side, l, *side, l, side->side().gram[l], ldc, items);
+        }
+    if (right) column_items(x_packed, x_sums, columns);
+    column_items(packed, y_sums, columns);
     items.emplace_back([&](float*) {
         gemm_tn(static_cast<int>(left.layers()), static_cast<int>(y.layers()), static_cast<int>(rows), left.a,
                 static_cast<int>(left.layers()), y.a, static_cast<int>(y.layers()), 1.0, cross.sum_ab,
                 static_cast<int>(y.layers()));
     });
-    run(packing, threads, poll);
+    run(columns, threads, poll);
     constexpr std::int64_t tile = std::is_same_v<T, float> ? (kTile + kWidest) * (kTile + kWidest) : 0;
     run(items, threads, poll, workspaces<T>().tiles.of(tile * threads), tile);
 }
