@@ -50,6 +50,8 @@ def device_view(x: Any) -> DeviceView | None:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
         return _of_torch(x, torch)
+    if type(x).__module__ == "numpy":
+        return None
     kind, device = dlpack_device(x)
     if kind not in (_CUDA, _CUDA_MANAGED):
         return None

@@ -20,7 +20,7 @@ from tolerance import tolerance
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends.base import Estimator
+from simkit.backends.base import Estimator, Precision
 from simkit.backends.choose import choose
 from simkit.kernels import Kernel
 from simkit.metrics.cka import ForcedRoute, normalised
@@ -76,7 +76,8 @@ def test_threads_change_no_bit_of_the_public_functions(layers: dict[str, Array])
         lambda t: [sk.hsic(x, y, kernel=kernel, threads=t) for kernel in KERNELS],
         lambda t: sk.similarity_matrix(layers, threads=t).values.tolist(),
         lambda t: [found.tolist() for found in _greedy(y, t)],
-        lambda t: _stream(x, y, t).values.tolist(),
+        lambda t: _stream(x, y, t, "float64").values.tolist(),
+        lambda t: _stream(x, y, t, "float32").values.tolist(),
     ]
     for call in calls:
         one = call(1)
@@ -92,9 +93,9 @@ def _greedy(x: Array, threads: int) -> list[Array]:
     return [columns.order, columns.cka[:-1], blocks.order, blocks.cka[:-1]]
 
 
-def _stream(x: Array, y: Array, threads: int) -> sk.SimilarityMatrix:
-    stream = sk.StreamingCKA(threads=threads)
-    for _ in range(3):
+def _stream(x: Array, y: Array, threads: int, products: Precision) -> sk.SimilarityMatrix:
+    stream = sk.StreamingCKA(threads=threads, products=products)
+    for _ in range(4):
         stream.update({"x": x}, {"y": y})
     return stream.compute()
 
@@ -165,9 +166,10 @@ def test_layouts_change_no_bit(dtype: type[np.generic], tmp_path: Path) -> None:
     seen: dict[str, list[Any]] = {}
     for name, view in layouts(x, tmp_path).items():
         assert np.array_equal(view.reshape(x.shape), x), name
-        stream = sk.StreamingCKA()
-        for rows in np.array_split(np.arange(130 * 5) % 130, 9):
-            stream.update({"x": view[rows]}, {"y": y[rows]})
+        streams = sk.StreamingCKA(), sk.StreamingCKA(products="float32")
+        for stream in streams:
+            for rows in np.array_split(np.arange(130 * 9) % 130, 9):
+                stream.update({"x": view[rows]}, {"y": y[rows]})
         seen[name] = [
             sk.cka(view, y),
             sk.cka(y, view, estimator="biased"),
@@ -178,7 +180,7 @@ def test_layouts_change_no_bit(dtype: type[np.generic], tmp_path: Path) -> None:
             sk.greedy_cka(view).order.tolist(),
             sk.greedy_cka(view, units=13).cka[:-1].tolist(),
             sk.cka(view, y, backend="reference"),
-            stream.compute().values.tolist(),
+            [stream.compute().values.tolist() for stream in streams],
             normalised(
                 [prepare(as_matrix(view, name="x"), sk.Linear())],
                 None,
