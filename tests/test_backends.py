@@ -341,7 +341,7 @@ def test_the_binding_checks_what_it_is_given(x: Array) -> None:
     for change, sentence in (
         *(
             ({"z": z}, "z has the wrong shape, type or layout")
-            for z in (frozen, np.zeros((2, 4)).T, np.zeros((4, 2), dtype=np.float32), np.zeros((4, 3)))
+            for z in (frozen, np.zeros((2, 4)).T, np.zeros((4, 2), dtype=np.float16), np.zeros((4, 3)))
         ),
         ({"layers": []}, "there are no layers"),
         ({"layers": unlike}, "layers have different numbers of rows"),
@@ -351,6 +351,10 @@ def test_the_binding_checks_what_it_is_given(x: Array) -> None:
     ):
         with pytest.raises(ValueError, match=f"^{sentence}$"):
             core.moments_rows([{**side, **change}], threads=1)
+    for one, other in ((np.float32, np.float64), (np.float64, np.float32)):
+        sides = [{**side, "z": np.zeros((4, 2), dtype=dtype)} for dtype in (one, other)]
+        with pytest.raises(ValueError, match=r"^z has the wrong shape, type or layout$"):
+            core.moments_rows(sides, threads=1)
     with pytest.raises(ValueError, match=r"^a non-empty matrix \[n, p\] is needed$"):
         core.largest_entries([(np.zeros((0, 2)), "float64")], threads=1)
 
