@@ -55,7 +55,7 @@ def scores(layers: Layers, others: Layers | None, **options: Any) -> Array | Non
 
 @pytest.mark.parametrize("backend", CHOSEN)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("n", [100, 511, 512, 513, 1024, 1300])
+@pytest.mark.parametrize("n", [100, 511, 512, 513, 1023, 1024, 1600])
 def test_the_whole_datas_number(n: int, estimator: Estimator, backend: str | None) -> None:
     layers, others = features(n, [30, 17, 100, 2]), features(n, [64, 300], 1)
     for other in (None, others):
@@ -67,7 +67,7 @@ def test_the_whole_datas_number(n: int, estimator: Estimator, backend: str | Non
 
 
 @pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("n", [500, 1300])
+@pytest.mark.parametrize("n", [500, 1700])
 def test_any_split_of_one_order_gives_the_same_bits(n: int, both: bool) -> None:
     layers = features(n, [5, 30])
     others = features(n, [7, 20], 1) if both else None
@@ -90,12 +90,12 @@ def test_threads_change_no_bit(threads: int, both: bool) -> None:
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1e3])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_any_order_and_any_offset(estimator: Estimator, offset: float) -> None:
-    layers = {name: x + np.float32(offset) for name, x in features(1500, [16, 40]).items()}
+    layers = {name: x + np.float32(offset) for name, x in features(2500, [16, 40]).items()}
     want = truth(layers, None, estimator)
     by_class = np.argsort(layers["l1"][:, 0], kind="stable")
-    for order in (by_class, by_class[::-1], np.random.default_rng(0).permutation(1500)):
+    for order in (by_class, by_class[::-1], np.random.default_rng(0).permutation(2500)):
         found = streamed(rows_of(layers, order), estimator=estimator, **fast).compute().values
-        assert_close(found, want, "fast stream", np.float32, 1500, 40)
+        assert_close(found, want, "fast stream", np.float32, 2500, 40)
 
 
 # Right or refused, never wrong.
@@ -106,7 +106,7 @@ def test_any_order_and_any_offset(estimator: Estimator, offset: float) -> None:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_awkward_streams(name: str, estimator: Estimator, both: bool) -> None:
     r = np.random.default_rng(1)
-    layers = {k: AWKWARD[name](r, x.astype(np.float64)) for k, x in features(1100, [8, 20, 64]).items()}
+    layers = {k: AWKWARD[name](r, x.astype(np.float64)) for k, x in features(1700, [8, 20, 64]).items()}
     others = {"y": layers["l2"][:, ::2] + layers["l0"][:, :1]} if both else None
     found = scores(layers, others, estimator=estimator)
     if found is not None:
@@ -139,10 +139,11 @@ def test_a_row_that_float32_does_not_hold(row: int) -> None:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("case", oracles.hazard_battery(), ids=lambda case: case.name)
 def test_the_hazard_battery(case: oracles.Hazard, estimator: Estimator) -> None:
-    """Its rows twice, so that blocks and rows that wait meet."""
-    layers = {"x": np.concatenate([case.x] * 2)[:-12], "y": np.concatenate([case.y] * 2)[:-12]}
-    if len(case.x) < 512:
-        layers = {name: np.concatenate([x] * 6)[:, :200] for name, x in layers.items()}
+    """Its rows again and again, in other orders: float32 blocks behind the first, and rows that wait."""
+    r = np.random.default_rng(0)
+    orders = [r.permutation(len(case.x)) for _ in range(4 if len(case.x) >= 512 else 32)]
+    rows = np.concatenate([np.arange(len(case.x)), *orders])[:-12]
+    layers = {"x": case.x[rows, :200], "y": case.y[rows, :200]}
     found = scores(layers, None, estimator=estimator)
     if found is not None:
         want = truth(layers, None, estimator)
@@ -168,7 +169,7 @@ KINDS: dict[str, Callable[[np.random.Generator, Array], Array]] = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_estimate_is_above_the_error(kind: str, dtype: Any) -> None:
-    for seed, (n, p, q) in enumerate([(512, 13, 20), (700, 1, 40), (1024, 16, 16), (3000, 64, 2), (1100, 100, 256)]):
+    for seed, (n, p, q) in enumerate([(1536, 13, 20), (1300, 1, 40), (1024, 16, 16), (3000, 64, 2), (2100, 100, 256)]):
         r = np.random.default_rng([seed, len(kind)])
         z = r.standard_normal((n, 3))
         layers = {
@@ -186,7 +187,7 @@ def test_the_estimate_is_above_the_error(kind: str, dtype: Any) -> None:
 
 
 def test_what_is_refused_names_the_layers() -> None:
-    layers = features(1100, [20, 40])
+    layers = features(2100, [20, 40])
     layers["l1"][:, 0] = layers["l0"][:, 0]
     for x in layers.values():  # one pair of features decides
         x[:, 0] *= 1e3
@@ -195,7 +196,7 @@ def test_what_is_refused_names_the_layers() -> None:
         stream.compute()
     assert "l0 and l1" in str(caught.value)
     exact = streamed(layers).compute().values
-    assert_close(exact, truth(layers, None, "debiased"), "stream", np.float32, 1100, 40)
+    assert_close(exact, truth(layers, None, "debiased"), "stream", np.float32, 2100, 40)
 
 
 def test_layers_of_few_features_are_multiplied_in_float64() -> None:
