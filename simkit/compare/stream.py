@@ -36,11 +36,11 @@ class StreamingCKA:
     8 (p_left · p_right + Σ p²) bytes however many samples pass. ``mode="minibatch"`` averages per-batch debiased HSIC
     (Nguyen et al. 2021): memory of one batch, but an estimate, which is biased when batches are not shuffled.
 
-    ``products="float32"`` (exact mode) forms the products of different features in float32, twice as fast: rows are
-    rounded to float32 once, less a value that each feature often has; squares, norms and sums across blocks of 512 rows
-    stay float64, and so do blocks that float32 does not hold. On ordinary features scores are right to about 1e-8. The
-    error of every score is estimated from the sums, and ``compute`` refuses where it may be above 1e-6: where a feature
-    of either side decides, where many have but two or three values. The plan has the estimate.
+    ``products="float32"`` (exact mode) forms the products of different features in float32, in little more than half
+    the time: rows are rounded to float32 once, less a value that each feature often has; squares, norms and sums across
+    blocks of 512 rows stay float64, and so do blocks that float32 does not hold. On ordinary features scores are right
+    to about 1e-8. The error of every score is estimated from the sums, and ``compute`` refuses where it may be above
+    1e-6: where a feature of either side decides, where many have but two or three values. The plan has the estimate.
 
     Args:
         estimator: ``"debiased"`` or ``"biased"`` (exact mode only).
