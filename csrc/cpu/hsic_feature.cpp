@@ -14,7 +14,7 @@ namespace simkit {
 namespace {
 
 constexpr std::int64_t kDepth = 256;  // rows multiplied at a time
-constexpr std::int64_t kRows = 128;    // of these on their way into slivers
+constexpr std::int64_t kRows = 128;   // of these on their way into slivers
 
 // Columns [begin, end) of block b.
 struct Segment {
