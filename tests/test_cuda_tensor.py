@@ -269,8 +269,11 @@ def test_tensor_cores_that_are_not_there_are_refused(device: Any) -> None:
     ):
         scores_on_device(layers, cores="tensor")
     blocks = [block_of(relu(70, 20))[0]]
-    with pytest.raises(NotImplementedError, match=r"^products on tensor cores need a CUDA device, not a processor$"):
-        normalised(blocks, None, "debiased", ForcedRoute(backend="native_cpu", cores="tensor"))
+    for cores in ("tensor", "half"):
+        with pytest.raises(
+            NotImplementedError, match=r"^products on tensor cores need a CUDA device, not a processor$"
+        ):
+            normalised(blocks, None, "debiased", ForcedRoute(backend="native_cpu", cores=cores))  # type: ignore[arg-type]
 
 
 def test_a_build_without_cuda_plans_plain_products(monkeypatch: pytest.MonkeyPatch) -> None:

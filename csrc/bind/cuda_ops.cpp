@@ -40,6 +40,16 @@ py::array_t<double> row_norms(const Block& block) {
     return to_array(std::move(norms), {static_cast<py::ssize_t>(of.view.x.rows)});
 }
 
+void check_halves(const PairProblem& problem, bool sample_space) {
+    const Dtype type = problem.blocks.front().x.dtype;
+    if (!problem.tensor || !sample_space || problem.double_products)
+        throw std::invalid_argument("halves are multiplied as they are in float32, in sample space, on tensor cores");
+    if (type != Dtype::f16 && type != Dtype::bf16) throw std::invalid_argument("the blocks are of no 16-bit type");
+    for (const BlockView& block : problem.blocks)
+        if (block.x.dtype != type || block.kernel != Kernel::linear || block.row_scale)
+            throw std::invalid_argument("halves are multiplied as they are by a linear kernel, all of one type");
+}
+
 double distance_median(const Block& block) {
     const DeviceBlock& of = checked(block);
     py::gil_scoped_release release;
@@ -47,8 +57,10 @@ double distance_median(const Block& block) {
 }
 
 py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased, bool sample_space,
-                    bool double_products, bool tensor, std::int64_t bytes) {
-    const auto [problem, arrays] = pairs_of(rows, columns, debiased, sample_space, double_products, tensor);
+                    bool double_products, bool tensor, bool halves, std::int64_t bytes) {
+    auto [problem, arrays] = pairs_of(rows, columns, debiased, sample_space, double_products, tensor);
+    if (halves) check_halves(problem, sample_space);
+    problem.halves = halves;
     const Place place = place_of(arrays);
     PairSums sums;
     {
@@ -68,7 +80,7 @@ void bind_cuda_ops(py::module_& m) {
     m.def("row_norms", &bound::row_norms, "block"_a);
     m.def("distance_median", &bound::distance_median, "block"_a);
     m.def("pair_sums", &bound::pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
-          "double_products"_a, "tensor"_a, "bytes"_a);
+          "double_products"_a, "tensor"_a, "halves"_a, "bytes"_a);
 }
 
 }  // namespace simkit

@@ -2,8 +2,8 @@
 // over tiles. See ops/hsic.hpp for what they are for.
 #pragma once
 
+#include "cuda/half_product.hpp"
 #include "cuda/kernel_value.hpp"
-#include "cuda/tensor_product.hpp"
 
 namespace simkit::cuda {
 
@@ -27,6 +27,28 @@ struct KernelValue {
         return kernel(product, z, i, j, across) - centre.of(i, j);
     }
 };
+// The linear kernel of 16-bit rows that were multiplied as they lie, neither centred nor scaled: square is that of z's
+// scale, the centre as if of z; see RowCentres.
+template <Dtype Type>
+struct UncentredValue {
+    static constexpr bool kCostly = false;
+    Centre centre;
+    double square;
+
+    SIMKIT_BOTH float operator()(float product, const Operand&, Index i, Index j) const {
+        return static_cast<float>(static_cast<double>(product) * square - centre.of(i, j));
+    }
+};
+
+// What multiplies the tiles of a value's Gram matrices.
+template <class T, int R, bool Plain, class Value, bool Tensor>
+struct TileFor {
+    using Tile = ProductOn<Tensor, T, R, Plain>;
+};
+template <int R, bool Plain, Dtype Type>
+struct TileFor<float, R, Plain, UncentredValue<Type>, true> {
+    using Tile = HalfProduct<Type, R>;
+};
 
 template <class Value>
 struct GramBlock {
@@ -35,7 +57,8 @@ struct GramBlock {
     Index place;       // among the panel's rows
     Index across = 0;  // bytes from where rows of a tile's columns would lie to where they do: in another strip
 };
-static_assert(kSentAs<GramBlock<LinearValue>, 112> && kSentAs<GramBlock<KernelValue>, 152>);
+static_assert(kSentAs<GramBlock<LinearValue>, 112> && kSentAs<GramBlock<KernelValue>, 152> &&
+              kSentAs<GramBlock<UncentredValue<Dtype::bf16>>, 120>);
 
 struct TilePlace {
     Index row, column;  // in tiles
@@ -50,12 +73,12 @@ static_assert(kSentAs<TilePlace, 16>);
 //   panel [count, m, W, W], T: K_ij, zero outside of the n x n plane and, debiased, on the diagonal
 //   sums [count, m, 2, W], float64: of its rows and of its columns
 //   diagonal [m, n], float64: |K_ii|
-// Sums: T over kChunk columns, the chunks' sums in T; float64 from there on. Tensor: on tensor cores.
+// Sums: T over Tile::kChunk columns, the chunks' sums in T; float64 from there on. Tensor: on tensor cores.
 template <class T, int R, bool Plain, class Value = LinearValue, bool Tensor = false>
 struct GramTiles {
-    using Tile = ProductOn<Tensor, T, R, Plain>;
+    using Tile = typename TileFor<T, R, Plain, Value, Tensor>::Tile;
     static constexpr int kThreads = Tile::kThreads, kResident = 2, kWidth = Tile::kWidth;
-    static constexpr int kChunkSlices = 256 / kSlice;
+    static constexpr int kChunkSlices = Tile::kChunk / Tile::kColumns;
     struct Parts {
         double rows[kSide][kWidth], columns[kSide][kWidth];
     };

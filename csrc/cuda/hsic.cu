@@ -9,7 +9,7 @@ namespace {
 template <class Compute>
 PairSums with_placed(const Place& place, const PairProblem& problem, std::int64_t bytes, const Compute& compute) {
     return at_place(place, bytes, [&](Machine& machine, std::int64_t room) {
-        PlacedProblem placed{{}, problem.left, problem.debiased, room, problem.tensor};
+        PlacedProblem placed{{}, problem.left, problem.debiased, room, problem.tensor, problem.halves};
         std::vector<Sent> sent;
         sent.reserve(problem.blocks.size());
         for (const BlockView& block : problem.blocks)

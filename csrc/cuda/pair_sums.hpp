@@ -12,6 +12,7 @@
 #include "cuda/machine.hpp"
 #include "cuda/pilot.hpp"
 #include "cuda/placed.hpp"
+#include "cuda/row_centres.hpp"
 
 namespace simkit::cuda {
 
@@ -45,8 +46,10 @@ Index tile_bytes(Index m) {
 }
 template <class T, class Value>
 Index shared_bytes(Index m, Index n) {
-    // Sums and diagonals of rows; the means of rows, by which float64 tiles may be centred; the norms of rows.
-    constexpr Index rows = 2 + (sizeof(T) == 8) + std::is_same_v<Value, KernelValue>;
+    // Sums and diagonals of rows; the means of rows, by which float64 tiles may be centred and those of 16-bit rows
+    // are; the norms of rows.
+    constexpr bool linear = std::is_same_v<Value, LinearValue>;
+    constexpr Index rows = 2 + (sizeof(T) == 8 || !linear) + std::is_same_v<Value, KernelValue>;
     return 8 * (rows * m * n + (2 + pieces(n, 2048)) * m * m);
 }
 
@@ -80,6 +83,12 @@ struct SumsThere {
     typename M::template Array<double> p, rr, r, diagonal;  // [m, m], [m, m], [m, n], [m, n]
 };
 
+template <class Blocks>
+void widest_first(Blocks& blocks) {
+    std::stable_sort(blocks.begin(), blocks.end(),
+                     [](const auto& x, const auto& y) { return x.rows.depth > y.rows.depth; });
+}
+
 // The blocks of a problem for GramTiles, the widest first; held takes the arrays that they point to.
 template <class Value, class M>
 std::vector<GramBlock<Value>> gram_blocks(M& machine, const PlacedProblem& problem, const Kernels<M>& kernels,
@@ -95,8 +104,25 @@ std::vector<GramBlock<Value>> gram_blocks(M& machine, const PlacedProblem& probl
         else
             blocks.push_back({rows, {centre}, b});
     }
-    std::stable_sort(blocks.begin(), blocks.end(),
-                     [](const auto& x, const auto& y) { return x.rows.depth > y.rows.depth; });
+    widest_first(blocks);
+    return blocks;
+}
+
+// The same of 16-bit layers, whose rows are multiplied as they lie; held takes the centres of their rows.
+template <Dtype Type, class M>
+std::vector<GramBlock<UncentredValue<Type>>> uncentred_blocks(M& machine, const PlacedProblem& problem,
+                                                              std::vector<typename M::template Array<double>>& held) {
+    std::vector<GramBlock<UncentredValue<Type>>> blocks;
+    for (Index b = 0; b < problem.m(); ++b) {
+        const PlacedBlock& block = problem.blocks[b];
+        const Operand rows = samples_of(block, false);
+        const double square = rows.scale * rows.scale;
+        const auto& centres = held.emplace_back(machine.template array<double>(rows.rows));
+        machine.run(RowCentres{rows, square, centres.data()}, pieces(rows.rows, RowCentres::kRows));
+        const double mean = std::inner_product(block.shift, block.shift + rows.depth, block.shift, 0.0);
+        blocks.push_back({rows, {{centres.data(), square * mean}, square}, b});
+    }
+    widest_first(blocks);
     return blocks;
 }
 
@@ -262,8 +288,22 @@ PairSums sums_on(M& machine, const PlacedProblem& problem, bool double_products)
     return sums_by_walk<float, 8, false, LinearValue, Tensor>(machine, problem);
 }
 
+// 16-bit layers of one type, as they lie; see PairProblem.
+template <Dtype Type, class M>
+PairSums sums_of_halves(M& machine, const PlacedProblem& problem) {
+    using Walk = SampleWalk<float, 8, false, UncentredValue<Type>, true, M>;
+    const std::vector<TilePlace> places = upper_tiles(pieces(problem.n(), Walk::Tiles::kWidth));
+    Walk walk(machine, problem, static_cast<Index>(places.size()));
+    std::vector<typename M::template Array<double>> held;
+    walk.add(uncentred_blocks<Type>(machine, problem, held), places);
+    return centre_sums(problem, walk.sums());
+}
+
 template <class M>
 PairSums pair_sums_sample(M& machine, const PlacedProblem& problem, bool double_products) {
+    if (problem.halves)
+        return problem.blocks.front().view.x.dtype == Dtype::bf16 ? sums_of_halves<Dtype::bf16>(machine, problem)
+                                                                  : sums_of_halves<Dtype::f16>(machine, problem);
     return on_cores(problem.tensor,
                     [&](auto tensor) { return sums_on<decltype(tensor)::value>(machine, problem, double_products); });
 }

@@ -41,6 +41,7 @@ struct PlacedProblem {
     bool debiased;
     Index bytes;          // of workspace, about
     bool tensor = false;  // products by tensor cores, which the machine must have
+    bool halves = false;  // as in PairProblem
 
     Index n() const { return blocks.front().view.x.rows; }
     Index m() const { return static_cast<Index>(blocks.size()); }

@@ -72,6 +72,7 @@ struct PlainMultiply {
 template <class T, int R, bool Plain, class Side = Operand, class Multiply = PlainMultiply<T, R>>
 struct Product {
     static constexpr int kWidth = kSide * R, kThreads = kSide * kSide, kEach = kWidth * kSlice / kThreads;
+    static constexpr int kColumns = kSlice, kChunk = 256;  // of a slice, and of what one sum in T takes
     using Slices = typename Multiply::Slices;
     struct Registers {
         T c[R][R];

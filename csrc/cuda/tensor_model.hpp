@@ -54,13 +54,13 @@ SIMKIT_BOTH inline float cut_to_float(double value) {
     return static_cast<float>(value);
 }
 
-// c + x y, eight products, as mma.sync.m16n8k8 of TF32 forms one element: products are exact; four of them and the sum
-// so far are cut at 2^-24 of the largest (a product counting as the product of its factors' leading bits), added, and
-// the sum is cut to float32. Every cut is towards zero, so that many sums in a row would drift. Later devices add all
-// eight at once and keep one bit more. Sources: Fasi et al. 2021 (PeerJ CS 7:e330); Khattak and Mikaitis 2025 (arXiv
-// 2512.07004); Xie et al. 2025 (arXiv 2511.10909).
-SIMKIT_BOTH inline float tensor_sum(float c, const TensorOperand* x, const TensorOperand* y) {
-    constexpr int at_once = 4, depth = 8, kept = 24;
+// c + x y, `depth` products, as mma.sync forms one element: products are exact; `at_once` of them and the sum so far
+// are cut at 2^-24 of the largest (a product counting as the product of its factors' leading bits), added, and the sum
+// is cut to float32. Every cut is towards zero, so that many sums in a row would drift. Sources: Fasi et al. 2021
+// (PeerJ CS 7:e330); Khattak and Mikaitis 2025 (arXiv 2512.07004); Xie et al. 2025 (arXiv 2511.10909).
+template <int at_once, int depth>
+SIMKIT_BOTH float cut_sum(float c, const TensorOperand* x, const TensorOperand* y) {
+    constexpr int kept = 24;
     for (int k = 0; k < depth; k += at_once) {
         const TensorOperand so_far = operand_of(c);
         double plain = so_far.value;
@@ -77,6 +77,15 @@ SIMKIT_BOTH inline float tensor_sum(float c, const TensorOperand* x, const Tenso
         c = cut_to_float(static_cast<double>(sum) / unit);
     }
     return c;
+}
+
+// m16n8k8 of TF32, four products at once; m16n8k16 of bfloat16 and float16, eight. Later devices add all at once and
+// keep one bit more.
+SIMKIT_BOTH inline float tensor_sum(float c, const TensorOperand* x, const TensorOperand* y) {
+    return cut_sum<4, 8>(c, x, y);
+}
+SIMKIT_BOTH inline float tensor_sum_of_halves(float c, const TensorOperand* x, const TensorOperand* y) {
+    return cut_sum<8, 16>(c, x, y);
 }
 
 }  // namespace simkit::cuda

@@ -28,6 +28,7 @@ struct PairProblem {
     int threads;
     bool shared;          // sample space: all workers on one tile, instead of one tile each
     bool tensor = false;  // on a device of capability 8.0 or later: products by tensor cores
+    bool halves = false;  // there, in sample space: of layers of one 16-bit type as they lie, centred afterwards
 
     std::int64_t n() const { return blocks.front().x.rows; }
     std::int64_t m() const { return static_cast<std::int64_t>(blocks.size()); }

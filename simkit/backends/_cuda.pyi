@@ -121,6 +121,7 @@ def pair_sums(
     sample_space: bool,
     double_products: bool,
     tensor: bool,
+    halves: bool,
     bytes: int,
 ) -> tuple[_F64, _F64, _F64]: ...
 def eliminate(

@@ -64,7 +64,7 @@ OPS = (
 Estimator: TypeAlias = Literal["debiased", "biased"]
 RouteName: TypeAlias = Literal["sample", "feature", "mixed"]
 Precision: TypeAlias = Literal["float32", "float64"]
-Cores: TypeAlias = Literal["plain", "tensor"]
+Cores: TypeAlias = Literal["plain", "tensor", "half"]  # half: tensor cores, 16-bit features as they are
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class Block:
     exponent: int
     row_scale: FloatArray | None = None  # [n]
     length: float = math.nan
+    spread: float = math.nan  # mean |x - shift|² of the samples, where it is known
 
     @property
     def n(self) -> int:
@@ -121,7 +122,8 @@ class Block:
 
     def columns(self, start: int, stop: int) -> Block:
         """Columns ``start:stop`` as a block that shares shift, scale and memory."""
-        return replace(self, matrix=self.matrix.column_slice(start, stop), shift=self.shift[start:stop])
+        matrix, shift = self.matrix.column_slice(start, stop), self.shift[start:stop]
+        return replace(self, matrix=matrix, shift=shift, spread=math.nan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ..errors import TooLittleMemory
 from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
-from .cuda_cores import cores_for, float64_cost, products_in_words
+from .cuda_cores import cores_for, cores_for_pairs, float64_cost, halves_in_words, panel_cost, products_in_words
 from .routes import Workspace, count_multiply_adds, products_precision
 
 WORKSPACE = 2**30  # bytes of panels in flight, where no memory is given: many tiles, for the last ones of a round wait
@@ -35,8 +35,8 @@ def plan_pair_sums(
 
     Raises:
         TooLittleMemory: the smallest workspace is larger than ``memory``. NotImplementedError: a tile of another size;
-            tensor cores that the device does not have; the mixed route. ValueError: feature space is forced on a
-            non-linear kernel.
+            tensor cores that the device does not have; products of halves that the layers do not allow, or in
+            feature space; the mixed route. ValueError: feature space is forced on a non-linear kernel.
     """
     if route == "mixed":
         raise NotImplementedError("native_cuda has the sample-space and the feature-space route, not the mixed one")
@@ -47,13 +47,18 @@ def plan_pair_sums(
     left, right = sum(block.p for block in rows), sum(block.p for block in columns or ())
     sample_cost, feature_cost = count_multiply_adds(rows, columns)
     linear = all(block.linear for block in blocks)
-    cores = cores_for(blocks, cores)
     if route is None:
-        each = 1.0 if products == "float64" else float64_cost(blocks, cores)
-        route = "feature" if linear and each * feature_cost < sample_cost else "sample"
+        likely = cores_for_pairs(rows, columns, products, cores)[0]
+        each = 1.0 if products == "float64" else float64_cost(blocks, likely)
+        panels = sample_cost - n * n * (left + right) // 2
+        sample_time = sample_cost + (panel_cost(blocks, likely) - 1.0) * panels
+        route = "feature" if linear and cores != "half" and each * feature_cost < sample_time else "sample"
     if route == "feature":
         if not linear:
             raise ValueError("the feature-space route needs a linear kernel")
+        if cores == "half":
+            raise NotImplementedError("feature space takes float64 products, not those of 16-bit numbers as they are")
+        cores = cores_for(blocks, cores)
         products, cost = "float64", feature_cost
         reason = f"{cost:.3g} float64 multiply-adds against {sample_cost:.3g} {wanted} ones in sample space"
         if cores == "tensor":
@@ -63,9 +68,12 @@ def plan_pair_sums(
             space, most = Workspace(space.shared + 8 * left * left, most * space.each), 1
     else:
         cost = sample_cost
-        words = products_in_words(products, cores)
-        reason = f"{words}: {why}; feature space would take {feature_cost:.3g} multiply-adds in float64"
-        space, most = sample_space(n, m, products, linear=linear)
+        cores, against = cores_for_pairs(rows, columns, products, cores)
+        words = halves_in_words(blocks) if cores == "half" else f"{products_in_words(products, cores)}: {why}"
+        reason = (
+            f"{words}{against and '; '}{against}; feature space would take {feature_cost:.3g} multiply-adds in float64"
+        )
+        space, most = sample_space(n, m, products, linear=linear, halves=cores == "half")
     size = TILES[products]
     if tile not in (None, size):
         raise NotImplementedError(f"native_cuda multiplies {products} in tiles of {size}, not {tile}")
@@ -76,12 +84,12 @@ def plan_pair_sums(
     return Route(route, products, size, 1, cost, space.total(in_flight), reason, cores=cores)
 
 
-def sample_space(n: int, m: int, products: Precision, *, linear: bool) -> tuple[Workspace, int]:
+def sample_space(n: int, m: int, products: Precision, *, linear: bool, halves: bool = False) -> tuple[Workspace, int]:
     """Bytes shared and for each tile in flight, and the number of tiles."""
     size, item = TILES[products], 8 if products == "float64" else 4
     each = m * size * (size * item + 16) + -(-size * size // PIECE) * 8 * m * m
     strips = -(-n // size)
-    of_rows = 2 + (products == "float64") + (not linear)  # sums, diagonals; means; norms
+    of_rows = 2 + (products == "float64" or halves) + (not linear)  # sums, diagonals; means; norms
     return Workspace(8 * (of_rows * m * n + (2 + -(-n // PIECE)) * m * m), each), strips * (strips + 1) // 2
 
 

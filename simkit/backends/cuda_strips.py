@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays import FloatArray, Matrix
 from ..errors import TooLittleMemory
 from . import cuda_routes
 from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
+from .cuda_cores import cores_for
 from .cuda_device import SHARE, bound_block, bytes_of, cuda, may_stay, release, room_on
 from .cuda_routes import BUSY, CHUNK, PARTS, TILES, WORKSPACE, feature_space, sample_space
 from .routes import PILOT
@@ -185,7 +186,7 @@ def plan_pair_sums(
         TooLittleMemory: the smallest strips, or a layer of units, take more. Others as there.
     """
 
-    def planned(room: int | None) -> Route:
+    def planned(room: int | None, cores: Cores | None = cores) -> Route:
         return cuda_routes.plan_pair_sums(
             rows, columns, memory=room, route=route, products=products, tile=tile, cores=cores
         )
@@ -206,6 +207,11 @@ def plan_pair_sums(
     said = f"{room} bytes" if memory is not None else f"{room} bytes, {SHARE_IN_WORDS},"
     if units is not None:
         raise TooLittleMemory(said, f"{work}, whole because the sums of a layer's units stay there,", needed)
+    if cores == "half":
+        raise NotImplementedError("layers that go to a device in strips are multiplied in float32, not as they are")
+    if found.cores == "half":
+        found = planned(None, cores_for(blocks))
+        found = replace(found, reason=f"{found.reason}; in strips no layer is multiplied as it is")
     plan = _sample_strips if found.name == "sample" else _feature_strips
     return plan(found, rows, columns or (), room, threads, TooLittleMemory(said, work, 0))
 

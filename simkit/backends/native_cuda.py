@@ -101,7 +101,8 @@ def pair_sums(
             debiased=debiased,
             sample_space=route.name == "sample",
             double_products=route.products == "float64",
-            tensor=route.cores == "tensor",
+            tensor=route.cores != "plain",
+            halves=route.cores == "half",
             bytes=workspace,
         )
     left = len(rows)

@@ -245,7 +245,7 @@ def plan_pair_sums(
         TooLittleMemory: the smallest workspace is larger than ``memory``. NotImplementedError: tensor cores.
         ValueError: feature space or the mixed route is forced on a non-linear kernel, the latter on a single layer.
     """
-    if cores == "tensor":
+    if cores in ("tensor", "half"):
         raise NotImplementedError("products on tensor cores need a CUDA device, not a processor")
     blocks = [*rows, *(columns or ())]
     wanted, why = products_precision(blocks)

@@ -198,7 +198,7 @@ def sums_of(
     threads = check_threads(forced.threads)
     mapped = max((b.p * b.matrix.itemsize for b in [*rows, *(columns or ())] if b.matrix.mapped), default=0)
 
-    def run(name: RouteName | None, products: Precision | None) -> tuple[PairSums, Route, Step]:
+    def run(name: RouteName | None, products: Precision | None, cores: Cores | None) -> tuple[PairSums, Route, Step]:
         route = chosen.plan_pair_sums(
             rows,
             columns,
@@ -208,18 +208,18 @@ def sums_of(
             products=products,
             tile=forced.tile,
             mapped_row_bytes=mapped,
-            cores=forced.cores,
+            cores=cores,
         )
         sums: PairSums = chosen.function(rows, columns, estimator=estimator, route=route)
         reason = f"{chosen.reason}; {route.reason}"
         return sums, route, Step("pair_sums", chosen.backend, reason, route.words, route.multiply_adds, route.bytes)
 
-    sums, route, step = run(forced.route, forced.products)
+    sums, route, step = run(forced.route, forced.products, forced.cores)
     steps = [step]
     while (again := _again(sums, route, forced)) is not None:  # once, but for a mixed route that cancels both ways
         which = "first" if len(steps) == 1 else "second"
         try:
-            sums, route, step = run(*again)
+            sums, route, step = run(*again, "tensor" if forced.cores == "half" else forced.cores)
         except TooLittleMemory as error:
             work = f"{error.work}, again because the {which} pass cancelled,"
             raise TooLittleMemory(error.memory, work, error.needed) from None

@@ -68,7 +68,8 @@ def prepare_with_stats(
         return _polynomial(x, kernel, _exponent(stats.max_abs)), stats
     if isinstance(kernel, CustomKernel):
         return _custom(x, kernel, stats), stats
-    block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale)
+    spread = float(stats.sum_sq_dev.sum()) / x.n
+    block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale, spread=spread)
     if isinstance(kernel, RBF | Laplacian):
         median_of = choose("distance_median", backend=backend, inputs=[block])
         median = median_of.function(block, threads=team, **median_of.within(memory))

@@ -118,6 +118,7 @@ def pair_sums(
     *,
     sample: bool = True,
     tensor: bool = False,
+    halves: bool = False,
 ) -> Callable[[int], Sequence[Array]]:
     def compute(order: int) -> Sequence[Array]:
         return emulated_cuda.pair_sums(
@@ -130,6 +131,7 @@ def pair_sums(
             double_products=wide,
             bytes=room,
             tensor=tensor,
+            halves=halves,
         )
 
     return compute

@@ -88,13 +88,13 @@ def median(n: int) -> Callable[[Place, Size], Run]:
 
 
 def pairs(
-    route: RouteName | None, kernel: Any = None, cores: Cores = "plain", double: bool = False
+    route: RouteName | None, kernel: Any = None, cores: Cores = "plain", double: bool = False, dtype: str = "float32"
 ) -> Callable[[Place, Size], Run]:
     """Layers of one model with each other, and with those of another."""
 
     def make(place: Place, size: Size) -> Run:
         n, p = SIZES[size]
-        blocks = [block_there(place, features(n, width), kernel) for width in (p, 3, p // 2)]
+        blocks = [block_there(place, features(n, width).astype(dtype), kernel) for width in (p, 3, p // 2)]
         forced = ForcedRoute(route=route, products="float64" if double else None, cores=cores)
 
         def run() -> list[Array]:
@@ -310,6 +310,9 @@ CASES: dict[str, Case] = {
     "pairs in sample space, tensor cores": Case("pair_sums", pairs("sample", cores="tensor"), tensor=True),
     "pairs in sample space, float64, tensor cores": Case(
         "pair_sums", pairs("sample", cores="tensor", double=True), tensor=True
+    ),
+    "pairs in sample space, float16 as it is": Case(
+        "pair_sums", pairs("sample", cores="half", dtype="float16"), tensor=True
     ),
     "pairs in feature space": Case("pair_sums", pairs("feature")),
     "pairs in feature space, tensor cores": Case("pair_sums", pairs("feature", cores="tensor"), tensor=True),

@@ -171,6 +171,7 @@ def pair_sums(
     double_products: bool,
     tensor: bool,
     bytes: int,
+    halves: bool = False,
 ) -> tuple[Floats, Floats, Floats]:
     m, left = len(rows) + len(columns), len(rows)
     values, own, raw = np.empty((left, len(columns) or left)), np.empty(m), np.empty(m)
@@ -182,6 +183,7 @@ def pair_sums(
         int(sample_space),
         int(double_products),
         int(tensor),
+        int(halves),
         ctypes.c_int64(bytes),
     )
     run(programs, "pair_sums", table, *sizes, order, values, own, raw)

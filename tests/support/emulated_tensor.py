@@ -30,11 +30,19 @@ def sum_of_eight(programs: Any, c: float, x: Sequence[float], y: Sequence[float]
     return float(total[0])
 
 
-def sum_in_fractions(c: float, x: Sequence[float], y: Sequence[float]) -> float:
-    """The same in exact arithmetic, from the description alone: four at a time, cut at 24 bits, towards zero."""
+def sum_of_sixteen(programs: Any, c: float, x: Sequence[float], y: Sequence[float]) -> float:
+    """The same of 16-bit numbers (``cuda_half_programs.cpp``)."""
+    total = np.empty(1, dtype=np.float32)
+    sides = [np.array(side, dtype=np.float32) for side in (x, y)]
+    emulated_cuda.run(programs, "sum_of_sixteen", ctypes.c_float(c), *sides, total)
+    return float(total[0])
+
+
+def sum_in_fractions(c: float, x: Sequence[float], y: Sequence[float], at_once: int = 4) -> float:
+    """The same in exact arithmetic, from the description alone: some at a time, cut at 24 bits, towards zero."""
     total = Fraction(c)
-    for first in (0, 4):
-        factors = list(zip(x[first : first + 4], y[first : first + 4], strict=True))
+    for first in range(0, len(x), at_once):
+        factors = list(zip(x[first : first + at_once], y[first : first + at_once], strict=True))
         most = max([_exponent(float(total)), *(_exponent(a) + _exponent(b) for a, b in factors)])
         unit = Fraction(2) ** (most - KEPT)
         units = int(total / unit) + sum(int(Fraction(a) * Fraction(b) / unit) for a, b in factors)

@@ -17,6 +17,9 @@ count of roundings that depends on the lengths of the sums. The demand is what s
   both entries are equal, of either sign else: 0.9 in all, below the 1 eps above. Sums of eight are cut towards zero, by
   1 eps at most: K shrinks by half an eps, which a ratio does not see (hsic does, by twice that), and what differs from
   pair to pair averages over p/8 sums. The panel is plain. 8 eps stand.
+* **cka, 16-bit layers as they are**: entries are not rounded and products exact, so that the 4 eps of equal entries are
+  not there. Sums of sixteen are cut as those of eight above; 64 of them in one running sum are a random walk of 4 eps,
+  8 by the size of a K that is up to twice its centred one, averaged over n² entries. 8 eps stand.
 * **hsic**: relative to √(HSIC(x, x) HSIC(y, y)); half of cka's ratio, so cka's entry.
 * **stream**: as cka, float64, whatever the input; √n more for sums over rows. Demand 1e-9.
 * **fast stream**: with float32 products; what may be off by more than the demand of 1e-6 is refused. 128 products in a
