@@ -67,7 +67,7 @@ def test_errors_stay_at_the_level_of_float32() -> None:
     r = np.random.default_rng(0)
     z = r.standard_normal((1000, 16))
     layers = [np.maximum(z @ r.standard_normal((16, p)) + 2 * r.standard_normal((1000, p)), 0) for p in (2048, 512, 10)]
-    for change in (0.0, 0.9):
+    for change in (0.0, 0.7):
         changed = [(x + change).astype(np.float16) for x in layers]
         want, there = oracles.cka_matrix(changed, changed, estimator="debiased"), [OnGpu(x) for x in changed]
         plain, own = worst_error(scores(there, cores="plain").values, want), worst_error(as_they_are(there), want)
