@@ -44,9 +44,10 @@ def pair(device: Device, seed: int, n: int, p: int, condition: float) -> tuple[A
 
 
 def on_host(inputs: Any) -> Any:
-    """The same nest of lists and tuples, its tensors as NumPy arrays on the host."""
+    """The same nest of lists and tuples, its tensors as NumPy arrays on the host; bfloat16 is widened."""
     if isinstance(inputs, torch.Tensor):
-        return inputs.detach().cpu().numpy()
+        held = inputs.detach().cpu()
+        return (held.float() if held.dtype == torch.bfloat16 else held).numpy()
     if isinstance(inputs, list | tuple):
         return type(inputs)(on_host(part) for part in inputs)
     return inputs
