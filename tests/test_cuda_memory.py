@@ -74,8 +74,8 @@ CORES = {"double_products": False, "tensor": False, "bytes": 2**20}
 
 
 def whole(programs: Any) -> Any:
-    rows = [bound(BLOCK)]
-    return emulated_cuda.pair_sums(programs, 0, rows=rows, columns=[], debiased=True, sample_space=True, **CORES)
+    how = CORES | {"rows": [bound(BLOCK)], "columns": [], "debiased": True, "sample_space": True, "halves": False}
+    return emulated_cuda.pair_sums(programs, 0, **how)
 
 
 def copied(programs: Any) -> Array:

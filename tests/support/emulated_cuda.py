@@ -171,7 +171,7 @@ def pair_sums(
     double_products: bool,
     tensor: bool,
     bytes: int,
-    halves: bool = False,
+    halves: bool,
 ) -> tuple[Floats, Floats, Floats]:
     m, left = len(rows) + len(columns), len(rows)
     values, own, raw = np.empty((left, len(columns) or left)), np.empty(m), np.empty(m)
