@@ -30,6 +30,7 @@ _LARGE = 2**20  # entries from which a copy takes a time that one would notice
 _EXPONENT = 100  # of two, within which no product or square of features comes near the range of float64
 _CHUNK = 2**15  # entries that are centred at a time
 _BY_GRAM = 128  # width from which the eigenvalues of a Gram matrix are tried for singular values
+_FEWEST = 256  # eps of the first singular value, that rounding may leave of dependent columns
 _VALUE_ERROR = 1e-13  # of each, relative to the largest, up to which they are taken
 _SUM_ERROR = 1e-11  # of their sum, if all errors had one sign
 
@@ -201,12 +202,13 @@ def rank_of(s: FloatArray, x: Matrix, noise: float) -> int:
     """How many singular values ``s`` of the centred features are kept: those above what rounding may have made.
 
     s > noise (of the entries in their own precision: float64, or float32 for float32, for half types, whose own eps
-    would discard real directions, and for integers of up to 16 bits), and s > min(n, p) · eps(float64) · s₁, the error
-    of the decomposition: of its square factor, for QR leaves 3 eps s₁ of dependent columns however long they are. The
-    usual max(n, p) · eps · s₁ drops real directions of long data: below 2e-12 s₁ at n = 10,000, and with the eps of
-    float32 all below 0.024 s₁ at n = 200,000. Centring leaves at most n-1 directions, and what is not constant has one.
+    would discard real directions, and for integers of up to 16 bits), and s > max(min(n, p), 256) · eps(float64) · s₁,
+    the error of the decomposition: QR leaves up to 31 eps s₁ of dependent columns of few values, and no more of a
+    million samples than of ten thousand. The usual max(n, p) · eps · s₁ drops real directions of long data: below
+    2e-12 s₁ at n = 10,000, and with the eps of float32 all below 0.024 s₁ at n = 200,000. Centring leaves at most n-1
+    directions, and what is not constant has one.
     """
-    kept = int(np.count_nonzero(s > max(noise, min(x.n, x.p) * EPS * s[0])))
+    kept = int(np.count_nonzero(s > max(noise, max(min(x.n, x.p), _FEWEST) * EPS * s[0])))
     return max(1, min(kept, x.n - 1))
 
 
