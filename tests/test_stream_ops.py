@@ -11,7 +11,9 @@ import pytest
 
 from simkit.arrays import Matrix
 from simkit.backends import native_cpu, reference
-from simkit.backends.moment_sums import NARROW, MomentRows, MomentSums, MomentUnits, SideSums
+from simkit.backends.moment_sums import NARROW, PROBES, MomentRows, MomentSums, MomentUnits, SideSums
+from simkit.streaming.rebase import rebase
+from simkit.streaming.signs import signs_of
 
 Array = npt.NDArray[Any]
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -118,7 +120,7 @@ def test_float32_moments_of_a_block(rows: int, widths: list[int]) -> None:
         for backend, threads in ((reference, 1), (native_cpu, 1), (native_cpu, 3)):
             seeded = np.random.default_rng(1)
             sides = [side_of(w, seeded, alone=alone) for w in ([widths] if alone else [widths, others])]
-            sides = [replace(side, lost=np.zeros(side.offsets[-1])) for side in sides]
+            sides = [with_probes(side, alone) for side in sides]
             units = [MomentUnits(x, s, np.full((rows, s.offsets[-1]), np.nan, dtype=np.float32))
                      for x, s in zip(layers, sides, strict=False)]  # fmt: skip
             moved = backend.moments_rows(units, threads=threads)
@@ -128,10 +130,50 @@ def test_float32_moments_of_a_block(rows: int, widths: list[int]) -> None:
             found.append(arrays_of(sums[-1], moved))
         sizes = [np.sqrt((x.z.astype(np.float64) ** 2).sum(axis=0)) for x in moved]
         assert_float32_sums(found, sizes, [widths] if alone else [widths, others])
-        for side, size in zip((sums[1].left, sums[1].right), sizes, strict=False):
-            assert side is not None
-            assert side.lost is not None
-            assert (np.abs(side.lost) <= 2e-6 * size**2).all()
+
+
+def with_probes(side: SideSums, alone: bool) -> SideSums:
+    p = side.offsets[-1]
+    signs = signs_of([s.stop - s.start for s in side.spans])
+    return replace(side, rounded=np.zeros(p), signs=signs, probes=None if alone else np.zeros((PROBES, p)))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_probes_are_products_times_signs(dtype: Any, alone: bool) -> None:
+    """Of rows of small whole numbers every product is exact, so that nothing is missed, in other units either."""
+    rng = np.random.default_rng(0)
+    widths = [[30, 5, 49], [14, 241]][: 1 if alone else 2]
+    for backend, threads in ((reference, 1), (native_cpu, 1), (native_cpu, 3)):
+        sides = [with_probes(side_of(w, rng, alone=alone), alone) for w in widths]
+        sums = sums_of(sides)
+        rows = []
+        for side in sides:
+            z = rng.integers(-9, 9, (512, side.offsets[-1])).astype(dtype)
+            rows.append(MomentRows(z, np.stack([(z[:, s].astype(float) ** 2).sum(axis=1) for s in side.spans], axis=1)))
+        done = backend.moments_add(sums, rows[0], None if alone else rows[1], threads=threads)
+        assert done == (backend is native_cpu and dtype is np.float32)
+        assert_probed(sums, 0.0)
+        moved = [replace(side, shift=side.shift + 2.0 / side.scale, scale=side.scale * 4) for side in sides]
+        assert_probed(rebase(sums, 512, moved[0], None if alone else moved[1]), 1e-12)
+
+
+def assert_probed(sums: MomentSums, tolerance: float) -> None:
+    assert sums.probes is not None
+    other = sums.right or sums.left
+    assert other.signs is not None
+    cross = sums.cross if sums.right is not None else np.triu(sums.cross) + np.triu(sums.cross, 1).T
+    for layer, span in enumerate(other.spans):
+        end = sums.left.offsets[-1] if sums.right is not None else span.stop
+        want = other.signs[:, span] @ cross[:end, span].T
+        assert np.abs(sums.probes[layer][:, :end] - want).max() <= tolerance * np.abs(want).max()
+        assert not sums.probes[layer][:, end:].any()
+    for side in (sums.left, other) if sums.right is not None else ():
+        assert side.signs is not None
+        assert side.probes is not None
+        for gram, span in zip(side.gram, side.spans, strict=True):
+            want = side.signs[:, span] @ (np.triu(gram) + np.triu(gram, 1).T)
+            assert np.abs(side.probes[:, span] - want).max() <= tolerance * np.abs(want).max()
 
 
 def assert_float32_sums(found: list[dict[str, Array]], sizes: list[Array], widths: list[list[int]]) -> None:
@@ -163,16 +205,20 @@ def sums_of(sides: list[SideSums]) -> MomentSums:
     p, q = left.offsets[-1], other.offsets[-1]
     ay = np.zeros((layers, q))
     bx = np.zeros((others, p) if right is not None else (0, 0))
-    return MomentSums(left, right, np.zeros((p, q)), np.zeros((layers, others)), ay, bx)
+    probes = None if left.signs is None else np.zeros((others, PROBES, p))
+    return MomentSums(left, right, np.zeros((p, q)), np.zeros((layers, others)), ay, bx, probes)
 
 
 def arrays_of(sums: MomentSums, moved: list[MomentRows]) -> dict[str, Array]:
     out = {"cross": sums.cross, "ab": sums.sum_ab, "ay": sums.sum_ay, "bx": np.append(sums.sum_bx, 0.0)}
     if sums.right is None:  # only the upper triangle counts
         out["cross"] = np.triu(sums.cross)
+    if sums.probes is not None:
+        out["probes"] = sums.probes
     for k, (side, rows) in enumerate(zip([s for s in (sums.left, sums.right) if s is not None], moved, strict=True)):
         names = ("sum_z", "sum_az", "sum_a", "sum_aa")
         out |= {f"{k}.{name}": getattr(side, name) for name in names}
         out |= {f"{k}.gram.{layer}": np.triu(gram) for layer, gram in enumerate(side.gram)}
         out |= {f"{k}.z": rows.z, f"{k}.a": rows.a}
+        out |= {f"{k}.{name}": array for name in ("rounded", "probes") if (array := getattr(side, name)) is not None}
     return out

@@ -31,7 +31,9 @@ MomentSide<T> side_of(std::int64_t rows, const py::dict& side) {
     out.sum_az = array("sum_az", {p});
     out.sum_a = array("sum_a", {layers});
     out.sum_aa = array("sum_aa", {layers});
-    out.lost = std::is_same_v<T, float> ? array("lost", {p}) : nullptr;
+    out.rounded = std::is_same_v<T, float> ? array("rounded", {p}) : nullptr;
+    out.signs = side["signs"].is_none() ? nullptr : array("signs", {kProbes, p});
+    out.probes = side["probes"].is_none() ? nullptr : array("probes", {kProbes, p});
     for (const py::handle& gram : side["gram"].cast<py::list>()) {
         const std::int64_t l = static_cast<std::int64_t>(out.gram.size());
         if (l == layers) throw std::invalid_argument("gram has more entries than there are layers");
@@ -105,7 +107,11 @@ void typed_add(std::int64_t rows, const py::dict& left, const std::optional<py::
         return writable(sums[key].cast<py::array>(), std::move(shape), key);
     };
     const MomentCross cross{array("cross", {x.p, other.p}), array("sum_ab", {x.layers(), other.layers()}),
-                            array("sum_ay", {x.layers(), other.p}), y ? array("sum_bx", {y->layers(), x.p}) : nullptr};
+                            array("sum_ay", {x.layers(), other.p}), y ? array("sum_bx", {y->layers(), x.p}) : nullptr,
+                            x.signs ? array("probes", {other.layers(), kProbes, x.p}) : nullptr};
+    for (const MomentSide<T>* side : {&x, &other})
+        if (x.signs && (!side->signs || (y && !side->probes)))
+            throw std::invalid_argument("both sides need signs and probes, or neither");
     py::gil_scoped_release release;
     moments_add(rows, x, y ? &*y : nullptr, cross, threads, interrupt_poll());
 }

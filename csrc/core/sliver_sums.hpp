@@ -1,4 +1,5 @@
-// Float64 sums over float32 slivers (core/micro_kernel.hpp, here by rows: sliver[r * width + c] = z(r, c)).
+// Float64 sums over float32 slivers (core/micro_kernel.hpp, here by rows: sliver[r * width + c] = z(r, c)), and over
+// rows.
 #pragma once
 
 #include <cstdint>
@@ -13,5 +14,10 @@ void add_weighted(std::int64_t rows, const float* sliver, std::int64_t width, co
 
 // sums[c] += sum over rows of z(r, c)^2.
 void add_squares(std::int64_t rows, const float* sliver, std::int64_t width, double* sums);
+
+// sums[k] = sum over columns c of signs[k * ld + c] z[c], for k < kSigned: of one row.
+inline constexpr int kSigned = 4;
+void signed_sums(std::int64_t cols, const float* z, const double* signs, std::int64_t ld, double* sums);
+void signed_sums(std::int64_t cols, const double* z, const double* signs, std::int64_t ld, double* sums);
 
 }  // namespace simkit

@@ -46,11 +46,23 @@ struct Workspaces {
     Workspace<T> left, right;  // rows of both sides in slivers
     Workspace<float> tiles;    // one for each worker
 };
+
+// Taken for one call: what polls may run a signal handler that adds to another stream on this very thread.
 template <class T>
-Workspaces<T>& workspaces() {
-    thread_local Workspaces<T> kept;
-    return kept;
-}
+class TakenWorkspaces {
+  public:
+    TakenWorkspaces() { std::swap(own, kept()); }
+    ~TakenWorkspaces() { std::swap(own, kept()); }
+    TakenWorkspaces(const TakenWorkspaces&) = delete;
+    TakenWorkspaces& operator=(const TakenWorkspaces&) = delete;
+    Workspaces<T> own;
+
+  private:
+    static Workspaces<T>& kept() {
+        thread_local Workspaces<T> of_thread;
+        return of_thread;
+    }
+};
 
 // Every item owns its outputs, so items may run in any order and the sums do not depend on the threads. It is handed
 // its worker's tile.
@@ -92,7 +104,6 @@ class PackedSide {
     std::int64_t layers() const { return side_.layers(); }
     std::int64_t cols(std::int64_t layer) const { return side_.offsets[layer + 1] - side_.offsets[layer]; }
     std::int64_t column(std::int64_t layer) const { return side_.offsets[layer]; }
-    double* lost(std::int64_t layer) const { return side_.lost + column(layer); }
     std::int64_t rows() const { return rows_; }
     const MomentSide<T>& side() const { return side_; }
 
@@ -137,7 +148,6 @@ struct Piece {
     bool triangle;  // of a layer with itself: the upper one
     double* to;
     std::int64_t ldc;
-    double* lost;  // of columns a.. where it has a diagonal
 
     // The sums below the first rows of a piece, to be fetched while those are multiplied.
     Ahead sums(std::int64_t first) const {
@@ -147,7 +157,7 @@ struct Piece {
 };
 
 void add_product(const Piece<double>& piece, float*) {
-    const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc, lost] = piece;
+    const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc] = piece;
     for (std::int64_t r = 0; r < rows; r += kDepth<double>)
         packed_product(wa, wb, std::min(kDepth<double>, rows - r), x.at(i, a, r), y.at(j, b, r), triangle, true, to,
                        ldc, piece.sums(kTallest));
@@ -180,7 +190,7 @@ void weighted_columns(std::int64_t rows, const PackedSide<float>& side, std::int
 
 // Of a layer with few columns, in float64: in so few sums rounding would not average out.
 void add_narrow(const Piece<float>& piece) {
-    const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc, lost] = piece;
+    const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc] = piece;
     const bool left = x.cols(i) <= kNarrow;
     const std::int64_t count = left ? wa : wb, cols = left ? wb : wa;
     Buffer<double> sums(count * cols);
@@ -195,7 +205,7 @@ void add_narrow(const Piece<float>& piece) {
 
 // In float32 within `tile`; what lies on a diagonal was added with the columns.
 void add_product(const Piece<float>& piece, float* tile) {
-    const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc, lost] = piece;
+    const auto& [x, y, rows, i, a, wa, j, b, wb, triangle, to, ldc] = piece;
     if (std::min(x.cols(i), y.cols(j)) <= kNarrow) return add_narrow(piece);
     const std::int64_t w = micro_kernel<float>().width, ld = round_up(wb, w);
     for (std::int64_t r = 0; r < rows; r += kDepth<float>)
@@ -205,7 +215,6 @@ void add_product(const Piece<float>& piece, float* tile) {
         const std::int64_t first = triangle ? k + 1 : 0;
         add_to(tile + k * ld + first, to + k * ldc + first, wb - first);
     }
-    for (std::int64_t k = 0; triangle && k < wa; ++k) lost[k] += tile[k * ld + k];
 }
 
 // c [., ldc] += x^T y for columns of layer i of x and of layer j of y; only the upper triangle of a layer with itself.
@@ -218,54 +227,51 @@ void product_items(std::int64_t rows, const PackedSide<T>& x, std::int64_t i, co
         for (std::int64_t b = own ? a : 0; b < y.cols(j); b += wide)
             items.emplace_back([=, &x, &y](float* tile) {
                 add_product(Piece<T>{x, y, rows, i, a, std::min(tall, x.cols(i) - a), j, b,
-                                     std::min(wide, y.cols(j) - b), own && a == b, c + a * ldc + b, ldc,
-                                     own && std::is_same_v<T, float> ? x.lost(i) + a : nullptr},
+                                     std::min(wide, y.cols(j) - b), own && a == b, c + a * ldc + b, ldc},
                             tile);
             });
 }
 
-// Where the sums of columns z of a side go that are not products of columns.
-template <class T>
-struct ColumnSums {
-    const double* other;  // a [rows, others] of the other side
-    std::int64_t others;
-    double* other_sums;                   // [others, p]: sums of z weighted by it
-    std::vector<double*> diagonal;        // of the layer's z^T z
-    std::vector<std::int64_t> diagonals;  // and from one number on it to the next
+// Rows are weighted by of[r * stride], and their sums added to sums [p].
+struct Weight {
+    const double* of;
+    std::int64_t stride;
+    double* sums;
 };
 
-// sums [2 + others, cols] of columns first.. of a layer under weights: 1, its own a, and each a of the other side. A
-// product with few rows.
+// Where the sums of columns z of a side go that are not products of columns.
+struct ColumnSums {
+    std::vector<std::vector<Weight>> weights;  // of every layer
+    std::vector<double*> diagonal;             // of the layer's z^T z
+    std::vector<std::int64_t> diagonals;       // and from one number on it to the next
+};
+
+// sums [weights, cols] of columns first.. of a layer. A product with few rows.
 void weighted(const PackedSide<double>& z, std::int64_t layer, std::int64_t first, std::int64_t cols,
-              const ColumnSums<double>& to, double* sums) {
-    const std::int64_t w = micro_kernel<double>().width, count = 2 + to.others, rows = z.rows();
-    const MomentSide<double>& side = z.side();
+              const std::vector<Weight>& weights, double* sums) {
+    const std::int64_t w = micro_kernel<double>().width, count = static_cast<std::int64_t>(weights.size());
+    const std::int64_t rows = z.rows();
     Buffer<double> packed(round_up(count, w) * std::min(kDepth<double>, rows));
     for (std::int64_t r0 = 0; r0 < rows; r0 += kDepth<double>) {
         const std::int64_t depth = std::min(kDepth<double>, rows - r0);
         for (std::int64_t k = 0; k < round_up(count, w); ++k)
-            for (std::int64_t r = 0; r < depth; ++r) {
-                const double own = k == 0 ? 1.0 : side.a[(r0 + r) * side.layers() + layer];
-                packed.data()[(k / w * depth + r) * w + k % w] = k < 2       ? own
-                                                                 : k < count ? to.other[(r0 + r) * to.others + k - 2]
-                                                                             : 0.0;
-            }
+            for (std::int64_t r = 0; r < depth; ++r)
+                packed.data()[(k / w * depth + r) * w + k % w] =
+                    k < count ? weights[k].of[(r0 + r) * weights[k].stride] : 0.0;
         packed_product(count, cols, depth, packed.data(), z.at(layer, first, r0), false, r0 > 0, sums, cols);
     }
 }
 
 void weighted(const PackedSide<float>& z, std::int64_t layer, std::int64_t first, std::int64_t cols,
-              const ColumnSums<float>& to, double* sums) {
-    const MomentSide<float>& side = z.side();
-    const auto weight = [&](std::int64_t r, std::int64_t k) {
-        return k == 0 ? 1.0 : k == 1 ? side.a[r * side.layers() + layer] : to.other[r * to.others + k - 2];
-    };
-    weighted_columns(z.rows(), z, layer, first, cols, 2 + to.others, weight, sums);
+              const std::vector<Weight>& weights, double* sums) {
+    weighted_columns(
+        z.rows(), z, layer, first, cols, static_cast<std::int64_t>(weights.size()),
+        [&](std::int64_t r, std::int64_t k) { return weights[k].of[r * weights[k].stride]; }, sums);
 }
 
 // The squares of columns first.., which the products leave out.
 void add_diagonal(const PackedSide<float>& z, std::int64_t layer, std::int64_t first, std::int64_t cols,
-                  const ColumnSums<float>& to) {
+                  const ColumnSums& to) {
     const std::int64_t w = micro_kernel<float>().width, rows = z.rows();
     double squares[kTile + kWidest] = {};
     for (std::int64_t r = 0; r < rows; r += kDepth<float>)
@@ -273,25 +279,24 @@ void add_diagonal(const PackedSide<float>& z, std::int64_t layer, std::int64_t f
             add_squares(std::min(kDepth<float>, rows - r), z.at(layer, first + k, r), w, squares + k);
     for (std::int64_t k = 0; k < cols; ++k) {
         to.diagonal[layer][(first + k) * to.diagonals[layer]] += squares[k];
-        if (z.cols(layer) > kNarrow) z.lost(layer)[first + k] -= squares[k];  // the products add theirs
+        z.side().rounded[z.column(layer) + first + k] += squares[k];
     }
 }
 
 // Packs a side, and adds what is summed column by column while those are at hand.
 template <class T>
-void column_items(PackedSide<T>& z, const ColumnSums<T>& to, std::vector<Item>& items) {
+void column_items(PackedSide<T>& z, const ColumnSums& to, std::vector<Item>& items) {
     for (std::int64_t l = 0; l < z.layers(); ++l)
         for (std::int64_t first = 0; first < z.cols(l); first += tile_of<T>(z.cols(l)))
             items.emplace_back([=, &z, &to](float*) {
                 const MomentSide<T>& side = z.side();
                 const std::int64_t cols = std::min(tile_of<T>(z.cols(l)), z.cols(l) - first);
                 z.pack(l, first, cols);
-                Buffer<double> sums((2 + to.others) * cols);
-                weighted(z, l, first, cols, to, sums.data());
-                for (std::int64_t k = 0; k < 2 + to.others; ++k) {
-                    double* sum = k == 0 ? side.sum_z : k == 1 ? side.sum_az : to.other_sums + (k - 2) * side.p;
-                    add_to(sums.data() + k * cols, sum + z.column(l) + first, cols);
-                }
+                const std::vector<Weight>& weights = to.weights[l];
+                Buffer<double> sums(static_cast<std::int64_t>(weights.size()) * cols);
+                weighted(z, l, first, cols, weights, sums.data());
+                for (std::size_t k = 0; k < weights.size(); ++k)
+                    add_to(sums.data() + k * cols, weights[k].sums + z.column(l) + first, cols);
                 if constexpr (std::is_same_v<T, float>) add_diagonal(z, l, first, cols, to);
                 for (std::int64_t r = 0; first == 0 && r < z.rows(); ++r) {
                     const double a = side.a[r * side.layers() + l];
@@ -299,6 +304,41 @@ void column_items(PackedSide<T>& z, const ColumnSums<T>& to, std::vector<Item>& 
                     side.sum_aa[l] += a * a;
                 }
             });
+}
+
+// Of every row the probes h = z . g of all layers: h [rows, layers, kProbes].
+template <class T>
+void probe_items(std::int64_t rows, const MomentSide<T>& side, double* h, std::vector<Item>& items) {
+    static_assert(kProbes == kSigned);
+    for (std::int64_t first = 0; first < rows; first += kRows)
+        items.emplace_back([=, &side](float*) {
+            for (std::int64_t r = first; r < std::min(rows, first + kRows); ++r)
+                for (std::int64_t l = 0; l < side.layers(); ++l) {
+                    const std::int64_t at = side.offsets[l];
+                    signed_sums(side.offsets[l + 1] - at, side.z + r * side.p + at, side.signs + at, side.p,
+                                h + (r * side.layers() + l) * kProbes);
+                }
+        });
+}
+
+// Weights of the columns of each layer of a side: 1, its own a, and each a of the other side.
+template <class T>
+std::vector<std::vector<Weight>> weights_of(const MomentSide<T>& side, const MomentSide<T>& other, double* sums) {
+    static constexpr double kOne = 1.0;
+    std::vector<std::vector<Weight>> out;
+    for (std::int64_t l = 0; l < side.layers(); ++l) {
+        out.push_back({{&kOne, 0, side.sum_z}, {side.a + l, side.layers(), side.sum_az}});
+        for (std::int64_t k = 0; k < other.layers(); ++k)
+            out.back().push_back({other.a + k, other.layers(), sums + k * side.p});
+    }
+    return out;
+}
+
+// And the probes h [., layers, kProbes] of a layer.
+void add_probes(const double* h, std::int64_t layers, std::int64_t layer, double* sums, std::int64_t p,
+                std::vector<Weight>& weights) {
+    for (std::int64_t k = 0; k < kProbes; ++k)
+        weights.push_back({h + layer * kProbes + k, layers * kProbes, sums + k * p});
 }
 
 // Rows first..end of one layer to z [rows, p], with their norms to a [rows, layers].
@@ -339,15 +379,31 @@ template <class T>
 void moments_add(std::int64_t rows, const MomentSide<T>& left, const MomentSide<T>* right, const MomentCross& cross,
                  int threads, const Poll& poll) {
     const MomentSide<T>& y = right ? *right : left;
-    std::vector<Item> columns, items;
-    PackedSide<T> x_packed(rows, left, workspaces<T>().left);
+    std::vector<Item> probes, columns, items;
+    TakenWorkspaces<T> taken;
+    PackedSide<T> x_packed(rows, left, taken.own.left);
     std::optional<PackedSide<T>> y_packed;
-    if (right) y_packed.emplace(rows, *right, workspaces<T>().right);
+    if (right) y_packed.emplace(rows, *right, taken.own.right);
     PackedSide<T>& packed = right ? *y_packed : x_packed;
     for (std::int64_t i = 0; i < left.layers(); ++i)
         for (std::int64_t j = right ? 0 : i; j < y.layers(); ++j)
             product_items(rows, x_packed, i, packed, j, cross.cross + left.offsets[i] * y.p + y.offsets[j], y.p, items);
-    ColumnSums<T> x_sums{y.a, y.layers(), cross.sum_bx, {}, {}}, y_sums{left.a, left.layers(), cross.sum_ay, {}, {}};
+    ColumnSums x_sums{right ? weights_of(left, y, cross.sum_bx) : std::vector<std::vector<Weight>>(), {}, {}};
+    ColumnSums y_sums{weights_of(y, left, cross.sum_ay), {}, {}};
+    Buffer<double> x_probes(right && cross.probes ? rows * left.layers() * kProbes : 0);
+    Buffer<double> y_probes(cross.probes ? rows * y.layers() * kProbes : 0);
+    if (cross.probes) {
+        if (right) probe_items(rows, left, x_probes.data(), probes);
+        probe_items(rows, y, y_probes.data(), probes);
+        for (std::int64_t i = 0; i < left.layers(); ++i)
+            for (std::int64_t j = right ? 0 : i; j < y.layers(); ++j)
+                add_probes(y_probes.data(), y.layers(), j, cross.probes + j * kProbes * left.p, left.p,
+                           (right ? x_sums : y_sums).weights[i]);
+        for (std::int64_t i = 0; right && i < left.layers(); ++i)
+            add_probes(x_probes.data(), left.layers(), i, left.probes, left.p, x_sums.weights[i]);
+        for (std::int64_t j = 0; right && j < y.layers(); ++j)
+            add_probes(y_probes.data(), y.layers(), j, y.probes, y.p, y_sums.weights[j]);
+    }
     for (auto [side, sums] : {std::pair{&x_packed, &x_sums}, {&packed, &y_sums}})
         for (std::int64_t l = 0; l < side->layers(); ++l) {
             const std::int64_t first = side->column(l), width = side->cols(l), ldc = right ? width : y.p;
@@ -362,9 +418,12 @@ void moments_add(std::int64_t rows, const MomentSide<T>& left, const MomentSide<
                 static_cast<int>(left.layers()), y.a, static_cast<int>(y.layers()), 1.0, cross.sum_ab,
                 static_cast<int>(y.layers()));
     });
-    run(columns, threads, poll);
     constexpr std::int64_t tile = std::is_same_v<T, float> ? (kTile + kWidest) * (kTile + kWidest) : 0;
-    run(items, threads, poll, workspaces<T>().tiles.of(tile * threads), tile);
+    // Before anything is added, so that no half of a block is where memory ends.
+    float* tiles = taken.own.tiles.of(tile * std::min<std::int64_t>(threads, static_cast<std::int64_t>(items.size())));
+    run(probes, threads, poll);
+    run(columns, threads, poll);
+    run(items, threads, poll, tiles, tile);
 }
 
 template void moments_rows<float>(const std::vector<MomentUnits<float>>&, int, const Poll&);

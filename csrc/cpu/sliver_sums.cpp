@@ -10,7 +10,10 @@ constexpr int kLanes = 4;
 typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
 
 // One by one: of a whole vector the compiler converts halves and joins them.
-[[gnu::always_inline]] inline Doubles widened(const float* z) { return Doubles{z[0], z[1], z[2], z[3]}; }
+template <class T>
+[[gnu::always_inline]] inline Doubles widened(const T* z) {
+    return Doubles{z[0], z[1], z[2], z[3]};
+}
 
 // `Vectors` vectors of columns under `Count` weights, all sums in registers.
 template <int Count, int Vectors>
@@ -39,7 +42,31 @@ template <int Count>
     for (; c < width; c += kLanes) weigh<Count, 1>(rows, sliver + c, width, weights, sums + c);
 }
 
+template <class T>
+[[gnu::always_inline]] inline void signed_row(std::int64_t cols, const T* z, const double* signs, std::int64_t ld,
+                                              double* sums) {
+    Doubles sum[kSigned] = {};
+    std::int64_t c = 0;
+    for (; c + kLanes <= cols; c += kLanes) {
+        const Doubles wide = widened(z + c);
+#pragma GCC unroll 4
+        for (int k = 0; k < kSigned; ++k) sum[k] += wide * widened(signs + k * ld + c);
+    }
+    for (int k = 0; k < kSigned; ++k) {
+        sums[k] = sum[k][0] + sum[k][1] + (sum[k][2] + sum[k][3]);
+        for (std::int64_t rest = c; rest < cols; ++rest) sums[k] += z[rest] * signs[k * ld + rest];
+    }
+}
+
 }  // namespace
+
+SIMKIT_CLONES void signed_sums(std::int64_t cols, const float* z, const double* signs, std::int64_t ld, double* sums) {
+    signed_row(cols, z, signs, ld, sums);
+}
+
+SIMKIT_CLONES void signed_sums(std::int64_t cols, const double* z, const double* signs, std::int64_t ld, double* sums) {
+    signed_row(cols, z, signs, ld, sums);
+}
 
 SIMKIT_CLONES void add_weighted(std::int64_t rows, const float* sliver, std::int64_t width, const double* weights,
                                 int count, double* sums) {

@@ -7,6 +7,9 @@
 // at most 128 rows in one running sum, and of one call (512 rows of a stream) before they are added to the float64
 // sums. Everything else, squares on the diagonals and products with layers of at most kNarrow columns too, is a float64
 // sum over the same float32 z.
+//
+// Where products may be float32, sums of the same products are formed in float64 too, as seen by a few vectors of signs
+// g (probes): sum x_i (z_i . g) is what C g would be. How far C g lies from it tells by how much C is off.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +23,7 @@
 namespace simkit {
 
 constexpr std::int64_t kNarrow = 12;
+constexpr std::int64_t kProbes = 4;  // vectors of signs of a layer
 
 // The layers of one side, laid side by side: layer l is columns offsets[l]..offsets[l+1].
 template <class T>
@@ -31,7 +35,9 @@ struct MomentSide {
     double *sum_z, *sum_az;     // [p]
     double *sum_a, *sum_aa;     // [layers]
     std::vector<double*> gram;  // per layer [p_l, p_l], upper triangles; empty where `cross` holds them
-    double* lost;               // [p] float32 sums of squares less the float64 ones; of float32 z
+    double* rounded;            // [p] squares of what was rounded; of float32 z
+    const double* signs;        // [kProbes, p] +-1, where products may be float32; else nullptr
+    double* probes;             // [kProbes, p] of the column's own layer; nullptr where `cross` holds them
 
     std::int64_t layers() const { return static_cast<std::int64_t>(offsets.size()) - 1; }
 };
@@ -41,6 +47,8 @@ struct MomentCross {
     double* sum_ab;  // [layers_left, layers_right]
     double* sum_ay;  // [layers_left, p_right]
     double* sum_bx;  // [layers_right, p_left]; unused with one side alone
+    double*
+        probes;  // [layers_right, kProbes, p_left] where there are signs; alone: of the column's layer and later ones
 };
 
 // Rows of one side in the units of its sums.

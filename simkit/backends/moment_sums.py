@@ -14,6 +14,7 @@ from ..arrays import FloatArray, Matrix
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 NARROW = 12  # columns of a layer whose products are always float64, as in csrc/ops/moments.hpp
+PROBES = 4  # vectors of signs of a layer, as there
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,10 @@ class SideSums:
     With z = (x - shift) · scale (powers of two) and a_i = |z_i|² per layer. ``gram`` holds the upper triangles of
     zᵀz per layer; it is empty where :attr:`MomentSums.cross` holds them.
 
-    With float32 products (``lost`` is not None) the diagonals of zᵀz are float64 sums of squares all the same, and
-    ``lost`` is by how much float32 sums of the same squares differ: what rounding does where it does not average out.
+    With float32 products (``signs`` is not None) the diagonals of zᵀz are float64 sums of squares all the same, and
+    ``rounded`` sums the squares of entries that were rounded, of any shift. ``probes`` sums z in float64 under h = z·g
+    for every vector g of the layer's signs: what zᵀz g would be without rounding. It is None where
+    :attr:`MomentSums.probes` has them.
     """
 
     offsets: tuple[int, ...]
@@ -35,7 +38,9 @@ class SideSums:
     sum_a: FloatArray  # [layers]
     sum_aa: FloatArray  # [layers]
     gram: tuple[FloatArray, ...]  # per layer [p_l, p_l]
-    lost: FloatArray | None = None  # [p]
+    rounded: FloatArray | None = None  # [p]
+    signs: FloatArray | None = None  # [PROBES, p] ±1
+    probes: FloatArray | None = None  # [PROBES, p]
 
     @property
     def spans(self) -> list[slice]:
@@ -79,6 +84,7 @@ class MomentSums:
     sum_ab: FloatArray  # [layers_left, layers_right]
     sum_ay: FloatArray  # [layers_left, p_right]
     sum_bx: FloatArray  # [layers_right, p_left]; unused alone
+    probes: FloatArray | None = None  # [layers_right, PROBES, p_left] x under y·g; alone up to y's own columns
 
     def add_norms(self, left: FloatArray, right: FloatArray | None) -> None:
         """Add rows to the sums of norms a alone, in place: Σa, Σa² and Σab of ``a [rows, layers]`` of both sides."""

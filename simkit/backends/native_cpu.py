@@ -284,7 +284,7 @@ def moments_rows(units: Sequence[MomentUnits], *, threads: int = 1) -> list[Mome
     return [MomentRows(each.z, a) for each, a in zip(units, norms, strict=True)]
 
 
-def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> None:
+def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> bool:
     """See :func:`simkit.backends.reference.moments_add`."""
 
     def side(rows: MomentRows, of: SideSums) -> dict[str, Any]:
@@ -297,14 +297,17 @@ def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *,
             "sum_a": of.sum_a,
             "sum_aa": of.sum_aa,
             "gram": list(of.gram),
-            "lost": of.lost,
+            "rounded": of.rounded,
+            "signs": of.signs,
+            "probes": of.probes,
         }
 
     both = None if sums.right is None or right is None else side(right, sums.right)
-    cross = {"cross": sums.cross, "sum_ab": sums.sum_ab, "sum_ay": sums.sum_ay}
+    cross = {"cross": sums.cross, "sum_ab": sums.sum_ab, "sum_ay": sums.sum_ay, "probes": sums.probes}
     if both is not None:
         cross["sum_bx"] = sums.sum_bx
     _core().moments_add(len(left.z), left=side(left, sums.left), right=both, sums=cross, threads=threads)
+    return left.z.dtype == np.float32
 
 
 def nearest_rows(problem: NearestProblem, k: int = 1, *, threads: int = 1) -> NearestRows:

@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 
-FORMAT = "simkit.StreamingCKA.1"
+FORMATS = {"float64": "simkit.StreamingCKA.1", "float32": "simkit.StreamingCKA.2"}  # by the products
+
+
+def options(estimator: str, mode: str, products: str) -> str:
+    """What two streams must have in common to add."""
+    return f"{estimator}, {mode}" + ("" if products == "float64" else f", {products} products")
 
 
 def read_meta(arrays: object) -> dict[str, Any]:
@@ -21,14 +26,17 @@ def read_meta(arrays: object) -> dict[str, Any]:
         meta = json.loads(bytes(np.asarray(arrays["meta"], dtype=np.uint8)))
     except (TypeError, ValueError, OverflowError):  # bytes that are no UTF-8, or no JSON
         raise ValueError("its array 'meta' does not hold JSON") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise ValueError(f"its format is {meta.get('format') if isinstance(meta, dict) else meta!r}, not {FORMAT!r}")
+    if not isinstance(meta, dict) or meta.get("format") not in FORMATS.values():
+        found = meta.get("format") if isinstance(meta, dict) else meta
+        raise ValueError(f"its format is {found!r}, not {' or '.join(map(repr, FORMATS.values()))}")
     missing = [key for key in ("estimator", "mode", "rows", "columns", "exponents") if key not in meta]
     if missing:
         raise ValueError(f"its meta has no {' and no '.join(map(repr, missing))}")
     meta.setdefault("products", "float64")  # older states have no other
     if meta["products"] not in ("float64", "float32"):
         raise ValueError(f"its products are {meta['products']!r}, not float64 or float32")
+    if meta["format"] != FORMATS[meta["products"]]:
+        raise ValueError(f"its format is {meta['format']!r}, and its products are {meta['products']}")
     return meta
 
 

@@ -20,13 +20,12 @@ from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, s
 from ..metrics.measure import Degenerate
 from ..metrics.prepare import CONSTANT, check_finite, prepare, preparing_steps
 from ..streaming import finish, held, minibatch, moments, state
-from ..streaming.rounding import Rounding
 from .added import Added
 from .matrix import SimilarityMatrix, similarity_matrix
-from .saved_stream import FORMAT, named_widths, read_meta
+from .promise import within_promise
+from .saved_stream import FORMATS, named_widths, options, read_meta
 
 StreamMode: TypeAlias = Literal["exact", "minibatch"]
-PROMISE = 1e-6  # what float32 products may do to a score
 
 
 class StreamingCKA:
@@ -36,11 +35,12 @@ class StreamingCKA:
     8 (p_left · p_right + Σ p²) bytes however many samples pass. ``mode="minibatch"`` averages per-batch debiased HSIC
     (Nguyen et al. 2021): memory of one batch, but an estimate, which is biased when batches are not shuffled.
 
-    ``products="float32"`` (exact mode) forms the products of different features in float32, in little more than half
-    the time: rows are rounded to float32 once, less a value that each feature often has; squares, norms and sums across
-    blocks of 512 rows stay float64, and so do blocks that float32 does not hold. On ordinary features scores are right
-    to about 1e-8. The error of every score is estimated from the sums, and ``compute`` refuses where it may be above
-    1e-6: where a feature of either side decides, where many have but two or three values. The plan has the estimate.
+    ``products="float32"`` (exact mode) forms the products of different features in float32, in less time: rows are
+    rounded to float32 once, less a value that each feature often has; squares, norms and sums across blocks of 512 rows
+    stay float64, and so do the first block, from which units come, and blocks that float32 does not hold. A few sums
+    of the same products are formed in float64 too: from them the error of every score is bounded, and ``compute``
+    refuses where it may be above 1e-6, as for features of few values, which all round alike. On ordinary features
+    scores are right to about 1e-8. The plan has the bound, and how many blocks were multiplied in float32.
 
     Args:
         estimator: ``"debiased"`` or ``"biased"`` (exact mode only).
@@ -197,42 +197,23 @@ class StreamingCKA:
             bytes_held = moments.state_bytes(exact.left_widths, exact.right_widths, exact.products)
             added, choice = self._added, self._adder([])
             added = added if added.reasons else added.by(choice.backend, choice.reason)  # of a saved state's
-            route = "float64 moments, one pass" if rounded is None else "float32 products, one pass"
+            route = "float32 products, one pass" if exact.multiplied else "float64 moments, one pass"
             steps = added.steps(["moments_add"], route=route, workspace=bytes_held)
             checks = added.steps(["moments_rows", "largest_entries"])
             matrix = self._matrix(sums, Plan((*steps, *checks)), self.samples)
-            return matrix if rounded is None else self._within_promise(matrix, rounded, sums)
+            return matrix if rounded is None else within_promise(matrix, exact, rounded, sums)
         assert self._estimate is not None
         return self._estimated(self._estimate)
 
-    def _within_promise(self, matrix: SimilarityMatrix, rounded: Rounding, sums: PairSums) -> SimilarityMatrix:
-        """The matrix with the estimate of what float32 products did to it.
-
-        Raises:
-            ValueError: more than is promised.
-        """
-        errors = np.where(np.isnan(matrix.values), 0.0, rounded.of_scores(sums))
-        i, j = np.unravel_index(int(errors.argmax()), errors.shape)
-        worst = float(errors[i, j])
-        if not worst <= PROMISE:
-            raise ValueError(
-                f"float32 products may be off by {worst:.1e} in the CKA of {matrix.rows[i]} and {matrix.columns[j]}, "
-                f'more than {PROMISE:g}: take products="float64"'
-            )
-        note = f"float32 products: scores are off by {worst:.1e} at most, by an estimate from the sums"
-        return replace(matrix, plan=replace(matrix.plan, notes=(*matrix.plan.notes, note)))
-
     def _options(self) -> str:
         """What two streams must have in common to add."""
-        return f"{self._estimator}, {self._mode}" + (
-            f", {self._products} products" if self._products != "float64" else ""
-        )
+        return options(self._estimator, self._mode, self._products)
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """The whole state as named NumPy arrays, fit for ``safetensors.numpy.save_file`` or ``numpy.savez``."""
         self._refuse_torn()
         meta = {
-            "format": FORMAT,
+            "format": FORMATS[self._products],
             "estimator": self._estimator,
             "mode": self._mode,
             "products": self._products,
@@ -265,11 +246,9 @@ class StreamingCKA:
                 estimate = state.unpack_estimate(arrays, meta["exponents"], left, right)
         except (TypeError, ValueError) as error:
             raise ValueError(f"this is not the state of a StreamingCKA: {error}") from None
-        if (meta["estimator"], meta["mode"], meta["products"]) != (self._estimator, self._mode, self._products):
-            products = "" if meta["products"] == "float64" else f", {meta['products']} products"
-            raise ValueError(
-                f"the state is of ({meta['estimator']}, {meta['mode']}{products}), not this stream's options"
-            )
+        theirs = options(meta["estimator"], meta["mode"], meta["products"])
+        if theirs != self._options():
+            raise ValueError(f"the state is of ({theirs}), not this stream's options ({self._options()})")
         self._rows, self._columns, self._exact, self._estimate = rows, columns, exact, estimate
         self._added = Added()
         self._torn = False

@@ -26,7 +26,9 @@ class Layer:
     apart: FloatArray  # [k, p_l] less the mean
     off: FloatArray  # [k, k] their products, zero diagonal
     gram: FloatArray  # [p_l, p_l] z zᵀ without the rows that wait
-    lost: FloatArray | None  # [p_l] as in SideSums
+    rounded: FloatArray | None  # [p_l] as in SideSums
+    signs: FloatArray | None  # [PROBES, p_l]
+    own_probes: FloatArray | None  # [PROBES, p_l] of z under its own probes
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,19 @@ class Gathered:
     ab: FloatArray
     ay: FloatArray
     bx: FloatArray
+    probes: FloatArray | None  # as in MomentSums
 
     def across(self, i: int, j: int) -> Cross:
         """The sums of layer i of the left and j of the right side."""
         x, y = self.left.layers[i], self.right.layers[j]
         c = self.cross[x.span, y.span] + x.tail.T @ y.tail
         return Cross(c, self.ab[i, j], self.ay[i, y.span], self.bx[j, x.span])
+
+    def probed(self, i: int, j: int) -> FloatArray:
+        """Layer i of the left under the probes of layer j of the right side ``[PROBES, p_i]``."""
+        assert self.probes is not None
+        found: FloatArray = self.probes[j][:, self.left.layers[i].span]
+        return found
 
 
 def own(layer: Layer) -> Cross:
@@ -86,13 +95,14 @@ def gather(state: Moments) -> Gathered:
     apart, tail = held.apart.join(tail.take(far)), tail.take(~far)
     n = state.n + tail.count
     cross = sums.cross if sums.right is not None else sums.cross + np.triu(sums.cross, 1).T
-    left = _side(sums.left, tail.left, apart.left, n, None if sums.right is not None else cross)
+    alone = sums.right is None
+    left = _side(sums.left, tail.left, apart.left, n, cross if alone else None, sums.probes if alone else None)
     right = left
     if sums.right is not None and tail.right is not None and apart.right is not None:
-        right = _side(sums.right, tail.right, apart.right, n, None)
+        right = _side(sums.right, tail.right, apart.right, n, None, None)
     ay = sums.sum_ay + left.tail.a.T @ right.tail.z
     bx = ay if right is left else sums.sum_bx + right.tail.a.T @ left.tail.z
-    return Gathered(n, left, right, cross, sums.sum_ab + left.tail.a.T @ right.tail.a, ay, bx)
+    return Gathered(n, left, right, cross, sums.sum_ab + left.tail.a.T @ right.tail.a, ay, bx, sums.probes)
 
 
 def _tail(side: SideSums, rows: FloatArray) -> MomentRows:
@@ -100,13 +110,22 @@ def _tail(side: SideSums, rows: FloatArray) -> MomentRows:
     return MomentRows(z, np.stack([np.einsum("ij,ij->i", z[:, s], z[:, s]) for s in side.spans], axis=1))
 
 
-def _side(side: SideSums, tail: MomentRows, apart: MomentRows, n: int, cross: FloatArray | None) -> GatheredSide:
+def _side(
+    side: SideSums,
+    tail: MomentRows,
+    apart: MomentRows,
+    n: int,
+    cross: FloatArray | None,
+    probes: FloatArray | None,
+) -> GatheredSide:
+    """``cross`` and ``probes``: those of a side alone, where its own lie."""
     layers = []
     for i, span in enumerate(side.spans):
         z, a = tail.z[:, span], tail.a[:, i]
         mean = (side.sum_z[span] + z.sum(axis=0)) / n
         far = apart.z[:, span] - mean
         off = far @ far.T
+        own_probes = side.probes if probes is None else probes[i]
         np.fill_diagonal(off, 0.0)
         layers.append(
             Layer(
@@ -119,7 +138,9 @@ def _side(side: SideSums, tail: MomentRows, apart: MomentRows, n: int, cross: Fl
                 far,
                 off,
                 side.gram[i] + np.triu(side.gram[i], 1).T if cross is None else cross[span, span],
-                None if side.lost is None else side.lost[span],
+                None if side.rounded is None else side.rounded[span],
+                None if side.signs is None else side.signs[:, span],
+                None if own_probes is None else own_probes[:, span],
             )
         )
     return GatheredSide(side, tail, layers)

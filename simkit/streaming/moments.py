@@ -9,7 +9,7 @@ dwarf the others are kept apart (:mod:`.apart`). States add; states with differe
 With float32 products z is rounded to float32 and only products of different columns are formed in float32, a block at
 a time: squares, norms and everything across blocks are float64 sums over the same z. The first block, from which the
 units come, blocks that float32 does not hold, and those with rows to keep apart are float64 throughout. What rounding
-does is estimated by :mod:`.rounding`.
+does is measured by a few vectors of signs and bounded by :mod:`.rounding`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..arrays import FloatArray, Matrix
 from ..backends.base import Precision
 from ..backends.choose import choose
-from ..backends.moment_sums import Float32Array, HeldMoments, MomentRows, MomentSums, MomentUnits, SideSums
+from ..backends.moment_sums import PROBES, Float32Array, HeldMoments, MomentRows, MomentSums, MomentUnits, SideSums
 from .apart import LIMIT, Apart, largest, none_apart, outlying
-from .units import Held, common, first_side, fit, float32_holds, loosen
+from .units import Held, common, first_side, fit, float32_holds, loosen, may_round
 
 STAGE = 512  # rows added at a time
 RowsIn: TypeAlias = Callable[[Sequence[MomentUnits]], list[MomentRows]]
@@ -49,6 +49,27 @@ class Moments:
     apart: Apart
     held: HeldMoments | None = None
     rounded: tuple[Float32Array, ...] = ()  # z of a block [512, p] of each side, for float32 products
+    multiplied: int = 0  # blocks that were multiplied in float32
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without memory that holds nothing."""
+        rows = slice(self.staged)
+        right = None if self.right_stage is None else self.right_stage[rows]
+        return self.__dict__ | {
+            "left_stage": self.left_stage[rows],
+            "right_stage": right,
+            "rounded": bool(self.rounded),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """With such memory again."""
+        products: Precision = "float32" if state["rounded"] else "float64"
+        room = empty(state["left_widths"], state["right_widths"], products)
+        room.left_stage[: state["staged"]] = state["left_stage"]
+        if room.right_stage is not None:
+            room.right_stage[: state["staged"]] = state["right_stage"]
+        stages = {"left_stage": room.left_stage, "right_stage": room.right_stage, "rounded": room.rounded}
+        self.__dict__.update(state | stages)
 
     @property
     def products(self) -> Precision:
@@ -129,10 +150,12 @@ def merge(state: Moments, other: Moments, *, backend: str | None, threads: int) 
     if other.sums is not None:
         if state.sums is None:
             state.sums, state.n, state.apart = _copy_sums(other.sums), other.n, other.apart
+            state.multiplied = other.multiplied
         else:
             mine, theirs = common(Held(state.sums, state.n, state.apart), Held(other.sums, other.n, other.apart))
             state.sums, state.apart = mine.sums, mine.apart
             _add_sums(state.sums, theirs.sums)
+            state.multiplied += other.multiplied
             state.n += theirs.n
             keep_apart(state, theirs.apart, backend, threads)
     if other.staged:
@@ -170,12 +193,15 @@ def _rounded(state: Moments, left: Sequence[Matrix], right: Sequence[Matrix] | N
     sums = state.sums
     if sums is None or not state.rounded:
         return None
+    held = Held(sums, state.n, state.apart)
+    if not may_round(held, [left] if right is None else [left, right]):
+        return None
     units = [MomentUnits(left, sums.left, state.rounded[0])]
     if right is not None and sums.right is not None:
         units.append(MomentUnits(right, sums.right, state.rounded[1]))
     moved = rows_in(units)
     rows = Apart(moved[0], moved[1] if len(moved) > 1 else None)
-    return rows if float32_holds(Held(sums, state.n, state.apart), rows) else None
+    return rows if float32_holds(held, rows) else None
 
 
 def in_units(
@@ -221,7 +247,8 @@ def _add(state: Moments, rows: Apart, backend: str | None, threads: int) -> None
         state.held.add_rows(rows.left, rows.right)
         state.sums.add_norms(*rows.norms)
     elif rows.count:
-        choose("moments_add", backend=backend).function(state.sums, rows.left, rows.right, threads=threads)
+        add = choose("moments_add", backend=backend).function
+        state.multiplied += add(state.sums, rows.left, rows.right, threads=threads)
     state.n += rows.count
 
 
@@ -251,6 +278,7 @@ def _first_sums(
         np.zeros((layers, others)),
         np.zeros((layers, q)),
         np.zeros((others, p) if right is not None else (0, 0)),
+        np.zeros((others, PROBES, p)) if products == "float32" else None,
     )
 
 
@@ -260,13 +288,14 @@ def _split(rows: FloatArray, widths: Sequence[int]) -> list[Matrix]:
 
 
 def _side_arrays(side: SideSums) -> list[FloatArray]:
-    lost = [] if side.lost is None else [side.lost]
-    return [side.sum_z, side.sum_az, side.sum_a, side.sum_aa, *side.gram, *lost]
+    fast = [array for array in (side.rounded, side.probes) if array is not None]
+    return [side.sum_z, side.sum_az, side.sum_a, side.sum_aa, *side.gram, *fast]
 
 
 def _arrays(sums: MomentSums) -> list[FloatArray]:
     right = [] if sums.right is None else _side_arrays(sums.right)
-    return [*_side_arrays(sums.left), *right, sums.cross, sums.sum_ab, sums.sum_ay, sums.sum_bx]
+    probes = [] if sums.probes is None else [sums.probes]
+    return [*_side_arrays(sums.left), *right, sums.cross, sums.sum_ab, sums.sum_ay, sums.sum_bx, *probes]
 
 
 def _add_sums(sums: MomentSums, other: MomentSums) -> None:
@@ -285,7 +314,9 @@ def _copy_sums(sums: MomentSums) -> MomentSums:
             s.sum_a.copy(),
             s.sum_aa.copy(),
             tuple(g.copy() for g in s.gram),
-            None if s.lost is None else s.lost.copy(),
+            None if s.rounded is None else s.rounded.copy(),
+            s.signs,
+            None if s.probes is None else s.probes.copy(),
         )
 
     return MomentSums(
@@ -295,4 +326,5 @@ def _copy_sums(sums: MomentSums) -> MomentSums:
         sums.sum_ab.copy(),
         sums.sum_ay.copy(),
         sums.sum_bx.copy(),
+        None if sums.probes is None else sums.probes.copy(),
     )

@@ -47,9 +47,29 @@ def rebase(sums: MomentSums, n: int, left: SideSums, right: SideSums | None) -> 
             e, ee = y.step[t], y.step_norm[j]
             new_bx[j] += ee * x.sum_z + new_y.sum_a[j] * x.step + 2 * (cross[:, t] @ e)
     cross = cross + np.outer(x.sum_z, y.step) + np.outer(x.step, y.sum_z) + n * np.outer(x.step, y.step)
+    probes = None if sums.probes is None else _across(sums.probes, x, y, n, sums.right is None)
     if sums.right is None:
-        return MomentSums(new_x, None, np.triu(cross), new_ab, new_ay, sums.sum_bx)
-    return MomentSums(new_x, new_y, cross, new_ab, new_ay, new_bx)
+        return MomentSums(new_x, None, np.triu(cross), new_ab, new_ay, sums.sum_bx, probes)
+    return MomentSums(new_x, new_y, cross, new_ab, new_ay, new_bx, probes)
+
+
+def _across(probes: FloatArray, x: _Moved, y: _Moved, n: int, alone: bool) -> FloatArray:
+    """As the sums of products move, times the signs."""
+    moved = np.zeros_like(probes)
+    for j, span in enumerate(y.spans):
+        end = span.stop if alone else len(x.step)
+        for k in range(len(moved[j])):
+            moved[j, k, :end] = _probed(probes[j, k, :end], slice(end), x, y, span, k, n)
+    return moved
+
+
+def _probed(probes: FloatArray, columns: slice, x: _Moved, y: _Moved, layer: slice, k: int, n: int) -> FloatArray:
+    """Columns of x under the probes of a layer of y."""
+    assert y.old.signs is not None
+    signs = y.old.signs[k, layer]
+    step, z = float(y.step[layer] @ signs), float(y.sum_z[layer] @ signs)
+    moved: FloatArray = probes * x.ratio[columns] * y.ratio[layer.start]
+    return moved + x.sum_z[columns] * step + x.step[columns] * z + n * x.step[columns] * step
 
 
 class _Moved:
@@ -89,6 +109,11 @@ class _Moved:
             sum_az[s] += 2 * (gram @ d) + dd * z + sum_a[i] * d
             if grams is None:
                 kept.append(np.triu(gram + np.outer(z, d) + np.outer(d, z) + n * np.outer(d, d)))
+        probes = None if self.old.probes is None else np.zeros_like(self.old.probes)
+        if probes is not None and self.old.probes is not None:
+            for s in self.spans:
+                for k in range(len(probes)):
+                    probes[k, s] = _probed(self.old.probes[k, s], s, self, self, s, k, n)
         return replace(
             self.new,
             sum_z=self.sum_z + n * self.step,
@@ -96,7 +121,8 @@ class _Moved:
             sum_a=sum_a,
             sum_aa=sum_aa,
             gram=tuple(kept),
-            lost=None if self.old.lost is None else self.old.lost * self.ratio**2,
+            rounded=None if self.old.rounded is None else self.old.rounded * self.ratio**2,
+            probes=probes,
         )
 
 

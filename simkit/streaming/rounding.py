@@ -1,21 +1,20 @@
-"""What float32 products may have done to the HSIC of a stream: an estimate of the error of every pair.
+"""What float32 products may have done to the HSIC of a stream: a bound for every pair, measured on its own sums.
 
-A float32 sum of up to 128 products is rounded with each of them, by u / √3 of what has been added so far, u = 2^-24:
-where that is random, by u · √128 / √3 of at most √(G_jj H_kk) over all rows (Cauchy); blocks are taken to be wrong
-alike. Where rounding does not average out (columns of two values), sums of squares show it, which are formed in float32
-as well as in float64 (:class:`simkit.backends.moment_sums.SideSums`): e² = Σ lost² / Σ G_jj² of either layer. So an
-entry of C = Σ x yᵀ is off by
+Rounding is not random: of features of few values every product is rounded the same way. So the error E of C = Σ x yᵀ is
+measured. Sums h of y under vectors g of signs (:mod:`.signs`) are formed for every row in float64, and so are Σ x h,
+which is what C g would be without rounding: E g is the difference. Over random signs the mean of |E g|² is ‖E‖², and
+‖E‖² is at least |E g|² / |g|²: the largest of those few is taken for it. HSIC, of which D is the derivative by C, is
+then off by at most
 
-    δ_jk = √(G_jj H_kk) · √(128 u² / 3 + e_x² + e_y² + 2 u² / 3)
+    2 ‖D‖ ‖E‖ + 2 √(Σ D_jk² δ_jk²),    δ_jk² = u²/3 (R_j H_kk + G_jj S_k),    u = 2^-24
 
-the last term for z itself, which is all there is where a layer has few columns, whose products are float64; so is the
-diagonal of a layer with itself. HSIC, of which D is the derivative by C, is off by √(Σ D_jk² δ_jk²), of which twice is
-taken: one or two pairs of columns may decide.
+twice, since few vectors may see too little, and one or two pairs of columns may decide. The second term is for z
+itself: R and S are the sums of the squares of what was rounded to float32, as it was then.
 
     biased     D = 2 (C - n μνᵀ + UᵀV - g hᵀ / (n + |E|))
     debiased   D = 2 (C - n μνᵀ + UᵀV) - 4 μνᵀ - 2/(n+|E|-2) (g hᵀ + 2 g νᵀ + 2 μ hᵀ + 4 μνᵀ)
 
-in the words of :mod:`.finish`.
+in the words of :mod:`.finish`, where E are rows.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ import numpy as np
 
 from ..arrays import FloatArray
 from ..backends.base import Estimator, PairSums
-from ..backends.moment_sums import NARROW
 from .gathered import Gathered, Layer, own
 
 _UNIT = 2.0**-24
@@ -35,7 +33,7 @@ _UNIT = 2.0**-24
 
 @dataclass(frozen=True)
 class Rounding:
-    """Estimated errors of :class:`simkit.backends.base.PairSums`, in the same units."""
+    """Bounds of the errors of :class:`simkit.backends.base.PairSums`, in the same units."""
 
     values: FloatArray  # [L, M]
     own_left: FloatArray  # [L]
@@ -54,29 +52,45 @@ class Rounding:
 
 
 def rounding(rows: Gathered, estimator: Estimator) -> Rounding:
-    """The estimate for every pair of layers, and for each with itself."""
+    """The bound for every pair of layers, and for each with itself."""
     left, right, n = rows.left.layers, rows.right.layers, rows.n
     same = rows.right is rows.left
     values = np.empty((len(left), len(right)))
     for i, x in enumerate(left):
         for j, y in enumerate(right):
-            values[i, j] = values[j, i] if same and j < i else _error(n, x, y, rows.across(i, j).c, estimator)
-    own_left = np.array([_own_error(n, x, estimator) for x in left])
-    own_right = own_left if same else np.array([_own_error(n, y, estimator) for y in right])
+            if same and j < i:
+                values[i, j] = values[j, i]
+                continue
+            slope = _derivative(n, x, y, rows.across(i, j).c, estimator)
+            values[i, j] = _bound(x, y, slope, _missed(rows.cross[x.span, y.span], y, rows.probed(i, j)))
+    own_left = np.array([_own_bound(n, x, estimator) for x in left])
+    own_right = own_left if same else np.array([_own_bound(n, y, estimator) for y in right])
     return Rounding(values, own_left, own_right, same)
 
 
-def _error(n: int, x: Layer, y: Layer, c: FloatArray, estimator: Estimator) -> float:
-    slope = _derivative(n, x, y, c, estimator)
-    return 2 * math.sqrt(float(x.gram.diagonal() @ (slope * slope) @ y.gram.diagonal())) * _share(x, y)
-
-
-def _own_error(n: int, x: Layer, estimator: Estimator) -> float:
-    """C is symmetric: what is wrong above its diagonal is as wrong below."""
+def _own_bound(n: int, x: Layer, estimator: Estimator) -> float:
     slope = _derivative(n, x, x, own(x).c, estimator)
-    np.fill_diagonal(slope, 0.0)
-    squares = x.gram.diagonal()
-    return 2 * math.sqrt(2 * float(squares @ (slope * slope) @ squares)) * _share(x, x)
+    np.fill_diagonal(slope, 0.0)  # squares are float64 sums
+    assert x.own_probes is not None
+    return _bound(x, x, slope, _missed(x.gram, x, x.own_probes))
+
+
+def _missed(c: FloatArray, y: Layer, probes: FloatArray) -> float:
+    """‖E‖ as the signs see it: ‖E‖² is the mean over random ones, and for all ones at least |E g|² / p."""
+    assert y.signs is not None
+    seen = np.linalg.norm(c @ y.signs.T - probes.T, axis=0)
+    seen[0] /= math.sqrt(len(y.mean))
+    return float(seen.max())
+
+
+def _bound(x: Layer, y: Layer, slope: FloatArray, missed: float) -> float:
+    """Of a layer with itself both δ_jk and δ_kj are the same: twice their squares."""
+    assert x.rounded is not None
+    assert y.rounded is not None
+    squares = slope * slope
+    entries = float(x.rounded @ squares @ y.gram.diagonal() + x.gram.diagonal() @ squares @ y.rounded)
+    random = _UNIT * math.sqrt(entries * (2 if y is x else 1) / 3)
+    return 2 * (float(np.linalg.norm(slope)) * missed + random)
 
 
 def _derivative(n: int, x: Layer, y: Layer, c: FloatArray, estimator: Estimator) -> FloatArray:
@@ -88,20 +102,3 @@ def _derivative(n: int, x: Layer, y: Layer, c: FloatArray, estimator: Estimator)
         return slope - 2 * np.outer(g, h) / everything
     rows = np.outer(g + 2 * x.mean, h + 2 * y.mean)
     return slope - 4 * outer - 2 / (everything - 2) * rows
-
-
-def _share(x: Layer, y: Layer) -> float:
-    """What an entry of C may be off by, over √(G_jj H_kk)."""
-    share = 2 / 3 * _UNIT**2
-    if min(len(x.mean), len(y.mean)) > NARROW:
-        share += 128 * _UNIT**2 / 3 + _lost(x) + _lost(y)
-    return math.sqrt(share)
-
-
-def _lost(x: Layer) -> float:
-    """e²."""
-    squares = x.gram.diagonal()
-    if x.lost is None or not squares.any():
-        return 0.0
-    size = float(np.linalg.norm(squares))
-    return float(np.linalg.norm(x.lost / size)) ** 2

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from ..arrays import FloatArray
 from ..backends.base import Precision
-from ..backends.moment_sums import MomentRows, MomentSums, SideSums
+from ..backends.moment_sums import PROBES, MomentRows, MomentSums, SideSums
 from . import minibatch, moments
 from .apart import LIMIT, Apart
+from .signs import signs_of
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -30,6 +31,9 @@ def pack_moments(state: moments.Moments) -> dict[str, npt.NDArray[Any]]:
         return out
     for key in ("cross", "sum_ab", "sum_ay", "sum_bx"):
         out[key] = getattr(sums, key).copy()
+    if sums.probes is not None:
+        out["probes"] = sums.probes.copy()
+        out["multiplied"] = np.array([state.multiplied], dtype=np.int64)
     for name, side in (("left", sums.left), ("right", sums.right)):
         if side is None:
             continue
@@ -69,7 +73,10 @@ def unpack_moments(
         _take(arrays, "sum_ab", (layers, others)),
         _take(arrays, "sum_ay", (layers, q)),
         _take(arrays, "sum_bx", (0, 0) if alone else (others, p)),
+        _take(arrays, "probes", (others, PROBES, p)) if products == "float32" else None,
     )
+    if products == "float32":
+        state.multiplied = int(_take(arrays, "multiplied", (1,), np.int64)[0])
     if apart:
         state.apart = Apart(
             _apart(arrays, "left", apart, p, layers), None if alone else _apart(arrays, "right", apart, q, others)
@@ -126,8 +133,9 @@ def _apart(arrays: Arrays, name: str, count: int, p: int, layers: int) -> Moment
 
 def _side_arrays(side: SideSums) -> dict[str, npt.NDArray[Any]]:
     out = {key: getattr(side, key).copy() for key in ("shift", "scale", "sum_z", "sum_az", "sum_a", "sum_aa")}
-    if side.lost is not None:
-        out["lost"] = side.lost.copy()
+    for key in ("rounded", "probes"):  # the signs follow from the widths
+        if (array := getattr(side, key)) is not None:
+            out[key] = array.copy()
     return out | {f"gram.{i}": gram.copy() for i, gram in enumerate(side.gram)}
 
 
@@ -137,8 +145,11 @@ def _side(arrays: Arrays, name: str, widths: Sequence[int], alone: bool, product
     grams = () if alone else tuple(_take(arrays, f"{name}.gram.{i}", (w, w)) for i, w in enumerate(widths))
     sizes = {"shift": p, "scale": p, "sum_z": p, "sum_az": p, "sum_a": layers, "sum_aa": layers}
     vectors = {key: _take(arrays, f"{name}.{key}", (size,)) for key, size in sizes.items()}
-    lost = _take(arrays, f"{name}.lost", (p,)) if products == "float32" else None
-    return SideSums(offsets, gram=grams, lost=lost, **vectors)
+    if products == "float64":
+        return SideSums(offsets, gram=grams, **vectors)
+    rounded = _take(arrays, f"{name}.rounded", (p,))
+    probes = None if alone else _take(arrays, f"{name}.probes", (PROBES, p))
+    return SideSums(offsets, gram=grams, rounded=rounded, signs=signs_of(widths), probes=probes, **vectors)
 
 
 def _take(arrays: Arrays, key: str, shape: tuple[int, ...], dtype: Any = np.float64) -> npt.NDArray[Any]:

@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
 from ..backends.base import Precision
-from ..backends.moment_sums import MomentRows, MomentSums, SideSums
+from ..backends.moment_sums import PROBES, MomentRows, MomentSums, SideSums
 from .apart import LIMIT, Apart, may_outlie
 from .rebase import rebase, rebased_rows
+from .signs import signs_of
 
 _FAR = 2.0**100  # distance, in the units of the sums, above which the units grow
 _SMALLEST, _LARGEST = 2.0**-80, 2.0**100  # squared norms of rows that float32 products are formed of
@@ -63,8 +64,11 @@ def first_side(layers: Sequence[Matrix], alone: bool, products: Precision = "flo
         scale[s] = _power(usual or float(largest.max()))
     p, count = offsets[-1], len(widths)
     grams = () if alone else tuple(np.zeros((width, width)) for width in widths)
-    lost = np.zeros(p) if fast else None
-    return SideSums(offsets, shift, scale, np.zeros(p), np.zeros(p), np.zeros(count), np.zeros(count), grams, lost)
+    empty = SideSums(offsets, shift, scale, np.zeros(p), np.zeros(p), np.zeros(count), np.zeros(count), grams)
+    if not fast:
+        return empty
+    probes = None if alone else np.zeros((PROBES, p))
+    return replace(empty, rounded=np.zeros(p), signs=signs_of(widths), probes=probes)
 
 
 def fit(held: Held, rows: Apart) -> tuple[Held, Apart]:
@@ -103,11 +107,33 @@ def common(held: Held, other: Held) -> tuple[Held, Held]:
     return held if same else _moved(held, targets), _moved(other, targets)
 
 
+def may_round(held: Held, raw: Sequence[Sequence[Matrix]]) -> bool:
+    """Whether the units of the sums suit a block's raw layers: those that were constant so far still are."""
+    for (side, _), layers in zip(held.sides(), raw, strict=True):
+        for i in np.flatnonzero(side.sum_a == 0).tolist():
+            if not (layers[i].float64() == side.shift[side.spans[i]]).all():  # float32 might make it zeros
+                return False
+    return True
+
+
+def float32_holds(held: Held, rows: Apart) -> bool:
+    """Whether float32 holds a block's rows in the units of the sums, and their products, and none stands out."""
+    for side, a in ((held.sums.left, rows.left.a), (held.sums.right, None if rows.right is None else rows.right.a)):
+        if side is None or a is None:
+            continue
+        largest = a.max(axis=0)
+        if not largest.max() < _LARGEST or may_outlie(a, largest, side.sum_a, held.n):
+            return False
+        if not a.min() > _SMALLEST and not np.where(a > 0, a, 1.0).min() > _SMALLEST:
+            return False
+    return True
+
+
 def _frequent(rows: FloatArray, otherwise: FloatArray) -> FloatArray:
     """The most frequent value of each column of ``rows [n, p]`` that many rows have; elsewhere the other value.
 
-    And where it lies further from the mean than three deviations: products of what is left would be far larger than
-    what the mean leaves of them.
+    And where it lies further from the mean than three deviations the other value is taken too: products of what that
+    shift leaves would be far larger than what the mean leaves of them.
     """
     ordered = np.sort(rows, axis=0)
     places = np.arange(len(rows))[:, None]
@@ -132,21 +158,6 @@ def _power(largest: float) -> float:
 def _dead(side: SideSums, apart: MomentRows) -> npt.NDArray[np.bool_]:
     """Layers of which every row so far lies on the shift."""
     return np.asarray((side.sum_a == 0) & ~apart.a.any(axis=0))
-
-
-def float32_holds(held: Held, rows: Apart) -> bool:
-    """Whether float32 holds a block's rows in the units of the sums, and their products, and none stands out."""
-    for side, a in ((held.sums.left, rows.left.a), (held.sums.right, None if rows.right is None else rows.right.a)):
-        if side is None or a is None:
-            continue
-        if not side.sum_a.all():  # a layer that is constant so far
-            return False
-        largest = a.max(axis=0)
-        if not largest.max() < _LARGEST or may_outlie(a, largest, side.sum_a, held.n):
-            return False
-        if not a.min() > _SMALLEST and not np.where(a > 0, a, 1.0).min() > _SMALLEST:
-            return False
-    return True
 
 
 def failing(side: SideSums, apart: MomentRows, a: FloatArray, moved: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
