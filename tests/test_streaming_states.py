@@ -157,8 +157,8 @@ def test_a_damaged_state_is_refused_whole(fault: str) -> None:
         ({"estimator": ...}, "its meta has no 'estimator'"),
         ({"mode": ..., "exponents": ...}, "its meta has no 'mode' and no 'exponents'"),
         ({"columns": ...}, "its meta has no 'columns'"),
-        ({"format": ...}, "its format is None, not 'simkit.StreamingCKA.1'"),
-        ({"format": "other"}, "its format is 'other', not 'simkit.StreamingCKA.1'"),
+        ({"format": ...}, "its format is None, not 'simkit.StreamingCKA.1' or 'simkit.StreamingCKA.2'"),
+        ({"format": "other"}, "its format is 'other', not 'simkit.StreamingCKA.1' or 'simkit.StreamingCKA.2'"),
         ({"rows": 3}, "its rows are 3, not names with widths"),
         ({"rows": [["l0", -4]]}, r"its rows are \[\['l0', -4\]\], not names with widths"),
         ({"columns": [["l0"]]}, r"its columns are \[\['l0'\]\], not names with widths"),
@@ -181,7 +181,10 @@ def test_what_is_no_state_at_all() -> None:
         ({}, "it has no array 'meta'"),
         ({"meta": np.array([255, 254], dtype=np.uint8)}, "its array 'meta' does not hold JSON"),
         ({"meta": "text"}, "its array 'meta' does not hold JSON"),
-        ({"meta": np.frombuffer(b"[1]", np.uint8)}, r"its format is \[1\], not 'simkit.StreamingCKA.1'"),
+        (
+            {"meta": np.frombuffer(b"[1]", np.uint8)},
+            r"its format is \[1\], not 'simkit.StreamingCKA.1' or 'simkit.StreamingCKA.2'",
+        ),
     ):
         with pytest.raises(ValueError, match=f"^this is not the state of a StreamingCKA: {sentence}$"):
             stream.load_state_dict(bad)  # type: ignore[arg-type]
