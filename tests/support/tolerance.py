@@ -23,9 +23,9 @@ count of roundings that depends on the lengths of the sums. The demand is what s
 * **hsic**: relative to √(HSIC(x, x) HSIC(y, y)); half of cka's ratio, so cka's entry.
 * **stream**: as cka, float64, whatever the input; √n more for sums over rows. Demand 1e-9.
 * **fast stream**: with float32 products; what float64 sums of the same products show may be off by more than the demand
-  of 1e-6 is refused. 128 products in a running sum are off by √128 · eps/2 / √3 = 3.3 eps where that is random, twice that for 2 sigmas, and a score by twice
-  that again; what is left of products by their mean, nine variances at the most, adds nothing to their ratio on the
-  features that are measured here.
+  of 1e-6 is refused. 128 products in a running sum are off by √128 · eps/2 / √3 = 3.3 eps where that is random, twice
+  that for 2 sigmas, and a score by twice that again; what is left of products by their mean, nine variances at the
+  most, adds nothing to their ratio on the features that are measured here.
 * **merge**: two orders of the same float64 additions. Demand 1e-12 on ordinary features.
 * **greedy**: CKA after a removal. float64: sums are formed afresh before half of them is gone, so as cka. Demands
   1e-9 (float64) and 1e-6 (float32).
