@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import COPIED, FloatArray, Matrix, as_matrices, enough_samples, same_samples
-from ..backends.base import Block, Estimator, PairSums, Plan, Precision, Step
+from ..backends.base import Estimator, PairSums, Plan, Precision, Step
 from ..backends.choose import Choice, check_backend, choose
 from ..backends.moment_sums import HeldMoments
 from ..backends.routes import check_threads, parse_memory
 from ..kernels import Linear
-from ..metrics.cka import CKA, ForcedRoute, check_estimator, scores_from_sums, sums_of
-from ..metrics.measure import Degenerate
-from ..metrics.prepare import CONSTANT, check_finite, prepare, preparing_steps
+from ..metrics.cka import CKA, check_estimator, scores_from_sums
+from ..metrics.prepare import CONSTANT, check_finite, preparing_steps
 from ..streaming import finish, held, minibatch, moments, state
 from .added import Added
+from .batch_hsic import batch_hsic
 from .matrix import SimilarityMatrix, similarity_matrix
 from .promise import within_promise
 from .saved_stream import FORMATS, named_widths, options, read_meta
@@ -354,35 +354,8 @@ class StreamingCKA:
         return SimilarityMatrix(scores.values, tuple(rows), tuple(columns), samples, measure, scores.degenerate, plan)
 
     def _batch_hsic(self, layers: Sequence[Matrix]) -> minibatch.BatchHsic:
-        """Debiased HSIC of one batch, each layer in its block's units; constant layers give zeros."""
-        split = len(self._rows)
-        blocks: list[Block | None] = []
-        for layer in layers:
-            try:
-                blocks.append(prepare(layer, Linear(), backend=self._backend, threads=self._threads))
-            except Degenerate:
-                blocks.append(None)
-        exponents = [None if block is None else block.exponent for block in blocks]
-        alive = [i for i, block in enumerate(blocks) if block is not None]
-        left = [i for i in alive if i < split]
-        right = left if self._columns is None else [i for i in alive if i >= split]
-        values = np.zeros((split, split if self._columns is None else len(layers) - split))
-        own_rows, own_columns = np.zeros(values.shape[0]), np.zeros(values.shape[1])
-        row_blocks, column_blocks = (
-            [block for i in side if (block := blocks[i]) is not None] for side in (left, right)
-        )
-        places = [j - (0 if self._columns is None else split) for j in right]
-        forced = ForcedRoute(backend=self._backend, threads=self._threads)
-        pairs = layers[0].n * (layers[0].n - 3)
-        if row_blocks and column_blocks:
-            sums, _ = sums_of(row_blocks, None if self._columns is None else column_blocks, "debiased", forced)
-            values[np.ix_(left, places)] = sums.table / pairs
-            own_rows[left], own_columns[places] = sums.self_rows / pairs, sums.self_columns / pairs
-        elif row_blocks:  # the other side is dead in this batch: its zeros are right, and this side's own counts
-            own_rows[left] = sums_of(row_blocks, None, "debiased", forced)[0].self_rows / pairs
-        elif column_blocks:
-            own_columns[places] = sums_of(column_blocks, None, "debiased", forced)[0].self_rows / pairs
-        return minibatch.BatchHsic(values, own_rows, own_columns, exponents)
+        alone = self._columns is None
+        return batch_hsic(layers, len(self._rows), alone=alone, backend=self._backend, threads=self._threads)
 
     def _merge_estimate(self, other: minibatch.Estimate) -> None:
         assert self._estimate is not None
