@@ -85,11 +85,13 @@ class Moments:
 def state_bytes(left_widths: Sequence[int], right_widths: Sequence[int] | None, products: Precision = "float64") -> int:
     """Bytes of the sums and the stage."""
     p, q = sum(left_widths), sum(right_widths or ())
-    rows = (8 + 4 * (products == "float32")) * STAGE * (p + q)
+    rest = 8 * STAGE * (p + q)
+    if products == "float32":
+        rest += 4 * STAGE * (p + q) + 8 * PROBES * (p + q + p * len(right_widths or left_widths))
     if right_widths is None:
-        return 8 * p * p + rows
+        return 8 * p * p + rest
     own = sum(width * width for width in [*left_widths, *right_widths])
-    return 8 * (p * q + own) + rows
+    return 8 * (p * q + own) + rest
 
 
 def empty(left_widths: Sequence[int], right_widths: Sequence[int] | None, products: Precision = "float64") -> Moments:
