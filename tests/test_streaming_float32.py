@@ -323,7 +323,7 @@ def test_pickles_hold_no_memory_that_holds_nothing() -> None:
 
 def test_memory_counts_the_rounded_rows() -> None:
     layers = features(600, [100, 50])
-    needed = 8 * 150 * 150 + 12 * 512 * 150
+    needed = 8 * 150 * 150 + 12 * 512 * 150 + 8 * 4 * (150 + 2 * 150)
     with pytest.raises(ValueError, match=f"^the exact state takes {needed} bytes, more than memory={needed - 1}$"):
         streamed(layers, memory=needed - 1, **fast)
     streamed(layers, memory=needed, **fast)
