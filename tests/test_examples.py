@@ -56,6 +56,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(script: str
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow  # .ci/run runs the example itself
 def test_compare_two_models(tmp_path: Path) -> None:
     out = run("compare_two_models.py", tmp_path, "--out", "heatmap.png")
     assert min(percentages(out)) > 90
@@ -71,6 +72,7 @@ def test_compare_two_models(tmp_path: Path) -> None:
     assert (tmp_path / "heatmap.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow  # .ci/run runs the example itself
 def test_rank_neurons(tmp_path: Path) -> None:
     out = run("rank_neurons.py", tmp_path, "--out", "damage.png")
     rows = re.findall(r"^ +(\d+) \(\d+%\) +(\d\.\d{4}) +(\d\.\d{4})$", out, flags=re.MULTILINE)
@@ -81,6 +83,7 @@ def test_rank_neurons(tmp_path: Path) -> None:
     assert (tmp_path / "damage.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow  # .ci/run runs the example itself
 def test_merge_neurons(tmp_path: Path) -> None:
     out = run("merge_neurons.py", tmp_path, "--out", "accuracy.png", "--epochs", "4")
     rows = re.findall(r"^ +(\d+)% +(\d+\.\d)% +(\d+\.\d)% +(\d+\.\d)% +(\d+) of (\d+) +(\d+)%$", out, re.MULTILINE)
@@ -91,6 +94,7 @@ def test_merge_neurons(tmp_path: Path) -> None:
     assert (tmp_path / "accuracy.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow  # .ci/run runs the example itself
 def test_prune_and_finetune(tmp_path: Path) -> None:
     from simkit import pruning, train
 

@@ -22,7 +22,7 @@ def added(layers: Layers, products: Literal["float64", "float32"]) -> dict[str, 
     return stream.state_dict()
 
 
-@pytest.mark.parametrize("products", ["float64", "float32"])
+@pytest.mark.parametrize("products", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_a_handler_may_update_a_wider_stream(products: Literal["float64", "float32"]) -> None:
     r = np.random.default_rng(0)
     layers = {"x": r.standard_normal((1536, 4500)).astype(np.float32)}

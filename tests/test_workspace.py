@@ -72,7 +72,7 @@ print(json.dumps([plan.bytes, resident("VmHWM") - before]))
         ("feature", 60, 1000, 7, "float64", 1_000_000, 1),
         ("mixed", 150, 1000, 1500, "float32", 9_000_000, 1),  # its feature space is the larger half
         ("mixed", 12, 1000, 1500, "float64", 5_000_000, 1),
-        ("rbf", 100, 3000, 8, "float64", 16_000_000, 1),
+        pytest.param("rbf", 100, 3000, 8, "float64", 16_000_000, 1, marks=pytest.mark.slow),
         ("rbf", 8, 2000, 512, "float64", 3_000_000, 1),
         ("polynomial", 30, 2000, 20, "float64", 5_000_000, 1),
         ("custom", 8, 2000, 512, "float64", 4_000_000, 1),
