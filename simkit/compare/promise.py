@@ -15,7 +15,7 @@ PROMISE = 1e-6  # what float32 products may do to a score
 
 
 def within_promise(matrix: SimilarityMatrix, state: Moments, rounded: Rounding, sums: PairSums) -> SimilarityMatrix:
-    """The matrix with the bound of what float32 products did to it.
+    """The matrix with the estimate of what float32 products did to it.
 
     Raises:
         ValueError: it is above what is promised, for the pair that is named.

@@ -38,9 +38,9 @@ class StreamingCKA:
     ``products="float32"`` (exact mode) forms the products of different features in float32, in less time: rows are
     rounded to float32 once, less a value that each feature often has; squares, norms and sums across blocks of 512 rows
     stay float64, and so do the first block, from which units come, and blocks that float32 does not hold. A few sums
-    of the same products are formed in float64 too: from them the error of every score is bounded, and ``compute``
+    of the same products are formed in float64 too: from them the error of every score is estimated, and ``compute``
     refuses where it may be above 1e-6, as for features of few values, which all round alike. On ordinary features
-    scores are right to about 1e-8. The plan has the bound, and how many blocks were multiplied in float32.
+    scores are right to about 1e-8. The plan has the estimate, and how many blocks were multiplied in float32.
 
     Args:
         estimator: ``"debiased"`` or ``"biased"`` (exact mode only).

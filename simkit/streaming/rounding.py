@@ -1,15 +1,16 @@
-"""What float32 products may have done to the HSIC of a stream: a bound for every pair, measured on its own sums.
+"""What float32 products may have done to the HSIC of a stream: an estimate for every pair, measured on its sums.
 
 Rounding is not random: of features of few values every product is rounded the same way. So the error E of C = Σ x yᵀ is
 measured. Sums h of y under vectors g of signs (:mod:`.signs`) are formed for every row in float64, and so are Σ x h,
 which is what C g would be without rounding: E g is the difference. Over random signs the mean of |E g|² is ‖E‖², and
 ‖E‖² is at least |E g|² / |g|²: the largest of those few is taken for it. HSIC, of which D is the derivative by C, is
-then off by at most
+then off by no more than about
 
     2 ‖D‖ ‖E‖ + 2 √(Σ D_jk² δ_jk²),    δ_jk² = u²/3 (R_j H_kk + G_jj S_k),    u = 2^-24
 
-twice, since few vectors may see too little, and one or two pairs of columns may decide. The second term is for z
-itself: R and S are the sums of the squares of what was rounded to float32, as it was then.
+twice, since few vectors may see too little, and one or two pairs of columns may decide. It is no strict bound: an
+error of rank one in a direction of random signs is seen at less than half of its size once in sixteen times or so. The
+second term is for z itself: R and S are the sums of the squares of what was rounded to float32, as it was then.
 
     biased     D = 2 (C - n μνᵀ + UᵀV - g hᵀ / (n + |E|))
     debiased   D = 2 (C - n μνᵀ + UᵀV) - 4 μνᵀ - 2/(n+|E|-2) (g hᵀ + 2 g νᵀ + 2 μ hᵀ + 4 μνᵀ)
@@ -33,7 +34,7 @@ _UNIT = 2.0**-24
 
 @dataclass(frozen=True)
 class Rounding:
-    """Bounds of the errors of :class:`simkit.backends.base.PairSums`, in the same units."""
+    """Estimated errors of :class:`simkit.backends.base.PairSums`, in the same units."""
 
     values: FloatArray  # [L, M]
     own_left: FloatArray  # [L]
@@ -52,7 +53,7 @@ class Rounding:
 
 
 def rounding(rows: Gathered, estimator: Estimator) -> Rounding:
-    """The bound for every pair of layers, and for each with itself."""
+    """The estimate for every pair of layers, and for each with itself."""
     left, right, n = rows.left.layers, rows.right.layers, rows.n
     same = rows.right is rows.left
     values = np.empty((len(left), len(right)))
@@ -62,17 +63,17 @@ def rounding(rows: Gathered, estimator: Estimator) -> Rounding:
                 values[i, j] = values[j, i]
                 continue
             slope = _derivative(n, x, y, rows.across(i, j).c, estimator)
-            values[i, j] = _bound(x, y, slope, _missed(rows.cross[x.span, y.span], y, rows.probed(i, j)))
-    own_left = np.array([_own_bound(n, x, estimator) for x in left])
-    own_right = own_left if same else np.array([_own_bound(n, y, estimator) for y in right])
+            values[i, j] = _estimate(x, y, slope, _missed(rows.cross[x.span, y.span], y, rows.probed(i, j)))
+    own_left = np.array([_own_estimate(n, x, estimator) for x in left])
+    own_right = own_left if same else np.array([_own_estimate(n, y, estimator) for y in right])
     return Rounding(values, own_left, own_right, same)
 
 
-def _own_bound(n: int, x: Layer, estimator: Estimator) -> float:
+def _own_estimate(n: int, x: Layer, estimator: Estimator) -> float:
     slope = _derivative(n, x, x, own(x).c, estimator)
     np.fill_diagonal(slope, 0.0)  # squares are float64 sums
     assert x.own_probes is not None
-    return _bound(x, x, slope, _missed(x.gram, x, x.own_probes))
+    return _estimate(x, x, slope, _missed(x.gram, x, x.own_probes))
 
 
 def _missed(c: FloatArray, y: Layer, probes: FloatArray) -> float:
@@ -83,7 +84,7 @@ def _missed(c: FloatArray, y: Layer, probes: FloatArray) -> float:
     return float(seen.max())
 
 
-def _bound(x: Layer, y: Layer, slope: FloatArray, missed: float) -> float:
+def _estimate(x: Layer, y: Layer, slope: FloatArray, missed: float) -> float:
     """Of a layer with itself both δ_jk and δ_kj are the same: twice their squares."""
     assert x.rounded is not None
     assert y.rounded is not None
