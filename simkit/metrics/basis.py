@@ -18,6 +18,7 @@ import numpy as np
 import scipy  # its submodules load when first used, so `import simkit` does not pay for scipy.linalg
 
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
+from ..backends.base import ColumnStats
 from ..errors import DegenerateWarning
 from ..kernels import Linear
 from .cholesky import EPS, Whitened, cross, gram_of, inverse_of_triangle, product, upper_cholesky, whiten
@@ -28,7 +29,7 @@ Prepared = TypeVar("Prepared")
 _SMALL = 2**16  # bytes of column statistics and the like
 _LARGE = 2**20  # entries from which a copy takes a time that one would notice
 _EXPONENT = 100  # of two, within which no product or square of features comes near the range of float64
-_CHUNK = 2**15  # entries that are centred at a time
+_CHUNK = 2**16  # entries that are centred at a time
 _BY_GRAM = 128  # width from which the eigenvalues of a Gram matrix are tried for singular values
 _FEWEST = 256  # eps of the first singular value, that rounding may leave of dependent columns
 _VALUE_ERROR = 1e-13  # of each, relative to the largest, up to which they are taken
@@ -82,22 +83,29 @@ class Centred:
 
 def centred(x: Matrix) -> Centred:
     """:func:`centred_only` of ``x``, with what rounding its entries can make."""
-    z, shift, exponent = centred_only(x)
-    return Centred(z, exponent, _noise(z, shift, x))
+    z, shift, exponent, stats = _centred(x)
+    return Centred(z, exponent, _noise(z, shift, exponent, x, stats))
 
 
-def centred_only(x: Matrix) -> tuple[FloatArray, FloatArray, int]:
-    """(z ``[n, p]``, shift ``[p]``, exponent) of ``x``: z = x · 2^-exponent - shift in float64, without column means.
+def centred_only(x: Matrix) -> tuple[FloatArray, int]:
+    """(z ``[n, p]``, exponent) of ``x``: z = (x - shift) · 2^-exponent in float64, without column means.
 
-    The power of two brings the largest deviation near 1, so that squares neither overflow nor vanish. A constant
+    The exponent is 0 unless squares might overflow or vanish; the largest deviation is then near 1. A constant
     column becomes exactly zero. The mean of a column at a large offset is off by offset · eps: where that shows, what
     is left of it is removed too.
 
     Raises:
         ValueError: non-finite entries. Degenerate: every feature is constant.
     """
+    z, _, exponent, _ = _centred(x)
+    return z, exponent
+
+
+def _centred(x: Matrix) -> tuple[FloatArray, FloatArray, int, ColumnStats]:
+    """(z ``[n, p]``, shift ``[p]`` in the units of z, exponent, statistics of x)."""
     block, stats = prepare_with_stats(x, Linear())
-    scale = math.ldexp(1.0, -block.exponent)  # a product with a power of two is as exact as ldexp, and much faster
+    exponent = 0 if abs(block.exponent) <= _EXPONENT else block.exponent
+    scale = math.ldexp(1.0, -exponent)  # a product with a power of two is as exact as ldexp, and much faster
     shift = block.shift * scale
     z = np.empty((x.n, x.p))
     left = np.zeros(x.p)
@@ -105,30 +113,34 @@ def centred_only(x: Matrix) -> tuple[FloatArray, FloatArray, int]:
     for start in range(0, x.n, step):
         rows = slice(start, start + step)
         part = x.values[rows] if x.dtype == "float64" else x.float64(rows)
-        np.multiply(part, scale, out=z[rows])
-        z[rows] -= shift
+        if exponent:
+            part = np.multiply(part, scale, out=z[rows])
+        np.subtract(part, shift, out=z[rows])
         left += z[rows].sum(axis=0)
     left /= x.n
     deviation = np.sqrt(stats.sum_sq_dev / x.n) * scale
     if (np.abs(left) > EPS * deviation).any():
         z -= left
-    return z, shift, block.exponent
+    return z, shift, exponent, stats
 
 
-def _noise(z: FloatArray, shift: FloatArray, x: Matrix) -> float:
+def _noise(z: FloatArray, shift: FloatArray, exponent: int, x: Matrix, stats: ColumnStats) -> float:
     """The spectral norm that rounding every entry of z + shift to the precision of ``x`` may have.
 
     Independent errors of standard deviation σ_ij have a spectral norm of about max_j √(Σ_i σ²) + max_i √(Σ_j σ²)
     (Bandeira & van Handel 2016, theorem 1.1); rounding to nearest has σ ≤ 0.29 eps |z|, and a sum of a few dozen
     products, which features mostly are, about eps |z|: four times that is noise. Constant columns have none.
     """
-    squares = np.einsum("ij,ij->j", z, z)
+    squares = np.einsum("ij,ij->j", z, z) if exponent else stats.sum_sq_dev
     moving = squares > 0.0
     if not moving.all():
         moving[~moving] = z[:, ~moving].any(axis=0)  # squares may vanish where values do not
     offset = np.where(moving, shift, 0.0)
     columns = squares + x.n * offset * offset
-    rows = np.einsum("ij,ij->i", z, z) + 2.0 * (z @ offset) + offset @ offset
+    if exponent == 0 and x.dtype == "float64" and moving.all():
+        rows = np.einsum("ij,ij->i", x.values, x.values)
+    else:
+        rows = np.einsum("ij,ij->i", z, z) + 2.0 * (z @ offset) + offset @ offset
     return float(4 * np.finfo(x.precision).eps * (np.sqrt(columns.max()) + np.sqrt(max(rows.max(), 0.0))))
 
 
@@ -259,7 +271,7 @@ def basis_from(x: Matrix, u: FloatArray, rank: int, reason: str = "") -> Basis:
 
 def factor_of(x: Matrix) -> Factor:
     """The centred features of ``x``, or their triangular factor where they are wide."""
-    z, _, exponent = centred_only(x)
+    z, exponent = centred_only(x)
     w = z if x.n >= x.p else np.asarray(_triangle(z, True).T)
     return Factor(x.name, w, float(np.linalg.norm(w)), exponent)
 

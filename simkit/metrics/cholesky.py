@@ -41,7 +41,7 @@ SECOND_CONDITION = 1000.0  # of the second factor, in the 1-norm; Q is orthonorm
 ABOVE_NOISE = 10.0  # how far above the rank rule the smallest singular value must stand
 FEWEST_FEATURES = 32  # below these sizes Householder QR takes no time
 FEWEST_PRODUCTS = 2**20
-SAMPLE = 4  # rows a feature of the sample from which the first of two passes takes its factor
+SAMPLE = 2  # rows a feature of the sample from which the first of two passes takes its factor
 WORST = 8  # directions in which the departure from orthonormal is measured
 STEPS = 3  # of the block power iteration that finds them
 
@@ -103,7 +103,7 @@ def whiten(z: FloatArray, noise: float, *, overwrite: bool = False) -> Whitened 
 
 def _sample(n: int, p: int) -> npt.NDArray[np.int64] | None:
     """The rows whose Gram matrix is good enough for the first of two passes; None for all."""
-    if n < 2 * SAMPLE * p:
+    if n < 4 * SAMPLE * p:
         return None
     return np.sort(np.random.default_rng(0).choice(n, SAMPLE * p, replace=False))
 

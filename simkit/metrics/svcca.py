@@ -88,7 +88,7 @@ def truncated(x: Matrix, variance: float) -> Basis:
     """The left singular vectors of the centred features that explain ``variance`` of their variance."""
     if variance == 1.0:
         return basis_of(x)
-    z, _, _ = centred_only(x)
+    z, _ = centred_only(x)
     fast = _by_eigenvectors(x, z, variance)
     if fast is not None:
         return fast
