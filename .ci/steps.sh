@@ -3,6 +3,7 @@
 
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export MPLBACKEND=Agg PIP_DISABLE_PIP_VERSION_CHECK=1 PYTEST_ADDOPTS="--durations=10"
+export PIP_COMPILE=0 # of all that is installed, most is never imported
 
 # The lines of the fenced block under the README's heading "Two commands", into the array `commands`.
 read_two_commands() {

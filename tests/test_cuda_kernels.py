@@ -37,7 +37,7 @@ def blocks_of(layers: Sequence[Array], kernel: Any) -> list[Block]:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=NAMES)
-@pytest.mark.parametrize("n", [4, 63, 64, 65, 129, 255, 256, 257, 520])
+@pytest.mark.parametrize("n", [4, 63, 64, 65, 129, 255, 256, 257, pytest.param(520, marks=pytest.mark.slow)])
 def test_kernels_of_any_number_of_samples(programs: Any, n: int, kernel: Any) -> None:
     """Around every tile, and around the 256 rows that estimate the row means."""
     rows = blocks_of([relu(n, 5), relu(n, 19, 1)], kernel)
