@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # Sourced by run and full: a clean environment, and the README's two commands.
 
-unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
+unset PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 export MPLBACKEND=Agg PIP_DISABLE_PIP_VERSION_CHECK=1 PYTEST_ADDOPTS="--durations=10"
-export PIP_COMPILE=0 # of all that is installed, most is never imported
+export PIP_COMPILE=0 # of all that is installed, most is never imported; the rest is compiled then, and kept
 
 # The lines of the fenced block under the README's heading "Two commands", into the array `commands`.
 read_two_commands() {
