@@ -106,7 +106,8 @@ def required(results: dict[str, Result]) -> str:
     lines = [
         f"**What is asked** of these workloads, the planner and growth"
         f" (`benchmarks/requirements.py`): {kept} kept, {short} short, {len(found) - kept - short} not measured. Times"
-        " are medians of one run, so what is kept or missed by a few per cent may turn out otherwise in the next.",
+        " are medians within one run, the newest that measured a row; it stands under its table, with its commit. What"
+        " is kept or missed by a few per cent may turn out otherwise in the next.",
         "",
         line(["", "required", "measured", ""]),
         line(["---"] * 4),

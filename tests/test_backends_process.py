@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from resident import COUNTED, RESIDENT
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in KiB and fork are Linux's")
+MIB = 2**20
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forks are Linux's")
 
 # Overlapping windows on one vector: any number of rows and columns in the memory of one row and one column.
-PRELUDE = """
-import resource, sys
+PRELUDE = f"""{RESIDENT}
+import sys
 import numpy as np
 import simkit as sk
 from simkit.metrics.cka import ForcedRoute, normalised
@@ -26,9 +26,6 @@ from simkit.arrays import as_matrix
 def windows(n, p, seed=0):
     base = np.random.default_rng(seed).standard_normal(n + p - 1).astype(np.float32)
     return np.lib.stride_tricks.sliding_window_view(base, p)
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
 """
 
 
@@ -128,20 +125,20 @@ def run(x, y):
     else:
         sk.cka(x, y, kernel={"linear": sk.Linear(), "rbf": sk.RBF(), "cosine": sk.Cosine()}[kind])
 run(x[:300], y[:300])
-before = peak()
+before = now()
 run(x, y)
 print(peak() - before)
 """
 
 
-@linux_only
+@COUNTED
 @pytest.mark.parametrize(
     ("n", "p", "kind"), [(6000, 800, "linear"), (6000, 100, "rbf"), (6000, 800, "cosine"), (6000, 2000, "feature")]
 )
 def test_no_matrix_of_samples_or_features_is_formed(n: int, p: int, kind: str, tmp_path: Path) -> None:
     """n × n in float32 takes 137 MiB at n = 6000."""
-    extra = float(python(PEAK, n, p, kind, cwd=tmp_path))
-    assert extra < 40
+    extra = int(python(PEAK, n, p, kind, cwd=tmp_path))
+    assert extra < 40 * MIB
 
 
 STREAM = """
@@ -158,75 +155,9 @@ print(*seen)
 """
 
 
-@linux_only
+@COUNTED
 @pytest.mark.parametrize("rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_a_streams_memory_does_not_grow(rows: int, tmp_path: Path) -> None:
-    seen = [float(value) for value in python(STREAM, rows, cwd=tmp_path).split()]
+    seen = [int(value) for value in python(STREAM, rows, cwd=tmp_path).split()]
     assert len(seen) == (3 if rows == 1_000_000 else 2)
-    assert seen[-1] - seen[0] < 2
-
-
-MAPPED = """
-import pathlib
-from simkit.experiments.features import read_features
-folder, memory = pathlib.Path(sys.argv[1]), sys.argv[2]
-def layers():
-    if files := sorted(folder.glob("*.safetensors")):
-        return read_features(files[0])
-    return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
-sk.similarity_matrix({name: np.ones((9, 2)) * np.arange(9)[:, None] for name in layers()})
-before = peak()
-m = sk.similarity_matrix(layers(), memory=memory)
-print(peak() - before)
-print(m.plan.steps[0].route)
-print(m.values.tolist())
-"""
-
-SAVE = """
-n, p, count, folder = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-for k in range(count):
-    out = np.lib.format.open_memmap(f"{folder}/l{k}.npy", mode="w+", dtype=np.float32, shape=(n, p))
-    r = np.random.default_rng(k)
-    for i in range(0, n, 512):
-        out[i : i + 512] = r.standard_normal((min(512, n - i), p), dtype=np.float32) + windows(n, p)[i : i + 512]
-"""
-
-TOGETHER = """
-import pathlib
-from safetensors.numpy import save_file
-files = sorted(pathlib.Path(sys.argv[1]).glob("*.npy"))
-save_file({path.stem: np.load(path) for path in files}, sys.argv[1] + "/layers.safetensors")
-"""
-
-
-def mapped(n: int, p: int, count: int, memory: str, folder: Path, together: bool = False) -> tuple[float, str, Any]:
-    """(MiB resident at most beyond the start, route, values) of comparing ``count`` files of n × p, or one of all."""
-    python(SAVE, n, p, count, folder, cwd=folder)
-    if together:
-        python(TOGETHER, folder, cwd=folder)
-    extra, route, values = python(MAPPED, folder, memory, cwd=folder).splitlines()
-    return float(extra), route, json.loads(values)
-
-
-@linux_only
-@pytest.mark.parametrize(
-    ("n", "p", "route", "together"),
-    [(700, 8192, "sample space", False), (700, 8192, "sample space", True), (60_000, 96, "feature space", False)],
-    ids=["npy", "safetensors", "npy, long"],
-)
-def test_mapped_files_are_compared_within_a_budget(n: int, p: int, route: str, together: bool, tmp_path: Path) -> None:
-    """69 MB of features, 16 MB of memory."""
-    extra, ran, _ = mapped(n, p, 3, "16 MB", tmp_path, together)
-    assert ran == route
-    assert extra < 16e6 / 2**20
-
-
-@linux_only
-@pytest.mark.slow
-@pytest.mark.parametrize(("n", "p", "route"), [(2048, 16_384, "sample space"), (500_000, 64, "feature space")])
-def test_a_gigabyte_of_mapped_files_within_64_megabytes(n: int, p: int, route: str, tmp_path: Path) -> None:
-    extra, ran, values = mapped(n, p, 8, "64 MB", tmp_path)
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.npy")) > 1e9
-    assert ran == route
-    assert extra < 64e6 / 2**20
-    assert all(0 < value <= 1 + 1e-9 for row in values for value in row)
+    assert seen[-1] - seen[0] < 2 * MIB

@@ -128,6 +128,31 @@ def test_hazards_agree_with_qr(name: str, fast: bool | None) -> None:
     agree(y, x, 1e-9 if name.startswith("nearly") else 1e-10)
 
 
+@pytest.mark.parametrize("exponent", [-510, -101, -100, -99, 99, 100, 101, 510])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_powers_of_two_change_nothing(exponent: int, offset: float) -> None:
+    """Centred as they are within 2^100 of 1, scaled beyond."""
+    x, y = conditioned(300.0, 1) + offset, conditioned(300.0, 2)
+    scaled = np.ldexp(x, exponent)
+    for name, function in MEASURES.items():
+        want = function(x, y)
+        for found in (function(scaled, y), function(scaled, np.ldexp(y, -exponent))):
+            np.testing.assert_allclose(found, want, rtol=0, atol=2e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int8])
+def test_noise_of_entries_depends_on_no_route(dtype: type) -> None:
+    """The rows' squares come from the entries where they can, from the centred ones elsewhere."""
+    r = np.random.default_rng(0)
+    x = (r.standard_normal((400, 30)) * 20 + 7).astype(dtype)
+    plain = basis.centred(as_matrix(x))
+    with_constant = basis.centred(as_matrix(np.concatenate([x, np.full((400, 1), 5, dtype)], axis=1)))
+    scaled = basis.centred(as_matrix(np.ldexp(x.astype(np.float64), 300)))
+    assert with_constant.noise == pytest.approx(plain.noise, rel=1e-12)
+    if dtype == np.float64:
+        assert np.ldexp(scaled.noise, scaled.exponent - 300) == pytest.approx(plain.noise, rel=1e-12)
+
+
 @pytest.mark.parametrize("smallest", [1e-2, 1e-4, 1e-5, 1e-6, 1e-7, 1e-9])
 def test_float32_directions_near_its_noise_are_left_to_the_svd(smallest: float) -> None:
     """The rank rule of float32 input decides as it always did: the fast routes keep all directions or none."""

@@ -38,7 +38,7 @@ def test_many_layers_share_their_tiles() -> None:
 
 
 def test_a_shared_panel_is_counted_once() -> None:
-    alone, together = (sample_workspace(m, 2000, 256, 192, "float32", 0) for m in (SHARED - 1, SHARED))
+    alone, together = (sample_workspace(m, 2000, 256, 192, "float32", None) for m in (SHARED - 1, SHARED))
     panel = SHARED * 192 * 192 * 4
     assert alone.each > panel * (SHARED - 1) / SHARED
     assert together.each < panel == together.shared

@@ -7,28 +7,20 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from resident import AS_ASKED, COUNTED, RESIDENT
 
 SLACK = 300_000  # stacks of threads, and small blocks that the allocator keeps
 
-# glibc keeps freed memory in an arena per thread, so that what stays resident depends on which thread asked first.
-# Blocks from this size on are mapped alone and given back when freed: what is resident is then what was asked for.
-MAPPED_FROM = "32768"
-
 SCRIPT = """
-import ctypes, gc, json, sys
+import json, sys
 import numpy as np
 import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import native_cpu
 from simkit.backends.routes import plan_pair_sums
 from simkit.metrics.prepare import prepare
-
-def resident(key):
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 name, m, n, p, dtype, memory, outlier = json.loads(sys.argv[1])
 kernels = {"linear": sk.Linear, "feature": sk.Linear, "mixed": sk.Linear, "rbf": sk.RBF, "polynomial": sk.Polynomial,
@@ -51,17 +43,13 @@ def sums(blocks, memory):
 
 sums(blocks(3, 700, p), None)  # brings in what the first call brings in: code, arenas of the allocator
 given = blocks(m, n, p)
-gc.collect()
-ctypes.CDLL(None).malloc_trim(0)
-with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")
-before = resident("VmRSS")
+before = now()
 plan = sums(given, memory)
-print(json.dumps([plan.bytes, resident("VmHWM") - before]))
+print(json.dumps([plan.bytes, peak() - before]))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts the pages of a process")
+@COUNTED
 @pytest.mark.parametrize(
     ("kernel", "layers", "n", "p", "dtype", "memory", "outlier"),
     [
@@ -84,9 +72,38 @@ def test_what_is_taken_is_what_was_said(
     if kernel == "custom" and not importlib.util.find_spec("numba"):
         pytest.skip("numba is not installed")
     case = json.dumps([kernel, layers, n, p, dtype, memory, outlier])
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": MAPPED_FROM}
-    script = [sys.executable, "-c", SCRIPT, case]
+    environment = {**os.environ, **AS_ASKED}
+    script = [sys.executable, "-c", RESIDENT + SCRIPT, case]
     done = subprocess.run(script, capture_output=True, text=True, check=True, env=environment)
     said, taken = json.loads(done.stdout)
     assert said <= memory
     assert taken <= said + SLACK
+
+
+MEDIAN = """
+import json, sys
+import numpy as np
+import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.metrics.prepare import prepare
+
+n, p, memory = map(int, sys.argv[1:])
+x = as_matrix(np.random.default_rng(0).standard_normal((n, p)).astype(np.float32))
+prepare(as_matrix(x.values[:300]), sk.RBF(), threads=2)
+before = now()
+block = prepare(x, sk.RBF(), threads=2, memory=memory)
+taken = peak() - before
+print(json.dumps([taken, block.length == prepare(x, sk.RBF(), threads=3).length]))
+"""
+
+
+@COUNTED
+@pytest.mark.parametrize(("n", "p", "memory"), [(1400, 300, 4_000_000), (3000, 40, 3_000_000), (1400, 300, 30_000_000)])
+def test_medians_of_distances_keep_to_the_memory(n: int, p: int, memory: int) -> None:
+    """More passes where there is little room, and the same bits."""
+    environment = {**os.environ, **AS_ASKED}
+    script = [sys.executable, "-c", RESIDENT + MEDIAN, *map(str, (n, p, memory))]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, env=environment)
+    taken, same = json.loads(done.stdout)
+    assert same
+    assert taken <= memory + SLACK

@@ -83,13 +83,13 @@ void bind_hsic(py::module_& m) {
         "block"_a, "threads"_a);
     m.def(
         "distance_median",
-        [](const std::shared_ptr<BoundBlock>& block, int threads) {
+        [](const std::shared_ptr<BoundBlock>& block, int threads, std::int64_t room) {
             check_threads(threads);
             const BlockView view = checked_view(block);
             py::gil_scoped_release release;
-            return distance_median(view, threads, interrupt_poll());
+            return distance_median(view, threads, room, interrupt_poll());
         },
-        "block"_a, "threads"_a);
+        "block"_a, "threads"_a, "room"_a);
 }
 
 }  // namespace simkit

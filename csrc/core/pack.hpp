@@ -31,7 +31,11 @@ const double* double_row(const MatrixView& x, std::int64_t row, std::int64_t col
 // One row segment as float64, without shift or scale.
 void load_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int64_t col1, double* out);
 
-// Tells the kernel that rows [row0, row1) of a mapped file are not needed for now, so that they do not stay resident.
+// Bytes that a fault on a mapped file brings in at most, and that stay resident around rows in use, on either side.
+constexpr std::int64_t kFolio = std::int64_t{1} << 21;
+
+// Tells the kernel that rows [row0, row1) of a mapped file are not needed for now, so that they do not stay resident,
+// nor what was brought in around them of the same matrix (another matrix in the same map may keep a folio).
 void release_rows(const MatrixView& x, std::int64_t row0, std::int64_t row1);
 
 }  // namespace simkit

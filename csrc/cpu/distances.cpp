@@ -1,12 +1,15 @@
 // Row norms, and the median of all squared distances by radix selection over tiles: no n x n storage.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <mutex>
 
 #include "core/blas.hpp"
+#include "core/buffer.hpp"
+#include "core/micro_kernel.hpp"
 #include "core/pack.hpp"
 #include "cpu/gram_tile.hpp"
 #include "ops/hsic.hpp"
@@ -15,12 +18,13 @@ namespace simkit {
 namespace {
 
 constexpr std::int64_t kTile = 256;
-constexpr std::int64_t kCollect = std::int64_t{1} << 20;  // values gathered for the last selection
+constexpr std::int64_t kCollect = std::int64_t{1} << 20;  // values gathered for the last selection, at most
+constexpr std::int64_t kFewest = std::int64_t{1} << 12;   // where there is no room for more
 constexpr int kDigit = 16;
 
 // Rows of a mapped file are resident while a tile is worked on: few of them where rows are long.
 std::int64_t tile_rows(const BlockView& block) {
-    constexpr std::int64_t resident = std::int64_t{4} << 20;
+    constexpr std::int64_t resident = std::int64_t{1} << 20;
     if (!block.x.mapped) return kTile;
     return std::clamp<std::int64_t>(resident / (block.x.cols * item_size(block.x.dtype)), 8, kTile);
 }
@@ -36,26 +40,40 @@ double value_of(std::uint64_t bits) {
     return value;
 }
 
+// What a worker of distance_median has resident.
+std::int64_t bytes_of_worker(const BlockView& block) {
+    const std::int64_t tile = tile_rows(block), row = block.x.cols * item_size(block.x.dtype);
+    const std::int64_t strips = 2 * round_up(tile, micro_kernel<double>().width) * std::min(kChunk, block.x.cols);
+    const std::int64_t pages = block.x.mapped ? 2 * (tile * row + 2 * kFolio) : 0;
+    return item_size(Dtype::f64) * (strips + tile * tile + (std::int64_t{1} << kDigit)) + pages;
+}
+
 // What one pass over the distances above the diagonal looks for: keys whose top `known` bits are `prefix`.
 struct Pass {
     std::uint64_t prefix = 0;
     int known = 0;
-    bool collect = false;
+    bool collect = false;  // them, or count them by the next digit
     bool matches(std::uint64_t key) const { return known == 0 || key >> (64 - known) == prefix; }
 };
 struct Found {
     std::vector<std::int64_t> histogram;  // by the next digit
-    std::vector<std::uint64_t> keys;
     std::uint64_t least_above = std::numeric_limits<std::uint64_t>::max();
+};
+// The keys of a collecting pass, in any order: there are as many as the passes before have counted.
+struct Keys {
+    Buffer<std::uint64_t> values;
+    std::atomic<std::int64_t> count{0};
+    explicit Keys(std::int64_t most) : values(most) {}
 };
 
 class Worker {
   public:
-    Worker(const BlockView& block, const std::vector<double>& norms, const Pass& pass, Found& found)
+    Worker(const BlockView& block, const std::vector<double>& norms, const Pass& pass, Found& found, Keys& keys)
         : block_(block),
           norms_(norms),
           pass_(pass),
           found_(found),
+          keys_(keys),
           tile_(tile_rows(block)),
           strips_(tile_, block.x.cols),
           c_(tile_ * tile_) {
@@ -77,7 +95,7 @@ class Worker {
     void look(std::uint64_t key) {
         if (pass_.matches(key)) {
             if (pass_.collect)
-                found_.keys.push_back(key);
+                keys_.values[keys_.count.fetch_add(1, std::memory_order_relaxed)] = key;
             else
                 ++found_.histogram[key >> (64 - kDigit - pass_.known) & ((1u << kDigit) - 1)];
         } else if (pass_.collect && key >> (64 - pass_.known) > pass_.prefix) {
@@ -88,25 +106,26 @@ class Worker {
     const std::vector<double>& norms_;
     const Pass& pass_;
     Found& found_;
+    Keys& keys_;
     std::int64_t tile_;
     PackedStrips<double> strips_;
     std::vector<double> c_;
 };
 
-Found scan(const BlockView& block, const std::vector<double>& norms, const Pass& pass, int threads, const Poll& poll) {
+Found scan(const BlockView& block, const std::vector<double>& norms, const Pass& pass, Keys& keys, int threads,
+           const Poll& poll) {
     std::mutex mutex;
     std::vector<std::unique_ptr<Found>> parts;
     const std::int64_t tile = tile_rows(block), tiles = (block.x.rows + tile - 1) / tile;
     for_each_tile(tiles * (tiles + 1) / 2, threads, poll, [&] {
         std::lock_guard lock(mutex);
         parts.push_back(std::make_unique<Found>());
-        return Worker(block, norms, pass, *parts.back());
+        return Worker(block, norms, pass, *parts.back(), keys);
     });
     Found total = std::move(*parts.front());
     for (std::size_t k = 1; k < parts.size(); ++k) {
         const Found& part = *parts[k];
         for (std::size_t d = 0; d < part.histogram.size(); ++d) total.histogram[d] += part.histogram[d];
-        total.keys.insert(total.keys.end(), part.keys.begin(), part.keys.end());
         total.least_above = std::min(total.least_above, part.least_above);
     }
     return total;
@@ -242,7 +261,10 @@ RowGrams row_grams(const std::vector<BlockView>& blocks, int threads, const Poll
     return out;
 }
 
-double distance_median(const BlockView& block, int threads, const Poll& poll) {
+double distance_median(const BlockView& block, int most, std::int64_t room, const Poll& poll) {
+    const std::int64_t collected = std::clamp<std::int64_t>(room / 8 / item_size(Dtype::f64), kFewest, kCollect);
+    const std::int64_t workers = (room - collected * item_size(Dtype::f64)) / bytes_of_worker(block);
+    const int threads = static_cast<int>(std::clamp<std::int64_t>(workers, 1, most));
     // The full matrix holds n zeros and every distance above the diagonal twice.
     const std::int64_t n = block.x.rows, total = n * n;
     const std::int64_t low = (total - 1) / 2, high = total / 2;                            // ranks of the middle values
@@ -252,8 +274,9 @@ double distance_median(const BlockView& block, int threads, const Poll& poll) {
     const std::vector<double> norms = row_norms(block, threads, poll);
     Pass pass;
     std::int64_t inside = n * (n - 1) / 2;
-    while (inside > kCollect && pass.known < 64) {
-        const Found found = scan(block, norms, pass, threads, poll);
+    Keys none(0);
+    while (inside > collected && pass.known < 64) {
+        const Found found = scan(block, norms, pass, none, threads, poll);
         std::uint64_t digit = 0;
         while (rank >= found.histogram[digit]) rank -= found.histogram[digit++];
         inside = found.histogram[digit];
@@ -262,15 +285,17 @@ double distance_median(const BlockView& block, int threads, const Poll& poll) {
     }
     const std::int64_t next = rank + (above(high) - std::max<std::int64_t>(above(low), 0));
     double first, second;
-    if (pass.known == 64) {  // more than kCollect equal distances
+    if (pass.known == 64) {  // more equal distances than are collected
         first = second = value_of(pass.prefix);
     } else {
         pass.collect = true;
-        Found found = scan(block, norms, pass, threads, poll);
+        Keys keys(inside);
+        const Found found = scan(block, norms, pass, keys, threads, poll);
+        std::uint64_t* values = keys.values.data();
         auto at = [&](std::int64_t k) {
-            if (k >= static_cast<std::int64_t>(found.keys.size())) return value_of(found.least_above);
-            std::nth_element(found.keys.begin(), found.keys.begin() + k, found.keys.end());
-            return value_of(found.keys[k]);
+            if (k >= inside) return value_of(found.least_above);
+            std::nth_element(values, values + k, values + inside);
+            return value_of(values[k]);
         };
         first = at(rank);
         second = at(next);

@@ -100,15 +100,21 @@ double distance_from_rows(const BlockView& block, std::int64_t i, std::int64_t j
 
 void distances_from_products(const BlockView& rows, const double* norms, std::int64_t i0, std::int64_t ti,
                              std::int64_t j0, std::int64_t tj, std::int64_t step, double* c) {
+    bool read = false;
     for (std::int64_t i = 0; i < ti; ++i) {
         for (std::int64_t j = 0; j < tj; ++j) {
             const std::int64_t a = i0 + i, b = (j0 + j) * step;
             double& d2 = c[i * tj + j];
             const double both = norms[a] + norms[b];
             d2 = a == b ? 0.0 : both - 2.0 * d2;
-            if (a != b && d2 < kCancelled * both) d2 = distance_from_rows(rows, a, b);
+            if (a == b || !(d2 < kCancelled * both)) continue;
+            d2 = distance_from_rows(rows, a, b);
+            read = true;
         }
     }
+    if (!read) return;
+    release_rows(rows.x, i0, i0 + ti);
+    release_rows(rows.x, j0 * step, (j0 + tj - 1) * step + 1);
 }
 
 void apply_kernel(const BlockView& block, double* c, std::int64_t count) {

@@ -83,8 +83,6 @@ class Worker {
             if (!item.same) pack_strip(*item.cols, r, end, b_.data());
             const double* right = item.same ? a_.data() : b_.data();
             packed_product(wa, wb, end - r, a_.data(), right, item.same, r > 0, g_.data(), wb);
-            release(*item.rows, r, end);
-            release(*item.cols, r, end);
             pause();
         }
         reduce(item);
@@ -101,14 +99,11 @@ class Worker {
             std::int64_t at = 0;
             for (const Segment& s : strip.segments) {
                 pack(problem_.blocks[s.b], r, last, s.begin, s.end, rows_.data() + at, strip.width);
+                release_rows(problem_.blocks[s.b].x, r, last);
                 at += s.end - s.begin;
             }
             column_slivers(rows_.data(), last - r, strip.width, end - begin, out, r - begin);
         }
-    }
-
-    void release(const Strip& strip, std::int64_t r, std::int64_t end) const {
-        for (const Segment& s : strip.segments) release_rows(problem_.blocks[s.b].x, r, end);
     }
 
     void reduce(const Item& item) {

@@ -6,6 +6,8 @@
 #include <type_traits>
 
 #include "core/blas.hpp"
+#include "core/buffer.hpp"
+#include "core/pack.hpp"
 #include "cpu/gram_tile.hpp"
 #include "cpu/sample_walk.hpp"
 #include "ops/hsic.hpp"
@@ -18,6 +20,21 @@ constexpr std::int64_t kPilot = 256;  // rows that estimate the row means of a n
 // A float64 self-product below this share of <K, K> has lost more digits than it may: K is centred by the row means
 // that the pass has found, and the pass done again.
 constexpr double kCancelled = 1e-4;
+
+// Rows from all over a mapped file, each of which would bring in and keep what lies around it: copied one by one.
+void hold_rows(MatrixView& pilot, const MatrixView& x, std::int64_t step, Buffer<std::byte>& held) {
+    const std::int64_t item = item_size(x.dtype), width = x.cols * item;
+    held = Buffer<std::byte>(pilot.rows * width);
+    for (std::int64_t i = 0; i < pilot.rows; ++i) {
+        const std::byte* from = x.data + i * step * x.row_stride;
+        for (std::int64_t k = 0; k < x.cols; ++k)
+            std::copy_n(from + k * x.col_stride, item, held.data() + i * width + k * item);
+        release_rows(x, i * step, i * step + 1);
+    }
+    pilot.data = held.data();
+    pilot.row_stride = width;
+    pilot.col_stride = item;
+}
 
 Centre pilot_centre(const PairProblem& problem, std::int64_t number, const Poll& poll) {
     const BlockView& block = problem.blocks[number];
@@ -36,6 +53,8 @@ Centre pilot_centre(const PairProblem& problem, std::int64_t number, const Poll&
     pilot.x.rows = count;
     pilot.x.row_stride *= step;
     pilot.x.mapped = false;
+    Buffer<std::byte> held(0);
+    if (block.x.mapped) hold_rows(pilot.x, block.x, step, held);
     centre.means.assign(n, 0.0);
     struct Worker {
         const BlockView &block, &pilot;

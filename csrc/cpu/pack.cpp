@@ -203,15 +203,15 @@ void load_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int
 void release_rows(const MatrixView& x, std::int64_t row0, std::int64_t row1) {
 #ifdef __linux__
     if (!x.mapped || row1 <= row0 || x.row_stride <= 0) return;
-    // A fault maps the whole folio of the page cache, up to 2 MiB, so a neighbour's fault brings back what was let go
-    // of here: let go of every folio that these rows touch. A row still in use elsewhere is faulted in again.
-    constexpr std::int64_t folio = std::int64_t{1} << 21;
+    // A fault maps the whole folio of the page cache, so a neighbour's fault brings back what was let go of here: let
+    // go of all that a folio of these rows may reach, wherever in the file it begins. A row still in use elsewhere is
+    // faulted in again.
     const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
     const auto end_of = [&](std::int64_t row) {
         return row * x.row_stride + (x.cols - 1) * x.col_stride + item_size(x.dtype);
     };
-    const std::int64_t first = row0 * x.row_stride / folio * folio;
-    const std::int64_t last = std::min(end_of(x.rows - 1), (end_of(row1 - 1) + folio - 1) / folio * folio);
+    const std::int64_t first = std::max<std::int64_t>(0, row0 * x.row_stride - kFolio);
+    const std::int64_t last = std::min(end_of(x.rows - 1), end_of(row1 - 1) + kFolio);
     const auto from = reinterpret_cast<std::uintptr_t>(x.data + first) & ~(page - 1);
     const auto to = reinterpret_cast<std::uintptr_t>(x.data + last);
     // Only shared maps arrive here: the pages stay in the page cache, and a later read brings them back.

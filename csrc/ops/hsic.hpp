@@ -66,8 +66,9 @@ struct RowGrams {
 };
 RowGrams row_grams(const std::vector<BlockView>& blocks, int threads, const Poll& poll);
 
-// Median of the full n x n matrix of |z_i - z_j|^2, zero diagonal included, found by passes over tiles.
-double distance_median(const BlockView& block, int threads, const Poll& poll);
+// Median of the full n x n matrix of |z_i - z_j|^2, zero diagonal included, found by passes over tiles: more of them
+// where there is little room, in bytes, which a single worker may exceed.
+double distance_median(const BlockView& block, int threads, std::int64_t room, const Poll& poll);
 
 // On a device (core/place.hpp), no custom kernels. The problem's tile and threads are not used; `bytes` of workspace,
 // about, which change no bit.

@@ -20,7 +20,6 @@ from .base import OPS, Input, Precision, Route, matrices_of
 from .moment_sums import HeldMoments
 
 PREFERENCE = ("native_cuda", "native_cpu", "reference")
-ON_DEVICES = PREFERENCE[:1]
 ON_HOST = PREFERENCE[1:]
 
 
@@ -32,10 +31,6 @@ class Choice:
     module: ModuleType
     function: Callable[..., Any]
     reason: str
-
-    def within(self, memory: int | None) -> dict[str, int | None]:
-        """The keyword that bounds what a pass over one matrix takes; on the host it takes next to nothing."""
-        return {"memory": memory} if self.backend in ON_DEVICES else {}
 
     @property
     def plan_pair_sums(self) -> Callable[..., Route]:

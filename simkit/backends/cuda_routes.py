@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ..errors import TooLittleMemory
 from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
 from .cuda_cores import cores_for, cores_for_pairs, float64_cost, halves_in_words, panel_cost, products_in_words
+from .mapped import Mapped
 from .routes import Workspace, count_multiply_adds, products_precision
 
 WORKSPACE = 2**30  # bytes of panels in flight, where no memory is given: many tiles, for the last ones of a round wait
@@ -28,7 +29,7 @@ def plan_pair_sums(
     route: RouteName | None = None,
     products: Precision | None = None,
     tile: int | None = None,
-    mapped_row_bytes: int = 0,
+    mapped: Mapped | None = None,
     cores: Cores | None = None,
 ) -> Route:
     """The cheaper exact route by counted multiply-adds; ``memory`` bounds the device's workspace, ``route`` forces.

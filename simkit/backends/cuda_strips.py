@@ -17,6 +17,7 @@ from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
 from .cuda_cores import cores_for
 from .cuda_device import SHARE, bound_block, bytes_of, cuda, may_stay, release, room_on
 from .cuda_routes import BUSY, CHUNK, PARTS, TILES, WORKSPACE, feature_space, sample_space
+from .mapped import Mapped
 from .routes import PILOT
 
 PASSING = 2**26  # bytes of rows that pass at a time: long enough to copy, and little pinned memory
@@ -174,7 +175,7 @@ def plan_pair_sums(
     route: RouteName | None = None,
     products: Precision | None = None,
     tile: int | None = None,
-    mapped_row_bytes: int = 0,
+    mapped: Mapped | None = None,
     cores: Cores | None = None,
 ) -> Route:
     """As :func:`simkit.backends.cuda_routes.plan_pair_sums`; blocks on the host are copied, or go in strips.

@@ -33,9 +33,11 @@ from .base import (
     UnitFeatures,
     kernel_options,
 )
+from .mapped import mapped_team
 from .mixed import among_wide
 from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
 from .nearest import NearestProblem, NearestRows
+from .routes import ROOM
 from .unit_features import host_features
 
 NAME = "native_cpu"
@@ -80,23 +82,27 @@ def _bound(block: Block) -> Any:
     )
 
 
-def column_stats(matrix: Matrix, *, row_scale: FloatArray | None = None, threads: int = 1) -> ColumnStats:
-    """See :func:`simkit.backends.reference.column_stats`."""
+def column_stats(
+    matrix: Matrix, *, row_scale: FloatArray | None = None, threads: int = 1, memory: int | None = None
+) -> ColumnStats:
+    """See :func:`simkit.backends.reference.column_stats`; ``memory`` bounds the pages of a mapped file."""
+    team = mapped_team(matrix, threads, memory)
     mean, squares, max_abs, max_dev, nonfinite, row, column = _core().column_stats(
-        x=matrix.values, dtype=matrix.dtype, mapped=matrix.mapped, row_scale=row_scale, threads=threads
+        x=matrix.values, dtype=matrix.dtype, mapped=matrix.mapped, row_scale=row_scale, threads=team
     )
     return ColumnStats(mean, squares, max_abs, max_dev, nonfinite, (row, column) if nonfinite else None)
 
 
-def row_norms(block: Block, *, threads: int = 1) -> FloatArray:
-    """See :func:`simkit.backends.reference.row_norms`."""
-    norms: FloatArray = _core().row_norms(_bound(block), threads)
+def row_norms(block: Block, *, threads: int = 1, memory: int | None = None) -> FloatArray:
+    """See :func:`simkit.backends.reference.row_norms`; ``memory`` bounds the pages of a mapped file."""
+    norms: FloatArray = _core().row_norms(_bound(block), mapped_team(block.matrix, threads, memory))
     return norms
 
 
-def distance_median(block: Block, *, threads: int = 1) -> float:
-    """See :func:`simkit.backends.reference.distance_median`."""
-    return float(_core().distance_median(_bound(block), threads))
+def distance_median(block: Block, *, threads: int = 1, memory: int | None = None) -> float:
+    """See :func:`simkit.backends.reference.distance_median`; ``memory`` bounds what the passes take, and asks for
+    more of them where it is little."""
+    return float(_core().distance_median(_bound(block), threads, ROOM if memory is None else memory))
 
 
 def pair_sums(

@@ -44,7 +44,9 @@ def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | 
     return []
 
 
-def column_stats(matrix: Matrix, *, row_scale: FloatArray | None = None, threads: int = 1) -> ColumnStats:
+def column_stats(
+    matrix: Matrix, *, row_scale: FloatArray | None = None, threads: int = 1, memory: int | None = None
+) -> ColumnStats:
     """Means and deviations of the columns of ``x [n, p]``; the mean of a constant column is exact."""
     x = matrix.float64()
     finite = np.isfinite(x)
@@ -60,7 +62,7 @@ def column_stats(matrix: Matrix, *, row_scale: FloatArray | None = None, threads
     return ColumnStats(mean, np.einsum("ij,ij->j", x, x), largest, float(np.abs(x).max()), 0, None)
 
 
-def row_norms(block: Block, *, threads: int = 1) -> FloatArray:
+def row_norms(block: Block, *, threads: int = 1, memory: int | None = None) -> FloatArray:
     """Squared norms ``[n]`` of the rows of z."""
     z = features(block)
     return np.asarray(np.einsum("ij,ij->i", z, z))
@@ -156,7 +158,7 @@ def candidate_sums(
     return CandidateSums.with_rows(cross, squares, row_sums)
 
 
-def distance_median(block: Block, *, threads: int = 1) -> float:
+def distance_median(block: Block, *, threads: int = 1, memory: int | None = None) -> float:
     """Median of the full n × n matrix of squared distances, zero diagonal included."""
     return float(np.median(squared_distances(features(block))))
 
@@ -165,8 +167,7 @@ def centred(k: FloatArray, estimator: Estimator) -> FloatArray:
     """H K H, or the U-centred K̃ of Székely & Rizzo 2014, whose inner products are Song's debiased numerator."""
     n = len(k)
     if estimator == "biased":
-        r = k.mean(axis=0)
-        return np.asarray(k - r[:, None] - r[None, :] + r.mean())
+        return np.asarray(k - k.mean(axis=0)[:, None] - k.mean(axis=0) + k.mean(axis=0).mean())
     k = k.copy()
     np.fill_diagonal(k, 0.0)
     r = k.sum(axis=0)

@@ -21,6 +21,7 @@ from ..arrays import FloatArray
 from ..errors import TooLittleMemory
 from ..kernels import CustomKernel, as_integer
 from .base import Block, Cores, Precision, Route, RouteName, Split, UnitBlocks
+from .mapped import Mapped
 from .mixed import Counts, among_wide, cheapest_split, wide_ones
 
 Number: TypeAlias = float | FloatArray
@@ -120,7 +121,7 @@ def sample_workspace(
     p: int,
     tile: int,
     products: Precision,
-    mapped_row_bytes: int,
+    mapped: Mapped | None,
     *,
     linear: bool = True,
     custom: bool = False,
@@ -132,14 +133,17 @@ def sample_workspace(
     item = 8 if products == "float64" else 4
     sums = _sums_bytes(m, n, products, linear=linear)
     each = 2 * custom * tile * tile * item + _strips_bytes(tile, p, item) + (8 + item) * m * m
-    each += 2 * tile * mapped_row_bytes
+    once = 0
+    if mapped is not None:
+        each += mapped.pages(tile, 2)
+        once = 0 if linear else min(mapped.whole, PILOT * mapped.row)  # the pilot's rows, held
     if not linear:  # before the walk, the tiles of one layer with the pilot's rows
         pilot = _strips_bytes(max(tile, PILOT), p, item) + (1 + 2 * custom) * tile * PILOT * item
         each = max(each, pilot)
     panel = m * tile * tile * item
     if m >= SHARED:
-        return Workspace(panel, each + 16 * tile, sums)
-    return Workspace(0, each + panel + 16 * m * tile, sums)
+        return Workspace(once + panel, each + 16 * tile, sums)
+    return Workspace(once, each + panel + 16 * m * tile, sums)
 
 
 def count_multiply_adds(rows: Sequence[Block], columns: Sequence[Block] | None) -> tuple[int, int]:
@@ -184,7 +188,7 @@ class _Table:
     memory: int | None
     threads: int
     tile: int | None
-    mapped_row_bytes: int
+    mapped: Mapped | None
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -212,7 +216,7 @@ class _Table:
     def sample_space(self, tile: int) -> Workspace:
         m, p = len(self.widths), max(self.widths)
         kernel = {"linear": self.linear, "custom": self.custom}
-        return sample_workspace(m, self.n, p, tile, self.products, self.mapped_row_bytes, **kernel)
+        return sample_workspace(m, self.n, p, tile, self.products, self.mapped, **kernel)
 
     @property
     def feature_width(self) -> int:
@@ -222,6 +226,8 @@ class _Table:
     def feature_space(self) -> Workspace:
         m, width = len(self.widths), self.feature_width
         each = _strips_bytes(width, CHUNK, 8) + 8 * (ROWS * width + width * width + 512 * m + 2 * m * m)
+        if self.mapped is not None:
+            each += self.mapped.pages(ROWS)
         return Workspace(8 * sum(self.widths) + 40 * m * m, each)
 
 
@@ -234,7 +240,7 @@ def plan_pair_sums(
     route: RouteName | None = None,
     products: Precision | None = None,
     tile: int | None = None,
-    mapped_row_bytes: int = 0,
+    mapped: Mapped | None = None,
     cores: Cores | None = None,
 ) -> Route:
     """Pick the cheapest exact route for all-pairs sums; ``route``, ``products`` and ``tile`` force a choice.
@@ -260,7 +266,7 @@ def plan_pair_sums(
         memory=memory,
         threads=threads,
         tile=tile,
-        mapped_row_bytes=mapped_row_bytes,
+        mapped=mapped,
     )
     if route is None:
         return _cheapest(table, units=isinstance(rows, UnitBlocks))
@@ -285,7 +291,7 @@ def _cheapest(table: _Table, *, units: bool) -> Route:
     if sample <= least and table.fits(table.sample_space(TILES[-1])):
         route, least = _sample_route, sample
     starts = FEATURE[-1] + SAMPLE[table.products][2] / SAMPLE[table.products][3]
-    if m > 1 and least > MIXED * starts and not (units or table.mapped_row_bytes):
+    if m > 1 and least > MIXED * starts and not (units or table.mapped):
         wide, time = _split(table)
         if MIXED * time < least and table.fits(*_mixed_spaces(table, wide)):
             return _mixed_route(table, wide)

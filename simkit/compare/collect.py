@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ..arrays import DeviceMatrix, Matrix, as_matrix
 from ..backends.base import Block
 from ..backends.choose import choose
+from ..backends.mapped import Mapped
 from ..backends.routes import FLOAT64_COST, default_threads, plan_pair_sums
 from ..errors import TooLittleMemory
 from ..kernels import Linear
@@ -144,7 +145,7 @@ def check_engine(
         None if right is None else blocks(right),
         memory=int(memory * FOR_ENGINE),
         threads=default_threads(),
-        mapped_row_bytes=widest,
+        mapped=Mapped(widest, rows * widest),
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..arrays import Matrix, as_matrix, same_samples
 from ..compare.matrix import SimilarityMatrix, similarity_matrix
+from ..errors import TooLittleMemory
 from ..metrics.measure import Measure
 from ..metrics.prepare import checked_stats
 
@@ -57,6 +58,8 @@ def compare_files(
     rows, columns = (sides[0], sides[1]) if len(sides) == 2 else (_together(files, sides), None)
     try:
         return similarity_matrix(rows, columns, measure=measure, memory=memory)
+    except TooLittleMemory:
+        raise
     except ValueError:
         for side in sides:
             for layer in side.values():
@@ -69,7 +72,8 @@ def read_features(path: str | os.PathLike[str]) -> dict[str, Matrix]:
 
     ``.safetensors`` files hold several, given by name with numbers in it by value (``conv2`` before ``conv10``);
     ``.npz`` files hold several, in their order; a ``.npy`` file holds one, named like the file. safetensors and npy
-    files are mapped, so features may be larger than memory.
+    files are mapped, so features may be larger than memory: floats in this machine's byte order, row by row (integers
+    and other byte orders are converted in memory; a file written column by column takes the room of a whole layer).
 
     Raises:
         FileNotFoundError: no such file. PermissionError: it may not be read. ValueError: a folder; another ending; a

@@ -88,11 +88,11 @@ def centred(x: Matrix) -> Centred:
 
 
 def centred_only(x: Matrix) -> tuple[FloatArray, int]:
-    """(z ``[n, p]``, exponent) of ``x``: z = (x - shift) · 2^-exponent in float64, without column means.
+    """(z ``[n, p]``, exponent) of ``x``: its columns less their means, times 2^-exponent, in float64.
 
-    The exponent is 0 unless squares might overflow or vanish; the largest deviation is then near 1. A constant
-    column becomes exactly zero. The mean of a column at a large offset is off by offset · eps: where that shows, what
-    is left of it is removed too.
+    The exponent is 0 unless squares might overflow or vanish; otherwise it brings the largest deviation near 1. A
+    constant column becomes exactly zero. The mean of a column at a large offset is off by offset · eps: where that
+    shows, what is left of it is removed too.
 
     Raises:
         ValueError: non-finite entries. Degenerate: every feature is constant.
@@ -118,7 +118,8 @@ def _centred(x: Matrix) -> tuple[FloatArray, FloatArray, int, ColumnStats]:
         np.subtract(part, shift, out=z[rows])
         left += z[rows].sum(axis=0)
     left /= x.n
-    deviation = np.sqrt(stats.sum_sq_dev / x.n) * scale
+    squares = np.einsum("ij,ij->j", z, z) if exponent else stats.sum_sq_dev  # those of x may overflow or vanish
+    deviation = np.sqrt(squares / x.n)
     if (np.abs(left) > EPS * deviation).any():
         z -= left
     return z, shift, exponent, stats

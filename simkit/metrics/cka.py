@@ -31,6 +31,7 @@ from ..backends.base import (
     Step,
 )
 from ..backends.choose import check_backend, check_places, choose
+from ..backends.mapped import mapped_of
 from ..backends.routes import check_threads
 from ..errors import TooLittleMemory
 from ..kernels import Kernel, Linear, check_kernel
@@ -196,7 +197,7 @@ def sums_of(
     """The engine call: plan a route, run it, and run it again in float64 where float32 products cancelled."""
     chosen = choose("pair_sums", backend=forced.backend, inputs=[*rows, *(columns or ())])
     threads = check_threads(forced.threads)
-    mapped = max((b.p * b.matrix.itemsize for b in [*rows, *(columns or ())] if b.matrix.mapped), default=0)
+    mapped = mapped_of(block.matrix for block in [*rows, *(columns or ())])
 
     def run(name: RouteName | None, products: Precision | None, cores: Cores | None) -> tuple[PairSums, Route, Step]:
         route = chosen.plan_pair_sums(
@@ -207,7 +208,7 @@ def sums_of(
             route=name,
             products=products,
             tile=forced.tile,
-            mapped_row_bytes=mapped,
+            mapped=mapped,
             cores=cores,
         )
         sums: PairSums = chosen.function(rows, columns, estimator=estimator, route=route)

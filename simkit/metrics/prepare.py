@@ -28,7 +28,7 @@ def prepare(
     threads: int | None = None,
     memory: int | None = None,
 ) -> Block:
-    """Make ``x [n, p]`` ready for products with ``kernel``; ``memory`` bounds what passes take on a device.
+    """Make ``x [n, p]`` ready for products with ``kernel``; ``memory`` bounds what the passes take.
 
     Raises:
         ValueError: non-finite entries, named with their number and the first position; zero rows under Cosine;
@@ -54,12 +54,12 @@ def prepare_with_stats(
         exponent = _exponent(stats.max_abs)
         plain = Block(x, kernel, np.zeros(x.p), exponent)
         norms_of = choose("row_norms", backend=backend, inputs=[plain])
-        norms = np.sqrt(norms_of.function(plain, threads=team, **norms_of.within(memory)))
+        norms = np.sqrt(norms_of.function(plain, threads=team, memory=memory))
         if not norms.all():
             raise ValueError(f"{x.name} has a zero row, number {int(np.argmin(norms))}: its cosine is undefined")
         scale = np.ldexp(1.0 / norms, -exponent)
         stats_of = choose("column_stats", backend=backend, inputs=[x])
-        stats = stats_of.function(x, row_scale=scale, threads=team, **stats_of.within(memory))
+        stats = stats_of.function(x, row_scale=scale, threads=team, memory=memory)
     if stats.max_dev == 0.0:
         raise Degenerate(x.name, CONSTANT)
     if scale is not None and stats.max_dev < _SAME_WAY:
@@ -72,7 +72,7 @@ def prepare_with_stats(
     block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale, spread=spread)
     if isinstance(kernel, RBF | Laplacian):
         median_of = choose("distance_median", backend=backend, inputs=[block])
-        median = median_of.function(block, threads=team, **median_of.within(memory))
+        median = median_of.function(block, threads=team, memory=memory)
         if median == 0.0:
             raise Degenerate(x.name, "the median distance between its samples is zero, so the kernel has no bandwidth")
         t = kernel.bandwidth
@@ -116,10 +116,10 @@ def checked_stats(
     """The column statistics of ``x``; ValueError when an entry is NaN or infinite, with their number and the first, or
     when one is too large to centre.
 
-    ``first_row`` is the number of rows that came before, on a stream; ``memory`` bounds what a device gives.
+    ``first_row`` is the number of rows that came before, on a stream; ``memory`` bounds what the passes take.
     """
     choice = choose("column_stats", backend=backend, inputs=[x])
-    stats: ColumnStats = choice.function(x, threads=check_threads(threads), **choice.within(memory))
+    stats: ColumnStats = choice.function(x, threads=check_threads(threads), memory=memory)
     if stats.first_nonfinite is not None:
         row, column = stats.first_nonfinite
         what = "entry" if stats.nonfinite == 1 else "entries"

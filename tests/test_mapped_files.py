@@ -1,0 +1,143 @@
+"""Files that are larger than memory: the same answer, within a budget, whatever wrote them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from resident import AS_ASKED, COUNTED, RESIDENT
+
+import simkit as sk
+from simkit.errors import TooLittleMemory
+
+SAVE = """
+import sys
+import numpy as np
+n, p, count, kind, folder = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+order, name = kind == "npy by columns", "l{}." + ("raw" if kind == "raw" else "npy")
+shared = np.random.default_rng(99).standard_normal((n, 1), dtype=np.float32) / p**0.25
+for k in range(count):
+    where = folder + "/" + name.format(k)
+    if kind == "raw":
+        out = np.memmap(where, mode="w+", dtype=np.float32, shape=(n, p), offset=128 * (k + 1))
+    else:
+        out = np.lib.format.open_memmap(where, mode="w+", dtype=np.float32, shape=(n, p), fortran_order=order)
+    r = np.random.default_rng(k)
+    for i in range(0, n, 512):
+        own = r.standard_normal((min(512, n - i), p), dtype=np.float32)
+        out[i : i + 512] = np.maximum(own + shared[i : i + 512], 0)
+if kind == "safetensors":
+    import pathlib
+    from safetensors.numpy import save_file
+    files = sorted(pathlib.Path(folder).glob("*.npy"))
+    save_file({path.stem: np.load(path) for path in files}, folder + "/layers.safetensors")
+    for path in files:
+        path.unlink()
+"""
+
+COMPARE = """
+import json, pathlib, sys
+import numpy as np
+import simkit as sk
+from simkit.experiments.features import read_features
+folder, memory, kernel = pathlib.Path(sys.argv[1]), sys.argv[2], getattr(sk, sys.argv[3])()
+n, p = int(sys.argv[4]), int(sys.argv[5])
+def layers():
+    if files := sorted(folder.glob("*.safetensors")):
+        return dict(read_features(files[0]))
+    if files := sorted(folder.glob("*.raw")):
+        return {f.stem: np.memmap(f, np.float32, "r", 128 * (k + 1), (n, p)) for k, f in enumerate(files)}
+    return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+names = list(layers())
+r = np.random.default_rng(0)
+measure = sk.CKA(kernel=kernel)
+sk.similarity_matrix({name: r.standard_normal((700, 40)) for name in names}, measure=measure)
+before = now()
+m = sk.similarity_matrix(layers(), measure=measure, memory=memory)
+taken = peak() - before
+whole = {name: np.array(getattr(x, "values", x)) for name, x in layers().items()}
+same = sk.similarity_matrix(whole, measure=measure)
+route = next(step.route for step in m.plan.steps if step.op == "pair_sums")
+print(json.dumps([taken, route, float(np.abs(m.values - same.values).max()), float(m.values[0, 1])]))
+"""
+
+
+def run(script: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    environment = {**os.environ, **AS_ASKED}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def compared(kind: str, n: int, p: int, count: int, memory: str, kernel: str, folder: Path) -> tuple[int, str]:
+    """(bytes resident at most beyond the start, route) of comparing files that together hold ``count`` layers."""
+    run(SAVE, n, p, count, kind, folder)
+    taken, route, difference, value = json.loads(run(RESIDENT + COMPARE, folder, memory, kernel, n, p))
+    assert difference < 1e-7
+    assert 0.1 < value < 0.9
+    return taken, route
+
+
+@COUNTED
+@pytest.mark.parametrize(
+    ("kind", "n", "p", "kernel", "route"),
+    [
+        ("npy", 700, 8192, "Linear", "sample space"),
+        ("safetensors", 700, 8192, "Linear", "sample space"),
+        ("raw", 700, 8192, "Linear", "sample space"),
+        ("npy", 60_000, 96, "Linear", "feature space"),
+        ("safetensors", 1400, 4096, "RBF", "sample space"),
+    ],
+)
+def test_files_are_compared_within_a_budget(kind: str, n: int, p: int, kernel: str, route: str, tmp_path: Path) -> None:
+    """69 MB of features, 16 MB of memory."""
+    taken, ran = compared(kind, n, p, 3, "16 MB", kernel, tmp_path)
+    assert ran == route
+    assert taken < 16e6
+
+
+@COUNTED
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "p", "route"), [(2048, 16_384, "sample space"), (500_000, 64, "feature space")])
+@pytest.mark.parametrize("kind", ["npy", "safetensors"])
+def test_a_gigabyte_of_files_within_64_megabytes(kind: str, n: int, p: int, route: str, tmp_path: Path) -> None:
+    taken, ran = compared(kind, n, p, 8, "64 MB", "Linear", tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 1e9
+    assert ran == route
+    assert taken < 64e6
+
+
+def test_a_layer_by_columns_needs_the_room_of_all_of_it(tmp_path: Path) -> None:
+    """Each of its rows touches every page: it is held whole, or refused with what it needs."""
+    layers = {}
+    for k in range(2):
+        x = np.lib.format.open_memmap(tmp_path / f"{k}.npy", "w+", np.float32, (600, 3000), fortran_order=True)
+        x[:] = np.random.default_rng(k).standard_normal(x.shape)
+        layers[str(k)] = np.load(tmp_path / f"{k}.npy", mmap_mode="r")
+    with pytest.raises(TooLittleMemory, match="needs 7308816"):
+        sk.similarity_matrix(layers, memory="6 MB")
+    m = sk.similarity_matrix(layers, memory="20 MB")
+    same = sk.similarity_matrix({name: np.array(x) for name, x in layers.items()})
+    np.testing.assert_allclose(m.values, same.values, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0, 128, 4096, 2**20 + 64])
+@pytest.mark.parametrize("n", [1, 63, 64, 300])
+def test_pages_around_the_rows_of_a_map_are_never_another_arrays(n: int, offset: int, tmp_path: Path) -> None:
+    """What is given back comes again from the file, and nothing else is given back."""
+    r = np.random.default_rng(n)
+    values = r.standard_normal((n, 700)).astype(np.float32)
+    (tmp_path / "layer").write_bytes(b"\1" * offset + values.tobytes() + b"\1" * 999)
+    x = np.memmap(tmp_path / "layer", np.float32, "r", offset, values.shape)
+    copy = np.array(x)
+    if n > 1:
+        sk.similarity_matrix({"x": x, "y": copy}, measure=sk.CKA(estimator="biased"), memory="40 MB")
+        sk.similarity_matrix({"x": x, "y": x[:, ::3], "z": x[:, 100:200]}, measure=sk.CKA(sk.RBF(), estimator="biased"))
+    np.testing.assert_array_equal(x, values)
+    np.testing.assert_array_equal(copy, values)
