@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +122,19 @@ def test_rbf_of_more_samples_than_a_pilot_and_a_tile(estimator: str) -> None:
     for kernel, gram in (KERNELS["rbf"], KERNELS["laplacian"]):
         want = oracles.cka(x, y, estimator=estimator, gram=gram)
         assert_close(sk.cka(x, y, kernel=kernel, estimator=estimator), want, "cka", np.float64, 700, 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kernel", [sk.RBF, sk.Laplacian])
+@pytest.mark.parametrize(("length", "tolerance"), [(0.04, 1e-12), (0.1, 1e-12), (1.0, 1e-12), (300.0, 1e-10)])
+def test_small_and_large_kernel_values_are_right_relative_to_themselves(
+    kernel: Callable[[float], Kernel], length: float, tolerance: float
+) -> None:
+    """Off the diagonal a narrow kernel is 1e-30 and smaller, and the debiased sums are of nothing else."""
+    r = np.random.default_rng(0)
+    x = r.standard_normal((90, 20))
+    y = x[:, :7] + 0.3 * r.standard_normal((90, 7))
+    want = sk.hsic(x, y, kernel=kernel(length), backend="reference")
+    assert sk.hsic(x, y, kernel=kernel(length)) == pytest.approx(want, rel=tolerance)
 
 
 @pytest.mark.parametrize("backend", CHOSEN)

@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 
 #include "core/blas.hpp"
 #include "core/buffer.hpp"
@@ -59,11 +60,24 @@ struct Found {
     std::vector<std::int64_t> histogram;  // by the next digit
     std::uint64_t least_above = std::numeric_limits<std::uint64_t>::max();
 };
-// The keys of a collecting pass, in any order: there are as many as the passes before have counted.
-struct Keys {
-    Buffer<std::uint64_t> values;
-    std::atomic<std::int64_t> count{0};
-    explicit Keys(std::int64_t most) : values(most) {}
+// The keys of a collecting pass, in any order: there are as many as the passes before have counted, unless somebody
+// writes to the features meanwhile.
+class Keys {
+  public:
+    explicit Keys(std::int64_t count) : count_(count), values_(count) {}
+    std::uint64_t* data() { return values_.data(); }
+    void add(std::uint64_t key) {
+        const std::int64_t place = next_.fetch_add(1, std::memory_order_relaxed);
+        if (place < count_) values_[place] = key;
+    }
+    void check() const {
+        if (next_.load() != count_) throw std::runtime_error("the features were changed while they were being read");
+    }
+
+  private:
+    std::int64_t count_;
+    Buffer<std::uint64_t> values_;
+    std::atomic<std::int64_t> next_{0};
 };
 
 class Worker {
@@ -95,7 +109,7 @@ class Worker {
     void look(std::uint64_t key) {
         if (pass_.matches(key)) {
             if (pass_.collect)
-                keys_.values[keys_.count.fetch_add(1, std::memory_order_relaxed)] = key;
+                keys_.add(key);
             else
                 ++found_.histogram[key >> (64 - kDigit - pass_.known) & ((1u << kDigit) - 1)];
         } else if (pass_.collect && key >> (64 - pass_.known) > pass_.prefix) {
@@ -291,7 +305,8 @@ double distance_median(const BlockView& block, int most, std::int64_t room, cons
         pass.collect = true;
         Keys keys(inside);
         const Found found = scan(block, norms, pass, keys, threads, poll);
-        std::uint64_t* values = keys.values.data();
+        keys.check();
+        std::uint64_t* values = keys.data();
         auto at = [&](std::int64_t k) {
             if (k >= inside) return value_of(found.least_above);
             std::nth_element(values, values + k, values + inside);

@@ -1,5 +1,5 @@
-// 2^x - 1, many at a time, right where it is near zero: vectors of the compiler, so that the caller's target decides
-// the instructions.
+// 2^x and 2^x - 1, many at a time, the latter right where it is near zero: vectors of the compiler, so that the
+// caller's target decides the instructions.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +30,13 @@ struct PowerOfTwo<double> {
         0.055504108664821604,   0.24022650695910158,    0.6931471805599453};
 };
 
-// Vector: a vector_size type of T; Integers: of the same size, of PowerOfTwo<T>::Integer. x <= 0.
+// 2^x = whole (1 + part). Vector: a vector_size type of T; Integers: of the same size, of PowerOfTwo<T>::Integer.
+template <class Vector>
+struct Power {
+    Vector whole, part;
+};
 template <class T, class Vector, class Integers>
-[[gnu::always_inline]] inline Vector power_of_two_less_one(Vector x) {
+[[gnu::always_inline]] inline Power<Vector> power_in_two(Vector x) {
     using E = PowerOfTwo<T>;
     const Vector lowest = E::lowest - Vector{}, one = T(1) - Vector{};
     x = lowest > x ? lowest : x;
@@ -41,10 +45,25 @@ template <class T, class Vector, class Integers>
     Vector sum = E::coefficient[0] - Vector{};
 #pragma GCC unroll 16
     for (int t = 1; t < E::terms; ++t) sum = sum * r + E::coefficient[t];
-    // The whole number stands in the lowest bits of `shifted`: 2^x - 1 = whole * (2^r - 1) + (whole - 1).
+    // The whole number stands in the lowest bits of `shifted`.
     const Vector whole = __builtin_bit_cast(
         Vector, __builtin_bit_cast(Integers, one) + (__builtin_bit_cast(Integers, shifted) << E::fraction));
-    return (sum * r) * whole + (whole - T(1));
+    return {whole, sum * r};
+}
+
+// 2^x - 1 for x <= 0.
+template <class T, class Vector, class Integers>
+[[gnu::always_inline]] inline Vector power_of_two_less_one(Vector x) {
+    const Power<Vector> found = power_in_two<T, Vector, Integers>(x);
+    return found.part * found.whole + (found.whole - T(1));
+}
+
+// 2^x for x <= 0, right to a few units of its own size; 0 where that is no normal number.
+template <class T, class Vector, class Integers>
+[[gnu::always_inline]] inline Vector power_of_two(Vector x) {
+    const Power<Vector> found = power_in_two<T, Vector, Integers>(x);
+    const Vector value = found.part * found.whole + found.whole;
+    return x < PowerOfTwo<T>::lowest ? Vector{} : value;
 }
 
 // (2^x - 1) / x on [0, 1/4] and on [0, 1], by Chebyshev interpolation: relative error 6e-8 and 1e-8, or 7e-17 and

@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <numbers>
+#include <vector>
 
 #include "core/clones.hpp"
 #include "core/pack.hpp"
 #include "core/slivers.hpp"
+#include "cpu/exponential.hpp"
 #include "cpu/power.hpp"
 
 namespace simkit {
@@ -96,20 +100,54 @@ double distance_from_rows(const BlockView& block, std::int64_t i, std::int64_t j
     return sum;
 }
 
+// c = norm + norms - 2 c; whether any of them has cancelled.
+SIMKIT_CLONES bool distances_of_row(double norm, const double* norms, double* c, std::int64_t count) {
+    std::int64_t cancelled = 0;
+    for (std::int64_t j = 0; j < count; ++j) {
+        const double both = norm + norms[j];
+        c[j] = both - 2.0 * c[j];
+        cancelled |= c[j] < kCancelled * both;
+    }
+    return cancelled != 0;
+}
+
+// c = exp(factor c), or exp(factor sqrt(c)), by vectors; factor <= 0 <= c.
+SIMKIT_CLONES void exponentials(double* c, std::int64_t count, double factor, bool of_roots) {
+    using Doubles [[gnu::vector_size(64)]] = double;
+    using Integers [[gnu::vector_size(64)]] = std::int64_t;
+    constexpr std::int64_t lanes = sizeof(Doubles) / sizeof(double);
+    const double scale = factor * std::numbers::log2e;
+    for (std::int64_t k = 0; k < count; k += lanes) {
+        const std::size_t bytes = std::min(lanes, count - k) * sizeof(double);
+        Doubles x{};
+        std::memcpy(&x, c + k, bytes);
+        if (of_roots)
+            for (int l = 0; l < lanes; ++l) x[l] = std::sqrt(x[l]);
+        x = power_of_two<double, Doubles, Integers>(scale * x);
+        std::memcpy(c + k, &x, bytes);
+    }
+}
+
 }  // namespace
 
 void distances_from_products(const BlockView& rows, const double* norms, std::int64_t i0, std::int64_t ti,
                              std::int64_t j0, std::int64_t tj, std::int64_t step, double* c) {
+    std::vector<double> apart;  // the norms of every step-th row
+    for (std::int64_t j = 0; step != 1 && j < tj; ++j) apart.push_back(norms[(j0 + j) * step]);
+    const double* others = step == 1 ? norms + j0 : apart.data();
     bool read = false;
     for (std::int64_t i = 0; i < ti; ++i) {
+        const std::int64_t a = i0 + i;
+        double* row = c + i * tj;
+        if (!distances_of_row(norms[a], others, row, tj)) continue;
         for (std::int64_t j = 0; j < tj; ++j) {
-            const std::int64_t a = i0 + i, b = (j0 + j) * step;
-            double& d2 = c[i * tj + j];
-            const double both = norms[a] + norms[b];
-            d2 = a == b ? 0.0 : both - 2.0 * d2;
-            if (a == b || !(d2 < kCancelled * both)) continue;
-            d2 = distance_from_rows(rows, a, b);
-            read = true;
+            const std::int64_t b = (j0 + j) * step;
+            if (a == b) {
+                row[j] = 0.0;
+            } else if (row[j] < kCancelled * (norms[a] + others[j])) {
+                row[j] = distance_from_rows(rows, a, b);
+                read = true;
+            }
         }
     }
     if (!read) return;
@@ -123,10 +161,10 @@ void apply_kernel(const BlockView& block, double* c, std::int64_t count) {
         case Kernel::custom:  // apply_custom
             return;
         case Kernel::rbf:
-            for (std::int64_t k = 0; k < count; ++k) c[k] = std::exp(-c[k] / block.length);
+            exponentials(c, count, -1.0 / block.length, false);
             return;
         case Kernel::laplacian:
-            for (std::int64_t k = 0; k < count; ++k) c[k] = std::exp(-std::sqrt(c[k]) / block.length);
+            exponentials(c, count, -1.0 / block.length, true);
             return;
         case Kernel::polynomial:
             power_body(block.length, block.coef0, block.degree, c, count);
