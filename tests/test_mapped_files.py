@@ -13,6 +13,8 @@ import pytest
 from resident import AS_ASKED, COUNTED, RESIDENT
 
 import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.backends.mapped import FOLIO, Mapped, mapped_of, mapped_team
 from simkit.errors import TooLittleMemory
 
 SAVE = """
@@ -44,6 +46,8 @@ COMPARE = """
 import json, pathlib, sys
 import numpy as np
 import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.backends.mapped import FOLIO, Mapped, mapped_of, mapped_team
 from simkit.experiments.features import read_features
 folder, memory, kernel = pathlib.Path(sys.argv[1]), sys.argv[2], getattr(sk, sys.argv[3])()
 n, p = int(sys.argv[4]), int(sys.argv[5])
@@ -141,3 +145,17 @@ def test_pages_around_the_rows_of_a_map_are_never_another_arrays(n: int, offset:
         sk.similarity_matrix({"x": x, "y": x[:, ::3], "z": x[:, 100:200]}, measure=sk.CKA(sk.RBF(), estimator="biased"))
     np.testing.assert_array_equal(x, values)
     np.testing.assert_array_equal(copy, values)
+
+
+def test_teams_are_as_large_as_their_pages_allow(tmp_path: Path) -> None:
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (600, 40_000))
+    x = as_matrix(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    each = 2**20 + 2 * FOLIO
+    assert [mapped_team(x, 8, m) for m in (None, 1, each, 2 * each, 3 * each - 1, 100 * each)] == [8, 1, 1, 2, 2, 8]
+    assert mapped_team(as_matrix(np.zeros((600, 40))), 8, 1) == 8
+    assert mapped_of([x, as_matrix(np.zeros((3, 3)))]) == Mapped(160_000, 600 * 160_000)
+    wide, by_columns = as_matrix(x.values[:6]), as_matrix(x.values.T)
+    assert mapped_of([wide]) == Mapped(160_000, 6 * 160_000)
+    assert mapped_of([by_columns]) == Mapped(600 * 160_000, 600 * 160_000)
+    assert mapped_of([by_columns]).pages(8) == 600 * 160_000
+    assert Mapped(160_000, 600 * 160_000).pages(8, 2) == 2 * (8 * 160_000 + 2 * FOLIO)

@@ -214,6 +214,7 @@ void release_rows(const MatrixView& x, std::int64_t row0, std::int64_t row1) {
     const std::int64_t last = std::min(end_of(x.rows - 1), end_of(row1 - 1) + kFolio);
     const auto from = reinterpret_cast<std::uintptr_t>(x.data + first) & ~(page - 1);
     const auto to = reinterpret_cast<std::uintptr_t>(x.data + last);
+    if (to <= from) return;  // columns from right to left
     // Only shared maps arrive here: the pages stay in the page cache, and a later read brings them back.
     madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
 #else

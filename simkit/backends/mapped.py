@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..arrays import Matrix
 
 FOLIO = 2**21  # as kFolio in csrc/core/pack.hpp
-PASSING = 2**21  # bytes of rows, at most, that a worker of a pass over one matrix reads at a time
+PASSING = 2**18, 4  # entries, or rows if they are longer, that a worker of a pass over one matrix reads at a time
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,6 @@ def mapped_team(x: Matrix, threads: int, memory: int | None) -> int:
     mapped = None if memory is None else mapped_of([x])
     if memory is None or mapped is None:
         return threads
-    return max(1, min(threads, memory // min(mapped.whole, PASSING + 2 * FOLIO)))
+    entries, rows = PASSING
+    at_once = max(entries * x.itemsize, rows * mapped.row) + 2 * FOLIO
+    return max(1, min(threads, memory // min(mapped.whole, at_once)))
