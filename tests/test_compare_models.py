@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from needed import torch_on_gpu  # noqa: E402
-from resident import RESIDENT  # noqa: E402
+from resident import COUNTED, RESIDENT  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from simkit.compare import collect  # noqa: E402
@@ -362,6 +362,7 @@ def peak_growth(rows: int, width: int, depth: int, memory: int) -> tuple[int, in
     return int(features), int(grown)
 
 
+@COUNTED
 def test_memory_stays_within_the_budget() -> None:
     budget = 12 * 10**6
     features, grown = peak_growth(8192, 512, 4, budget)
@@ -369,6 +370,7 @@ def test_memory_stays_within_the_budget() -> None:
     assert grown <= budget
 
 
+@COUNTED
 @pytest.mark.slow
 def test_one_gigabyte_under_64_megabytes() -> None:
     features, grown = peak_growth(65536, 512, 8, 64 * 10**6)

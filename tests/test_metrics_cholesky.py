@@ -140,6 +140,13 @@ def test_powers_of_two_change_nothing(exponent: int, offset: float) -> None:
             np.testing.assert_allclose(found, want, rtol=0, atol=2e-11, err_msg=name)
 
 
+@pytest.mark.parametrize("exponent", [-510, -100, 0, 100, 510])
+def test_means_of_columns_far_from_zero_are_taken_out(exponent: int) -> None:
+    x = np.ldexp(np.random.default_rng(0).standard_normal((3000, 9)) + 1e12, exponent)
+    z, _ = basis.centred_only(as_matrix(x))
+    assert (np.abs(z.mean(axis=0)) <= 1e-14 * z.std(axis=0)).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int8])
 def test_noise_of_entries_depends_on_no_route(dtype: type) -> None:
     """The rows' squares come from the entries where they can, from the centred ones elsewhere."""

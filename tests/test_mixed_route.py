@@ -224,7 +224,7 @@ def test_mapped_layers_keep_to_one_route(tmp_path: Path) -> None:
     mapped = [*given[:-1], np.load(tmp_path / "wide.npy", mmap_mode="r")]
     step = sk.similarity_matrix({str(i): x for i, x in enumerate(mapped)}).plan.steps[0]
     assert step.route == "sample space"
-    assert plan_pair_sums(unread(5000, NEURONS), None, mapped=Mapped(4096 * 4, 5000 * 4096 * 4)).name != "mixed"
+    assert plan_pair_sums(unread(5000, NEURONS), None, mapped=Mapped(((4096 * 4, 5000 * 4096 * 4),))).name != "mixed"
 
 
 # The answer.

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from resident import RESIDENT
+from resident import COUNTED, RESIDENT
 from safetensors.numpy import load_file, save_file
 
 import simkit as sk
@@ -179,6 +179,7 @@ def test_minibatch_is_the_weighted_mean_of_batches():
     assert any("estimate" in note for note in m.plan.notes)
 
 
+@COUNTED
 @pytest.mark.slow
 def test_resident_memory_is_flat():
     script = """

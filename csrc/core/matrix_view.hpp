@@ -23,6 +23,12 @@ struct MatrixView {
 static_assert(sizeof(MatrixView) == 48 && offsetof(MatrixView, dtype) == 40 && offsetof(MatrixView, mapped) == 44,
               "devices read it as it lies here");
 
+// Bytes from one row to the next, or of a row where rows lie closer.
+inline std::int64_t row_span(const MatrixView& x) {
+    const std::int64_t apart = x.row_stride < 0 ? -x.row_stride : x.row_stride, own = x.cols * item_size(x.dtype);
+    return apart < own ? own : apart;
+}
+
 enum class Kernel { linear, rbf, laplacian, polynomial, custom };
 
 // A user's kernel: values[i] = k(products[i], squared_distances[i]), i < count, of raw rows. Called from many threads.

@@ -17,8 +17,9 @@ namespace {
 
 constexpr std::int64_t kElements = std::int64_t{1} << 18;  // of x in one piece of work
 constexpr std::int64_t kSegment = 512;
-constexpr std::int64_t kPilot = 64;  // rows
-constexpr std::int64_t kAhead = 8;   // rows that are on their way from memory
+constexpr std::int64_t kResident = std::int64_t{1} << 20;  // bytes of a mapped file that one worker reads at a time
+constexpr std::int64_t kPilot = 64;                        // rows
+constexpr std::int64_t kAhead = 8;                         // rows that are on their way from memory
 
 // Per column: sums of d = value - origin and of d^2, the least and the largest value.
 template <class T>
@@ -97,9 +98,14 @@ class StatsWorker {
         const std::int64_t i0 = t * rows_, i1 = std::min(x_.rows, i0 + rows_);
         for (std::int64_t k = 0; k < x_.cols; k += kSegment) {
             const std::int64_t count = std::min(kSegment, x_.cols - k);
-            std::int64_t i = i0;
-            for (; x_.dtype != Dtype::f64 && !row_scale_ && i + 4 <= i1; i += 4) add_four(i, k, count);
-            for (; i < i1; ++i) {
+            std::int64_t i = i0, kept = i0;
+            const auto release = [&] {
+                if (!x_.mapped || (i - kept) * row_span(x_) < kResident) return;
+                release_rows(x_, kept, i);
+                kept = i;
+            };
+            for (; x_.dtype != Dtype::f64 && !row_scale_ && i + 4 <= i1; i += 4, release()) add_four(i, k, count);
+            for (; i < i1; ++i, release()) {
                 if (x_.dtype == Dtype::f64)
                     add(double_row(x_, i, k, count, scratch_), i, k, count);
                 else

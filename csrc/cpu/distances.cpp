@@ -23,11 +23,10 @@ constexpr std::int64_t kCollect = std::int64_t{1} << 20;  // values gathered for
 constexpr std::int64_t kFewest = std::int64_t{1} << 12;   // where there is no room for more
 constexpr int kDigit = 16;
 
-// Rows of a mapped file are resident while a tile is worked on: few of them where rows are long.
-std::int64_t tile_rows(const BlockView& block) {
-    constexpr std::int64_t resident = std::int64_t{1} << 20;
+// Rows of a mapped file are resident while a tile is worked on: few of them where they lie far apart.
+std::int64_t tile_rows(const BlockView& block, std::int64_t resident = std::int64_t{1} << 20) {
     if (!block.x.mapped) return kTile;
-    return std::clamp<std::int64_t>(resident / (block.x.cols * item_size(block.x.dtype)), 8, kTile);
+    return std::clamp<std::int64_t>(resident / row_span(block.x), 8, kTile);
 }
 
 std::uint64_t key_of(double value) {
@@ -42,10 +41,9 @@ double value_of(std::uint64_t bits) {
 }
 
 // What a worker of distance_median has resident.
-std::int64_t bytes_of_worker(const BlockView& block) {
-    const std::int64_t tile = tile_rows(block), row = block.x.cols * item_size(block.x.dtype);
+std::int64_t bytes_of_worker(const BlockView& block, std::int64_t tile) {
     const std::int64_t strips = 2 * round_up(tile, micro_kernel<double>().width) * std::min(kChunk, block.x.cols);
-    const std::int64_t pages = block.x.mapped ? 2 * (tile * row + 2 * kFolio) : 0;
+    const std::int64_t pages = block.x.mapped ? 2 * (tile * row_span(block.x) + 2 * kFolio) : 0;
     return item_size(Dtype::f64) * (strips + tile * tile + (std::int64_t{1} << kDigit)) + pages;
 }
 
@@ -82,13 +80,14 @@ class Keys {
 
 class Worker {
   public:
-    Worker(const BlockView& block, const std::vector<double>& norms, const Pass& pass, Found& found, Keys& keys)
+    Worker(const BlockView& block, std::int64_t tile, const std::vector<double>& norms, const Pass& pass, Found& found,
+           Keys& keys)
         : block_(block),
           norms_(norms),
           pass_(pass),
           found_(found),
           keys_(keys),
-          tile_(tile_rows(block)),
+          tile_(tile),
           strips_(tile_, block.x.cols),
           c_(tile_ * tile_) {
         if (!pass.collect) found_.histogram.assign(std::size_t{1} << kDigit, 0);
@@ -100,7 +99,7 @@ class Worker {
         const std::int64_t i0 = row * tile_, j0 = (row + t) * tile_;
         const std::int64_t ti = std::min(n, i0 + tile_) - i0, tj = std::min(n, j0 + tile_) - j0;
         product_tile(block_, i0, ti, block_, j0, tj, i0 == j0, strips_, c_.data());
-        distances_from_products(block_, norms_.data(), i0, ti, j0, tj, 1, c_.data());
+        distances_from_products(block_, block_, norms_.data(), i0, ti, j0, tj, 1, c_.data());
         for (std::int64_t i = 0; i < ti; ++i)
             for (std::int64_t j = i0 == j0 ? i + 1 : 0; j < tj; ++j) look(key_of(c_[i * tj + j]));
     }
@@ -126,15 +125,15 @@ class Worker {
     std::vector<double> c_;
 };
 
-Found scan(const BlockView& block, const std::vector<double>& norms, const Pass& pass, Keys& keys, int threads,
-           const Poll& poll) {
+Found scan(const BlockView& block, std::int64_t tile, const std::vector<double>& norms, const Pass& pass, Keys& keys,
+           int threads, const Poll& poll) {
     std::mutex mutex;
     std::vector<std::unique_ptr<Found>> parts;
-    const std::int64_t tile = tile_rows(block), tiles = (block.x.rows + tile - 1) / tile;
+    const std::int64_t tiles = (block.x.rows + tile - 1) / tile;
     for_each_tile(tiles * (tiles + 1) / 2, threads, poll, [&] {
         std::lock_guard lock(mutex);
         parts.push_back(std::make_unique<Found>());
-        return Worker(block, norms, pass, *parts.back(), keys);
+        return Worker(block, tile, norms, pass, *parts.back(), keys);
     });
     Found total = std::move(*parts.front());
     for (std::size_t k = 1; k < parts.size(); ++k) {
@@ -275,10 +274,13 @@ RowGrams row_grams(const std::vector<BlockView>& blocks, int threads, const Poll
     return out;
 }
 
-double distance_median(const BlockView& block, int most, std::int64_t room, const Poll& poll) {
-    const std::int64_t collected = std::clamp<std::int64_t>(room / 8 / item_size(Dtype::f64), kFewest, kCollect);
-    const std::int64_t workers = (room - collected * item_size(Dtype::f64)) / bytes_of_worker(block);
-    const int threads = static_cast<int>(std::clamp<std::int64_t>(workers, 1, most));
+double distance_median(const BlockView& block, int threads, std::int64_t room, const Poll& poll) {
+    constexpr std::int64_t most = std::int64_t{4} << 20;  // bytes of a strip of a mapped file
+    const std::int64_t eighth = room / 8, item = item_size(Dtype::f64);
+    const std::int64_t collected = std::clamp(eighth / item, kFewest, kCollect);
+    const std::int64_t tile = tile_rows(block, std::min(eighth, most));
+    const std::int64_t left = room - item * (collected + block.x.rows);
+    threads = static_cast<int>(std::clamp<std::int64_t>(left / bytes_of_worker(block, tile), 1, threads));
     // The full matrix holds n zeros and every distance above the diagonal twice.
     const std::int64_t n = block.x.rows, total = n * n;
     const std::int64_t low = (total - 1) / 2, high = total / 2;                            // ranks of the middle values
@@ -290,9 +292,9 @@ double distance_median(const BlockView& block, int most, std::int64_t room, cons
     std::int64_t inside = n * (n - 1) / 2;
     Keys none(0);
     while (inside > collected && pass.known < 64) {
-        const Found found = scan(block, norms, pass, none, threads, poll);
+        const Found found = scan(block, tile, norms, pass, none, threads, poll);
         std::uint64_t digit = 0;
-        while (rank >= found.histogram[digit]) rank -= found.histogram[digit++];
+        while (digit + 1 < found.histogram.size() && rank >= found.histogram[digit]) rank -= found.histogram[digit++];
         inside = found.histogram[digit];
         pass.prefix = pass.prefix << kDigit | digit;
         pass.known += kDigit;
@@ -304,7 +306,7 @@ double distance_median(const BlockView& block, int most, std::int64_t room, cons
     } else {
         pass.collect = true;
         Keys keys(inside);
-        const Found found = scan(block, norms, pass, keys, threads, poll);
+        const Found found = scan(block, tile, norms, pass, keys, threads, poll);
         keys.check();
         std::uint64_t* values = keys.data();
         auto at = [&](std::int64_t k) {

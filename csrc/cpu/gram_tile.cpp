@@ -85,17 +85,18 @@ SIMKIT_CLONES double squared_distance(const double* a, const double* b, std::int
     return squared_distance_body(a, b, count, scale);
 }
 
-double distance_from_rows(const BlockView& block, std::int64_t i, std::int64_t j) {
-    const MatrixView& x = block.x;
+// Row i of one view and row j of another of the same block.
+double distance_from_rows(const BlockView& block, std::int64_t i, const BlockView& other, std::int64_t j) {
+    const MatrixView &x = block.x, &y = other.x;
     double a[kChunk], b[kChunk];
     double sum = 0.0;
     for (std::int64_t k = 0; k < x.cols; k += kChunk) {
         const std::int64_t count = std::min(x.cols - k, kChunk);
         if (x.dtype == Dtype::f64)
-            sum += squared_distance(double_row(x, i, k, count, a), double_row(x, j, k, count, b), count, block.scale);
+            sum += squared_distance(double_row(x, i, k, count, a), double_row(y, j, k, count, b), count, block.scale);
         else
             sum += squared_distance(float_row(x, i, k, count, reinterpret_cast<float*>(a)),
-                                    float_row(x, j, k, count, reinterpret_cast<float*>(b)), count, block.scale);
+                                    float_row(y, j, k, count, reinterpret_cast<float*>(b)), count, block.scale);
     }
     return sum;
 }
@@ -130,8 +131,8 @@ SIMKIT_CLONES void exponentials(double* c, std::int64_t count, double factor, bo
 
 }  // namespace
 
-void distances_from_products(const BlockView& rows, const double* norms, std::int64_t i0, std::int64_t ti,
-                             std::int64_t j0, std::int64_t tj, std::int64_t step, double* c) {
+void distances_from_products(const BlockView& rows, const BlockView& cols, const double* norms, std::int64_t i0,
+                             std::int64_t ti, std::int64_t j0, std::int64_t tj, std::int64_t step, double* c) {
     std::vector<double> apart;  // the norms of every step-th row
     for (std::int64_t j = 0; step != 1 && j < tj; ++j) apart.push_back(norms[(j0 + j) * step]);
     const double* others = step == 1 ? norms + j0 : apart.data();
@@ -145,14 +146,14 @@ void distances_from_products(const BlockView& rows, const double* norms, std::in
             if (a == b) {
                 row[j] = 0.0;
             } else if (row[j] < kCancelled * (norms[a] + others[j])) {
-                row[j] = distance_from_rows(rows, a, b);
+                row[j] = distance_from_rows(rows, a, cols, j0 + j);
                 read = true;
             }
         }
     }
     if (!read) return;
     release_rows(rows.x, i0, i0 + ti);
-    release_rows(rows.x, j0 * step, (j0 + tj - 1) * step + 1);
+    release_rows(cols.x, j0, j0 + tj);
 }
 
 void apply_kernel(const BlockView& block, double* c, std::int64_t count) {
@@ -183,7 +184,7 @@ std::int64_t apply_custom(const BlockView& rows, const double* norms, const doub
                           bool same, PackedStrips<double>& strips, Arguments& arguments, double* c) {
     const std::int64_t count = ti * tj;
     arguments.distances.assign(c, c + count);
-    distances_from_products(rows, norms, i0, ti, j0, tj, step, arguments.distances.data());
+    distances_from_products(rows, cols, norms, i0, ti, j0, tj, step, arguments.distances.data());
     arguments.products.assign(c, c + count);
     if (zeros) {
         BlockView raw_rows = rows, raw_cols = cols;

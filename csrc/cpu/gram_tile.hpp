@@ -32,9 +32,9 @@ void product_tile(const BlockView& rows, std::int64_t i0, std::int64_t ti, const
                   const std::function<void()>& pause = {});
 
 // Products -> squared distances, exact zeros where the rows are one, small ones formed again from differences.
-// step: row i of `cols` is row i * step of `rows` (1 for the block itself).
-void distances_from_products(const BlockView& rows, const double* norms, std::int64_t i0, std::int64_t ti,
-                             std::int64_t j0, std::int64_t tj, std::int64_t step, double* c);
+// step: row j of `cols` is row j * step of `rows` (1 for the block itself), and so are the norms.
+void distances_from_products(const BlockView& rows, const BlockView& cols, const double* norms, std::int64_t i0,
+                             std::int64_t ti, std::int64_t j0, std::int64_t tj, std::int64_t step, double* c);
 
 // Squared distances (RBF, Laplacian) or products (polynomial) -> kernel values.
 void apply_kernel(const BlockView& block, double* c, std::int64_t count);

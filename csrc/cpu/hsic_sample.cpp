@@ -73,7 +73,7 @@ Centre pilot_centre(const PairProblem& problem, std::int64_t number, const Poll&
                                                     count, step, false, strips, arguments, c.data());
                 bad = out_of_range(number, arguments, c.data(), k);
             } else if (needs_distances(block.kernel)) {
-                distances_from_products(block, centre.norms.data(), i0, ti, 0, count, step, c.data());
+                distances_from_products(block, pilot, centre.norms.data(), i0, ti, 0, count, step, c.data());
             }
             apply_kernel(block, c.data(), ti * count);
             for (std::int64_t i = 0; i < ti; ++i) {

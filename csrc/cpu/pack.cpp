@@ -202,19 +202,23 @@ void load_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int
 
 void release_rows(const MatrixView& x, std::int64_t row0, std::int64_t row1) {
 #ifdef __linux__
-    if (!x.mapped || row1 <= row0 || x.row_stride <= 0) return;
+    if (!x.mapped || row1 <= row0) return;
     // A fault maps the whole folio of the page cache, so a neighbour's fault brings back what was let go of here: let
     // go of all that a folio of these rows may reach, wherever in the file it begins. A row still in use elsewhere is
     // faulted in again.
     const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const std::int64_t across = (x.cols - 1) * x.col_stride;
+    const auto begin_of = [&](std::int64_t row) { return row * x.row_stride + std::min<std::int64_t>(0, across); };
     const auto end_of = [&](std::int64_t row) {
-        return row * x.row_stride + (x.cols - 1) * x.col_stride + item_size(x.dtype);
+        return row * x.row_stride + std::max<std::int64_t>(0, across) + item_size(x.dtype);
     };
-    const std::int64_t first = std::max<std::int64_t>(0, row0 * x.row_stride - kFolio);
-    const std::int64_t last = std::min(end_of(x.rows - 1), end_of(row1 - 1) + kFolio);
+    const bool up = x.row_stride < 0;  // rows from the last to the first
+    const std::int64_t low = up ? row1 - 1 : row0, high = up ? row0 : row1 - 1;
+    const std::int64_t lowest = up ? x.rows - 1 : 0, highest = up ? 0 : x.rows - 1;
+    const std::int64_t first = std::max(begin_of(lowest), begin_of(low) - kFolio);
+    const std::int64_t last = std::min(end_of(highest), end_of(high) + kFolio);
     const auto from = reinterpret_cast<std::uintptr_t>(x.data + first) & ~(page - 1);
     const auto to = reinterpret_cast<std::uintptr_t>(x.data + last);
-    if (to <= from) return;  // columns from right to left
     // Only shared maps arrive here: the pages stay in the page cache, and a later read brings them back.
     madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
 #else

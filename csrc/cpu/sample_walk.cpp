@@ -124,7 +124,7 @@ class Blocks {
         if (block.kernel == Kernel::custom)
             finish_custom(tile, b, c, sums);
         else if (needs_distances(block.kernel))
-            distances_from_products(block, centre.norms.data(), tile.i0, tile.ti, tile.j0, tile.tj, 1, c);
+            distances_from_products(block, block, centre.norms.data(), tile.i0, tile.ti, tile.j0, tile.tj, 1, c);
         apply_kernel(block, c, tile.size());
         if (centre.means.empty()) return;
         for (std::int64_t i = 0; i < tile.ti; ++i) {

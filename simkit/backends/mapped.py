@@ -12,40 +12,45 @@ from dataclasses import dataclass
 from ..arrays import Matrix
 
 FOLIO = 2**21  # as kFolio in csrc/core/pack.hpp
-PASSING = 2**18, 4  # entries, or rows if they are longer, that a worker of a pass over one matrix reads at a time
+PASSING = 2**20, 8  # bytes, or rows if they are longer, that a worker of a pass over one matrix reads at a time
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """What layers in mapped files have resident: ``row`` bytes from one row to the next, ``whole`` of a layer, at most.
+    """What layers in mapped files have resident.
 
-    Rows of a layer that lies column by column touch every page of it: its ``row`` is all of it.
+    Attributes:
+        layers: of each, the bytes from one row to the next, and of all of it. Rows of a layer that lies column by
+            column touch every page: its row is all of it.
     """
 
-    row: int
-    whole: int
+    layers: tuple[tuple[int, int], ...]
+
+    @property
+    def row(self) -> int:
+        """The bytes from one row to the next, at most."""
+        return max(row for row, _ in self.layers)
 
     def pages(self, rows: int, strips: int = 1) -> int:
-        """Bytes resident of one layer while so many strips of ``rows`` are in use."""
-        return min(self.whole, strips * (rows * self.row + 2 * FOLIO))
+        """Bytes resident, at most, of one layer while so many strips of ``rows`` are in use."""
+        return max(min(whole, strips * (rows * row + 2 * FOLIO)) for row, whole in self.layers)
 
 
 def mapped_of(matrices: Iterable[Matrix]) -> Mapped | None:
-    """The widest row and the largest of the ``matrices`` that lie in mapped files; None where none does."""
-    sizes = []
+    """The ``matrices`` that lie in mapped files; None where none does."""
+    layers = []
     for x in matrices:
         if x.mapped:
             down, across = (abs(stride) for stride in x.values.strides)
             whole = (x.n - 1) * down + (x.p - 1) * across + x.itemsize
-            sizes.append((down if x.p == 1 or down > across else whole, whole))
-    return Mapped(max(row for row, _ in sizes), max(whole for _, whole in sizes)) if sizes else None
+            layers.append((whole if x.p > 1 and across > down else down, whole))
+    return Mapped(tuple(dict.fromkeys(layers))) if layers else None
 
 
 def mapped_team(x: Matrix, threads: int, memory: int | None) -> int:
-    """How many of ``threads`` may pass over ``x`` within ``memory``, at least one."""
+    """How many of ``threads`` may pass over ``x`` so that its pages stay within ``memory``, at least one."""
     mapped = None if memory is None else mapped_of([x])
     if memory is None or mapped is None:
         return threads
-    entries, rows = PASSING
-    at_once = max(entries * x.itemsize, rows * mapped.row) + 2 * FOLIO
-    return max(1, min(threads, memory // min(mapped.whole, at_once)))
+    (row, whole), (least, rows) = mapped.layers[0], PASSING
+    return max(1, min(threads, memory // min(whole, max(least, rows * row) + 2 * FOLIO)))

@@ -41,6 +41,7 @@ from .routes import ROOM
 from .unit_features import host_features
 
 NAME = "native_cpu"
+MOST = 2**62  # bytes that are asked for
 WITH_NUMPY = ("gather_columns", "unit_features", "nearest_rows")  # what needs no compiled module
 
 
@@ -100,9 +101,9 @@ def row_norms(block: Block, *, threads: int = 1, memory: int | None = None) -> F
 
 
 def distance_median(block: Block, *, threads: int = 1, memory: int | None = None) -> float:
-    """See :func:`simkit.backends.reference.distance_median`; ``memory`` bounds what the passes take, and asks for
-    more of them where it is little."""
-    return float(_core().distance_median(_bound(block), threads, ROOM if memory is None else memory))
+    """See :func:`simkit.backends.reference.distance_median`; ``memory`` bounds what the passes take, as far as one
+    thread can do with it, and asks for more of them where it is little."""
+    return float(_core().distance_median(_bound(block), threads, ROOM if memory is None else min(memory, MOST)))
 
 
 def pair_sums(

@@ -136,7 +136,7 @@ def sample_workspace(
     once = 0
     if mapped is not None:
         each += mapped.pages(tile, 2)
-        once = 0 if linear else min(mapped.whole, PILOT * mapped.row)  # the pilot's rows, held
+        once = 0 if linear else min(n, PILOT) * min(p * item, mapped.row)  # the pilot's rows, held
     if not linear:  # before the walk, the tiles of one layer with the pilot's rows
         pilot = _strips_bytes(max(tile, PILOT), p, item) + (1 + 2 * custom) * tile * PILOT * item
         each = max(each, pilot)
@@ -227,7 +227,7 @@ class _Table:
         m, width = len(self.widths), self.feature_width
         each = _strips_bytes(width, CHUNK, 8) + 8 * (ROWS * width + width * width + 512 * m + 2 * m * m)
         if self.mapped is not None:
-            each += self.mapped.pages(ROWS)
+            each += self.mapped.pages(CHUNK)
         return Workspace(8 * sum(self.widths) + 40 * m * m, each)
 
 

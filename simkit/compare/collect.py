@@ -145,7 +145,7 @@ def check_engine(
         None if right is None else blocks(right),
         memory=int(memory * FOR_ENGINE),
         threads=default_threads(),
-        mapped=Mapped(widest, rows * widest),
+        mapped=Mapped(((widest, rows * widest),)),
     )
 
 

@@ -50,7 +50,7 @@ def compare_files(
 
     Raises:
         ValueError, FileNotFoundError: as :func:`read_features`; a file given twice among three or more; what
-            :func:`simkit.similarity_matrix` refuses.
+            :func:`simkit.similarity_matrix` refuses, among it too little memory.
     """
     files = [Path(path) for path in paths]
     sides = [read_features(file) for file in files]
