@@ -35,7 +35,7 @@ for k in range(count):
     for i in range(0, n, 512):
         own = r.standard_normal((min(512, n - i), p), dtype=np.float32)
         if kind == "equal rows":
-            own[::2] = own[0] + 1e-4 * own[::2]
+            own[k::3] = own[k] + 1e-4 * own[k::3]
         out[i : i + 512] = np.maximum(own + shared[i : i + 512], 0)
 if kind == "safetensors":
     import pathlib
@@ -50,8 +50,6 @@ COMPARE = """
 import json, pathlib, sys
 import numpy as np
 import simkit as sk
-from simkit.arrays import as_matrix
-from simkit.backends.mapped import FOLIO, Mapped, mapped_of, mapped_team
 from simkit.experiments.features import read_features
 folder, memory, kernel = pathlib.Path(sys.argv[1]), sys.argv[2], getattr(sk, sys.argv[3])()
 n, p = int(sys.argv[4]), int(sys.argv[5])
@@ -89,7 +87,7 @@ def compared(kind: str, n: int, p: int, count: int, memory: str, kernel: str, fo
     run(SAVE, n, p, count, kind, folder)
     taken, route, difference, value = json.loads(run(RESIDENT + COMPARE, folder, memory, kernel, n, p, kind))
     assert difference < 1e-7
-    assert 0.1 < value < 1
+    assert 0.1 < value < 0.9
     return taken, route
 
 

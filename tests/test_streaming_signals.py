@@ -32,7 +32,7 @@ def test_a_handler_may_update_a_wider_stream(products: Literal["float64", "float
     inside: list[bool] = []
 
     def handler(_number: int, _frame: FrameType | None) -> None:
-        if not inside and len(seen) < 2:
+        if not inside and len(seen) < 5:
             inside.append(True)
             other = sk.StreamingCKA(products=products, threads=1)
             other.update(wider)

@@ -143,10 +143,10 @@ def similarity_matrix(
         layers: ``{name: x [n, p]}``; all arrays hold the same n samples in the same order.
         others: the columns of the result; None compares ``layers`` with themselves.
         measure: a measure object, by default debiased linear CKA.
-        memory: bytes of workspace beyond the features in memory, as a number or ``"64 MB"``; what is resident of mapped
-            files counts. CKA fits its tiles to it; the other
-            measures hold a prepared form of every layer and are refused when that takes more. On a device that is
-            named for arrays on the host it bounds their copies too: what does not fit is sent in strips.
+        memory: bytes of workspace beyond the features in memory, as a number or ``"64 MB"``. CKA fits its tiles to it,
+            and counts what is resident of mapped files; the other measures hold a prepared form of every layer and are
+            refused when that takes more. On a device that is named for arrays on the host it bounds their copies too:
+            what does not fit is sent in strips.
         backend: a backend's name; None lets simkit choose.
         threads: worker threads of CKA; None takes the processors of this process. LAPACK, which the other measures run
             on, has settings of its own.

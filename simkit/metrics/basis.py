@@ -138,7 +138,7 @@ def _noise(z: FloatArray, shift: FloatArray, exponent: int, x: Matrix, stats: Co
         moving[~moving] = z[:, ~moving].any(axis=0)  # squares may vanish where values do not
     offset = np.where(moving, shift, 0.0)
     columns = squares + x.n * offset * offset
-    if exponent == 0 and x.dtype == "float64" and moving.all():
+    if exponent == 0 and x.dtype == "float64" and not x.mapped and moving.all():
         rows = np.einsum("ij,ij->i", x.values, x.values)
     else:
         rows = np.einsum("ij,ij->i", z, z) + 2.0 * (z @ offset) + offset @ offset
