@@ -260,6 +260,33 @@ def test_nbs_of_large_features_as_they_lie(offset: float, layout: str) -> None:
     np.testing.assert_array_equal(x, before)
 
 
+@pytest.mark.parametrize("condition", [30.0, 1e3, 1e6, 1e10])
+@pytest.mark.parametrize(("offset", "layout"), [(0.0, "C"), (0.5, "C"), (0.5, "F"), (0.5, "strided"), (30.0, "C")])
+def test_bases_of_large_features_as_they_lie(
+    monkeypatch: pytest.MonkeyPatch, condition: float, offset: float, layout: str
+) -> None:
+    """Near their mean they are not copied for one pass, are left as they are, and give what centred ones give."""
+    monkeypatch.setattr(basis, "_LARGE", 2**16)
+    x, y = (conditioned(c, seed) for seed, c in ((1, condition), (2, 30.0)))
+    x, y = (z - z.mean(axis=0) + offset * z.std(axis=0) for z in (x, y))
+    if layout == "strided":
+        x = np.repeat(x, 2, axis=0)[::2]
+    x = np.asfortranarray(x) if layout == "F" else x
+    before = x.copy()
+    tolerance = max(1e-11, 20 * 2.2e-16 * condition)
+    for name in ("correlations", "mean", "r2", "pwcca"):
+        for pair in ((x, y), (y, x), (x, y + 3.0), (x, x)):
+            found, expected = MEASURES[name](*pair), by_qr(MEASURES[name], *pair)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance, err_msg=name)
+    np.testing.assert_array_equal(x, before)
+    found_basis = basis.basis_of(as_matrix(x))
+    shared = np.shares_memory(found_basis.vectors, x)
+    assert shared == (found_basis.mean is not None)
+    if found_basis.route == "one Cholesky pass":
+        assert shared == (layout != "strided" and offset < 1)
+    assert not shared or condition < 1e4
+
+
 @pytest.mark.parametrize("condition", [30.0, 1e5, 3e7, 1e10])
 def test_sampled_rows_for_the_first_pass(condition: float) -> None:
     """Long features: the first factor comes from some rows; outlying rows that it misses cost a pass, no digits."""

@@ -18,10 +18,10 @@ import numpy as np
 import scipy  # its submodules load when first used, so `import simkit` does not pay for scipy.linalg
 
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
-from ..backends.base import ColumnStats
+from ..backends.base import Block, ColumnStats
 from ..errors import DegenerateWarning
 from ..kernels import Linear
-from .cholesky import EPS, Whitened, cross, gram_of, inverse_of_triangle, product, upper_cholesky, whiten
+from .cholesky import EPS, Refused, Whitened, cross, gram_of, inverse_of_triangle, product, upper_cholesky, whiten
 from .measure import Need
 from .prepare import prepare_with_stats
 
@@ -38,7 +38,10 @@ _SUM_ERROR = 1e-11  # of their sum, if all errors had one sign
 
 @dataclass(frozen=True)
 class Basis:
-    """An orthonormal basis Q of the centred features of one representation: vectors, or vectors @ mixing."""
+    """An orthonormal basis Q of the centred features of one representation: vectors, or (vectors - mean) @ mixing.
+
+    Without a ``mean``, vectors are centred.
+    """
 
     name: str
     vectors: FloatArray  # [n, rank], or [n, k] before mixing
@@ -46,6 +49,7 @@ class Basis:
     mixing: FloatArray | None = None  # [k, rank]
     route: str = "QR and SVD"
     reason: str = ""
+    mean: FloatArray | None = None  # [k]
 
     @property
     def rank(self) -> int:
@@ -83,7 +87,11 @@ class Centred:
 
 def centred(x: Matrix) -> Centred:
     """:func:`centred_only` of ``x``, with what rounding its entries can make."""
-    z, shift, exponent, stats = _centred(x)
+    return _centred_with_noise(x, *prepare_with_stats(x, Linear()))
+
+
+def _centred_with_noise(x: Matrix, block: Block, stats: ColumnStats) -> Centred:
+    z, shift, exponent = _centred(x, block, stats)
     return Centred(z, exponent, _noise(z, shift, exponent, x, stats))
 
 
@@ -97,13 +105,12 @@ def centred_only(x: Matrix) -> tuple[FloatArray, int]:
     Raises:
         ValueError: non-finite entries. Degenerate: every feature is constant.
     """
-    z, _, exponent, _ = _centred(x)
+    z, _, exponent = _centred(x, *prepare_with_stats(x, Linear()))
     return z, exponent
 
 
-def _centred(x: Matrix) -> tuple[FloatArray, FloatArray, int, ColumnStats]:
-    """(z ``[n, p]``, shift ``[p]`` in the units of z, exponent, statistics of x)."""
-    block, stats = prepare_with_stats(x, Linear())
+def _centred(x: Matrix, block: Block, stats: ColumnStats) -> tuple[FloatArray, FloatArray, int]:
+    """(z ``[n, p]``, shift ``[p]`` in the units of z, exponent)."""
     exponent = 0 if abs(block.exponent) <= _EXPONENT else block.exponent
     scale = math.ldexp(1.0, -exponent)  # a product with a power of two is as exact as ldexp, and much faster
     shift = block.shift * scale
@@ -122,7 +129,7 @@ def _centred(x: Matrix) -> tuple[FloatArray, FloatArray, int, ColumnStats]:
     deviation = np.sqrt(squares / x.n)
     if (np.abs(left) > EPS * deviation).any():
         z -= left
-    return z, shift, exponent, stats
+    return z, shift, exponent
 
 
 def _noise(z: FloatArray, shift: FloatArray, exponent: int, x: Matrix, stats: ColumnStats) -> float:
@@ -243,22 +250,33 @@ def basis_of(x: Matrix) -> Basis:
 def basis_and_loadings(x: Matrix, *, loadings: bool = True) -> tuple[Basis, FloatArray]:
     """(the rank-revealing basis Q of ``x``, Qᵀz ``[rank, p]``), z the centred features up to a power of two.
 
-    Without ``loadings`` they are left empty where they would cost a product.
+    Without ``loadings`` they are left empty where they would cost a product. Features that lie near their mean are
+    taken as they lie, as by :func:`factor_as_it_lies`.
     """
-    c = centred(x)
-    fast = whiten(c.z, c.noise, overwrite=True)
+    seen = prepare_with_stats(x, Linear())
+    c, fast = None, _as_it_lies(x, *seen)
+    if fast is None:
+        c = _centred_with_noise(x, *seen)
+        fast = whiten(c.z, c.noise, overwrite=True)
     if isinstance(fast, Whitened):
-        return Basis(x.name, fast.vectors, x.p, fast.mixing, fast.route, fast.reason), fast.loadings
-    if fast.overwritten:
-        c = centred(x)
+        return Basis(x.name, fast.vectors, x.p, fast.mixing, fast.route, fast.reason, fast.mean), fast.loadings
+    if c is None or fast.overwritten:
+        c = _centred_with_noise(x, *seen)
     u, s = left_singular(c.z, overwrite=not loadings)
     basis = basis_from(x, u, rank_of(s, x, c.noise), fast.reason)
     return basis, basis.vectors.T @ c.z if loadings else np.empty((basis.rank, 0))
 
 
+def _as_it_lies(x: Matrix, block: Block, stats: ColumnStats) -> Whitened | Refused | None:
+    """The basis of ``x`` without a copy of it; None where it must be centred first."""
+    if not (_near_its_mean(x, block, stats) and stats.sum_sq_dev.all()):
+        return None
+    return whiten(x.values, _noise(x.values, block.shift, 0, x, stats), mean=block.shift)
+
+
 def overlap(x: Basis, y: Basis) -> FloatArray:
     """Q_xᵀ Q_y ``[rank x, rank y]``."""
-    cosines = cross(x.vectors, y.vectors)
+    cosines = _cross_about_means(x.vectors, x.mean, y.vectors, y.mean)
     if x.mixing is not None:
         cosines = cross(x.mixing, cosines)
     return cosines if y.mixing is None else product(cosines, y.mixing)
@@ -284,21 +302,29 @@ def factor_as_it_lies(x: Matrix) -> Factor:
     the factor is in use.
     """
     block, stats = prepare_with_stats(x, Linear())
+    if not _near_its_mean(x, block, stats):
+        return factor_of(x)
+    return Factor(x.name, x.values, float(np.sqrt(stats.sum_sq_dev.sum())), 0, block.shift)
+
+
+def _near_its_mean(x: Matrix, block: Block, stats: ColumnStats) -> bool:
+    """Whether ``x`` is large, tall, float64 in memory, and its columns deviate from their means by these or more."""
     values = x.values
     plain = x.dtype == "float64" and not x.mapped and (values.flags.c_contiguous or values.flags.f_contiguous)
     if not (plain and x.n >= x.p and values.size >= _LARGE and abs(block.exponent) <= _EXPONENT):
-        return factor_of(x)
-    if (x.n * block.shift * block.shift > stats.sum_sq_dev).any():
-        return factor_of(x)
-    return Factor(x.name, values, float(np.sqrt(stats.sum_sq_dev.sum())), 0, block.shift)
+        return False
+    return bool((x.n * block.shift * block.shift <= stats.sum_sq_dev).all())
 
 
 def cross_of_factors(x: Factor, y: Factor) -> FloatArray:
     """W_xᵀ W_y."""
-    sums = cross(x.values, y.values)
-    if x.mean is None or y.mean is None:
-        return sums  # the columns of one side sum to zero
-    sums -= np.outer(len(x.values) * x.mean, y.mean)
+    return _cross_about_means(x.values, x.mean, y.values, y.mean)
+
+
+def _cross_about_means(x: FloatArray, mean: FloatArray | None, y: FloatArray, other: FloatArray | None) -> FloatArray:
+    sums = cross(x, y)
+    if mean is not None and other is not None:  # else the columns of one side sum to zero
+        sums -= np.outer(len(x) * mean, other)
     return sums
 
 

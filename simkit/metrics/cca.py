@@ -62,7 +62,10 @@ class MeanCCA:
     """Mean canonical correlation as a measure object; warns when a layer spans every direction of the samples."""
 
     def prepare(self, x: Matrix) -> Basis:
-        """The rank-revealing orthonormal basis of one representation."""
+        """The rank-revealing orthonormal basis of one representation.
+
+        Large float64 features are not copied: they must stay as they are until the scores are there.
+        """
         return _prepared(x, "mean CCA")
 
     def need(self, x: Matrix) -> Need:
@@ -79,7 +82,10 @@ class R2CCA:
     """R² CCA, the mean squared canonical correlation, as a measure object; warns as :class:`MeanCCA`."""
 
     def prepare(self, x: Matrix) -> Basis:
-        """The rank-revealing orthonormal basis of one representation."""
+        """The rank-revealing orthonormal basis of one representation.
+
+        Large float64 features are not copied: they must stay as they are until the scores are there.
+        """
         return _prepared(x, "R² CCA")
 
     def need(self, x: Matrix) -> Need:

@@ -48,13 +48,14 @@ STEPS = 3  # of the block power iteration that finds them
 
 @dataclass(frozen=True)
 class Whitened:
-    """Orthonormal Q = vectors @ mixing, or why there is none by this route."""
+    """Orthonormal Q = (vectors - mean) @ mixing; without a mean, vectors are centred."""
 
     vectors: FloatArray  # [n, k]
     mixing: FloatArray  # [k, rank]
     loadings: FloatArray  # Qᵀz [rank, p]
     route: str
     reason: str
+    mean: FloatArray | None = None  # [k]
 
 
 @dataclass(frozen=True)
@@ -83,22 +84,27 @@ def tall_enough(z: FloatArray) -> bool:
     return bool(n >= 2 * p and p >= FEWEST_FEATURES and n * p * p >= FEWEST_PRODUCTS)
 
 
-def whiten(z: FloatArray, noise: float, *, overwrite: bool = False) -> Whitened | Refused:
-    """An orthonormal basis of centred ``z [n, p]`` of full rank; ``noise`` as :attr:`basis.Centred.noise`."""
+def whiten(
+    z: FloatArray, noise: float, *, mean: FloatArray | None = None, overwrite: bool = False
+) -> Whitened | Refused:
+    """An orthonormal basis of ``z [n, p]`` of full rank; ``noise`` as :attr:`basis.Centred.noise`.
+
+    z is centred, or has a ``mean [p]`` of no more than its columns' deviations: one pass needs no copy without it.
+    """
     if not tall_enough(z):
         return Refused("small or wide")
     rows = _sample(*z.shape)
-    first = None if rows is None else _first(z[rows])
+    first = None if rows is None else _first(z[rows] if mean is None else z[rows] - mean)
     if first is None:  # features that none of those rows has
-        rows, first = None, _first(z)
+        rows, first = None, _first(z, mean)
     if first is None:
         return Refused("dependent features")
     if first.condition <= 2 * ONE_PASS_CONDITION:  # of a sample: about that of all
-        whole = first if rows is None else _first(z)
-        found = None if whole is None else _one_pass(z, whole, noise)
+        whole = first if rows is None else _first(z, mean)
+        found = None if whole is None else _one_pass(z, mean, whole, noise)
         if found is not None:
             return found
-    return _repeated(z, first, noise, overwrite)
+    return _repeated(z, first, noise, overwrite) if mean is None else _repeated(z - mean, first, noise, True)
 
 
 def _sample(n: int, p: int) -> npt.NDArray[np.int64] | None:
@@ -108,8 +114,10 @@ def _sample(n: int, p: int) -> npt.NDArray[np.int64] | None:
     return np.sort(np.random.default_rng(0).choice(n, SAMPLE * p, replace=False))
 
 
-def _first(z: FloatArray) -> _First | None:
+def _first(z: FloatArray, mean: FloatArray | None = None) -> _First | None:
     half = gram_of(z)
+    if mean is not None:
+        half -= np.triu(np.outer(len(z) * mean, mean))
     sizes = np.sqrt(np.diagonal(half))
     if not sizes.all():
         return None
@@ -122,16 +130,20 @@ def _first(z: FloatArray) -> _First | None:
     return _First(r, inverse, sizes, growth, np.inf if shifted else condition, worst)
 
 
-def _one_pass(z: FloatArray, first: _First, noise: float) -> Whitened | None:
-    """Q = z R⁻¹ if that is orthonormal enough."""
+def _one_pass(z: FloatArray, mean: FloatArray | None, first: _First, noise: float) -> Whitened | None:
+    """Q = (z - mean) R⁻¹ if that is orthonormal enough."""
     if first.condition > ONE_PASS_CONDITION or not _full_rank(z, first.sizes, first.growth, noise):
         return None
-    defect = defect_of(product(z, product(first.inverse, first.worst)))
+    turn = product(first.inverse, first.worst)
+    farthest = product(z, turn)
+    if mean is not None:
+        farthest -= mean @ turn
+    defect = defect_of(farthest)
     shares = np.square(first.sizes[:, None] * first.inverse).sum() / first.growth**2 / z.shape[1]
     saves = z.size * z.shape[1] >= ONE_PASS_PRODUCTS
     if defect <= SMALL_DEFECT or (saves and defect <= WORST_DEFECT and defect * shares <= MEAN_DEFECT):
         why = f"condition about {first.condition:.0e}, orthonormal to {defect:.0e}"
-        return Whitened(z, first.inverse, first.r, "one Cholesky pass", why)
+        return Whitened(z, first.inverse, first.r, "one Cholesky pass", why, mean)
     return None
 
 

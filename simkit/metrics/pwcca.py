@@ -53,7 +53,10 @@ class PWCCA:
             raise ValueError(f'weights must be "smaller", "x" or "y", not {self.weights!r}')
 
     def prepare(self, x: Matrix) -> Loaded:
-        """The rank-revealing basis of one representation and its features' coordinates."""
+        """The rank-revealing basis of one representation and its features' coordinates.
+
+        Large float64 features are not copied: they must stay as they are until the scores are there.
+        """
         enough_samples(x.n, 2, "PWCCA")
         loaded = loaded_of(x)
         warn_if_spanning((loaded.basis,), SPANNED)
