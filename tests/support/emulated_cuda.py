@@ -49,6 +49,15 @@ class Matrix(ctypes.Structure):
 
 def compile_programs(folder: Path, source: str = "cuda_programs") -> Any:
     """A file of ``tests/native`` with CUDA programs on the emulator, compiled once in ``folder``; None: no compiler."""
+    # No fused products: the device is told which ones it must not fuse.
+    loaded = compile_native(folder, source, "-O2", "-ffp-contract=off")
+    if loaded is not None:
+        loaded.last_error.restype = ctypes.c_char_p
+    return loaded
+
+
+def compile_native(folder: Path, source: str, *options: str) -> Any:
+    """A file of ``tests/native``, compiled once in ``folder`` with these options; None: there is no compiler."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         return None
@@ -59,20 +68,17 @@ def compile_programs(folder: Path, source: str = "cuda_programs") -> Any:
         fcntl.flock(lock, fcntl.LOCK_EX)
         sources = [path for of in (NATIVE, NATIVE.parents[1] / "csrc") for path in of.rglob("*.[ch]pp")]
         if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in sources):
-            _compile(compiler, source, library)
-    loaded = ctypes.CDLL(str(library))
-    loaded.last_error.restype = ctypes.c_char_p
-    return loaded
+            _compile(compiler, source, library, options)
+    return ctypes.CDLL(str(library))
 
 
-def _compile(compiler: str, source: str, library: Path) -> None:
-    # No fused products: the device is told which ones it must not fuse.
-    options = ["-std=c++20", "-ffp-contract=off", "-Wall", "-Wextra", "-shared", "-fPIC"]
+def _compile(compiler: str, source: str, library: Path, options: Sequence[str]) -> None:
+    options = ["-std=c++20", "-Wall", "-Wextra", "-shared", "-fPIC", *options]
     sanitizers = os.environ.get(SANITIZE, "")
     if sanitizers:  # warnings, with which sanitizers are free, stay warnings
         options += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
     else:
-        options += ["-Werror", "-O2"]
+        options += ["-Werror"]
     includes = ["-I", str(NATIVE.parents[1] / "csrc"), "-I", str(NATIVE)]
     draft = library.with_suffix(".draft")
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # of the tests alone
