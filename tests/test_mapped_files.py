@@ -14,8 +14,12 @@ from resident import AS_ASKED, COUNTED, RESIDENT
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends.mapped import FOLIO, Mapped, mapped_of, mapped_team
+from simkit.backends import native_cpu
+from simkit.backends.mapped import FOLIO, SUMS, Mapped, mapped_of, mapped_team
+from simkit.backends.routes import PILOT, sample_workspace
 from simkit.errors import TooLittleMemory
+from simkit.experiments import features
+from simkit.metrics.prepare import prepare
 
 SAVE = """
 import sys
@@ -159,8 +163,10 @@ def test_maps_and_what_lies_beside_them_are_left_as_they_were(n: int, offset: in
 def test_teams_are_as_large_as_their_pages_allow(tmp_path: Path) -> None:
     np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (600, 40_000))
     x = as_matrix(np.load(tmp_path / "x.npy", mmap_mode="r"))
-    row, each = 160_000, 8 * 160_000 + 2 * FOLIO
-    assert [mapped_team(x, 8, m) for m in (None, 1, each, 2 * each, 3 * each - 1, 100 * each)] == [8, 1, 1, 2, 2, 8]
+    row, sums = 160_000, SUMS * 40_000
+    each = 8 * row + 2 * FOLIO + sums
+    budgets = (None, 1, sums + each, sums + 2 * each, sums + 3 * each - 1, 100 * each)
+    assert [mapped_team(x, 8, memory) for memory in budgets] == [8, 1, 1, 2, 2, 8]
     assert mapped_team(as_matrix(np.zeros((600, 40))), 8, 1) == 8
     wide, by_columns = as_matrix(x.values[:6]), as_matrix(x.values.T)
     assert mapped_of([x, as_matrix(np.zeros((3, 3))), wide]) == Mapped(((row, 600 * row), (row, 6 * row)))
@@ -168,3 +174,59 @@ def test_teams_are_as_large_as_their_pages_allow(tmp_path: Path) -> None:
     assert mapped_of([as_matrix(x.values[::-2])]) == Mapped(((2 * row, 599 * row),))
     assert Mapped(((row, 600 * row), (9, 6 * row))).pages(8, 2) == 2 * (8 * row + 2 * FOLIO)
     assert Mapped(((row, 600 * row), (10**9, 10**9))).pages(8) == 10**9
+
+
+def test_rows_that_estimate_means_are_counted_once() -> None:
+    """The engine holds a copy of them, whatever the workers, where they may lie all over a file."""
+    p, item = 5000, 4
+    for n, held in ((100, 100), (1000, PILOT), (10**6, PILOT)):
+        mapped = Mapped(((p * item, n * p * item),))
+        space, same = (sample_workspace(3, n, p, 8, "float64", where, linear=False) for where in (mapped, None))
+        assert space.shared - same.shared == held * p * item
+        assert sample_workspace(3, n, p, 8, "float64", mapped).shared == same.shared
+
+
+def test_statistics_are_within_what_a_plan_counts() -> None:
+    """Sums of columns are as long as the rows, and come to more than the walk over tiles takes of very wide layers."""
+    n, p = 64, 10**6
+    mapped = Mapped(((4 * p, 4 * n * p),))
+    space = sample_workspace(3, n, p, 8, "float32", mapped)
+    assert space.each >= 2 * SUMS * p + mapped.pages(8)
+    assert space.each > sample_workspace(3, n, p, 8, "float32", None).each + mapped.pages(8, 2)
+
+
+def test_every_pass_over_a_mapped_layer_has_its_team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its two statistics and the norms between them, with no more workers than the memory has room for."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((70, 300)).astype(np.float32))
+    x = as_matrix(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    core, teams = native_cpu._core(), []
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            return getattr(core, name)
+
+        def column_stats(self, *, threads: int, **options: object) -> object:
+            teams.append(("column_stats", threads))
+            return core.column_stats(threads=threads, **options)
+
+        def row_norms(self, block: object, threads: int) -> object:
+            teams.append(("row_norms", threads))
+            return core.row_norms(block, threads)
+
+    monkeypatch.setattr(native_cpu, "_core", Watched)
+    each = mapped_of([x]).passing(x.p) + SUMS * x.p  # type: ignore[union-attr]
+    for memory, team in ((each, 1), (2 * each, 2), (None, 7)):
+        teams.clear()
+        prepare(x, sk.Cosine(), backend="native_cpu", threads=7, memory=memory)
+        assert teams == [("column_stats", team), ("row_norms", team), ("column_stats", team)]
+
+
+def test_too_little_memory_is_said_before_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "layers.npz", **{name: np.random.default_rng(0).standard_normal((70, 5)) for name in "ab"})
+
+    def read(*_: object) -> None:
+        raise AssertionError("the files are read again")
+
+    monkeypatch.setattr(features, "checked_stats", read)
+    with pytest.raises(TooLittleMemory):
+        features.compare_files([tmp_path / "layers.npz"], measure=sk.CKA(), memory="1 KB")

@@ -13,6 +13,7 @@ from ..arrays import Matrix
 
 FOLIO = 2**21  # as kFolio in csrc/core/pack.hpp
 PASSING = 2**20, 8  # bytes, or rows if they are longer, that a worker of a pass over one matrix reads at a time
+SUMS = 40  # bytes of sums and ranges of one column that such a worker holds, and that it adds them to
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Mapped:
         """Bytes resident, at most, of one layer while so many strips of ``rows`` are in use."""
         return max(min(whole, strips * (rows * row + 2 * FOLIO)) for row, whole in self.layers)
 
+    def passing(self, columns: int) -> int:
+        """Bytes of a worker that passes over one layer of so many ``columns``, at most: its pages and its sums."""
+        least, rows = PASSING
+        return SUMS * columns + max(min(whole, max(least, rows * row) + 2 * FOLIO) for row, whole in self.layers)
+
 
 def mapped_of(matrices: Iterable[Matrix]) -> Mapped | None:
     """The ``matrices`` that lie in mapped files; None where none does."""
@@ -48,9 +54,8 @@ def mapped_of(matrices: Iterable[Matrix]) -> Mapped | None:
 
 
 def mapped_team(x: Matrix, threads: int, memory: int | None) -> int:
-    """How many of ``threads`` may pass over ``x`` so that its pages stay within ``memory``, at least one."""
+    """How many of ``threads`` may pass over ``x`` so that they stay within ``memory``, at least one."""
     mapped = None if memory is None else mapped_of([x])
     if memory is None or mapped is None:
         return threads
-    (row, whole), (least, rows) = mapped.layers[0], PASSING
-    return max(1, min(threads, memory // min(whole, max(least, rows * row) + 2 * FOLIO)))
+    return max(1, min(threads, (memory - SUMS * x.p) // mapped.passing(x.p)))

@@ -21,7 +21,7 @@ from ..arrays import FloatArray
 from ..errors import TooLittleMemory
 from ..kernels import CustomKernel, as_integer
 from .base import Block, Cores, Precision, Route, RouteName, Split, UnitBlocks
-from .mapped import Mapped
+from .mapped import SUMS, Mapped
 from .mixed import Counts, among_wide, cheapest_split, wide_ones
 
 Number: TypeAlias = float | FloatArray
@@ -135,7 +135,7 @@ def sample_workspace(
     each = 2 * custom * tile * tile * item + _strips_bytes(tile, p, item) + (8 + item) * m * m
     once = 0
     if mapped is not None:
-        each += mapped.pages(tile, 2)
+        each = max(each + mapped.pages(tile, 2), mapped.passing(p) + SUMS * p)  # the statistics come before
         once = 0 if linear else min(n, PILOT) * min(p * item, mapped.row)  # the pilot's rows, held
     if not linear:  # before the walk, the tiles of one layer with the pilot's rows
         pilot = _strips_bytes(max(tile, PILOT), p, item) + (1 + 2 * custom) * tile * PILOT * item
@@ -216,7 +216,9 @@ class _Table:
     def sample_space(self, tile: int) -> Workspace:
         m, p = len(self.widths), max(self.widths)
         kernel = {"linear": self.linear, "custom": self.custom}
-        return sample_workspace(m, self.n, p, tile, self.products, self.mapped, **kernel)
+        space = sample_workspace(m, self.n, p, tile, self.products, self.mapped, **kernel)
+        means = 0 if self.mapped is None else 8 * sum(self.widths)  # of wide layers with few rows not little
+        return replace(space, shared=space.shared + means)
 
     @property
     def feature_width(self) -> int:
@@ -227,7 +229,8 @@ class _Table:
         m, width = len(self.widths), self.feature_width
         each = _strips_bytes(width, CHUNK, 8) + 8 * (ROWS * width + width * width + 512 * m + 2 * m * m)
         if self.mapped is not None:
-            each += self.mapped.pages(CHUNK)
+            p = max(self.widths)
+            each = max(each + self.mapped.pages(CHUNK), self.mapped.passing(p) + SUMS * p)
         return Workspace(8 * sum(self.widths) + 40 * m * m, each)
 
 
