@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <stdexcept>
 
 #include "core/blas.hpp"
@@ -58,8 +59,12 @@ struct Found {
     std::vector<std::int64_t> histogram;  // by the next digit
     std::uint64_t least_above = std::numeric_limits<std::uint64_t>::max();
 };
-// The keys of a collecting pass, in any order: there are as many as the passes before have counted, unless somebody
-// writes to the features meanwhile.
+// A pass finds as many keys as the one before has counted, unless somebody writes to the features meanwhile.
+void check_count(std::int64_t found, std::int64_t counted) {
+    if (found != counted) throw std::runtime_error("the features were changed while they were being read");
+}
+
+// The keys of a collecting pass, in any order.
 class Keys {
   public:
     explicit Keys(std::int64_t count) : count_(count), values_(count) {}
@@ -68,9 +73,7 @@ class Keys {
         const std::int64_t place = next_.fetch_add(1, std::memory_order_relaxed);
         if (place < count_) values_[place] = key;
     }
-    void check() const {
-        if (next_.load() != count_) throw std::runtime_error("the features were changed while they were being read");
-    }
+    void check() const { check_count(next_.load(), count_); }
 
   private:
     std::int64_t count_;
@@ -293,6 +296,7 @@ double distance_median(const BlockView& block, int threads, std::int64_t room, c
     Keys none(0);
     while (inside > collected && pass.known < 64) {
         const Found found = scan(block, tile, norms, pass, none, threads, poll);
+        check_count(std::accumulate(found.histogram.begin(), found.histogram.end(), std::int64_t{0}), inside);
         std::uint64_t digit = 0;
         while (digit + 1 < found.histogram.size() && rank >= found.histogram[digit]) rank -= found.histogram[digit++];
         inside = found.histogram[digit];
