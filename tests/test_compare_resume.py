@@ -108,18 +108,22 @@ compare(model, data=list(X.split(20)), resume={str(tmp_path / "kept")!r})
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
-def test_a_kill_without_a_folder_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("widths", "memory"), [([4000], "4 MB"), ([60] * 200, "40 MB")])
+def test_a_kill_without_a_folder_leaves_nothing(widths: list[int], memory: str, tmp_path: Path) -> None:
+    """Of two layers, nor of two hundred."""
     code = """
-import os, signal, torch
+import json, os, signal, sys, torch
 from torch import nn
 from simkit.compare.models import compare
 torch.set_num_threads(1)
-model = nn.Sequential(nn.Linear(6, 4000), nn.ReLU(), nn.Linear(4000, 3))
+widths = [6, *json.loads(sys.argv[1])]
+hidden = [layer for p, q in zip(widths, widths[1:]) for layer in (nn.Linear(p, q), nn.ReLU())]
+model = nn.Sequential(*hidden, nn.Linear(widths[-1], 3))
 def data():
     for i in range(9):
         if i == 8:
             sizes = [os.fstat(int(name)).st_size for name in os.listdir("/proc/self/fd") if spooled(name)]
-            print("written", sum(sizes), flush=True)
+            print("written", sum(sizes), len(sizes), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         yield torch.randn(100, 6)
 def spooled(descriptor):
@@ -127,13 +131,13 @@ def spooled(descriptor):
         return os.readlink(f"/proc/self/fd/{descriptor}").startswith(os.environ["TMPDIR"])
     except OSError:
         return False
-compare(model, data=data(), memory="4 MB")
+compare(model, data=data(), memory=sys.argv[2])
 """
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, json.dumps(widths), memory]
     done = subprocess.run(command, timeout=60, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert int(done.stdout.split()[1]) == 800 * 4003 * 4
+    assert done.stdout.split() == ["written", str(800 * (sum(widths) + 3) * 4), str(len(widths) + 1)]
     assert list(tmp_path.iterdir()) == []
 
 

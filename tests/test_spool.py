@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,9 @@ import numpy as np
 import pytest
 
 from simkit.arrays import Matrix, as_matrix
-from simkit.compare import spool as spool_module
 from simkit.compare.spool import Spool
+
+TOO_MANY = r"layers or more on disk take as many open files, more than are allowed here: raise that \(ulimit -n\), give"
 
 
 @pytest.fixture
@@ -74,26 +77,49 @@ def test_files_have_no_name_that_a_kill_could_leave(temporary: Path, ram: int) -
     np.testing.assert_array_equal(stored["a/x"].values, np.concatenate([b["a/x"].values for b in batches()]))
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_named_files_go_with_an_exception(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
-) -> None:
-    monkeypatch.setattr(spool_module, "NAMELESS", 1)
+def test_files_have_no_names_however_many(temporary: Path) -> None:
+    names = [f"layer {k}" for k in range(200)]
+    with Spool(ram=0) as spool:
+        for part in (0, 1):
+            for k, name in enumerate(names):
+                spool.append(name, as_matrix(np.full((2, 2), k + part)))
+        assert list(temporary.iterdir()) == []
+        found = {name: matrix.values.tolist() for name, matrix in spool.matrices().items()}
+        assert found == {name: [[k] * 2] * 2 + [[k + 1] * 2] * 2 for k, name in enumerate(names)}
 
-    def fail() -> None:
-        with Spool(ram=0) as spool:
-            for name in ("x", "y", "z"):
-                spool.append(name, as_matrix(np.full((2, 2), ord(name))))
-            (folder,) = temporary.iterdir()
-            assert len(list(folder.iterdir())) == 2
-            spool.append("z", as_matrix(np.zeros((1, 2))))
-            found = {name: matrix.values.tolist() for name, matrix in spool.matrices().items()}
-            assert found == {"x": [[120, 120]] * 2, "y": [[121, 121]] * 2, "z": [[122, 122]] * 2 + [[0, 0]]}
-            raise error
 
-    with pytest.raises(error):
-        fail()
-    assert list(temporary.iterdir()) == []
+@pytest.mark.parametrize("place", [None, "kept"])
+@pytest.mark.parametrize("ram", [0, 10**4])  # from the first row, or when they are too many for memory
+def test_more_layers_than_open_files_are_refused_in_a_sentence(ram: int, place: str | None, temporary: Path) -> None:
+    """A file without a name takes one from its first row on, the others when they are mapped."""
+    resource = pytest.importorskip("resource")
+    directory = None if place is None else temporary / place
+    if directory is not None:
+        directory.mkdir()
+
+    def spooled(layers: int) -> None:
+        with Spool(ram=ram, directory=directory) as spool:
+            for k in range(layers):
+                spool.append(str(k), as_matrix(np.ones((10, 3))))
+            spool.matrices()
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = next(number for number in itertools.count() if not _is_open(number))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match=TOO_MANY) as caught:
+            spooled(100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.errno == errno.EMFILE
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def test_nothing_touches_the_disk_that_fits_in_memory(temporary: Path) -> None:

@@ -10,8 +10,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from ..arrays import Matrix
 
-NAMELESS = 128  # files without a name stay open, and there may be few descriptors
 _ON_DISK = {"bfloat16": "uint16"}
 
 
@@ -51,8 +50,7 @@ class Spool:
         ram: bytes that may stay in memory; 0 writes through from the first row.
         expected: bytes in all, if known, to find out early that the disk is too small.
         rows: of each layer, if known, to take their memory at once.
-        directory: where the files go and stay; None makes temporary ones, of which even SIGKILL leaves nothing (but
-            those of layers beyond the first 128, which :meth:`close` removes).
+        directory: where the files go and stay; None makes files without names, of which even SIGKILL leaves nothing.
     """
 
     def __init__(
@@ -63,7 +61,6 @@ class Spool:
         self._ram = ram
         self._expected = expected
         self._rows = rows if expected is not None and expected <= ram else None
-        self._given = directory
         self._directory = directory
         if directory is not None or (expected is not None and expected > ram):
             self._check_space(0)
@@ -85,7 +82,8 @@ class Spool:
         """Append the rows of a batch ``[b, p]`` to a layer.
 
         Raises:
-            ValueError: another number of features or another type than before. OSError: the disk is full.
+            ValueError: another number of features or another type than before. OSError: the disk is full, or there are
+                more layers than open files allowed.
         """
         layer = self.layers.get(name)
         if layer is None:
@@ -110,7 +108,8 @@ class Spool:
             dtype = np.dtype(_ON_DISK.get(layer.dtype, layer.dtype))
             values: npt.NDArray[Any]
             if layer.held is None:
-                values = np.memmap(layer.file or layer.path, dtype=dtype, mode="r", shape=(layer.n, layer.p))
+                with self._as_many_files():
+                    values = np.memmap(layer.file or layer.path, dtype=dtype, mode="r", shape=(layer.n, layer.p))
                 if layer.file is not None:
                     layer.file.close()  # the map holds a descriptor of its own
             else:
@@ -127,14 +126,11 @@ class Spool:
             self.bytes += layer.n * layer.row_bytes
 
     def close(self) -> None:
-        """Let go of everything; temporary files are removed."""
+        """Let go of everything; files without names are gone."""
         for layer in self.layers.values():
             if layer.file is not None:
                 layer.file.close()
         self.layers = {}
-        if self._directory is not None and self._given is None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
 
     def _add(self, name: str, features: Matrix) -> Stored:
         in_memory = self._ram > 0 and not self.on_disk
@@ -146,13 +142,26 @@ class Spool:
         return layer
 
     def _place(self, layer: Stored) -> None:
-        """Give the layer its file."""
-        if self._given is None and sum(other.file is not None for other in self.layers.values()) < NAMELESS:
-            layer.file = tempfile.TemporaryFile(buffering=0, prefix="simkit-")  # noqa: SIM115, closed by close()
+        """Give the layer its file: one without a name stays open, as the map that it becomes does."""
+        if self._directory is not None:
+            layer.path = self._directory / layer.path
             return
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="simkit-"))
-        layer.path = self._directory / layer.path
+        with self._as_many_files():
+            layer.file = tempfile.TemporaryFile(buffering=0, prefix="simkit-")  # noqa: SIM115, closed by close()
+
+    @contextmanager
+    def _as_many_files(self) -> Iterator[None]:
+        """Too few open files are said with what to do about them."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise OSError(
+                error.errno,
+                f"{len(self.layers)} layers or more on disk take as many open files, more than are allowed here: raise "
+                "that (ulimit -n), give more memory= or fewer layers=",
+            ) from None
 
     def _room(self, layer: Stored, more: int) -> npt.NDArray[np.uint8]:
         """The memory of the layer, with room for so many more rows."""
@@ -191,11 +200,11 @@ class Spool:
             raise self._full(more, free)
 
     def _free(self) -> int:
-        return shutil.disk_usage(self._given or tempfile.gettempdir()).free
+        return shutil.disk_usage(self._directory or tempfile.gettempdir()).free
 
     def _full(self, more: int, free: int) -> OSError:
         needed = self._expected or self.bytes + more
-        folder = self._given or tempfile.gettempdir()
+        folder = self._directory or tempfile.gettempdir()
         return OSError(
             errno.ENOSPC,
             f"the features need {'' if self._expected else 'more than '}{needed} bytes of disk and {folder} has {free} "
