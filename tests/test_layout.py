@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from simkit.backends import base, cuda_device
+from simkit import kernels
+from simkit.backends import base, cuda_device, mapped, routes
 from simkit.backends.choose import PREFERENCE
 
 ROOT = Path(__file__).parents[1]
@@ -259,3 +260,26 @@ def test_no_two_programs_have_one_name() -> None:
         for name in set(declared.findall(path.read_text(encoding="utf-8"))):
             assert seen.setdefault(name, path.name) == path.name, f"{name}: {seen[name]} and {path.name}"
     assert len(seen) > 50
+
+
+@pytest.mark.parametrize(
+    ("value", "file", "name"),
+    [
+        (mapped.FOLIO, "core/pack.hpp", "kFolio"),
+        (mapped.PASSING[0], "core/pack.hpp", "kPassing"),
+        (mapped.PASSING[1], "core/pack.hpp", "kPassingRows"),
+        (routes.PILOT, "cpu/hsic_sample.cpp", "kPilot"),
+        (routes.PILOT, "cuda/pilot.hpp", "kPilot"),
+        (routes.CHUNK, "cpu/gram_tile.hpp", "kChunk"),
+        (routes.CHUNK, "cpu/hsic_feature.cpp", "kDepth"),
+        (routes.ROWS, "cpu/hsic_feature.cpp", "kRows"),
+        (routes.WIDEST, "core/micro_kernel.hpp", "kWidest"),
+        (kernels.LARGEST, "cpu/gram_tile.cpp", "kLargest"),
+    ],
+)
+def test_what_plans_count_with_is_what_the_engine_does(value: float, file: str, name: str) -> None:
+    """Python plans where the compiled module may be missing, so that both say these numbers."""
+    text = (ROOT / "csrc" / file).read_text(encoding="utf-8")
+    (said,) = re.findall(rf"constexpr [\w:]+ {name} = ([^;]+);", text)
+    shifted = re.fullmatch(r"std::int64_t\{1\} << (\d+)", said)
+    assert (2 ** int(shifted[1]) if shifted else float(said)) == value

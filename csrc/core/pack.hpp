@@ -34,6 +34,10 @@ void load_row(const MatrixView& x, std::int64_t row, std::int64_t col0, std::int
 // Bytes that a fault on a mapped file brings in at most, and that stay resident around rows in use, on either side.
 constexpr std::int64_t kFolio = std::int64_t{1} << 21;
 
+// What a worker of a pass over one matrix in a mapped file reads at a time: so many bytes, or rows if they are longer.
+constexpr std::int64_t kPassing = std::int64_t{1} << 20;
+constexpr std::int64_t kPassingRows = 8;
+
 // Tells the kernel that rows [row0, row1) of a mapped file are not needed for now, so that they do not stay resident,
 // nor what was brought in around them of the same matrix (another matrix in the same map may keep a folio).
 void release_rows(const MatrixView& x, std::int64_t row0, std::int64_t row1);

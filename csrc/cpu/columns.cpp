@@ -17,9 +17,8 @@ namespace {
 
 constexpr std::int64_t kElements = std::int64_t{1} << 18;  // of x in one piece of work
 constexpr std::int64_t kSegment = 512;
-constexpr std::int64_t kResident = std::int64_t{1} << 20;  // bytes of a mapped file that one worker reads at a time
-constexpr std::int64_t kPilot = 64;                        // rows
-constexpr std::int64_t kAhead = 8;                         // rows that are on their way from memory
+constexpr std::int64_t kPilot = 64;  // rows
+constexpr std::int64_t kAhead = 8;   // rows that are on their way from memory
 
 // Per column: sums of d = value - origin and of d^2, the least and the largest value.
 template <class T>
@@ -100,7 +99,7 @@ class StatsWorker {
             const std::int64_t count = std::min(kSegment, x_.cols - k);
             std::int64_t i = i0, kept = i0;
             const auto release = [&] {
-                if (!x_.mapped || (i - kept) * row_span(x_) < kResident) return;
+                if (!x_.mapped || (i - kept) * row_span(x_) < kPassing) return;
                 release_rows(x_, kept, i);
                 kept = i;
             };

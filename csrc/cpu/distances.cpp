@@ -25,9 +25,9 @@ constexpr std::int64_t kFewest = std::int64_t{1} << 12;   // where there is no r
 constexpr int kDigit = 16;
 
 // Rows of a mapped file are resident while a tile is worked on: few of them where they lie far apart.
-std::int64_t tile_rows(const BlockView& block, std::int64_t resident = std::int64_t{1} << 20) {
+std::int64_t tile_rows(const BlockView& block, std::int64_t resident = kPassing) {
     if (!block.x.mapped) return kTile;
-    return std::clamp<std::int64_t>(resident / row_span(block.x), 8, kTile);
+    return std::clamp<std::int64_t>(resident / row_span(block.x), kPassingRows, kTile);
 }
 
 std::uint64_t key_of(double value) {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..arrays import Matrix
 
-FOLIO = 2**21  # as kFolio in csrc/core/pack.hpp
+FOLIO = 2**21  # as kFolio in csrc/core/pack.hpp, and PASSING as kPassing and kPassingRows
 PASSING = 2**20, 8  # bytes, or rows if they are longer, that a worker of a pass over one matrix reads at a time
 SUMS = 40  # bytes of sums and ranges of one column that such a worker holds, and that it adds them to
 
