@@ -15,10 +15,12 @@ from resident import AS_ASKED, COUNTED, RESIDENT
 import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import native_cpu
+from simkit.backends.base import Block
 from simkit.backends.mapped import FOLIO, SUMS, Mapped, mapped_of, mapped_team
-from simkit.backends.routes import PILOT, sample_workspace
+from simkit.backends.routes import PILOT, ROOM, TILES, plan_pair_sums, sample_workspace
 from simkit.errors import TooLittleMemory
 from simkit.experiments import features
+from simkit.kernels import Kernel
 from simkit.metrics.prepare import prepare
 
 SAVE = """
@@ -193,6 +195,29 @@ def test_statistics_are_within_what_a_plan_counts() -> None:
     space = sample_workspace(3, n, p, 8, "float32", mapped)
     assert space.each >= 2 * SUMS * p + mapped.pages(8)
     assert space.each > sample_workspace(3, n, p, 8, "float32", None).each + mapped.pages(8, 2)
+
+
+@pytest.mark.parametrize(("row", "whole"), [(2**16, 2**26), (2**26, 2**26), (2**33, 2**33)])
+@pytest.mark.parametrize("kernel", [sk.Linear(), sk.RBF()])
+def test_pages_make_tiles_no_smaller_where_no_memory_is_given(row: int, whole: int, kernel: Kernel) -> None:
+    """Rows of a layer by columns are all of it, whatever the tile: a small one would only read it more often."""
+    tile, _ = planned(kernel, Mapped(((row, whole),)))
+    assert tile == planned(kernel, None)[0]
+
+
+def test_pages_of_huge_rows_make_tiles_smaller() -> None:
+    huge = Mapped(((2**24, 2**34),))
+    tile, taken = planned(sk.Linear(), huge)
+    least = planned(sk.Linear(), huge, tile=TILES[-1])[1]
+    assert TILES[-1] < tile < planned(sk.Linear(), None)[0]
+    assert least < taken <= ROOM + least
+
+
+def planned(kernel: Kernel, mapped: Mapped | None, tile: int | None = None) -> tuple[int, int]:
+    """(tile, bytes) of the sample-space route for two layers that lie so, on one thread and without ``memory=``."""
+    x = as_matrix(np.broadcast_to(np.zeros(1, np.float32), (1024, 2**14)))
+    plan = plan_pair_sums([Block(x, kernel, np.empty(0), 0)] * 2, None, route="sample", mapped=mapped, tile=tile)
+    return plan.tile, plan.bytes
 
 
 def test_every_pass_over_a_mapped_layer_has_its_team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

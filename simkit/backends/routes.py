@@ -11,7 +11,7 @@ are subtracted from one another and so are formed in one way.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -313,7 +313,7 @@ def _sample_route(table: _Table) -> Route:
     n, m = table.n, len(table.widths)
     cost, feature_cost = _count(n, table.rows, table.columns)
     shared = m >= SHARED
-    size = table.tile or sample_tile(n, table.sample_space, table.memory, shared=shared)
+    size = table.tile or _sample_tile(table, shared=shared)
     space = table.sample_space(size)
     if table.tile is None and not table.fits(space):
         raise TooLittleMemory(f"{table.memory} bytes", f"comparing {m} layers of {n} samples", space.total(1))
@@ -380,17 +380,25 @@ def _feature_time(n: int, layers: Number, width: Number, pairs: Number, multiply
     return multiply_adds + n * (layers * row + width * entry) + pairs * pair + start
 
 
-def sample_tile(n: int, space_of: Callable[..., Workspace], memory: int | None, *, shared: bool) -> int:
+def _sample_tile(table: _Table, *, shared: bool) -> int:
     """Rows of a sample-space tile: the cheapest of those whose workspace fits, for two workers or else for one."""
+    unmapped = replace(table, mapped=None)
+    least = table.sample_space(TILES[-1])
 
     def fits(tile: int, workers: int) -> bool:
-        space = space_of(tile=tile)
-        return space.total(workers) <= (workers * PANELS + space.sums if memory is None else memory)
+        space = table.sample_space(tile)
+        if table.memory is not None:
+            return space.total(workers) <= table.memory
+        # Panels and strips are worth no more; pages only in so far as large tiles have more of them than small ones.
+        own = unmapped.sample_space(tile)
+        return own.total(workers) <= workers * PANELS + own.sums and (
+            table.mapped is None or space.total(workers) <= ROOM + least.total(workers)
+        )
 
     for workers in (WORKERS, 1):
         fitting = [tile for tile in TILES if fits(tile, workers)]
         if fitting:
-            return min(fitting, key=lambda tile: _tile_time(n, tile, shared=shared))
+            return min(fitting, key=lambda tile: _tile_time(table.n, tile, shared=shared))
     return TILES[-1]
 
 
