@@ -14,6 +14,7 @@ from scipy.spatial.distance import pdist, squareform
 
 import simkit as sk
 from simkit.arrays import as_matrix
+from simkit.backends import damage_room
 from simkit.backends.base import CandidateProblem, Estimator
 from simkit.backends.choose import choose
 from simkit.kernels import Kernel
@@ -180,7 +181,7 @@ def test_what_a_dominating_unit_leaves_keeps_its_digits(rows: int, kernel: Kerne
 def test_candidates_in_batches_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     x = features(120, 9)
     whole = sk.greedy_cka(x, kernel=sk.RBF())
-    monkeypatch.setattr(kernel_damage, "ROWS", 8 * 120 * 2)
+    monkeypatch.setattr(damage_room, "ROWS", 8 * 120 * 2)
     parts = sk.greedy_cka(x, kernel=sk.RBF())
     assert parts.order.tolist() == whole.order.tolist()
     assert np.array_equal(parts.cka, whole.cka, equal_nan=True)

@@ -344,9 +344,10 @@ class CandidateSums:
     rows: FloatArray | None  # [candidates, n]; None where they were not asked for
 
     @classmethod
-    def with_rows(cls, cross: FloatArray, squares: FloatArray, rows: FloatArray) -> CandidateSums:
-        """From the row sums ``[candidates, n]``."""
-        return cls(cross, squares, rows.sum(axis=1), np.asarray(np.einsum("ki,ki->k", rows, rows)), rows)
+    def with_rows(cls, cross: FloatArray, squares: FloatArray, rows: FloatArray, *, keep: bool = True) -> CandidateSums:
+        """From the row sums ``[candidates, n]``, which are let go unless they are to be kept."""
+        row_squares = np.asarray(np.einsum("ki,ki->k", rows, rows))
+        return cls(cross, squares, rows.sum(axis=1), row_squares, rows if keep else None)
 
 
 @dataclass(frozen=True)

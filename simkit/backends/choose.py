@@ -15,7 +15,7 @@ from typing import Any
 
 from ..arrays import COPIED, Matrix
 from ..kernels import Kernel
-from . import routes
+from . import damage_room, routes
 from .base import OPS, Input, Precision, Route, matrices_of
 from .moment_sums import HeldMoments
 
@@ -36,6 +36,20 @@ class Choice:
     def plan_pair_sums(self) -> Callable[..., Route]:
         """The backend's planner of all-pairs sums."""
         planner: Callable[..., Route] = getattr(self.module, "plan_pair_sums", routes.plan_pair_sums)
+        return planner
+
+    @property
+    def plan_candidates(self) -> Callable[..., damage_room.CandidateRoom]:
+        """The backend's planner of what candidates take."""
+        planner: Callable[..., damage_room.CandidateRoom] = getattr(
+            self.module, "plan_candidates", damage_room.plan_candidates
+        )
+        return planner
+
+    @property
+    def products_team(self) -> Callable[..., tuple[int, int]]:
+        """The backend's planner of what products of columns take."""
+        planner: Callable[..., tuple[int, int]] = getattr(self.module, "products_team", damage_room.products_team)
         return planner
 
     @property

@@ -32,6 +32,11 @@ class Mapped:
         """The bytes from one row to the next, at most."""
         return max(row for row, _ in self.layers)
 
+    @property
+    def whole(self) -> int:
+        """The bytes of a layer of which every page is read and none given back, at most."""
+        return max(whole for _, whole in self.layers) + 2 * FOLIO
+
     def pages(self, rows: int, strips: int = 1) -> int:
         """Bytes resident, at most, of one layer while so many strips of ``rows`` are in use."""
         return max(min(whole, strips * (rows * row + 2 * FOLIO)) for row, whole in self.layers)

@@ -195,7 +195,7 @@ def candidate_sums(
         packed=problem.packed,
         threads=threads,
     )
-    return CandidateSums.with_rows(*sums)
+    return CandidateSums.with_rows(*sums, keep=rows)
 
 
 def pack_centred(problem: CandidateProblem, *, room: int, threads: int = 1) -> npt.NDArray[Any] | None:

@@ -22,9 +22,11 @@ from .cuda_graphs import adjacency, components, cover  # noqa: F401
 from .cuda_greedy import column_products, eliminate, gather_columns, words_of_columns  # noqa: F401
 from .cuda_moments import hold_moments, largest_entries, moments_add, moments_rows  # noqa: F401
 from .cuda_partners import nearest_rows  # noqa: F401
+from .damage_room import device_candidates, device_team
 
 OPS = ALL_OPS
 plan_pair_sums = cuda_strips.plan_pair_sums
+plan_candidates, products_team = device_candidates, device_team
 
 
 def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | None = None) -> list[str]:

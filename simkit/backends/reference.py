@@ -31,6 +31,8 @@ from .base import (
     SquareMatrix,
     UnitFeatures,
 )
+from .damage_room import reference_candidates as plan_candidates  # noqa: F401
+from .damage_room import reference_team as products_team  # noqa: F401
 from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
 from .nearest import TIE, NearestProblem, NearestRows, minmax
 from .unit_features import host_features
@@ -155,7 +157,7 @@ def candidate_sums(
         cross[k] = (matrix * centred_all).sum()
         squares[k] = (matrix * matrix).sum()
         row_sums[k] = matrix.sum(axis=1)
-    return CandidateSums.with_rows(cross, squares, row_sums)
+    return CandidateSums.with_rows(cross, squares, row_sums, keep=rows)
 
 
 def distance_median(block: Block, *, threads: int = 1, memory: int | None = None) -> float:
@@ -348,11 +350,8 @@ def _cover(ball: packed.BoolArray) -> CoverSearch:
 
 def largest_entries(matrices: Sequence[Matrix], *, threads: int = 1) -> list[float]:
     """The largest |x| of each matrix; infinite where an entry is NaN or infinite."""
-    found = []
-    for matrix in matrices:
-        values = np.abs(matrix.float64())
-        found.append(float(values.max()) if np.isfinite(values).all() else math.inf)
-    return found
+    sizes = (np.abs(matrix.float64()) for matrix in matrices)
+    return [float(values.max()) if np.isfinite(values).all() else math.inf for values in sizes]
 
 
 def moments_rows(units: Sequence[MomentUnits], *, threads: int = 1) -> list[MomentRows]:

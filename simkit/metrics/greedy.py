@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,13 +22,16 @@ from ..backends.base import (
     Block,
     EliminationOrder,
     Estimator,
+    PairSums,
     Plan,
     SquareMatrix,
     Step,
     UnitBlocks,
 )
 from ..backends.choose import check_backend, choose
-from ..backends.routes import check_threads
+from ..backends.mapped import mapped_of
+from ..backends.routes import check_threads, parse_memory
+from ..errors import TooLittleMemory
 from ..kernels import Cosine, Kernel, Linear, as_number, check_kernel
 from ..streaming.covariance import Covariance
 from .cka import ForcedRoute, check_estimator, sums_of
@@ -78,6 +81,7 @@ def greedy_cka(
     count: int | None = None,
     min_cka: float | None = None,
     exact: bool = False,
+    memory: int | float | str | None = None,
     backend: str | None = None,
     threads: int | None = None,
 ) -> Any:
@@ -96,6 +100,10 @@ def greedy_cka(
         min_cka: stop before CKA(original, kept) would fall below it.
         exact: float64 products even for float32 activations. Otherwise float32 input is guaranteed to give choices
             within 1e-6 of the best; float64 input always gives the order of the brute force.
+        memory: bytes of workspace beyond the features in memory, for one layer at a time, as a number or ``"64 MB"``;
+            what is resident of mapped files counts. Neutral to the order: fewer candidates are evaluated at once, on
+            fewer threads, and the kernel of all units is formed again where it does not fit. The plan says what is
+            taken at most.
         backend: a backend's name; None lets simkit choose.
         threads: worker threads; None takes the processors of this process.
 
@@ -105,7 +113,9 @@ def greedy_cka(
 
     Raises:
         ValueError: no layers; wrong units, count or threshold; non-finite or constant activations; too few samples.
-        NotImplementedError: the cosine kernel; a custom kernel by backend="native_cpu" or "native_cuda".
+        TooLittleMemory: (a ValueError) ``memory`` does not hold the least that a layer needs.
+        NotImplementedError: the cosine kernel; a custom kernel by backend="native_cpu" or "native_cuda"; ``memory`` for
+            products of columns, or under a non-linear kernel, on a device.
     """
     options: dict[str, Any] = {
         "units": units,
@@ -117,7 +127,7 @@ def greedy_cka(
     }
     if mode not in ("greedy", "oneshot"):
         raise ValueError(f'mode must be "greedy" or "oneshot", not {mode!r}')
-    search = _Search(mode, _check_threshold(min_cka), backend)
+    search = _Search(mode, _check_threshold(min_cka), backend, parse_memory(memory))
     if isinstance(x, Mapping):
         if not x:
             raise ValueError("x is empty: give at least one named array")
@@ -175,6 +185,7 @@ class _Search:
     mode: Mode
     min_cka: float | None
     backend: str | None
+    memory: int | None
 
     @property
     def greedy(self) -> bool:
@@ -204,7 +215,7 @@ def _orders(layers: Iterable[_Prepared | Elimination], search: _Search) -> list[
     found: list[Elimination] = []
     waiting: list[_Prepared] = []
     for layer in layers:
-        if waiting and not (isinstance(layer, _Prepared) and _together([*waiting, layer])):
+        if waiting and not (isinstance(layer, _Prepared) and _together([*waiting, layer], search)):
             found += _eliminated(waiting, search)
             waiting = []
         if isinstance(layer, Elimination):
@@ -217,7 +228,9 @@ def _orders(layers: Iterable[_Prepared | Elimination], search: _Search) -> list[
     return [*found, *_eliminated(waiting, search)] if waiting else found
 
 
-def _together(layers: Sequence[_Prepared]) -> bool:
+def _together(layers: Sequence[_Prepared], search: _Search) -> bool:
+    if search.memory is not None:  # which is that of one layer
+        return False
     devices = {layer.device for layer in layers}
     return len(devices) == 1 and None not in devices and sum(layer.a.nbytes for layer in layers) <= TOGETHER
 
@@ -261,7 +274,7 @@ def _prepared(
     team = check_threads(threads)
     ids, columns = unit_columns(units, x.p)
     removals = _check_count(count, len(ids))
-    block, stats = prepare_with_stats(x, kernel, backend=backend, threads=threads)
+    block, stats = prepare_with_stats(x, kernel, backend=backend, threads=threads, memory=search.memory)
     before = preparing_steps(kernel, backend=backend, inputs=[x])
     if not isinstance(kernel, Linear):
         found, candidates = _by_candidates(block, columns, len(ids), estimator, exact, search, removals, team)
@@ -271,15 +284,23 @@ def _prepared(
     if estimator == "biased" and columns is None and len(ids) == x.p:
         products = choose("column_products", backend=backend, inputs=[block])
         double = exact or x.precision == "float64"
-        a = products.function(block, stats, exact=double, squared=True, threads=team)
+        workers, taken = products.products_team(block, double=double, threads=team, memory=search.memory)
+        a = products.function(block, stats, exact=double, squared=True, threads=workers)
         reason = f"{products.reason}; {products.words_of_columns('float64' if double else 'float32', [block])}"
-        ran = (Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, a.nbytes),)
+        ran = (Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, taken),)
     else:
-        forced = ForcedRoute(
-            backend=backend, threads=threads, products="float64" if exact or estimator == "debiased" else None
+        blocks, gathered = _unit_blocks(block, columns, len(ids), backend, search.memory)
+        sums, plan = _sums_of_units(
+            blocks,
+            estimator,
+            ForcedRoute(
+                backend=backend,
+                threads=threads,
+                memory=search.memory,
+                products="float64" if exact or estimator == "debiased" else None,
+            ),
+            held=sum(step.bytes for step in gathered),
         )
-        blocks, gathered = _unit_blocks(block, columns, len(ids), backend)
-        sums, plan = sums_of(blocks, None, estimator, forced)
         a, ran = sums.values, (*gathered, *plan.steps)
     if not a.sum() > 0.0:
         raise Degenerate(x.name, f"its {estimator} HSIC with itself is zero within rounding")
@@ -299,7 +320,9 @@ def _by_candidates(
     """The order under a non-linear kernel, from the kernel of every candidate."""
     if columns is None:
         columns = np.split(np.arange(block.p), units)
-    damage, level = kernel_damage(block, columns, estimator, exact=exact, backend=search.backend, threads=threads)
+    damage, level = kernel_damage(
+        block, columns, estimator, exact=exact, backend=search.backend, threads=threads, memory=search.memory
+    )
     found = eliminate(damage, level, greedy=search.greedy, count=removals, min_cka=search.min_cka)
     steps = len(found.order)
     candidates = steps * units - steps * (steps - 1) // 2 if search.greedy else units + steps
@@ -328,18 +351,37 @@ def unit_columns(
 
 
 def _unit_blocks(
-    block: Block, columns: list[npt.NDArray[np.int64]] | None, count: int, backend: str | None
+    block: Block, columns: list[npt.NDArray[np.int64]] | None, count: int, backend: str | None, memory: int | None
 ) -> tuple[UnitBlocks, tuple[Step, ...]]:
-    """One block per unit, and what ran: columns that are not neighbours are brought together first."""
+    """One block per unit, and what ran: columns that are not neighbours are brought together first.
+
+    Raises:
+        TooLittleMemory: there is no room to bring them together.
+    """
     ran: tuple[Step, ...] = ()
     if columns is None:
         return UnitBlocks(block, np.arange(count + 1) * (block.p // count)), ran
     order = np.concatenate(columns)
     if not np.array_equal(order, np.arange(block.p)):
         gather = choose("gather_columns", backend=backend, inputs=[block])
+        mapped = mapped_of([block.matrix])
+        taken = block.n * block.p * block.matrix.itemsize + (0 if mapped is None else mapped.whole)
+        if memory is not None and taken >= memory:
+            work = f"bringing the columns of {count} units of {block.matrix.name} together"
+            raise TooLittleMemory(f"{memory} bytes", work, taken)
         block = Block(gather.function(block.matrix, order), block.kernel, block.shift[order], block.exponent)
-        ran = (Step("gather_columns", gather.backend, gather.reason),)
+        ran = (Step("gather_columns", gather.backend, gather.reason, bytes=taken),)
     return UnitBlocks(block, np.cumsum([0, *(len(own) for own in columns)])), ran
+
+
+def _sums_of_units(units: UnitBlocks, estimator: Estimator, forced: ForcedRoute, *, held: int) -> tuple[PairSums, Plan]:
+    """The all-pairs sums of units, in the memory that the bytes already ``held`` leave."""
+    if forced.memory is None or not held:
+        return sums_of(units, None, estimator, forced)
+    try:
+        return sums_of(units, None, estimator, replace(forced, memory=forced.memory - held))
+    except TooLittleMemory as error:
+        raise TooLittleMemory(f"{forced.memory} bytes", error.work, error.needed + held) from None
 
 
 def _check_count(count: int | None, units: int) -> int:

@@ -23,12 +23,11 @@ from ..backends.base import (
     Step,
 )
 from ..backends.choose import Choice, choose
+from ..backends.damage_room import CandidateRoom
 from ..kernels import CustomKernel, Polynomial
 from .measure import Degenerate
 
 TIE = 1e-12
-ROWS = 2**26  # bytes of row sums at a time: candidates beyond them wait
-PACKED = 2**30  # bytes of half the kernel of all units: above, it is formed again for every batch of candidates
 NONE = np.array([-1])
 
 
@@ -58,7 +57,7 @@ class KernelDamage:
     own: float  # <L, L>
     spread: FloatArray  # [units] sum of squared deviations of each unit's features
     chosen: Chosen
-    threads: int
+    room: CandidateRoom
     name: str
 
     @property
@@ -85,11 +84,11 @@ class KernelDamage:
         self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float
     ) -> tuple[FloatArray, FloatArray]:
         n = self.problem.z.shape[1]
-        at_once = max(1, ROWS // (8 * n))
+        at_once, threads = self.room.at_once, self.room.threads
         scores, means = [], []
         for start in range(0, len(candidates), at_once):
             some = candidates[start : start + at_once]
-            sums = self.chosen.sums.function(self.problem, kept, some, level=level, rows=False, threads=self.threads)
+            sums = self.chosen.sums.function(self.problem, kept, some, level=level, rows=False, threads=threads)
             own, raw = _own(sums, n, self.problem.estimator)
             constant = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -107,17 +106,23 @@ def kernel_damage(
     exact: bool,
     backend: str | None,
     threads: int,
+    memory: int | None = None,
 ) -> tuple[KernelDamage, float]:
     """Make the units, each some columns of ``block``, ready to be left out; also the mean of their kernel.
 
+    ``memory`` bounds the bytes of all that is held for them, here and while they are left out.
+
     Raises:
         Degenerate: a kernel that is the same for all pairs of samples.
+        TooLittleMemory: a single candidate needs more. NotImplementedError: ``memory`` on a device.
     """
     # A polynomial kernel of raw rows is large and nearly constant where features are far from zero: float64 always.
     unscaled = isinstance(block.kernel, Polynomial | CustomKernel)
     double = exact or block.matrix.precision == "float64" or unscaled
     n, name = block.n, block.matrix.name
     chosen = Chosen.of(block, backend)
+    room = chosen.sums.plan_candidates(block, len(columns), double=double, threads=threads, memory=memory)
+    threads = room.threads
     features = chosen.features.function(block, np.concatenate(columns), double=double, threads=threads)
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
     everything = np.arange(len(columns))
@@ -127,14 +132,14 @@ def kernel_damage(
     first += start * (n - 1 if estimator == "debiased" else n)
     each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
     problem = replace(problem, centre=first / each, mean=float(first.sum()) / both)
-    problem = replace(problem, packed=chosen.pack.function(problem, room=PACKED, threads=threads))
+    problem = replace(problem, packed=chosen.pack.function(problem, room=room.packed, threads=threads))
     level = float(first.sum()) / _pairs(n, estimator)
     whole = chosen.sums.function(problem, everything, NONE, level=level, rows=False, threads=threads)
     own, raw = _own(whole, n, estimator)
     if not own[0] > 8 * n * np.finfo(np.float64).eps * raw[0]:
         raise Degenerate(name, f"its {estimator} HSIC with itself is zero within rounding")
     spread = np.add.reduceat(features.sum_sq_dev, offsets[:-1])
-    return KernelDamage(problem, float(own[0]), spread, chosen, threads, name), level
+    return KernelDamage(problem, float(own[0]), spread, chosen, room, name), level
 
 
 def eliminate(
@@ -172,9 +177,8 @@ def damage_steps(damage: KernelDamage, candidates: int) -> tuple[Step, ...]:
     """What ran: the pass over the pairs for so many candidates."""
     sums = damage.chosen.sums
     n = damage.problem.z.shape[1]
-    held = 0 if damage.problem.packed is None else damage.problem.packed.nbytes
     reason = f"{sums.reason}; {damage.problem.z.dtype.name} kernels, {candidates} of them over {n * (n - 1) // 2} pairs"
-    first = Step("candidate_sums", sums.backend, reason, "", candidates * n * (n - 1) // 2, held)
+    first = Step("candidate_sums", sums.backend, reason, "", candidates * n * (n - 1) // 2, damage.room.bytes)
     others = {"pack_centred": damage.chosen.pack} if damage.problem.packed is not None else {}
     others["unit_features"] = damage.chosen.features
     return (first, *(Step(op, choice.backend, choice.reason) for op, choice in others.items()))

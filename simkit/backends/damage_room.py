@@ -1,0 +1,211 @@
+"""How much greedy damage takes beyond the features, and how it is kept within ``memory=``: decided before it begins.
+
+The last bits of an order's CKA depend on none of this: candidates in batches, by any team, with the kernel of all units
+held or formed again, give the same sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import TooLittleMemory
+from ..kernels import CustomKernel
+from .base import Block
+from .mapped import mapped_of
+from .routes import WIDEST, Workspace
+from .unit_features import strip_of
+
+TILE, STRIP = 256, 8  # samples of a tile and rows of it at a time, as in csrc/cpu/candidate_pass.hpp
+STRIPS = 5  # that a worker holds
+CUSTOM_STRIPS = 0
+PASS = 4  # what one candidate costs a pair of samples, in features
+ROWS = 2**26  # bytes of row sums at a time: candidates beyond them wait
+PACKED = 2**30  # bytes of half the kernel of all units: above, it is formed again for every batch of candidates
+VECTORS = 8  # of the length of the samples, and as many of that of the features
+REFERENCE = 12  # n x n matrices that the reference holds at once
+COLUMNS, DEPTH, GROUP = 528, 256, 1024  # columns of a tile of products; rows packed at a time; of a group (columns.cpp)
+
+
+@dataclass(frozen=True)
+class CandidateRoom:
+    """What a search under a non-linear kernel may hold."""
+
+    threads: int
+    at_once: int  # candidates of a call
+    packed: (
+        int  # bytes that half the kernel of all units may take; it is formed again for every call where it takes more
+    )
+    bytes: int  # of workspace, at most
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """A search: u units of a layer [n, p] whose rows are of ``item`` bytes."""
+
+    n: int
+    p: int
+    u: int
+    item: int
+    custom: bool
+    pages: int  # resident of a mapped file
+
+    @property
+    def tiles(self) -> int:
+        """Of samples, below the diagonal and on it."""
+        strips = -(-self.n // TILE)
+        return strips * (strips + 1) // 2
+
+    @property
+    def half_kernel(self) -> int:
+        """Bytes of the kernel of all units, whole tiles on its diagonal."""
+        full, rest = divmod(self.n, TILE)
+        return (full * (full + 1) // 2 * TILE * TILE + rest * self.n) * self.item
+
+    @property
+    def forming(self) -> int:
+        """Bytes beside the units' rows while these are formed."""
+        return 4 * 8 * self.n * min(self.p, strip_of(self.n))
+
+    @property
+    def held(self) -> int:
+        """Bytes of the units' rows, and of what is as long as one of them or as there are features."""
+        return self.pages + self.n * self.p * self.item + 8 * VECTORS * (self.n + self.p)
+
+    def calls(self, at_once: int, *, packed: bool) -> Workspace:
+        """What calls of so many candidates take beside what is held."""
+        strips = (STRIPS + self.custom * CUSTOM_STRIPS) * STRIP * TILE * self.item + 16 * self.p
+        sums = at_once * (TILE * (self.item + 8) + 2 * self.item + 16)
+        return Workspace(self.half_kernel if packed else 0, strips + sums, 8 * self.n * at_once)
+
+    def bytes(self, at_once: int, threads: int, *, packed: bool) -> int:
+        """Of workspace in all, at most."""
+        return self.held + max(self.forming, self.calls(at_once, packed=packed).total(threads))
+
+    def at_once(self, threads: int, memory: int, *, packed: bool) -> int:
+        """The most candidates of a call that fit, 0 where none does."""
+        left = memory - self.bytes(0, threads, packed=packed)
+        if left < 0:
+            return 0
+        one, none = (self.calls(count, packed=packed).total(threads) for count in (1, 0))
+        spare = max(0, self.forming - none)  # the units' rows are there by then
+        return (left + spare) // (one - none)
+
+    def time(self, room: CandidateRoom) -> float:
+        """Of one step of a search, in multiply-adds of a worker for each pair of samples."""
+        calls = -(-self.u // room.at_once)
+        return (calls * self.p * (1 if room.packed else 2) + self.u * PASS) / room.threads
+
+
+def _search_of(block: Block, units: int, *, double: bool) -> _Candidates:
+    mapped = mapped_of([block.matrix])
+    pages = 0 if mapped is None else mapped.whole
+    return _Candidates(block.n, block.p, units, 8 if double else 4, isinstance(block.kernel, CustomKernel), pages)
+
+
+def _leaving_out(block: Block, units: int) -> str:
+    return f"leaving out the {units} units of {block.matrix.name} [{block.n}, {block.p}]"
+
+
+def _ordering(block: Block) -> str:
+    return f"ordering the {block.p} columns of {block.matrix.name} by their products"
+
+
+def plan_candidates(block: Block, units: int, *, double: bool, threads: int, memory: int | None) -> CandidateRoom:
+    """The team, the candidates of a call and whether the kernel of all units stays, such that all fits ``memory``.
+
+    Raises:
+        TooLittleMemory: a single candidate does not fit.
+    """
+    search = _search_of(block, units, double=double)
+    most = max(1, min(units, ROWS // (8 * search.n)))
+    team = min(threads, search.tiles)
+    if memory is None:
+        packs = search.n * search.n // 2 * search.item <= PACKED
+        return CandidateRoom(team, most, PACKED, search.bytes(most, team, packed=packs))
+    rooms = []
+    for workers in range(1, team + 1):
+        for packs in (True, False):
+            count = min(most, search.at_once(workers, memory, packed=packs))
+            if count:
+                half = search.half_kernel if packs else 0
+                rooms.append(CandidateRoom(workers, count, half, search.bytes(count, workers, packed=packs)))
+    if not rooms:
+        raise TooLittleMemory(f"{memory} bytes", _leaving_out(block, units), search.bytes(1, 1, packed=False))
+    return min(rooms, key=search.time)
+
+
+def products_team(block: Block, *, double: bool, threads: int, memory: int | None) -> tuple[int, int]:
+    """(the team, the bytes of workspace) of the products of all columns and of the order that they give.
+
+    Raises:
+        TooLittleMemory: a single worker does not fit.
+    """
+    n, p = block.n, block.p
+    side, item, strips = -(-min(COLUMNS, p) // WIDEST) * WIDEST, 8 if double else 4, -(-p // COLUMNS)
+    each = (min(DEPTH, n) * side * min(strips, 2) + side * side) * item
+    mapped = mapped_of([block.matrix])
+    if mapped is not None:
+        each += mapped.pages(min(n, GROUP))
+    space = Workspace(8 * p * p + 8 * p * 2 * VECTORS, each)
+    team = min(threads, strips * (strips + 1) // 2 * -(-n // GROUP))
+    if memory is None:
+        return team, space.total(team)
+    if space.total(1) > memory:
+        raise TooLittleMemory(f"{memory} bytes", _ordering(block), space.total(1))
+    team = space.workers(team, memory)
+    return team, space.total(team)
+
+
+def reference_candidates(block: Block, units: int, *, double: bool, threads: int, memory: int | None) -> CandidateRoom:
+    """What :func:`plan_candidates` says of the reference, which takes what it takes.
+
+    Raises:
+        TooLittleMemory: more than ``memory``.
+    """
+    search = _search_of(block, units, double=double)
+    taken = search.held + max(search.forming, REFERENCE * 8 * search.n**2)
+    if memory is not None and taken > memory:
+        raise TooLittleMemory(f"{memory} bytes", f"{_leaving_out(block, units)} by the reference", taken)
+    return CandidateRoom(threads, max(1, min(units, ROWS // (8 * search.n))), PACKED, taken)
+
+
+def reference_team(block: Block, *, double: bool, threads: int, memory: int | None) -> tuple[int, int]:
+    """What :func:`products_team` says of the reference, which takes what it takes.
+
+    Raises:
+        TooLittleMemory: more than ``memory``.
+    """
+    n, p = block.n, block.p
+    taken = 8 * (3 * (n * p + p * p) + 2 * VECTORS * p)
+    if memory is not None and taken > memory:
+        raise TooLittleMemory(f"{memory} bytes", f"{_ordering(block)} by the reference", taken)
+    return threads, taken
+
+
+def device_candidates(block: Block, units: int, *, double: bool, threads: int, memory: int | None) -> CandidateRoom:
+    """What :func:`plan_candidates` says of a device, whose units, kernel and workspace are not bounded.
+
+    Raises:
+        NotImplementedError: there is a ``memory``.
+    """
+    if memory is not None:
+        raise _on_a_device(memory, _leaving_out(block, units))
+    n, item = block.n, 8 if double else 4
+    half = n * n // 2 * item
+    taken = n * block.p * item + (half if half <= PACKED else 0)
+    return CandidateRoom(threads, max(1, min(units, ROWS // (8 * n))), PACKED, taken)
+
+
+def device_team(block: Block, *, double: bool, threads: int, memory: int | None) -> tuple[int, int]:
+    """What :func:`products_team` says of a device: the products' own bytes.
+
+    Raises:
+        NotImplementedError: there is a ``memory``.
+    """
+    if memory is not None:
+        raise _on_a_device(memory, _ordering(block))
+    return threads, 8 * block.p * block.p
+
+
+def _on_a_device(memory: int, work: str) -> NotImplementedError:
+    return NotImplementedError(f"memory={memory} bytes is not kept to on a device: {work} needs a backend on the host")
