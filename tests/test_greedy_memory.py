@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -34,7 +35,7 @@ import numpy as np
 import simkit as sk
 
 name, n, p, dtype, memory, options, folder = json.loads(sys.argv[1])
-kernel = getattr(sk, name)()
+kernel = sk.CustomKernel(lambda product, d: 1 / (1 + d)) if name == "Custom" else getattr(sk, name)()
 
 def layer(n):
     x = np.maximum(np.random.default_rng(0).standard_normal((n, p)), 0).astype(dtype)
@@ -80,11 +81,15 @@ def said(kernel: str, n: int, p: int, dtype: str, memory: int, folder: str = "",
         ("RBF", 3000, 64, "float64", 4_000_000, {"units": 8}),
         ("Laplacian", 3000, 64, "float32", 2_500_000, {"estimator": "debiased"}),
         ("Polynomial", 3000, 64, "float32", 4_000_000, {}),
+        ("Custom", 3000, 64, "float32", 4_000_000, {}),
+        ("Custom", 2000, 64, "float64", 20_000_000, {"units": 8}),
     ],
 )
 def test_what_is_taken_is_what_was_allowed(
     kernel: str, n: int, p: int, dtype: str, memory: int, options: dict[str, Any]
 ) -> None:
+    if kernel == "Custom":
+        pytest.importorskip("numba")
     of_plan, taken = said(kernel, n, p, dtype, memory, **options)
     assert of_plan <= memory
     assert taken <= memory + SLACK
@@ -115,6 +120,9 @@ ROOMS: list[tuple[str, Kernel, dict[str, Any], int]] = [
     ("polynomial", sk.Polynomial(), {}, 2_000_000),
     ("polynomial ids", sk.Polynomial(), {"units": np.arange(24) % 6}, 2_000_000),
 ]
+if importlib.util.find_spec("numba"):
+    cubic = sk.CustomKernel(lambda product, d: (product / 24 + 1) ** 3 + 1 / (1 + d))
+    ROOMS += [("custom", cubic, {}, 2_000_000), ("custom debiased", cubic, {"estimator": "debiased"}, 2_000_000)]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -11,7 +11,9 @@
 
 namespace simkit {
 
-inline Kernel candidate_kernel(const std::string& name) {
+inline Kernel candidate_kernel(const std::string& name, KernelFunction function) {
+    if ((name == "custom") != (function != nullptr)) throw std::invalid_argument("a custom kernel is a function");
+    if (function) return Kernel::custom;
     if (name == "rbf") return Kernel::rbf;
     if (name == "laplacian") return Kernel::laplacian;
     if (name == "polynomial") return Kernel::polynomial;
@@ -40,7 +42,8 @@ inline std::vector<std::int64_t> candidate_units(const IndexArray& candidates, c
 template <class T>
 CandidateProblem<T> candidate_problem(const T* z, std::int64_t features, std::int64_t samples,
                                       const IndexArray& offsets, const std::string& kernel, double length, double coef0,
-                                      int degree, bool debiased, const DoubleArray& centre, double mean, int threads) {
+                                      int degree, bool debiased, const DoubleArray& centre, double mean, int threads,
+                                      KernelFunction function = nullptr) {
     check_threads(threads);
     if (centre.ndim() != 1 || centre.shape(0) != samples) throw std::invalid_argument("centre must be [n]");
     CandidateProblem<T> problem{};
@@ -52,7 +55,8 @@ CandidateProblem<T> candidate_problem(const T* z, std::int64_t features, std::in
         throw std::invalid_argument("offsets must lead from 0 to p");
     for (std::int64_t u = 0; u < units; ++u)
         if (problem.offsets[u] >= problem.offsets[u + 1]) throw std::invalid_argument("a unit has no rows");
-    problem.kernel = candidate_kernel(kernel);
+    problem.kernel = candidate_kernel(kernel, function);
+    problem.function = function;
     problem.length = length;
     problem.coef0 = coef0;
     problem.degree = degree;

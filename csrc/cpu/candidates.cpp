@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "core/clones.hpp"
 #include "cpu/candidate_pass.hpp"
+#include "cpu/candidate_tiles.hpp"
+#include "cpu/custom_candidates.hpp"
 #include "cpu/power.hpp"
 
 namespace simkit {
@@ -57,28 +60,6 @@ SIMKIT_CLONES float smallest(const float* v, std::int64_t count) { return smalle
 SIMKIT_CLONES double smallest(const double* v, std::int64_t count) { return smallest_body(v, count); }
 SIMKIT_CLONES float largest(const float* v, std::int64_t count) { return largest_body(v, count); }
 SIMKIT_CLONES double largest(const double* v, std::int64_t count) { return largest_body(v, count); }
-
-struct Tile {
-    std::int64_t i0, i1, j0, j1;
-    std::int64_t at;  // of its first element in the packed L
-    bool diagonal() const { return i0 == j0; }
-    // Columns below the diagonal in row i.
-    std::int64_t count(std::int64_t i) const { return diagonal() ? i - j0 : j1 - j0; }
-};
-
-// Tiles (I, J), J <= I, row by row.
-Tile tile_at(std::int64_t t, std::int64_t n) {
-    std::int64_t row = 0;
-    while (t > row) t -= ++row;
-    Tile tile{row * kTile, std::min(n, (row + 1) * kTile), t * kTile, std::min(n, (t + 1) * kTile), 0};
-    tile.at = row * (row + 1) / 2 * kTile * kTile + (tile.i1 - tile.i0) * tile.j0;
-    return tile;
-}
-
-std::int64_t tile_count(std::int64_t n) {
-    const std::int64_t tiles = (n + kTile - 1) / kTile;
-    return tiles * (tiles + 1) / 2;
-}
 
 template <class T>
 class Features {
@@ -133,19 +114,6 @@ class Features {
     bool distance_;
 };
 
-std::vector<std::int64_t> rows_of(const std::vector<std::int64_t>& offsets, const std::vector<std::int64_t>& units) {
-    std::vector<std::int64_t> rows;
-    for (std::int64_t unit : units)
-        for (std::int64_t r = offsets[unit]; r < offsets[unit + 1]; ++r) rows.push_back(r);
-    return rows;
-}
-
-std::vector<std::int64_t> all_rows(const std::vector<std::int64_t>& offsets) {
-    std::vector<std::int64_t> rows(offsets.back());
-    for (std::size_t r = 0; r < rows.size(); ++r) rows[r] = static_cast<std::int64_t>(r);
-    return rows;
-}
-
 // L below the diagonal of a tile.
 template <class T>
 class Centred {
@@ -154,7 +122,7 @@ class Centred {
         : p_(problem), features_(problem), rows_(all_rows(problem.offsets)) {}
 
     // Rows i0 <= i < i1, at most kRows; leading dimension kTile.
-    void rows(const Tile& tile, std::int64_t i0, std::int64_t i1, T* out) const {
+    void rows(const CandidateTile& tile, std::int64_t i0, std::int64_t i1, T* out) const {
         features_.base(rows_, i0, i1, tile.j0, tile.count(i1 - 1), out);
         for (std::int64_t i = i0; i < i1; ++i, out += kTile) {
             const std::int64_t count = tile.count(i);
@@ -189,17 +157,13 @@ class Worker {
           power_(kRows * kTile),
           less_(kRows * kTile),
           l_(problem.packed ? 0 : kRows * kTile),
-          columns_(problem.candidates.size() * kTile),
           low_(problem.candidates.size()),
           high_(problem.candidates.size()),
-          row_sums_(problem.candidates.size() * kTile),
-          cross_(problem.candidates.size()),
-          squares_(problem.candidates.size()) {}
+          sums_(problem.candidates.size()) {}
 
     void work(std::int64_t t) {
         tile_ = tile_at(t, p_.n);
-        for (auto* sums : {&cross_, &squares_, &row_sums_}) std::fill(sums->begin(), sums->end(), 0.0);
-        std::fill(columns_.begin(), columns_.end(), T(0));
+        sums_.clear();
         if (p_.kernel == Kernel::rbf) find_ranges();
         for (std::int64_t i0 = tile_.i0; i0 < tile_.i1; i0 += kRows) {
             const std::int64_t i1 = std::min(tile_.i1, i0 + kRows);
@@ -218,15 +182,7 @@ class Worker {
         }
     }
 
-    void commit(std::int64_t) {
-        for (std::size_t k = 0; k < p_.candidates.size(); ++k) {
-            out_.cross[k] += 2.0 * cross_[k];
-            out_.squares[k] += 2.0 * squares_[k];
-            double* rows = out_.rows.data() + static_cast<std::int64_t>(k) * p_.n;
-            for (std::int64_t i = tile_.i0; i < tile_.i1; ++i) rows[i] += row_sums_[k * kTile + (i - tile_.i0)];
-            for (std::int64_t j = tile_.j0; j < tile_.j1; ++j) rows[j] += columns_[k * kTile + (j - tile_.j0)];
-        }
-    }
+    void commit(std::int64_t) { sums_.commit(tile_, p_.n, out_); }
 
   private:
     static constexpr T kMost = std::numeric_limits<T>::max();
@@ -240,12 +196,10 @@ class Worker {
         s.centred = p_.packed ? p_.packed + tile_.at + (i0 - tile_.i0) * width : l_.data();
         s.ld = p_.packed ? width : kTile;
         s.level = level();
-        s.columns = columns_.data() + k * kTile;
-        s.row_sums = row_sums_.data() + k * kTile + (i0 - tile_.i0);
+        sums_.begin(k, i0 - tile_.i0, s);
         const Form form = leave_out(unit, k, i0, i1, s);
         candidate_pass(form, s);
-        cross_[k] += s.cross;
-        squares_[k] += s.squares;
+        sums_.end(k, s);
     }
 
     T level() const { return T(features_.distance() ? p_.level - 1.0 : p_.level); }
@@ -302,10 +256,10 @@ class Worker {
     Features<T> features_;
     Centred<T> centred_;
     std::vector<std::int64_t> kept_;
-    std::vector<T> base_, rest_, power_, less_, l_, columns_, low_, high_;
-    std::vector<double> row_sums_, cross_, squares_;
+    std::vector<T> base_, rest_, power_, less_, l_, low_, high_;
+    TileSums<T> sums_;
     T least_ = 0;  // of all distances in the rows at hand
-    Tile tile_{};
+    CandidateTile tile_{};
 };
 
 template <class T>
@@ -315,7 +269,7 @@ struct PackWorker {
     Centred<T> centred{problem};
     std::vector<T> rows = std::vector<T>(kRows * kTile);
     void work(std::int64_t t) {
-        const Tile tile = tile_at(t, problem.n);
+        const CandidateTile tile = tile_at(t, problem.n);
         for (std::int64_t i0 = tile.i0; i0 < tile.i1; i0 += kRows) {
             const std::int64_t i1 = std::min(tile.i1, i0 + kRows);
             centred.rows(tile, i0, i1, rows.data());
@@ -354,6 +308,8 @@ std::int64_t packed_size(std::int64_t n) {
 
 template <class T>
 CandidateSums candidate_sums(const CandidateProblem<T>& problem, const Poll& poll) {
+    if constexpr (std::is_same_v<T, double>)
+        if (problem.kernel == Kernel::custom) return custom_sums(problem, poll);
     const std::size_t count = problem.candidates.size();
     CandidateSums out{std::vector<double>(count), std::vector<double>(count),
                       std::vector<double>(count * static_cast<std::size_t>(problem.n))};
@@ -364,6 +320,8 @@ CandidateSums candidate_sums(const CandidateProblem<T>& problem, const Poll& pol
 
 template <class T>
 void pack_centred(const CandidateProblem<T>& problem, const Poll& poll, T* out) {
+    if constexpr (std::is_same_v<T, double>)
+        if (problem.kernel == Kernel::custom) return pack_custom(problem, poll, out);
     for_each_tile(tile_count(problem.n), problem.threads, poll, [&] { return PackWorker<T>{problem, out}; });
 }
 

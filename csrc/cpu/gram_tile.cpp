@@ -173,12 +173,6 @@ void apply_kernel(const BlockView& block, double* c, std::int64_t count) {
     }
 }
 
-namespace {
-
-constexpr double kLargest = 1e144;  // simkit/kernels.py says so too
-
-}  // namespace
-
 std::int64_t apply_custom(const BlockView& rows, const double* norms, const double* zeros, std::int64_t i0,
                           std::int64_t ti, const BlockView& cols, std::int64_t j0, std::int64_t tj, std::int64_t step,
                           bool same, PackedStrips<double>& strips, Arguments& arguments, double* c) {

@@ -43,6 +43,8 @@ inline bool needs_distances(Kernel kernel) {
     return kernel == Kernel::rbf || kernel == Kernel::laplacian || kernel == Kernel::custom;
 }
 
+inline constexpr double kLargest = 1e144;  // of a custom kernel; simkit/kernels.py says so too
+
 // Per-thread buffers for what a custom kernel is given.
 struct Arguments {
     std::vector<double> products, distances;

@@ -4,7 +4,8 @@
 // z [p, n], in units that give f no length but the polynomial's, holds features by rows, unit u being rows offsets[u]
 // .. offsets[u + 1]. For candidate k
 //   q_ij = sum over kept rows c not in k of (z_ci - z_cj)^2   (or of z_ci z_cj for the polynomial kernel)
-//   K_ij = f(q_ij) - level,   f(q) = 2^-q (RBF), 2^-sqrt(q) (Laplacian) or (length q + coef0)^degree (polynomial)
+//   K_ij = f(q_ij) - level,   f(q) = 2^-q (RBF), 2^-sqrt(q) (Laplacian) or (length q + coef0)^degree (polynomial);
+//   a custom f is given the sums of products and of squares, both
 //   cross = sum K_ij L_ij,  squares = sum K_ij^2,  rows_i = sum_j K_ij,
 // over i != j, and over i = j too where the estimator is biased. L is f of all units' q less centre_i + centre_j -
 // mean: what is left of it once it is centred, so that centring K changes nothing in `cross`. `level` is any number
@@ -35,6 +36,7 @@ struct CandidateProblem {
     Kernel kernel;
     double length, coef0;
     int degree;
+    KernelFunction function;  // of a custom kernel, whose z is float64 and as it was given; else null
     bool debiased;
     double level;
     const double* centre;  // [n]
@@ -50,6 +52,7 @@ struct CandidateSums {
 
 std::int64_t packed_size(std::int64_t n);
 
+// Throws KernelOutOfRange (ops/hsic.hpp; of block 0) where a custom kernel is NaN or too large, as does pack_centred.
 template <class T>
 CandidateSums candidate_sums(const CandidateProblem<T>& problem, const Poll& poll);
 

@@ -40,9 +40,10 @@ def candidate_sums(
     level: float,
     centre: _F64,
     mean: float,
+    function: int,
     packed: npt.NDArray[Any] | None,
     threads: int,
-) -> tuple[_F64, _F64, _F64]: ...
+) -> tuple[tuple[_F64, _F64, _F64] | None, tuple[float, float, float] | None]: ...
 def pack_centred(
     *,
     z: npt.NDArray[Any],
@@ -53,8 +54,9 @@ def pack_centred(
     degree: int,
     centre: _F64,
     mean: float,
+    function: int,
     threads: int,
-) -> npt.NDArray[Any]: ...
+) -> tuple[npt.NDArray[Any] | None, tuple[float, float, float] | None]: ...
 def pair_sums(
     *,
     rows: list[Block],

@@ -62,8 +62,6 @@ def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | 
     """Why ``op``, on ``inputs`` with ``kernel``, cannot run here; empty when it can."""
     if op not in OPS:
         return [f"there is no native {op}"]
-    if isinstance(kernel, CustomKernel) and op in ("unit_features", "candidate_sums", "pack_centred"):
-        return [f"there is no native {op} of {kernel!r}"]
     core, why = _load()
     return [why] if core is None and op not in WITH_NUMPY else []
 
@@ -186,7 +184,7 @@ def candidate_sums(
     threads: int = 1,
 ) -> CandidateSums:
     """See :func:`simkit.backends.reference.candidate_sums`."""
-    sums = _core().candidate_sums(
+    sums, bad = _core().candidate_sums(
         **_candidate_options(problem),
         kept=np.ascontiguousarray(kept, dtype=np.int64),
         candidates=np.ascontiguousarray(candidates, dtype=np.int64),
@@ -195,6 +193,8 @@ def candidate_sums(
         packed=problem.packed,
         threads=threads,
     )
+    if bad is not None:
+        raise _out_of_range(problem, bad)
     return CandidateSums.with_rows(*sums, keep=rows)
 
 
@@ -202,7 +202,10 @@ def pack_centred(problem: CandidateProblem, *, room: int, threads: int = 1) -> n
     """L of :func:`simkit.backends.reference.pack_centred` below the diagonal, tile by tile, in the type of z."""
     if problem.half_bytes > room:
         return None
-    packed: npt.NDArray[Any] = _core().pack_centred(**_candidate_options(problem), threads=threads)
+    centred, bad = _core().pack_centred(**_candidate_options(problem), threads=threads)
+    if bad is not None:
+        raise _out_of_range(problem, bad)
+    packed: npt.NDArray[Any] = centred
     return packed
 
 
@@ -213,8 +216,14 @@ def _candidate_options(problem: CandidateProblem) -> dict[str, Any]:
         "length": problem.length,
         "centre": problem.centre,
         "mean": problem.mean,
+        "function": problem.kernel.address if isinstance(problem.kernel, CustomKernel) else 0,
         **kernel_options(problem.kernel),
     }
+
+
+def _out_of_range(problem: CandidateProblem, pair: tuple[float, float, float]) -> ValueError:
+    assert isinstance(problem.kernel, CustomKernel)
+    return problem.kernel.out_of_range(problem.name, *pair)
 
 
 def eliminate(

@@ -91,9 +91,9 @@ def greedy_cka(
         x: activations ``[n, p]`` (``[n, ...]`` is flattened), or a mapping of layers, which gives a mapping of results.
         units: None (each column is a unit), the number of equal blocks of neighbouring columns (the channels of a
             flattened ``[n, c, h, w]`` map), or ``[p]`` integer ids of the unit each column belongs to.
-        kernel: the closed form holds for the linear kernel. For RBF, Laplacian and polynomial ones every candidate is
-            evaluated: O(n²) each, u²/2 of them, and n² / 2 numbers are held. The bandwidth is that of all units. A
-            CustomKernel's candidates run in the NumPy reference, O(n² p) each, and several n × n matrices are held.
+        kernel: the closed form holds for the linear kernel. For RBF, Laplacian, polynomial and custom ones every
+            candidate is evaluated: O(n²) each, u²/2 of them, and n² / 2 numbers are held. The bandwidth is that of all
+            units. A CustomKernel is given the products and squared distances of the kept units' raw columns.
         estimator: ``"biased"`` (as the source) or ``"debiased"``.
         mode: ``"greedy"`` scores again after every removal; ``"oneshot"`` ranks once by the first scores.
         count: stop after so many removals.
@@ -112,10 +112,11 @@ def greedy_cka(
         1e-12) go to the lowest index.
 
     Raises:
-        ValueError: no layers; wrong units, count or threshold; non-finite or constant activations; too few samples.
+        ValueError: no layers; wrong units, count or threshold; non-finite or constant activations; too few samples; a
+            custom kernel that is not finite, or 1e144 in size, for kept units.
         TooLittleMemory: (a ValueError) ``memory`` does not hold the least that a layer needs.
-        NotImplementedError: the cosine kernel; a custom kernel by backend="native_cpu" or "native_cuda"; ``memory`` for
-            products of columns, or under a non-linear kernel, on a device.
+        NotImplementedError: the cosine kernel; a custom kernel by backend="native_cuda"; ``memory`` for products of
+            columns, or under a non-linear kernel, on a device.
     """
     options: dict[str, Any] = {
         "units": units,

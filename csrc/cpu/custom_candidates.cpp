@@ -1,0 +1,296 @@
+#include "cpu/custom_candidates.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "core/clones.hpp"
+#include "cpu/candidate_pass.hpp"
+#include "cpu/candidate_tiles.hpp"
+#include "cpu/gram_tile.hpp"
+#include "ops/hsic.hpp"
+
+namespace simkit {
+namespace {
+
+constexpr std::int64_t kTile = kCandidateTile, kRows = kCandidateRows;
+constexpr double kCancelled = 1e-4;  // of a distance, or of what products can be: less has lost four digits
+constexpr double kSign = 1e-8;       // of what products can be: more is far beyond rounding, so that its sign is right
+
+using Problem = CandidateProblem<double>;
+using Indices = std::vector<std::int64_t>;
+
+SIMKIT_CLONES void take_off(double own, const double* column, double* products, double* distances, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) {
+        const double d = own - column[j];
+        products[j] -= own * column[j];
+        distances[j] -= d * d;
+    }
+}
+
+SIMKIT_CLONES void add_squares(double sign, const double* row, double* squares, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) squares[j] += sign * row[j] * row[j];
+}
+
+// Square roots; what rounding leaves below 0 is none.
+SIMKIT_CLONES void to_norms(double* squares, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) squares[j] = squares[j] > 0.0 ? std::sqrt(squares[j]) : 0.0;
+}
+
+// One sample and the samples of a row of a strip: norms of all kept rows of z, and without the candidate's.
+struct Norms {
+    double own, own_rest;
+    const double *column, *column_rest;
+    bool lost(std::int64_t j, double product) const {
+        const double most = own * column[j];
+        return own_rest * column_rest[j] < kCancelled * most || std::fabs(product) < kSign * most;
+    }
+};
+
+SIMKIT_CLONES bool any_lost(const Norms& norms, const double* products, const double* distances, const double* before,
+                            std::int64_t count) {
+    std::int64_t lost = 0;
+    for (std::int64_t j = 0; j < count; ++j) {
+        const double most = norms.own * norms.column[j];
+        lost |= (norms.own_rest * norms.column_rest[j] < kCancelled * most) | (std::fabs(products[j]) < kSign * most) |
+                (distances[j] < kCancelled * before[j]);
+    }
+    return lost != 0;
+}
+
+// The kernel of some rows of z, or of all but one unit's, over a strip of a tile.
+class Kernels {
+  public:
+    explicit Kernels(const Problem& problem) : p_(problem), arguments_(strips()), rest_(strips()) {}
+
+    // The arguments of the rows of z given, between samples i0 <= i < i1 and `count` samples from j0 on.
+    void base(const Indices& rows, std::int64_t i0, std::int64_t i1, std::int64_t j0, std::int64_t count) {
+        const PairFeatures<double> pairs{p_.z, p_.n, rows, i0, i1 - i0, j0};
+        feature_sums(false, pairs, count, arguments_.products.data());
+        feature_sums(true, pairs, count, arguments_.distances.data());
+    }
+
+    // values [count] of row i, number r of the strip, as `base` left it.
+    std::optional<KernelOutOfRange> values(std::int64_t r, std::int64_t count, double* values) {
+        copy(r, count);
+        return call(count, values);
+    }
+
+    // The same without the candidate's rows of z, first <= row < last. What has cancelled is formed again from the rows
+    // that are left, so that equal ones are at distance 0 exactly, and products keep their sign.
+    std::optional<KernelOutOfRange> values_without(const Indices& rows, std::int64_t first, std::int64_t last,
+                                                   std::int64_t i, std::int64_t r, std::int64_t j0, std::int64_t count,
+                                                   const Norms& norms, double* values) {
+        copy(r, count);
+        double *products = rest_.products.data(), *distances = rest_.distances.data();
+        for (std::int64_t row = first; row < last; ++row)
+            take_off(p_.z[row * p_.n + i], p_.z + row * p_.n + j0, products, distances, count);
+        const double* before = arguments_.distances.data() + r * kTile;
+        if (any_lost(norms, products, distances, before, count))
+            for (std::int64_t j = 0; j < count; ++j) {
+                const bool product = norms.lost(j, products[j]), distance = distances[j] < kCancelled * before[j];
+                if (!product && !distance) continue;
+                double sum = 0.0, squares = 0.0;
+                for (std::int64_t row : rows) {
+                    if (row >= first && row < last) continue;
+                    const double a = p_.z[row * p_.n + i], b = p_.z[row * p_.n + j0 + j];
+                    sum += a * b;
+                    squares += (a - b) * (a - b);
+                }
+                if (product) products[j] = sum;
+                if (distance) distances[j] = squares;
+            }
+        return call(count, values);
+    }
+
+    // values [n] of every sample with itself, for the rows of z given.
+    std::optional<KernelOutOfRange> diagonal(const Indices& rows, std::vector<double>& values) {
+        rest_.products.assign(p_.n, 0.0);
+        rest_.distances.assign(p_.n, 0.0);
+        for (std::int64_t row : rows) add_squares(1.0, p_.z + row * p_.n, rest_.products.data(), p_.n);
+        return call(p_.n, values.data());
+    }
+
+  private:
+    static Arguments strips() { return {std::vector<double>(kRows * kTile), std::vector<double>(kRows * kTile)}; }
+
+    // The function may write to what it is given.
+    void copy(std::int64_t r, std::int64_t count) {
+        std::copy_n(arguments_.products.data() + r * kTile, count, rest_.products.data());
+        std::copy_n(arguments_.distances.data() + r * kTile, count, rest_.distances.data());
+    }
+
+    std::optional<KernelOutOfRange> call(std::int64_t count, double* values) {
+        std::fill_n(values, count, std::numeric_limits<double>::quiet_NaN());  // what stays so where f gives up
+        p_.function(rest_.products.data(), rest_.distances.data(), values, count);
+        const double* bad = std::find_if(values, values + count, [](double v) { return !(std::fabs(v) < kLargest); });
+        if (bad == values + count) return std::nullopt;
+        const std::int64_t k = bad - values;
+        return KernelOutOfRange{0, rest_.products[k], rest_.distances[k], *bad};
+    }
+
+    const Problem& p_;
+    Arguments arguments_, rest_;
+};
+
+// L below the diagonal of a tile, rows i0 <= i < i1, at most kRows; leading dimension kTile.
+std::optional<KernelOutOfRange> centred_rows(const Problem& problem, const Indices& rows, const CandidateTile& tile,
+                                             std::int64_t i0, std::int64_t i1, Kernels& kernels, double* out) {
+    kernels.base(rows, i0, i1, tile.j0, tile.count(i1 - 1));
+    for (std::int64_t i = i0; i < i1; ++i, out += kTile) {
+        const std::int64_t count = tile.count(i);
+        if (const auto bad = kernels.values(i - i0, count, out)) return bad;
+        for (std::int64_t j = 0; j < count; ++j)
+            out[j] = out[j] - problem.centre[i] - problem.centre[tile.j0 + j] + problem.mean;
+    }
+    return std::nullopt;
+}
+
+// What all workers read.
+struct Shared {
+    const Problem& problem;
+    Indices all, kept;
+    std::vector<double> squares, norms;  // [n] of the kept rows of z
+    explicit Shared(const Problem& of)
+        : problem(of), all(all_rows(of.offsets)), kept(rows_of(of.offsets, of.kept)), squares(of.n) {
+        for (std::int64_t row : kept) add_squares(1.0, of.z + row * of.n, squares.data(), of.n);
+        norms = squares;
+        to_norms(norms.data(), of.n);
+    }
+};
+
+class Worker {
+  public:
+    Worker(const Shared& shared, CandidateSums& out)
+        : s_(shared),
+          p_(shared.problem),
+          out_(out),
+          kernels_(shared.problem),
+          sums_(shared.problem.candidates.size()),
+          values_(kRows * kTile),
+          l_(shared.problem.packed ? 0 : kRows * kTile),
+          rest_(kTile) {}
+
+    void work(std::int64_t t) {
+        tile_ = tile_at(t, p_.n);
+        sums_.clear();
+        for (std::int64_t i0 = tile_.i0; i0 < tile_.i1 && !bad_; i0 += kRows) {
+            const std::int64_t i1 = std::min(tile_.i1, i0 + kRows);
+            if (!p_.packed) bad_ = centred_rows(p_, s_.all, tile_, i0, i1, kernels_, l_.data());
+            kernels_.base(s_.kept, i0, i1, tile_.j0, tile_.count(i1 - 1));
+            for (std::size_t k = 0; k < p_.candidates.size() && !bad_; ++k) add(k, i0, i1);
+        }
+    }
+
+    void commit(std::int64_t) {
+        if (bad_) throw *bad_;
+        sums_.commit(tile_, p_.n, out_);
+    }
+
+  private:
+    void add(std::size_t k, std::int64_t i0, std::int64_t i1) {
+        const std::int64_t unit = p_.candidates[k], width = tile_.j1 - tile_.j0;
+        const std::int64_t first = unit < 0 ? 0 : p_.offsets[unit], last = unit < 0 ? 0 : p_.offsets[unit + 1];
+        if (unit >= 0) rest_norms(first, last, tile_.j0, width, rest_.data());
+        for (std::int64_t i = i0; i < i1 && !bad_; ++i) {
+            double* values = values_.data() + (i - i0) * kTile;
+            if (unit < 0) {
+                bad_ = kernels_.values(i - i0, tile_.count(i), values);
+                continue;
+            }
+            double own;
+            rest_norms(first, last, i, 1, &own);
+            const Norms norms{s_.norms[i], own, s_.norms.data() + tile_.j0, rest_.data()};
+            bad_ = kernels_.values_without(s_.kept, first, last, i, i - i0, tile_.j0, tile_.count(i), norms, values);
+        }
+        if (bad_) return;
+        Strip<double> s{};
+        s.rows = i1 - i0;
+        s.count = tile_.count(i0);
+        s.longer = tile_.diagonal();
+        s.base = values_.data();
+        s.centred = p_.packed ? p_.packed + tile_.at + (i0 - tile_.i0) * width : l_.data();
+        s.ld = p_.packed ? width : kTile;
+        s.level = p_.level;
+        sums_.begin(k, i0 - tile_.i0, s);
+        candidate_pass(Form::ready, s);
+        sums_.end(k, s);
+    }
+
+    // Norms of samples from j0 on, without some rows of z.
+    void rest_norms(std::int64_t first, std::int64_t last, std::int64_t j0, std::int64_t count, double* out) const {
+        std::copy_n(s_.squares.data() + j0, count, out);
+        for (std::int64_t row = first; row < last; ++row) add_squares(-1.0, p_.z + row * p_.n + j0, out, count);
+        to_norms(out, count);
+    }
+
+    const Shared& s_;
+    const Problem& p_;
+    CandidateSums& out_;
+    Kernels kernels_;
+    TileSums<double> sums_;
+    std::vector<double> values_, l_, rest_;
+    std::optional<KernelOutOfRange> bad_{};
+    CandidateTile tile_{};
+};
+
+struct PackWorker {
+    const Problem& problem;
+    const Indices& all;
+    double* out;
+    Kernels kernels{problem};
+    std::vector<double> rows = std::vector<double>(kRows * kTile);
+    void work(std::int64_t t) {
+        const CandidateTile tile = tile_at(t, problem.n);
+        for (std::int64_t i0 = tile.i0; i0 < tile.i1; i0 += kRows) {
+            const std::int64_t i1 = std::min(tile.i1, i0 + kRows);
+            if (const auto bad = centred_rows(problem, all, tile, i0, i1, kernels, rows.data())) throw *bad;
+            for (std::int64_t i = i0; i < i1; ++i)
+                std::copy_n(rows.data() + (i - i0) * kTile, tile.count(i),
+                            out + tile.at + (i - tile.i0) * (tile.j1 - tile.j0));
+        }
+    }
+};
+
+// The diagonal, which must be in range even where the debiased form does not count it.
+void add_diagonal(const Shared& shared, CandidateSums& out) {
+    const Problem& problem = shared.problem;
+    Kernels kernels(problem);
+    std::vector<double> centred(problem.n), values(problem.n);
+    if (const auto bad = kernels.diagonal(shared.all, centred)) throw *bad;
+    for (std::int64_t i = 0; i < problem.n; ++i) centred[i] = centred[i] - 2.0 * problem.centre[i] + problem.mean;
+    for (std::size_t k = 0; k < problem.candidates.size(); ++k) {
+        Indices units;
+        std::copy_if(problem.kept.begin(), problem.kept.end(), std::back_inserter(units),
+                     [&](std::int64_t unit) { return unit != problem.candidates[k]; });
+        if (const auto bad = kernels.diagonal(rows_of(problem.offsets, units), values)) throw *bad;
+        for (std::int64_t i = 0; i < problem.n && !problem.debiased; ++i) {
+            const double value = values[i] - problem.level;
+            out.cross[k] += value * centred[i];
+            out.squares[k] += value * value;
+            out.rows[static_cast<std::int64_t>(k) * problem.n + i] += value;
+        }
+    }
+}
+
+}  // namespace
+
+CandidateSums custom_sums(const Problem& problem, const Poll& poll) {
+    const std::size_t count = problem.candidates.size();
+    CandidateSums out{std::vector<double>(count), std::vector<double>(count),
+                      std::vector<double>(count * static_cast<std::size_t>(problem.n))};
+    const Shared shared(problem);
+    for_each_tile(tile_count(problem.n), problem.threads, poll, [&] { return Worker(shared, out); });
+    add_diagonal(shared, out);
+    return out;
+}
+
+void pack_custom(const Problem& problem, const Poll& poll, double* out) {
+    const Indices all = all_rows(problem.offsets);
+    for_each_tile(tile_count(problem.n), problem.threads, poll, [&] { return PackWorker{problem, all, out}; });
+}
+
+}  // namespace simkit
