@@ -46,6 +46,7 @@ std::unique_ptr<DeviceCandidates> make_candidates(const std::shared_ptr<DeviceUn
                                                   std::int64_t at_once, std::int64_t packed, std::int64_t bytes) {
     if (!units) throw std::invalid_argument("there are no units");
     if (at_once < 1) throw std::invalid_argument("at_once must be positive");
+    if (kernel == "custom") throw std::invalid_argument("a device runs no custom kernel");
     if (kernel == "polynomial" && degree < 1) throw std::invalid_argument("degree must be positive");
     auto out = std::make_unique<DeviceCandidates>();
     out->units = units;

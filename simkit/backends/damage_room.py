@@ -1,7 +1,7 @@
 """How much greedy damage takes beyond the features, and how it is kept within ``memory=``: decided before it begins.
 
-The last bits of an order's CKA depend on none of this: candidates in batches, by any team, with the kernel of all units
-held or formed again, give the same sums.
+No bit of an order's CKA depends on this: candidates in batches, by any team, with the kernel of all units held or
+formed again, give the same sums, and so do products of columns by any team.
 """
 
 from __future__ import annotations

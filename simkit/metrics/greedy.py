@@ -101,9 +101,9 @@ def greedy_cka(
         exact: float64 products even for float32 activations. Otherwise float32 input is guaranteed to give choices
             within 1e-6 of the best; float64 input always gives the order of the brute force.
         memory: bytes of workspace beyond the features in memory, for one layer at a time, as a number or ``"64 MB"``;
-            what is resident of mapped files counts. Neutral to the order: fewer candidates are evaluated at once, on
-            fewer threads, and the kernel of all units is formed again where it does not fit. The plan says what is
-            taken at most.
+            what is resident of mapped files counts. Fewer candidates are evaluated at once, on fewer threads, and the
+            kernel of all units is formed again where it does not fit, to the same bits; sums of pairs of units may be
+            formed by other tiles, which changes their rounding. The plan says what is taken at most.
         backend: a backend's name; None lets simkit choose.
         threads: worker threads; None takes the processors of this process.
 
