@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from simkit import kernels
-from simkit.backends import base, cuda_device, mapped, routes
+from simkit.backends import base, cuda_device, damage_room, mapped, routes
 from simkit.backends.choose import PREFERENCE
 
 ROOT = Path(__file__).parents[1]
@@ -274,7 +274,12 @@ def test_no_two_programs_have_one_name() -> None:
         (routes.CHUNK, "cpu/hsic_feature.cpp", "kDepth"),
         (routes.ROWS, "cpu/hsic_feature.cpp", "kRows"),
         (routes.WIDEST, "core/micro_kernel.hpp", "kWidest"),
-        (kernels.LARGEST, "cpu/gram_tile.cpp", "kLargest"),
+        (kernels.LARGEST, "cpu/gram_tile.hpp", "kLargest"),
+        (damage_room.TILE, "cpu/candidate_pass.hpp", "kCandidateTile"),
+        (damage_room.STRIP, "cpu/candidate_pass.hpp", "kCandidateRows"),
+        (damage_room.COLUMNS, "cpu/columns.cpp", "kTile"),
+        (damage_room.DEPTH, "cpu/columns.cpp", "kDepth"),
+        (damage_room.GROUP, "cpu/columns.cpp", "kRows"),
     ],
 )
 def test_what_plans_count_with_is_what_the_engine_does(value: float, file: str, name: str) -> None:
