@@ -159,6 +159,24 @@ def test_what_is_left_of_equal_and_of_orthogonal_rows_is_exact(name: str, widths
     assert np.allclose(got.squares, want.squares, **tolerance)
 
 
+@pytest.mark.parametrize("name", [*STEPS, "mixed"])
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_rows_that_are_mostly_zeros(size: float, name: str) -> None:
+    """Most products are 0; those of the second unit, of columns that are opposite, cancel among themselves."""
+    r = np.random.default_rng(1)
+    z = np.abs(r.standard_normal((7, 300))) * (r.random((7, 300)) < 0.2)
+    z[2] = -z[1] if name != "a root" else z[1]
+    z[1:3] *= size
+    kernel = {**STEPS, "mixed": MIXED}[name]
+    problem = problem_of(z, [1, 2, 3, 1], kernel, "biased")
+    got, want = (
+        module.candidate_sums(problem, np.arange(4), np.array([0, 1, 2, 3, -1])) for module in (native_cpu, reference)
+    )
+    assert got.rows is not None
+    assert np.allclose(got.rows, want.rows, rtol=1e-9, atol=1e-9)
+    assert np.allclose(got.squares, want.squares, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -40,24 +40,28 @@ SIMKIT_CLONES void to_norms(double* squares, std::int64_t count) {
     for (std::int64_t j = 0; j < count; ++j) squares[j] = squares[j] > 0.0 ? std::sqrt(squares[j]) : 0.0;
 }
 
-// One sample and the samples of a row of a strip: norms of all kept rows of z, and without the candidate's.
+SIMKIT_CLONES void add_sizes(const double* row, double* sizes, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) sizes[j] += std::fabs(row[j]);
+}
+
+// One sample and the samples of a row of a strip: norms of all kept rows of z, and without the candidate's, and the sum
+// of sizes of the candidate's, which is 0 exactly where nothing is taken off a product.
 struct Norms {
-    double own, own_rest;
-    const double *column, *column_rest;
-    bool lost(std::int64_t j, double product) const {
+    double own, own_rest, own_part;
+    const double *column, *column_rest, *column_part;
+    [[gnu::always_inline]] bool lost(std::int64_t j, double product) const {
         const double most = own * column[j];
-        return own_rest * column_rest[j] < kCancelled * most || std::fabs(product) < kSign * most;
+        return ((own_rest * column_rest[j] < kCancelled * most) | (std::fabs(product) < kSign * most)) &
+               (column_part[j] > 0.0);
     }
 };
 
 SIMKIT_CLONES bool any_lost(const Norms& norms, const double* products, const double* distances, const double* before,
                             std::int64_t count) {
     std::int64_t lost = 0;
-    for (std::int64_t j = 0; j < count; ++j) {
-        const double most = norms.own * norms.column[j];
-        lost |= (norms.own_rest * norms.column_rest[j] < kCancelled * most) | (std::fabs(products[j]) < kSign * most) |
-                (distances[j] < kCancelled * before[j]);
-    }
+    if (norms.own_part > 0.0)
+        for (std::int64_t j = 0; j < count; ++j) lost |= norms.lost(j, products[j]);
+    for (std::int64_t j = 0; j < count; ++j) lost |= distances[j] < kCancelled * before[j];
     return lost != 0;
 }
 
@@ -91,7 +95,8 @@ class Kernels {
         const double* before = arguments_.distances.data() + r * kTile;
         if (any_lost(norms, products, distances, before, count))
             for (std::int64_t j = 0; j < count; ++j) {
-                const bool product = norms.lost(j, products[j]), distance = distances[j] < kCancelled * before[j];
+                const bool product = norms.own_part > 0.0 && norms.lost(j, products[j]),
+                           distance = distances[j] < kCancelled * before[j];
                 if (!product && !distance) continue;
                 double sum = 0.0, squares = 0.0;
                 for (std::int64_t row : rows) {
@@ -172,7 +177,8 @@ class Worker {
           sums_(shared.problem.candidates.size()),
           values_(kRows * kTile),
           l_(shared.problem.packed ? 0 : kRows * kTile),
-          rest_(kTile) {}
+          rest_(kTile),
+          part_(kTile) {}
 
     void work(std::int64_t t) {
         tile_ = tile_at(t, p_.n);
@@ -194,16 +200,16 @@ class Worker {
     void add(std::size_t k, std::int64_t i0, std::int64_t i1) {
         const std::int64_t unit = p_.candidates[k], width = tile_.j1 - tile_.j0;
         const std::int64_t first = unit < 0 ? 0 : p_.offsets[unit], last = unit < 0 ? 0 : p_.offsets[unit + 1];
-        if (unit >= 0) rest_norms(first, last, tile_.j0, width, rest_.data());
+        if (unit >= 0) sizes(first, last, tile_.j0, width, rest_.data(), part_.data());
         for (std::int64_t i = i0; i < i1 && !bad_; ++i) {
             double* values = values_.data() + (i - i0) * kTile;
             if (unit < 0) {
                 bad_ = kernels_.values(i - i0, tile_.count(i), values);
                 continue;
             }
-            double own;
-            rest_norms(first, last, i, 1, &own);
-            const Norms norms{s_.norms[i], own, s_.norms.data() + tile_.j0, rest_.data()};
+            double rest, part;
+            sizes(first, last, i, 1, &rest, &part);
+            const Norms norms{s_.norms[i], rest, part, s_.norms.data() + tile_.j0, rest_.data(), part_.data()};
             bad_ = kernels_.values_without(s_.kept, first, last, i, i - i0, tile_.j0, tile_.count(i), norms, values);
         }
         if (bad_) return;
@@ -220,11 +226,16 @@ class Worker {
         sums_.end(k, s);
     }
 
-    // Norms of samples from j0 on, without some rows of z.
-    void rest_norms(std::int64_t first, std::int64_t last, std::int64_t j0, std::int64_t count, double* out) const {
-        std::copy_n(s_.squares.data() + j0, count, out);
-        for (std::int64_t row = first; row < last; ++row) add_squares(-1.0, p_.z + row * p_.n + j0, out, count);
-        to_norms(out, count);
+    // Of samples from j0 on: norms without some rows of z, and the sums of these rows' sizes.
+    void sizes(std::int64_t first, std::int64_t last, std::int64_t j0, std::int64_t count, double* rest,
+               double* part) const {
+        std::copy_n(s_.squares.data() + j0, count, rest);
+        std::fill_n(part, count, 0.0);
+        for (std::int64_t row = first; row < last; ++row) {
+            add_squares(-1.0, p_.z + row * p_.n + j0, rest, count);
+            add_sizes(p_.z + row * p_.n + j0, part, count);
+        }
+        to_norms(rest, count);
     }
 
     const Shared& s_;
@@ -232,7 +243,7 @@ class Worker {
     CandidateSums& out_;
     Kernels kernels_;
     TileSums<double> sums_;
-    std::vector<double> values_, l_, rest_;
+    std::vector<double> values_, l_, rest_, part_;
     std::optional<KernelOutOfRange> bad_{};
     CandidateTile tile_{};
 };

@@ -16,7 +16,7 @@ from .routes import WIDEST, Workspace
 from .unit_features import strip_of
 
 TILE, STRIP = 256, 8  # samples of a tile and rows of it at a time, as in csrc/cpu/candidate_pass.hpp
-STRIPS = 5  # that a worker holds; a custom kernel's holds one more
+STRIPS = 5  # that a worker holds; a custom kernel's holds two more
 PASS = 4  # what one candidate costs a pair of samples, in features
 ROWS = 2**26  # bytes of row sums at a time: candidates beyond them wait
 PACKED = 2**30  # bytes of half the kernel of all units: above, it is formed again for every batch of candidates
@@ -72,7 +72,7 @@ class _Candidates:
 
     def calls(self, at_once: int, *, packed: bool) -> Workspace:
         """What calls of so many candidates take beside what is held."""
-        strips = (STRIPS + self.custom) * STRIP * TILE * self.item + 16 * self.p
+        strips = (STRIPS + 2 * self.custom) * STRIP * TILE * self.item + 16 * self.p
         sums = at_once * (TILE * (self.item + 8) + 2 * self.item + 16)
         return Workspace(self.half_kernel if packed else 0, strips + sums, 8 * self.n * at_once)
 
