@@ -2,7 +2,7 @@
 
 A record holds measurements alone. What is asked stands here, so that a new record cannot change it and an old one is
 judged by the same bounds. What falls short is said with the number it falls short by; what no record can show names
-the test that asserts it.
+the test that asserts it, and counts as asserted, not as kept.
 """
 
 from __future__ import annotations
@@ -55,17 +55,16 @@ class Required:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What no record of a run shows: the test that asserts it, or, where there is none, why it is not kept."""
+    """What no record of a run shows: the test that asserts it."""
 
     key: str
     words: str
-    test: str = ""
-    missing: str = ""
+    test: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A requirement and what was measured; ``short`` is empty where it is kept, ``kept`` None where nothing says."""
+    """A requirement and what was measured; ``short`` is empty where it is kept, ``kept`` None where no record says."""
 
     asked: Required | Elsewhere
     measured: str
@@ -74,8 +73,13 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """kept, short by so much, or not measured."""
-        return {True: "kept", False: self.short, None: "not measured"}[self.kept]
+        """kept, short by so much, not measured, or asserted by a test."""
+        return "asserted" if self.asserted else {True: "kept", False: self.short, None: "not measured"}[self.kept]
+
+    @property
+    def asserted(self) -> bool:
+        """Whether it is for a test to say, not for a record."""
+        return isinstance(self.asked, Elsewhere)
 
 
 def _cca(name: str) -> list[Required]:
@@ -103,7 +107,17 @@ def _growth(key: str, variable: str, memory: int) -> tuple[Required, Required]:
 # key, variable, power of the memory
 GROWTH = (
     ("W1", "n", 0), ("W1", "p", 0), ("W1", "L", 1), ("W2", "n", 0), ("W2", "p", 2), ("W2", "u", 1), ("W3", "n", 0),
-    ("W3", "u", 1), ("W4", "filters", 2), ("W4", "weights", 1), ("W5", "n", 0), ("W5", "p", 2), ("W5", "L", 2),
+    ("W3", "u", 1), ("W3", "positions", 0), ("W4", "filters", 2), ("W4", "weights", 1), ("W5", "n", 0), ("W5", "p", 2),
+    ("W5", "L", 2),
+)  # fmt: skip
+# Sizes of test_growth.py that were chosen after others had missed the bound: key, variable, what was measured there.
+MOVED = (
+    ("W2", "u", "time 2.24, counted 2, from 1,000 to 3,300: across the edge of the cache its exponent is the memory's"),
+    ("W3", "positions", "time 0.54, counted 0.78, from 64 to 216: there the products are not most of the time"),
+    ("W5", "p", "time 1.72, counted 2, from 384 to 1,296: there what grows with p¹ is a share of the time"),
+    ("W5", "L", "time 1.64, counted 2, from 2 to 10: there what grows with L¹ is a share of the time"),
+    ("W3", "u", "the first sizes, from 32 to 108, were left before a run was recorded"),
+    ("W2", "p", "the memory's first sizes had 2,000 rows, and were left before a run was recorded"),
 )  # fmt: skip
 MEMORY_BY_ROWS = r"1[0,]+: ([\d.]+) MiB"
 REQUIRED: tuple[Required | Elsewhere, ...] = (
@@ -159,8 +173,7 @@ def verdicts(results: Mapping[str, Result], keys: Sequence[str] | None = None) -
 
 def _verdict(asked: Required | Elsewhere, result: Result | None) -> Verdict:
     if isinstance(asked, Elsewhere):
-        found = f"asserted by `{asked.test}`" if asked.test else asked.missing
-        return Verdict(asked, found, bool(asked.test), "" if asked.test else "short: not built")
+        return Verdict(asked, f"asserted by test `{asked.test}`", None)
     value, text = (
         MEASURED[asked.quantity](asked, result) if result is not None and result.get("full", True) else NOTHING
     )
@@ -277,9 +290,9 @@ def _note(asked: Required, result: Result) -> Measured:
 
 def _routes(asked: Required, result: Result) -> Measured:
     over = sum(cell["ratio"] > asked.bound for cell in result["cells"])
-    return float(
-        result["worst"]
-    ), f"{ratio_cell(result['worst'])}; {over} of {len(result['cells'])} above {asked.bound:g}"
+    again = "" if "protocol" in result else ", when those above it were timed again"
+    words = f"{ratio_cell(result['worst'])}; {over} of {len(result['cells'])} above {asked.bound:g}{again}"
+    return float(result["worst"]), words
 
 
 def _row_of_growth(asked: Required, result: Result) -> Result:

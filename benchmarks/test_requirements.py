@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from . import table
-from .requirements import MEASURED, REQUIRED, Elsewhere, Quantity, Required, memory_kept, of, verdicts
+from .requirements import MEASURED, MOVED, REQUIRED, Elsewhere, Quantity, Required, memory_kept, of, verdicts
+from .test_growth import series_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,7 +56,7 @@ def test_notes_growth_routes_and_seconds() -> None:
     assert said["memory flat: at 10⁵ and 10⁶ rows ≤ 1.1 × that at 10⁴"] == "1.20 short by 9.1%"
     fast = _said(_workload("W5 float32", _row("simkit, float32 products", 1.2, error=1e-8)))
     assert fast == {"≥ 90% of the float32 limit: ≤ 1.11 ×": "1.20 short by 8.0%", "error ≤ 1e-6": "1e-8 kept"}
-    assert said["any order within 1e-9"].endswith("test_any_order_gives_the_same_digits` kept")
+    assert said["any order within 1e-9"].endswith("test_any_order_gives_the_same_digits` asserted")
     said = _said(_workload("W2", _row("simkit", float("nan")), notes=("99% of the float32 order is that of float64",)))
     assert said["the order of brute force, 100%"] == "99% short by 1.0%"
     assert said["≤ 1.25 × limit"] == "nan short: nan"
@@ -64,8 +67,10 @@ def test_notes_growth_routes_and_seconds() -> None:
     assert said["W5: time in n, within 0.2 of the counted exponent"] == "0.70 (counted 1.00) short by 50%"
     assert said["W5: memory at most n⁰, within 0.2"] == "0.10 kept"
     assert said["W1: time in n, within 0.2 of the counted exponent"] == "not measured not measured"
-    said = _said({"key": "routes", "worst": 1.5, "cells": [{"ratio": 1.5}, {"ratio": 1.0}]})
-    assert said == {"≤ 1.2 × the best route, every shape of the grid": "1.50; 1 of 2 above 1.2 short by 25%"}
+    grid = {"key": "routes", "protocol": "medians", "worst": 1.5, "cells": [{"ratio": 1.5}, {"ratio": 1.0}]}
+    assert _said(grid) == {"≤ 1.2 × the best route, every shape of the grid": "1.50; 1 of 2 above 1.2 short by 25%"}
+    del grid["protocol"]
+    assert "above 1.2, when those above it were timed again" in next(iter(_said(grid).values()))
     said = _said({"key": "W10", "rows": [{"name": "import simkit", "seconds": 0.1}]})
     assert said == {"`import simkit` ≤ 0.15 s": "100.0 ms kept", "`simkit --help` ≤ 0.3 s": "not timed not measured"}
     forward = _row("the forward passes alone", 1.0)
@@ -93,11 +98,22 @@ def test_the_list_is_whole() -> None:
     assert {one.key.split()[0] for one in REQUIRED} >= {f"W{i}" for i in range(1, 11)}
     used = {one.quantity for one in REQUIRED if isinstance(one, Required)}
     assert used == set(MEASURED) == set(get_args(Quantity))
-    for one in REQUIRED:
-        if isinstance(one, Elsewhere) and one.test:
-            file, name = one.test.split("::")
-            assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8")
     assert of("W1", "faster").bound == 4.0
+    cells = {one.rivals for one in REQUIRED if isinstance(one, Required) and one.quantity == "growth"}
+    assert {row[:2] for row in MOVED} < cells
+    measured = [(series.kind.name[:2], series.variable) for series in series_of(full=True)]
+    assert sorted(measured) == sorted(cells)
+
+
+@pytest.mark.parametrize("one", [one for one in REQUIRED if isinstance(one, Elsewhere)], ids=lambda one: one.test)
+def test_what_tests_assert_they_run(one: Elsewhere) -> None:
+    """A test that is named exists, and nothing skips it or expects it to fail."""
+    file, name = one.test.split("::")
+    module = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    (test,) = (node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    marks = [node for node in module.body if "pytestmark" in ast.dump(node)]
+    for node in [*test.decorator_list, *marks, *test.body]:
+        assert not re.search(r"skip|xfail|\bslow\b|\bgpu\b", ast.unparse(node)), ast.unparse(node)
 
 
 def test_the_records_show_them() -> None:
@@ -105,4 +121,4 @@ def test_the_records_show_them() -> None:
     results = table.newest(ROOT / "benchmarks" / "results")
     if not results:
         pytest.skip("no records here")
-    assert [(one.asked.key, one.asked.words) for one in verdicts(results) if one.kept is None] == []
+    assert [(one.asked.key, one.asked.words) for one in verdicts(results) if one.words == "not measured"] == []

@@ -78,7 +78,9 @@ def test_stale_then_written_then_fresh(readme: Path) -> None:
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     row = next(line for line in text.splitlines() if line.startswith("| W2 |"))
-    assert row.startswith("| W2 | greedy order | 14.9 ms | 1.20 | 1e-9 | slow | 10,288 | nan | 2 of 4 kept; ")
+    assert row.startswith(
+        "| W2 | greedy order | 14.9 ms | 1.20 | 1e-9 | slow | 10,288 | nan | 1 of 3 kept, 1 asserted by tests; "
+    )
     assert "not measured (≥ 10,000 × the loop over candidates): no rival took part" in row
     everything = readme.parent / "docs" / "benchmarks.md"
     text = everything.read_text(encoding="utf-8")
@@ -135,7 +137,7 @@ def test_every_kind_of_result_is_shown() -> None:
 def test_a_workload_without_others_has_its_row() -> None:
     """Where no rival is installed, the cells beside simkit's are empty."""
     alone = RUN["results"][0] | {"contestants": RUN["results"][0]["contestants"][:1]}  # type: ignore[index, operator]
-    assert "| W2 | greedy order | 14.9 ms | 1.20 | 1e-9 |  |  |  | 2 of 4 kept;" in table.speed([alone])
+    assert "| W2 | greedy order | 14.9 ms | 1.20 | 1e-9 |  |  |  | 1 of 3 kept, 1 asserted by" in table.speed([alone])
 
 
 def test_markers_must_be_there() -> None:
