@@ -31,6 +31,8 @@ PACKAGES = {
     "rsatoolbox": "rsatoolbox",
     "numba": "numba",
     "repsim": "repsim",
+    "anatome": "anatome",
+    "netrep": "netrep",
     "pykeops": "pykeops",
     "cupy": "cupy-cuda13x",
     "networkx": "networkx",

@@ -55,7 +55,11 @@ def _eliminate(products: Any) -> Any:
 def graph_measures(w: Array, cosines: Array) -> list[tuple[int, int, int]]:
     """NumPy's product, the edges of the widest threshold as lists, every threshold in parallel from them."""
     u = w / np.linalg.norm(w, axis=1, keepdims=True)
-    similarity = u @ u.T
+    return graph_measures_of(u @ u.T, cosines)
+
+
+def graph_measures_of(similarity: Array, cosines: Array) -> list[tuple[int, int, int]]:
+    """From the product on."""
     starts, ends, values = _edges(similarity, np.float32(cosines.min()))
     found = _at_thresholds(starts, ends, values, cosines.astype(np.float32))
     return [(int(a), int(b), int(c)) for a, b, c in found]

@@ -5,8 +5,6 @@ All take lists of float32 layers and return what the workload's error function r
 
 from __future__ import annotations
 
-import ctypes
-import os
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -20,9 +18,6 @@ import numpy as np
 from .machine import PACKAGES
 from .protocol import Contestant, Missing
 from .truth import Array, Floats
-
-# KeOps compiles a formula when it is called; without these flags its exponentials are fifteen times as slow.
-os.environ.setdefault("CXXFLAGS", "-march=native -ffast-math")
 
 
 def package(name: str) -> Any:
@@ -141,6 +136,23 @@ def repsim_table(models: Sequence[Sequence[Array]]) -> Floats:
     return result
 
 
+def ckatorch_like_pairs(models: Sequence[Sequence[Array]]) -> Floats:
+    """ckatorch: its function, in float64, of every layer and the one of its width: their mean cost is that of all."""
+    return np.array([ckatorch_pair(x, y) for x, y in zip(*models, strict=True)])
+
+
+def rsatoolbox_table(models: Sequence[Sequence[Array]]) -> Floats:
+    """rsatoolbox: one RDM a layer, all pairs in one call; see :func:`rsatoolbox_pair`."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        rsa = package("rsatoolbox")
+        rdms = [
+            rsa.rdm.calc_rdm([rsa.data.Dataset(np.float64(x)) for x in side], method="euclidean") for side in models
+        ]
+        result: Floats = np.asarray(rsa.rdm.compare(*rdms, method="cosine_cov"))
+    return result
+
+
 # --- one pair ---------------------------------------------------------------------------------------------------
 
 
@@ -197,36 +209,3 @@ def notebook_pair(x: Array, y: Array) -> float:
 def repsim_pair(measure: str, inputs: tuple[Array, Array], *options: str) -> float:
     """repsim: one of its measures, by name, in float64."""
     return float(getattr(package("repsim"), measure)(list(inputs), *options)[0, 1])
-
-
-# --- candidates under the RBF kernel ----------------------------------------------------------------------------------
-
-
-def keops_candidates(x: Array) -> Floats:
-    """KeOps: biased CKA(all units, all but one) for every unit, their sums over pairs of samples in one pass.
-
-    The distances and their median, for the bandwidth, are NumPy's.
-    """
-    keops = package("pykeops.numpy")
-    n, units = x.shape
-    z = np.ascontiguousarray(x - x.mean(axis=0))
-    norms = np.einsum("ij,ij->i", z, z)
-    distances = np.maximum(norms[:, None] + norms - 2 * (z @ z.T), 0)
-    scale = float(-1 / (0.5 * np.median(distances)))
-    parts = (keops.Vi(z) - keops.Vj(z)) ** 2
-    every = (parts.sum(-1) * scale).exp()
-    without = ((parts.sum(-1) - parts) * scale).exp()
-    products = every.concat(keops.LazyTensor(1.0)).tensorprod(without)
-    with redirect_stdout(StringIO()):
-        sums = np.float64(products.concat(without**2).concat(every).concat(every**2).sum(axis=1))
-    ctypes.CDLL(None).fesetenv(ctypes.c_void_p(-1))  # what is compiled with -ffast-math drops denormals everywhere
-    cross, rows, squares, original, own = np.split(sums, [units, 2 * units, 3 * units, 3 * units + 1], axis=1)
-
-    def centred(total: Floats, first: Floats, second: Floats) -> Floats:
-        """The inner products of centred kernels from those of the kernels and their row sums."""
-        outer = first.sum(axis=0) * second.sum(axis=0) / n**2
-        return np.asarray(total.sum(axis=0) - 2 / n * (first * second).sum(axis=0) + outer)
-
-    top, bottom = centred(cross, original, rows), centred(squares, rows, rows) * centred(own, original, original)
-    result: Floats = top / np.sqrt(bottom)
-    return result

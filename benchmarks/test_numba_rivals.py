@@ -12,8 +12,9 @@ import pytest
 from .features import relu_layers
 from .test_w4_covering import differing as differing_graphs
 from .test_w4_covering import filters as graph_filters
+from .test_w4_covering import torch_similarity
 from .test_w7_merging import BALANCE, THRESHOLD, closed_form, differing, filters
-from .truth import graph_measures, greedy_order, rbf_candidates, unit_products
+from .truth import graph_measures, greedy_order, kernel_candidates, unit_products
 
 numba = pytest.importorskip("numba")
 
@@ -46,6 +47,8 @@ def test_graphs(uncompiled: Any) -> None:
     truth = graph_measures(w, cosines)
     assert truth[-1][1] > 4 * truth[0][1]
     assert differing_graphs(uncompiled.graph_measures(w, cosines), truth) == 0
+    pytest.importorskip("torch")
+    assert differing_graphs(uncompiled.graph_measures_of(torch_similarity(w), cosines), truth) == 0
 
 
 def test_partners(uncompiled: Any) -> None:
@@ -57,4 +60,4 @@ def test_partners(uncompiled: Any) -> None:
 def test_candidates(uncompiled: Any) -> None:
     """CKA without each unit."""
     x = relu_layers(0, 40, (5,), models=1)[0][0]
-    assert uncompiled.rbf_candidates(x) == pytest.approx(rbf_candidates(x, np.arange(5), np.arange(5)), abs=1e-5)
+    assert uncompiled.rbf_candidates(x) == pytest.approx(kernel_candidates(x, np.arange(5), np.arange(5)), abs=1e-5)

@@ -14,10 +14,12 @@ from .features import cold_sets, named, relu_layers
 from .protocol import Contestant, Workload
 from .requirements import memory_kept, of
 from .rivals import (
+    ckatorch_like_pairs,
     from_package,
     numpy_gram_once,
     pytorch_cka_features,
     repsim_table,
+    rsatoolbox_table,
     torch_cka_arithmetic,
     torch_gram_once,
 )
@@ -57,6 +59,27 @@ def test_w1_all_pairs(measure: Measure, full: bool) -> None:
                 "torch_cka", Contestant("torch_cka (its arithmetic, one batch)", torch_cka_arithmetic, once=full)
             ),
             from_package("repsim", Contestant("repsim (divides by its biased HSIC), float64", repsim_table, once=True)),
+            from_package(
+                "ckatorch",
+                Contestant(
+                    "ckatorch (cka_base of every pair), float64",
+                    ckatorch_like_pairs,
+                    error=lambda scores: float(np.abs(scores - np.diagonal(truth)).max()),
+                    scale=layers,
+                    once=full,
+                    note=f"{layers} of {layers * layers} pairs, each layer with the one of its width, timed and scaled",
+                ),
+            ),
+            from_package(
+                "rsatoolbox",
+                Contestant(
+                    "rsatoolbox (whitened RDMs), float64",
+                    rsatoolbox_table,
+                    error=lambda table: float(np.abs(table - cka_table(*sets[0], debiased=False)).max()),
+                    once=full,
+                    note="the biased estimator only; its error is against that",
+                ),
+            ),
             Contestant("NumPy, each Gram matrix once, float32", numpy_gram_once),
             from_package("torch", Contestant("torch, each Gram matrix once, float32", torch_gram_once)),
         ],

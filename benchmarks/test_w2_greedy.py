@@ -66,6 +66,8 @@ def test_w3_greedy_channels(measure: Measure, full: bool) -> None:
     """Channels of a convolution: each unit is a block of h·w columns."""
     n, channels, area = (2048, 256, 256) if full else (256, 12, 16)
     p = channels * area
+    evaluations = channels * (channels + 1) // 2 - 1
+    counted = 2 if full else channels
     sets = [relu_layers(seed, n, (p,), models=1)[0][0] for seed in range(1 if full else 2)]  # 0.5 GB each at full size
     products = unit_products(sets[0], channels)
     workload = Workload(
@@ -84,8 +86,24 @@ def test_w3_greedy_channels(measure: Measure, full: bool) -> None:
         Contestant("simkit", lambda x: _order(sk.greedy_cka(x, units=channels))),
         [
             Contestant(
+                "the loop over candidates (CKA of Gram matrices)",
+                partial(_channel_loop, channels=channels, counted=counted),
+                error=lambda scores: float(np.abs(scores - _first_scores(products)[:counted]).max()),
+                scale=evaluations / counted,
+                once=full,
+                note=f"{counted} of {evaluations} evaluations timed and scaled; its error is of their CKA values",
+            ),
+            Contestant(
                 "NumPy, Gram matrix of each channel, float32", partial(_channel_grams, channels=channels), once=full
-            )
+            ),
+            from_package(
+                "torch",
+                Contestant(
+                    "torch, Gram matrix of each channel, float32",
+                    partial(_channel_grams_torch, channels=channels),
+                    once=full,
+                ),
+            ),
         ],
     )
     memory_kept(result)
@@ -105,6 +123,20 @@ def _loop(x: Array, counted: int) -> Floats:
         pruned -= pruned.mean(axis=0)
         cross = np.linalg.norm(original.T @ pruned) ** 2
         scores[k] = cross / (np.linalg.norm(original.T @ original) * np.linalg.norm(pruned.T @ pruned))
+    return scores
+
+
+def _channel_loop(x: Array, channels: int, counted: int) -> Floats:
+    """As :func:`_loop` for blocks of columns, by Gram matrices: there are more columns than samples."""
+    original = x - x.mean(axis=0)
+    area = x.shape[1] // channels
+    scores = np.empty(counted)
+    for k in range(counted):
+        pruned = x.copy()
+        pruned[:, k * area : (k + 1) * area] = 0
+        pruned -= pruned.mean(axis=0)
+        first, second = original @ original.T, pruned @ pruned.T
+        scores[k] = np.vdot(first, second) / (np.linalg.norm(first) * np.linalg.norm(second))
     return scores
 
 
@@ -142,3 +174,17 @@ def _channel_grams(x: Array, channels: int) -> tuple[Array, Floats]:
         np.matmul(block, block.T, out=gram)
     flat = grams.reshape(channels, -1)
     return greedy_order((flat @ flat.T).astype(np.float64))
+
+
+def _channel_grams_torch(x: Array, channels: int) -> tuple[Array, Floats]:
+    """As :func:`_channel_grams`."""
+    import torch
+
+    with torch.inference_mode():
+        t = torch.from_numpy(x)
+        blocks = (t - t.mean(dim=0)).unflatten(1, (channels, -1)).transpose(0, 1)
+        grams = torch.empty(channels, len(x), len(x))
+        for block, gram in zip(blocks, grams, strict=True):
+            torch.mm(block, block.T, out=gram)
+        flat = grams.flatten(1)
+        return greedy_order((flat @ flat.T).double().numpy())

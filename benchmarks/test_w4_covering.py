@@ -12,7 +12,7 @@ import simkit as sk
 
 from .conftest import FromNumba, Measure
 from .features import cold_sets
-from .protocol import Contestant, Workload
+from .protocol import Contestant, Missing, Workload
 from .rivals import compiled, from_package, package
 from .truth import Array, graph_measures
 
@@ -65,6 +65,7 @@ def test_w4_covering(measure: Measure, full: bool, from_numba: FromNumba) -> Non
                     lambda w: compiled("graph_measures", w, cosines),
                 )
             ),
+            from_torch_and_numba(from_numba, cosines),
             Contestant(
                 "the pair loop of the seed's reproduction",
                 partial(pair_loop, filters=looped),
@@ -77,6 +78,27 @@ def test_w4_covering(measure: Measure, full: bool, from_numba: FromNumba) -> Non
     )
     edges = [row[1] / (n * (n - 1) / 2) for row in truth]
     result["notes"].append(f"edge densities from {min(edges):.1e} to {max(edges):.1e}")
+
+
+def from_torch_and_numba(from_numba: FromNumba, cosines: Array) -> Contestant | Missing:
+    """The product by torch, the rest as numba's."""
+    both = from_numba(
+        Contestant(
+            "torch's W Wᵀ, numba's graphs",
+            lambda w: compiled("graph_measures_of", torch_similarity(w), cosines),
+        )
+    )
+    return from_package("torch", both) if isinstance(both, Contestant) else both
+
+
+def torch_similarity(w: Array) -> Array:
+    """Cosines of all filters, float32."""
+    import torch
+
+    with torch.inference_mode():
+        u = torch.nn.functional.normalize(torch.from_numpy(w), dim=1)
+        product: Array = (u @ u.T).numpy()
+    return product
 
 
 def filters(seed: int, n: int, d: int) -> Array:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pytest
 
 import simkit as sk
 
+from .cca_rivals import PUBLISHED, TORCH, Call, Pair, published
 from .conftest import Measure
 from .features import cold_sets
 from .protocol import Contestant, Missing, Workload, finite
-from .rivals import from_package, repsim_pair
+from .rivals import from_package
 from .truth import Floats, centred
 
 FULL, SMALL = (10_000, 512), (1500, 64)
 CONDITIONS = (1e2, 1e4, 1e8)
 REPSIM_AT = 1e4  # it takes six minutes or twelve, at any condition
 PATIENT = "SIMKIT_PATIENT"  # the environment variable that has them spent
-Pair: TypeAlias = tuple[Floats, Floats]
 
 
 def pair(seed: int, n: int, p: int, condition: float) -> Pair:
@@ -90,16 +90,12 @@ def eigen_cca(inputs: Pair) -> float:
     return float(np.linalg.svd(whitening(x).T @ (x.T @ y) @ whitening(y), compute_uv=False).mean())
 
 
-Call: TypeAlias = Callable[[Pair], float]
 MEASURES: dict[str, tuple[Call, Call]] = {
     "mean CCA": (lambda inputs: sk.cca(*inputs).mean, numpy_cca),
     "PWCCA": (lambda inputs: sk.pwcca(*inputs), numpy_pwcca),
     "SVCCA": (lambda inputs: sk.svcca(*inputs), numpy_svcca),
     "NBS": (lambda inputs: sk.nbs(*inputs), numpy_nbs),
 }
-
-# Its names; what it calls Pillai's trace is the mean of the correlations.
-REPSIM = {"mean CCA": ("cca", "pillai"), "PWCCA": ("pwcca",), "SVCCA": ("svcca", "pillai")}
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids="{:.0e}".format)
@@ -124,15 +120,21 @@ def test_w6_cca(measure: Measure, full: bool, name: str, condition: float) -> No
     rivals: list[Contestant | Missing] = [Contestant("NumPy" if name == "NBS" else "NumPy, QR and SVD", formula)]
     if name == "mean CCA":
         rivals.append(Contestant("NumPy, eigenvectors of the covariances, cut at 1e-12", eigen_cca))
-    if name in REPSIM and condition == REPSIM_AT:
-        function, *options = REPSIM[name]
-        note = "it keeps other directions than those of 99% of the variance" if name == "SVCCA" else ""
-        rival = Contestant("repsim", lambda inputs: repsim_pair(function, inputs, *options), once=full, note=note)
-        patient = not full or os.environ.get(PATIENT) == "1"
-        rivals.append(from_package("repsim", rival) if patient else Missing("repsim", f"minutes: set {PATIENT}=1"))
+    rivals.append(from_package("torch", Contestant("torch", TORCH[name])))
+    for module, measures in PUBLISHED.items():
+        if name in measures and (module != "repsim" or condition == REPSIM_AT):
+            rivals.append(_published(module, name, full))
     result = measure(workload, Contestant("simkit", call), rivals)
     if name == "mean CCA":
         result["notes"].append(sk.cca(*sets[0]).plan.steps[0].route)
+
+
+def _published(module: str, name: str, full: bool) -> Contestant | Missing:
+    package = module.split(".", maxsplit=1)[0]
+    note = "it keeps other directions than those of 99% of the variance" if name == "SVCCA" else ""
+    rival = Contestant(package, published(module, name), once=full and package == "repsim", note=note)
+    patient = package != "repsim" or not full or os.environ.get(PATIENT) == "1"
+    return from_package(module, rival) if patient else Missing(package, f"minutes: set {PATIENT}=1")
 
 
 def test_errors_by_condition(keep: Callable[[dict[str, Any]], None], full: bool) -> None:

@@ -138,29 +138,71 @@ def graph_measures(w: Array, cosines: npt.ArrayLike) -> list[tuple[int, int, int
     return measures
 
 
-def rbf_candidates(x: Array, kept: Array, candidates: Array) -> Floats:
-    """Biased CKA(all columns, kept columns without each candidate) under the RBF kernel with the bandwidth of all."""
+def kernel_gram(x: Array, kernel: str) -> Floats:
+    """k(x_i, x_j) of all rows: "RBF" and "Laplacian" by the median of the squared distances, or "polynomial"."""
+    return _evaluated(_pairs(np.asarray(x, dtype=np.float64), kernel), kernel, _length(x, kernel))
+
+
+def kernel_cka_table(rows: Sequence[Array], columns: Sequence[Array], kernel: str) -> Floats:
+    """Debiased CKA of all pairs under a kernel, from U-centred Gram matrices (Székely and Rizzo 2014)."""
+    left, right = (np.array([_u_centred(kernel_gram(x, kernel)).ravel() for x in side]) for side in (rows, columns))
+    result: Floats = (left @ right.T) / np.outer(np.linalg.norm(left, axis=1), np.linalg.norm(right, axis=1))
+    return result
+
+
+def kernel_candidates(x: Array, kept: Array, candidates: Array, kernel: str = "RBF") -> Floats:
+    """Biased CKA(all columns, kept columns without each candidate) under a kernel with the bandwidth of all."""
     z = np.asarray(x, dtype=np.float64)
-    length = 0.5 * np.median(squareform(pdist(z, "sqeuclidean")))
-    original = _double_centred(np.exp(-squareform(pdist(z, "sqeuclidean")) / length))
-    own = np.vdot(original, original)
+    length = _length(x, kernel)
+    original = _double_centred(_evaluated(_pairs(z, kernel), kernel, length))
+    own, pairs = np.vdot(original, original), _pairs(z[:, kept], kernel)
     scores = np.empty(len(candidates))
     for k, candidate in enumerate(candidates):
-        columns = z[:, np.setdiff1d(kept, [candidate])]
-        left = _double_centred(np.exp(-squareform(pdist(columns, "sqeuclidean")) / length))
+        column = z[:, candidate]
+        part = np.outer(column, column) if kernel == "polynomial" else np.subtract.outer(column, column) ** 2
+        left = _double_centred(_evaluated(np.subtract(pairs, part, out=part), kernel, length))
         scores[k] = np.vdot(original, left) / np.sqrt(own * np.vdot(left, left))
     return scores
 
 
-def rbf_order_error(x: Array, order: Array, cka: Floats, steps: Sequence[int]) -> float:
+def kernel_order_error(x: Array, order: Array, cka: Floats, steps: Sequence[int], kernel: str = "RBF") -> float:
     """How far the choices at some steps fall short of the best, or their CKA is off, whichever is more."""
     worst = 0.0
     for step in steps:
         kept = np.setdiff1d(np.arange(x.shape[1]), order[:step])
-        scores = rbf_candidates(x, kept, kept)
+        scores = kernel_candidates(x, kept, kept, kernel)
         chosen = scores[np.flatnonzero(kept == order[step])[0]]
         worst = max(worst, float(scores.max() - chosen), abs(float(cka[step] - chosen)))
     return worst
+
+
+def _pairs(z: Floats, kernel: str) -> Floats:
+    """What the kernel is a function of: inner products, or squared distances."""
+    return np.asarray(z @ z.T if kernel == "polynomial" else squareform(pdist(z, "sqeuclidean")))
+
+
+def _length(x: Array, kernel: str) -> float:
+    """Simkit's defaults: bandwidth 1/2 in units of the median; 1 / p of the polynomial."""
+    if kernel == "polynomial":
+        return float(x.shape[1])
+    median = float(np.median(squareform(pdist(np.asarray(x, dtype=np.float64), "sqeuclidean"))))
+    return 0.5 * median if kernel == "RBF" else 0.5 * float(np.sqrt(median))
+
+
+def _evaluated(pairs: Floats, kernel: str, length: float) -> Floats:
+    if kernel == "polynomial":
+        return np.asarray((pairs / length + 1) ** 3)
+    distances = np.maximum(pairs, 0)
+    return np.asarray(np.exp(-(distances if kernel == "RBF" else np.sqrt(distances)) / length))
+
+
+def _u_centred(k: Floats) -> Floats:
+    n = len(k)
+    k = k - np.diag(np.diagonal(k))
+    sums = k.sum(axis=0) / (n - 2)
+    k -= sums + sums[:, None] - k.sum() / ((n - 1) * (n - 2))
+    np.fill_diagonal(k, 0)
+    return k
 
 
 def _double_centred(k: Floats) -> Floats:

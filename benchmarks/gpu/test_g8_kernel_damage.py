@@ -35,7 +35,7 @@ def test_g8_kernel_damage(device: Device, gpu_measure: Measure, at_full_size: bo
         """The CKA of the first candidates, and the layer: an order is judged by those of all that it keeps."""
         values = on_host(x) if module is host else x
         every = np.arange(x.shape[1])
-        return module.rbf_candidates(values, every, every[:counted]), x
+        return module.kernel_candidates(values, every, every[:counted]), x
 
     def off(scores: Floats, exact: Any) -> float:
         return float(np.abs(scores[:counted] - exact[0][:counted]).max())
@@ -46,7 +46,7 @@ def test_g8_kernel_damage(device: Device, gpu_measure: Measure, at_full_size: bo
         x, worst = exact[1], 0.0
         for step in (0, len(found.order) // 2, len(found.order) - 4):
             kept = np.setdiff1d(np.arange(len(found.order)), found.order[:step])
-            scores = truth.rbf_candidates(x, kept, kept)
+            scores = truth.kernel_candidates(x, kept, kept)
             chosen = scores[np.flatnonzero(kept == found.order[step])[0]]
             worst = max(worst, float(scores.max() - chosen), abs(float(found.cka[step] - chosen)))
         return worst

@@ -117,8 +117,8 @@ def graph_measures(w: Any, cosines: Array) -> list[tuple[int, int, int]]:
     return measures
 
 
-def rbf_candidates(x: Any, kept: Array, candidates: Array) -> Floats:
-    """As ``benchmarks.truth.rbf_candidates``: CKA(all columns, kept columns without each candidate), RBF kernel."""
+def kernel_candidates(x: Any, kept: Array, candidates: Array) -> Floats:
+    """As ``benchmarks.truth.kernel_candidates``: CKA(all columns, kept columns without each candidate), RBF kernel."""
     z = centred(x)
     every = _distances(z)
     length = 0.5 * median(every)
