@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import pytest
 
@@ -23,7 +23,19 @@ RUN = pytest.StashKey[list[dict[str, Any]]]()
 COMMIT = pytest.StashKey[str]()
 
 FromNumba: TypeAlias = Callable[[Contestant], "Contestant | Missing"]
-Measure: TypeAlias = Callable[[Workload, Contestant, Sequence["Contestant | Missing"]], dict[str, Any]]
+
+
+class Measure(Protocol):
+    """What the fixture :func:`measure` gives."""
+
+    def __call__(
+        self,
+        workload: Workload,
+        simkit: Contestant,
+        rivals: Sequence[Contestant | Missing] = (),
+        *,
+        rounds: int = ROUNDS,
+    ) -> dict[str, Any]: ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -96,7 +108,9 @@ def measure(benchmark: Any, full: bool, keep: Callable[[dict[str, Any]], None]) 
     With ``--benchmark-disable`` the answers are checked and nothing is timed.
     """
 
-    def run(workload: Workload, simkit: Contestant, rivals: Sequence[Contestant | Missing] = ()) -> dict[str, Any]:
+    def run(
+        workload: Workload, simkit: Contestant, rivals: Sequence[Contestant | Missing] = (), *, rounds: int = ROUNDS
+    ) -> dict[str, Any]:
         present = [rival for rival in rivals if isinstance(rival, Contestant)]
         missing = [rival for rival in rivals if isinstance(rival, Missing)]
         sampler = Sampler(workload, simkit, present, side=2048 if full else 512)
@@ -107,8 +121,10 @@ def measure(benchmark: Any, full: bool, keep: Callable[[dict[str, Any]], None]) 
             sampler.timed(warm_up)
             sampler.after(warm_up)
             sampler.forget()
-            benchmark.pedantic(sampler.timed, setup=sampler.before, teardown=sampler.after, rounds=ROUNDS)
+            benchmark.pedantic(sampler.timed, setup=sampler.before, teardown=sampler.after, rounds=rounds)
         result = record(sampler, missing, full=full, threads=threads())
+        if rounds != ROUNDS:
+            result["notes"].append(f"{rounds} rounds where others have {ROUNDS}")
         keep(result)
         return result
 

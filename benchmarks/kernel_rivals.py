@@ -35,7 +35,7 @@ EVALUATION = {
 
 def _pairs(z: Array, kernel: str) -> Array:
     """Inner products of all rows, or their squared distances."""
-    products = z @ z.T
+    products: Array = z @ z.T
     if kernel == "polynomial":
         return products
     norms = np.einsum("ij,ij->i", z, z)
@@ -250,7 +250,7 @@ def keops_rbf_table(models: Sequence[Sequence[Array]]) -> Floats:
         values = value if values is None else values.concat(value)
     assert values is not None
     with redirect_stdout(StringIO()):
-        sums = np.float64(values.concat(values.tensorprod(values)).sum(axis=1))
+        sums: Floats = np.asarray(values.concat(values.tensorprod(values)).sum(axis=1), dtype=np.float64)
     _keep_denormals()
     layers = len(rows) + len(columns)
     products = sums[:, layers:].sum(axis=0).reshape(layers, layers) - n  # the diagonals, which are 1

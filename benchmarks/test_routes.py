@@ -114,7 +114,8 @@ def _cell(dtype: str, n: int, widths: Sequence[int], *, full: bool) -> dict[str,
     called = [route for route in costs if costs[route] <= LONGEST or costs[route] == min(costs.values())]
     assert chosen in called, f"{n} samples of layers {widths} wide: {chosen} space is far from the best"
     calls = {route: partial(sums_of, left, right, "debiased", ForcedRoute(route=route, threads=2)) for route in called}
-    answers, first = {}, {}
+    answers: dict[str, Any] = {}
+    first: dict[str, float] = {}
     for route, call in calls.items():
         start = perf_counter()
         sums, _ = call()

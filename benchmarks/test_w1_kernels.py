@@ -33,7 +33,7 @@ def test_w1_kernels(measure: Measure, full: bool, kernel: str) -> None:
     """Every score within 1e-6 of the float64 value."""
     n, widths = FULL if full else SMALL
     sets = cold_sets(partial(relu_layers, n=n, widths=widths), 8 * n * sum(widths))
-    truth = kernel_cka_table(*sets[0], kernel)
+    truth = kernel_cka_table(sets[0][0], sets[0][1], kernel)
     layers = len(widths)
     each = 2 * layers * EVALUATION[kernel] + layers * layers + 2 * layers  # a pair of samples, beside its products
     workload = Workload(

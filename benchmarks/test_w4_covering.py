@@ -98,7 +98,7 @@ def torch_similarity(w: Array) -> Array:
     with torch.inference_mode():
         u = torch.nn.functional.normalize(torch.from_numpy(w), dim=1)
         product: Array = (u @ u.T).numpy()
-    return product
+        return product
 
 
 def filters(seed: int, n: int, d: int) -> Array:

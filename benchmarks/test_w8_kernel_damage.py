@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import simkit as sk
+from simkit.kernels import Kernel
 
 from .conftest import FromNumba, Measure
 from .features import cold_sets, relu_layers
@@ -19,7 +20,7 @@ from .truth import Array, Floats, kernel_candidates, kernel_order_error
 
 SUMS = 4  # a pair and candidate: for the level and the sums
 OPERATIONS = EVALUATION["RBF"] + SUMS
-KERNELS = {"RBF": sk.RBF(), "Laplacian": sk.Laplacian(), "polynomial": sk.Polynomial()}
+KERNELS: dict[str, Kernel] = {"RBF": sk.RBF(), "Laplacian": sk.Laplacian(), "polynomial": sk.Polynomial()}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
