@@ -21,7 +21,7 @@ Quantity: TypeAlias = Literal[
     "growth", "growth of memory",
 ]  # fmt: skip
 MEMORY: tuple[Quantity, ...] = ("bytes", "bytes of")
-PACKAGES = ("pytorch-cka", "torch_cka", "repsim", "ckatorch")
+PACKAGES = ("pytorch-cka", "torch_cka", "repsim", "ckatorch", "rsatoolbox")
 FORMULA = ("NumPy, QR and SVD",)
 NUMPY_LOOP = ("NumPy, the loop over candidates",)
 FORWARD = ("the forward passes alone",)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from . import table
+from .requirements import MOVED
 
 RUN = {
     "format": "simkit.benchmarks.1",
@@ -138,6 +139,35 @@ def test_a_workload_without_others_has_its_row() -> None:
     """Where no rival is installed, the cells beside simkit's are empty."""
     alone = RUN["results"][0] | {"contestants": RUN["results"][0]["contestants"][:1]}  # type: ignore[index, operator]
     assert "| W2 | greedy order | 14.9 ms | 1.20 | 1e-9 |  |  |  | 1 of 3 kept, 1 asserted by" in table.speed([alone])
+
+
+def test_a_workload_of_which_nothing_is_asked_has_its_rows() -> None:
+    """A kernel's row stands after the linear one, with nothing kept or short."""
+    linear, rbf = (RUN["results"][0] | {"key": key} for key in ("W1", "W1 RBF"))  # type: ignore[index, operator]
+    about = {name: RUN[name] for name in ("date", "commit", "machine", "versions")}
+    text = table.render({one["key"]: one | {"run": about} for one in (rbf, linear)})
+    assert text.index("\nW1: greedy order") < text.index("\nW1 RBF: greedy order")
+    assert "| W1 | greedy order | 14.9 ms | 1.20 | 1e-9 | slow | 10,288 | nan |  |" in table.speed([rbf])
+
+
+def test_all_shapes_above_the_bound_are_shown() -> None:
+    """More than eight of them too; of an old record the table says that it timed again what missed."""
+    about = {name: RUN[name] for name in ("date", "commit", "machine", "versions")}
+    shape = {"n": 10, "widths": [3], "dtype": "float32", "chosen": "sample", "seconds": {"sample": 1.0}}
+    cells = [shape | {"ratio": 1.0 + k / 20} for k in range(20)]
+    text = table.routes({"protocol": "medians", "cells": cells, "run": about})
+    assert "not far from the best (medians): 15 of 20 above 1.2" in text
+    assert text.count("| 10 | 1 × 3 |") == 15
+    assert "a shape above the bound was timed again" in table.routes({"cells": cells[:9], "run": about})
+
+
+def test_growth_says_which_sizes_were_moved() -> None:
+    """And which rows no plan counts."""
+    about = {name: RUN[name] for name in ("date", "commit", "machine", "versions")}
+    row = {"name": "W5, a stream", "variable": "p", "sizes": [1, 2, 3, 4], "expected": 2.0, "exponent": 1.9}
+    text = table.growth({"rows": [row], "run": about})
+    assert all(f"{key} in {variable} ({words})" in text for key, variable, words in MOVED)
+    assert "| W5, a stream | p | 1 | 4 | 2 | 1.90 | no count |" in text
 
 
 def test_markers_must_be_there() -> None:
