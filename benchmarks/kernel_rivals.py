@@ -20,7 +20,7 @@ from .truth import Array, Floats
 
 # KeOps compiles a formula when it is called; without these flags its exponentials are fifteen times as slow.
 os.environ.setdefault("CXXFLAGS", "-march=native -ffast-math")
-AT_ONCE = 4  # candidates of torch: more leave its caches, fewer leave its threads idle
+AT_ONCE = 4  # candidates of torch: with fewer its threads wait for one another
 
 # What of each kernel costs one multiply-add or as much, beside its inner products and sums.
 EVALUATION = {
@@ -173,16 +173,19 @@ def torch_candidates(x: Array, counted: int, kernel: str) -> Floats:
         original -= original.mean(dim=0)
         original -= original.mean(dim=1, keepdim=True)
         own = float(original.flatten().dot(original.flatten()))
+        space = torch.empty(min(AT_ONCE, counted), n, n)
         for start in range(0, counted, AT_ONCE):
             some = z.T[start : min(start + AT_ONCE, counted)].contiguous()
-            work = some[:, :, None] * some[:, None] if kernel == "polynomial" else some[:, :, None] - some[:, None]
-            if kernel != "polynomial":
-                work.square_()
+            work = space[: len(some)]
+            if kernel == "polynomial":
+                torch.mul(some[:, :, None], some[:, None], out=work)
+            else:
+                torch.sub(some[:, :, None], some[:, None], out=work).square_()
             torch.sub(pairs, work, out=work)
             if kernel == "Laplacian":
                 work.clamp_(min=0)
             _torch_evaluate(work, kernel, length)
-            rows = work.sum(dim=1, dtype=torch.float64)
+            rows = work.sum(dim=1).double()
             flat = work.flatten(1)
             squares = torch.linalg.vector_norm(flat, dim=1).double().square()
             squares += rows.sum(dim=1).square() / n**2 - 2 / n * rows.square().sum(dim=1)
