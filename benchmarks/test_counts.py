@@ -89,7 +89,7 @@ def test_all_pairs_between_half_without_and_with_diagonals() -> None:
     table = debiased_from_sums(products, grams.sum(axis=2), n)
     found = sk.similarity_matrix(named(features))
     assert found.values == pytest.approx(table, abs=1e-7)
-    assert strict.products <= closed_form("W1", n, p, layers) <= whole.products + n * layers * layers
+    assert strict.products <= closed_form("W1", n, p, layers) <= whole.products + n * layers * (layers + 1) // 2
 
 
 def test_channels_between_half_without_and_with_diagonals() -> None:

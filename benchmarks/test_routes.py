@@ -70,8 +70,8 @@ def test_the_rounds_are_decided_beforehand() -> None:
     assert rounds_of({"a": 1.0, "b": 9.0}, "a") == (set(), 0)  # all others are far
 
 
-def test_the_ratio_is_of_medians(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds that go wrong for one route in either direction do not decide, and the order turns round."""
+def test_routes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every route in every round, whatever it takes, and the order turns round."""
     order: list[str] = []
     seconds = {"a": iter([1.0, 9.0, 1.0, 0.1, 1.0]), "b": iter([2.0, 2.0, 2.0, 2.0, 2.0])}
 
