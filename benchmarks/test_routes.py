@@ -25,7 +25,7 @@ from simkit.backends.routes import plan_pair_sums
 from simkit.metrics.cka import ForcedRoute, sums_of
 from simkit.metrics.prepare import prepare
 
-PROTOCOL = "medians of as many rounds for every shape; none timed again"
+PROTOCOL = "medians of rounds whose number one rule sets from the first calls; none timed again"
 LONGEST = 1.5e11  # multiply-adds of a route that is called at all; beyond, another one is far cheaper
 FAR = 3.0  # times the fastest in the first calls: timed no further
 SHAPE_SECONDS, FEWEST, MOST = 0.6, 5, 51  # of the rounds
