@@ -110,7 +110,7 @@ GROWTH = (
     ("W3", "u", 1), ("W3", "positions", 0), ("W4", "filters", 2), ("W4", "weights", 1), ("W5", "n", 0), ("W5", "p", 2),
     ("W5", "L", 2),
 )  # fmt: skip
-# Sizes of test_growth.py that were chosen after others had missed the bound: key, variable, what was measured there.
+# Sizes of test_growth.py that were moved, most after they had missed the bound: key, variable, what was measured there.
 MOVED = (
     ("W2", "u", "time 2.24, counted 2, from 1,000 to 3,300: across the edge of the cache its exponent is the memory's"),
     ("W3", "positions", "time 0.54, counted 0.78, from 64 to 216: there the products are not most of the time"),

@@ -301,7 +301,7 @@ def growth(result: Result) -> str:
         " multiply-adds of the exact answer over the same sizes, from a closed form; plan: whether what the plan says,"
         " where it counts, is that closed form to the unit. Both are written by hand: `test_counts.py` counts the"
         " products of scalar loops at small sizes. Memory at most: its leading power; less than 4 MiB counts as so"
-        " much, 1 MiB until a run was short. Sizes that were chosen after others had missed: "
+        " much, 1 MiB until a run was short. Sizes that were moved, and what was seen at those before: "
         + "; ".join(f"{key} in {variable} ({words})" for key, variable, words in MOVED)
         + ".",
         "",

@@ -2,7 +2,7 @@
 
 Each workload in every size it has: samples n, width p, layers L, units u. The multiply-adds of a plan, where it counts
 them, must equal the closed form of the workload to the unit, at every size; ``test_counts.py`` counts both again. Sizes
-that were chosen after others had missed the bound stand in ``requirements.py`` (``MOVED``), and beside the table.
+that were moved, most after they had missed the bound, stand in ``requirements.py`` (``MOVED``), and beside the table.
 """
 
 from __future__ import annotations
