@@ -287,6 +287,34 @@ def test_bases_of_large_features_as_they_lie(
     assert not shared or condition < 1e4
 
 
+@pytest.mark.parametrize("weakest", [1e-8, 1e-11])  # two Cholesky passes; QR
+@pytest.mark.parametrize("name", ["correlations", "mean", "r2", "pwcca", "svcca, all variance"])
+def test_a_mean_that_is_kept_does_not_meet_the_rounding_of_a_weak_basis(
+    monkeypatch: pytest.MonkeyPatch, name: str, weakest: float
+) -> None:
+    """The columns of Q sum to zero only to eps times its condition, and a mean of x would bring that in at first order.
+
+    What x is shifted by changes no digit, whether it lies near its mean or is centred first.
+    """
+    monkeypatch.setattr(basis, "_LARGE", 2**16)
+    n, p, q = 4096, 256, 96
+    r = np.random.default_rng(0)
+    shared = r.standard_normal((n, 1))
+    x = shared + 2.5e-3 * r.standard_normal((n, p))
+    x -= x.mean(axis=0)
+    mean = np.where(np.arange(p) % 2, 0.9, -0.9) * x.std(axis=0)
+    weak = np.linalg.qr(r.standard_normal((n, q)) + 0.3 * shared)[0] * np.geomspace(1, weakest, q)
+    y = weak @ np.linalg.qr(r.standard_normal((q, q)))[0]
+    monkeypatch.setattr(cholesky, "ONE_PASS_PRODUCTS", 0)
+    assert basis.basis_of(as_matrix(x + mean)).mean is not None
+    assert basis.basis_of(as_matrix(x + 1.5 * mean)).mean is None
+    expected = "two Cholesky passes" if weakest == 1e-8 else "QR and SVD"
+    assert basis.basis_of(as_matrix(y)).route == expected
+    for pair in ((x + mean, y), (y, x + mean)):
+        far = tuple(z if z is y else x + 1.5 * mean for z in pair)
+        np.testing.assert_allclose(MEASURES[name](*pair), MEASURES[name](*far), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("condition", [30.0, 1e5, 3e7, 1e10])
 def test_sampled_rows_for_the_first_pass(condition: float) -> None:
     """Long features: the first factor comes from some rows; outlying rows that it misses cost a pass, no digits."""

@@ -276,7 +276,7 @@ def _as_it_lies(x: Matrix, block: Block, stats: ColumnStats) -> Whitened | Refus
 
 def overlap(x: Basis, y: Basis) -> FloatArray:
     """Q_xᵀ Q_y ``[rank x, rank y]``."""
-    cosines = _cross_about_means(x.vectors, x.mean, y.vectors, y.mean)
+    cosines = cross_about_means(x.vectors, x.mean, y.vectors, y.mean)
     if x.mixing is not None:
         cosines = cross(x.mixing, cosines)
     return cosines if y.mixing is None else product(cosines, y.mixing)
@@ -318,13 +318,22 @@ def _near_its_mean(x: Matrix, block: Block, stats: ColumnStats) -> bool:
 
 def cross_of_factors(x: Factor, y: Factor) -> FloatArray:
     """W_xᵀ W_y."""
-    return _cross_about_means(x.values, x.mean, y.values, y.mean)
+    return cross_about_means(x.values, x.mean, y.values, y.mean)
 
 
-def _cross_about_means(x: FloatArray, mean: FloatArray | None, y: FloatArray, other: FloatArray | None) -> FloatArray:
+def cross_about_means(x: FloatArray, x_mean: FloatArray | None, y: FloatArray, y_mean: FloatArray | None) -> FloatArray:
+    """(x - x_mean)ᵀ (y - y_mean) ``[p, q]``; what has no mean is centred.
+
+    The columns of a basis sum to zero only as far as rounding of the features, times their condition, allows: the
+    mean of the other side must not meet that.
+    """
     sums = cross(x, y)
-    if mean is not None and other is not None:  # else the columns of one side sum to zero
-        sums -= np.outer(len(x) * mean, other)
+    if x_mean is not None and y_mean is not None:
+        sums -= np.outer(len(x) * x_mean, y_mean)
+    elif x_mean is not None:
+        sums -= np.outer(x_mean, y.sum(axis=0))
+    elif y_mean is not None:
+        sums -= np.outer(x.sum(axis=0), y_mean)
     return sums
 
 

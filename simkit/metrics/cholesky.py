@@ -209,7 +209,8 @@ def cross(x: FloatArray, y: FloatArray) -> FloatArray:
 
 def gram_of(z: FloatArray) -> FloatArray:
     """The upper half of zᵀ z ``[p, p]``; the other is zero."""
-    return np.asarray(scipy.linalg.blas.dsyrk(1.0, z.T))
+    by_rows = z.flags.c_contiguous
+    return np.asarray(scipy.linalg.blas.dsyrk(1.0, z.T if by_rows else z, trans=not by_rows))
 
 
 def upper_cholesky(half: FloatArray) -> FloatArray | None:

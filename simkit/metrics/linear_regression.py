@@ -17,7 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import Matrix, enough_samples
-from .basis import Basis, Factor, basis_from, both, centred, left_singular, need_of, rank_of, warn_if_spanning
+from .basis import (
+    Basis,
+    Factor,
+    basis_from,
+    both,
+    centred,
+    cross_about_means,
+    left_singular,
+    need_of,
+    rank_of,
+    warn_if_spanning,
+)
 from .cholesky import Whitened, cross, whiten
 from .measure import Need
 
@@ -52,7 +63,7 @@ class LinearRegression:
 
     def score(self, x: Regression, y: Regression) -> float:
         """Share of the variance of x that y explains."""
-        explained = cross(y.predictor.vectors, x.target.values)
+        explained = cross_about_means(y.predictor.vectors, y.predictor.mean, x.target.values, x.target.mean)
         if y.predictor.mixing is not None:
             explained = cross(y.predictor.mixing, explained)
         return float((np.linalg.norm(explained) / x.target.norm) ** 2)
@@ -81,7 +92,8 @@ def regression_of(x: Matrix) -> Regression:
     fast = whiten(c.z, c.noise)
     if isinstance(fast, Whitened):
         target = Factor(x.name, c.z, float(np.linalg.norm(c.z)), c.exponent)
-        return Regression(Basis(x.name, fast.vectors, x.p, fast.mixing, fast.route, fast.reason), target)
+        basis = Basis(x.name, fast.vectors, x.p, fast.mixing, fast.route, fast.reason, fast.mean)
+        return Regression(basis, target)
     u, s = left_singular(c.z)
     target = Factor(x.name, u * s, float(np.linalg.norm(s)), c.exponent)
     return Regression(basis_from(x, u, rank_of(s, x, c.noise), fast.reason), target)

@@ -50,7 +50,10 @@ class SVCCA:
             raise ValueError(f"variance must lie in (0, 1], not {self.variance!r}")
 
     def prepare(self, x: Matrix) -> Basis:
-        """The leading left singular vectors of one representation."""
+        """The leading left singular vectors of one representation.
+
+        At ``variance=1`` large float64 features are not copied: they must stay as they are until the scores are there.
+        """
         enough_samples(x.n, 2, "SVCCA")
         basis = truncated(x, self.variance)
         warn_if_spanning((basis,), SPANNED)
