@@ -1,8 +1,9 @@
-"""Numbers and rows of Markdown tables."""
+"""Numbers and rows of Markdown tables, and the lines under them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def line(cells: Sequence[str]) -> str:
@@ -26,3 +27,19 @@ def time_cell(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:,.{0 if seconds >= 1000 * size else 1 if seconds >= 10 * size else 2}f} {unit}"
     return f"{seconds / 1e-6:.0f} µs"
+
+
+def missing_line(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Who did not take part, and why."""
+    return ["Not in this run: " + ", ".join(f"{row['name']} ({row['missing']})" for row in rows) + "."] if rows else []
+
+
+def origin(result: dict[str, Any]) -> str:
+    """The machine, the versions, the commit and the date of a result's run."""
+    run = result["run"]
+    machine, versions = run["machine"], run["versions"]
+    shown = [f"{name} {versions[name]}" for name in versions if name != "simkit"]
+    return (
+        f"<sub>{machine['processor']}, {machine['cores']} cores; {', '.join(shown)};"
+        f" commit {run['commit']}, {run['date']}</sub>"
+    )

@@ -10,6 +10,7 @@ import ctypes
 import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -86,17 +87,36 @@ def numpy_kernels_once(models: Sequence[Sequence[Array]], kernel: str) -> Floats
     return debiased_from_sums((flat @ flat.T).astype(np.float64), sums, n)[: len(rows), len(rows) :]
 
 
-def numpy_candidates(x: Array, counted: int, kernel: str, dtype: Any) -> Floats:
-    """Biased CKA(all units, all but one) for the first ``counted``: the pairs are kept, one unit's part subtracted."""
-    n = len(x)
+@dataclass(frozen=True)
+class Prepared:
+    """What a loop over candidates does once: the layer's pairs, the bandwidth, its centred kernel and the norm of that.
+
+    ``space`` was written before, so that no candidate pays for its memory.
+    """
+
+    z: Any
+    pairs: Any
+    length: float
+    original: Any
+    own: float
+    space: Any
+
+
+def numpy_prepared(x: Array, kernel: str, dtype: Any) -> Prepared:
+    """For :func:`numpy_candidates`."""
     z = _rows(x, kernel, dtype)
     pairs = _pairs(z, kernel)
     length = _length(pairs, kernel, x.shape[1])
     original = _evaluate(pairs.copy(), kernel, length)
     original -= original.mean(axis=0)
     original -= original.mean(axis=1)[:, None]
-    own = float(np.vdot(original, original))
-    scores, work = np.empty(counted), np.empty_like(pairs)
+    return Prepared(z, pairs, length, original, float(np.vdot(original, original)), pairs.copy())
+
+
+def numpy_candidates(of: Prepared, counted: int, kernel: str) -> Floats:
+    """Biased CKA(all units, all but one) for the first ``counted``: the pairs are kept, one unit's part subtracted."""
+    z, pairs, work, n = of.z, of.pairs, of.space, len(of.z)
+    scores = np.empty(counted)
     for k in range(counted):
         column = np.ascontiguousarray(z[:, k])
         if kernel == "polynomial":
@@ -107,10 +127,10 @@ def numpy_candidates(x: Array, counted: int, kernel: str, dtype: Any) -> Floats:
         np.subtract(pairs, work, out=work)
         if kernel == "Laplacian":  # rounding may leave less than nothing under its root
             np.maximum(work, 0, out=work)
-        _evaluate(work, kernel, length)
+        _evaluate(work, kernel, of.length)
         rows = work.sum(axis=0, dtype=np.float64)
         squares = float(np.vdot(work, work)) - 2 / n * float(rows @ rows) + float(rows.sum()) ** 2 / n**2
-        scores[k] = float(np.vdot(work, original)) / np.sqrt(squares * own)
+        scores[k] = float(np.vdot(work, of.original)) / np.sqrt(squares * of.own)
     return scores
 
 
@@ -159,12 +179,10 @@ def torch_kernels_once(models: Sequence[Sequence[Array]], kernel: str) -> Floats
     return debiased_from_sums(products, sums, n)[: len(rows), len(rows) :]
 
 
-def torch_candidates(x: Array, counted: int, kernel: str) -> Floats:
-    """As :func:`numpy_candidates` in float32, several candidates at once."""
+def torch_prepared(x: Array, kernel: str) -> Prepared:
+    """For :func:`torch_candidates`."""
     import torch
 
-    n = len(x)
-    scores: list[float] = []
     with torch.inference_mode():
         z = torch.from_numpy(_rows(x, kernel, np.float32))
         pairs = _torch_pairs(z, kernel)
@@ -173,10 +191,19 @@ def torch_candidates(x: Array, counted: int, kernel: str) -> Floats:
         original -= original.mean(dim=0)
         original -= original.mean(dim=1, keepdim=True)
         own = float(original.flatten().dot(original.flatten()))
-        space = torch.empty(min(AT_ONCE, counted), n, n)
+        return Prepared(z, pairs, length, original, own, torch.zeros(AT_ONCE, *pairs.shape))
+
+
+def torch_candidates(of: Prepared, counted: int, kernel: str) -> Floats:
+    """As :func:`numpy_candidates` in float32, several candidates at once."""
+    import torch
+
+    z, pairs, n = of.z, of.pairs, len(of.z)
+    scores: list[float] = []
+    with torch.inference_mode():
         for start in range(0, counted, AT_ONCE):
             some = z.T[start : min(start + AT_ONCE, counted)].contiguous()
-            work = space[: len(some)]
+            work = of.space[: len(some)]
             if kernel == "polynomial":
                 torch.mul(some[:, :, None], some[:, None], out=work)
             else:
@@ -184,12 +211,12 @@ def torch_candidates(x: Array, counted: int, kernel: str) -> Floats:
             torch.sub(pairs, work, out=work)
             if kernel == "Laplacian":
                 work.clamp_(min=0)
-            _torch_evaluate(work, kernel, length)
+            _torch_evaluate(work, kernel, of.length)
             rows = work.sum(dim=1).double()
             flat = work.flatten(1)
             squares = torch.linalg.vector_norm(flat, dim=1).double().square()
             squares += rows.sum(dim=1).square() / n**2 - 2 / n * rows.square().sum(dim=1)
-            scores += ((flat @ original.flatten()).double() / (squares * own).sqrt()).tolist()
+            scores += ((flat @ of.original.flatten()).double() / (squares * of.own).sqrt()).tolist()
     return np.array(scores)
 
 
@@ -210,15 +237,17 @@ def repsim_rbf_table(models: Sequence[Sequence[Array]]) -> Floats:
     return result
 
 
-def keops_candidates(x: Array) -> Floats:
-    """KeOps: biased CKA(all units, all but one) for every unit, their sums over pairs of samples in one pass.
-
-    The distances and their median, for the bandwidth, are NumPy's.
-    """
-    keops = package("pykeops.numpy")
-    n, units = x.shape
+def keops_prepared(x: Array) -> tuple[Array, float]:
+    """For :func:`keops_candidates`: the distances and their median, for the bandwidth, are NumPy's."""
     z = np.ascontiguousarray(x - x.mean(axis=0))
-    scale = -1 / _length(_pairs(z, "RBF"), "RBF", units)
+    return z, -1 / _length(_pairs(z, "RBF"), "RBF", x.shape[1])
+
+
+def keops_candidates(prepared: tuple[Array, float]) -> Floats:
+    """KeOps: biased CKA(all units, all but one) for every unit, their sums over pairs of samples in one pass."""
+    keops = package("pykeops.numpy")
+    z, scale = prepared
+    n, units = z.shape
     parts = (keops.Vi(z) - keops.Vj(z)) ** 2
     every = (parts.sum(-1) * scale).exp()
     without = ((parts.sum(-1) - parts) * scale).exp()

@@ -188,9 +188,8 @@ def _absorb(
 # --- W8: every candidate under the RBF kernel ---------------------------------------------------------------------
 
 
-def rbf_candidates(x: Array) -> Floats:
-    """Biased CKA(all units, all but one) for every unit: all candidates in one pass over the pairs of samples."""
-    n = len(x)
+def rbf_prepared(x: Array) -> tuple[Array, Array, Array, np.float32, float]:
+    """What a layer needs once: its rows, their distances, its centred kernel, the bandwidth, that kernel's norm."""
     z = np.ascontiguousarray(x - x.mean(axis=0))
     norms = (z * z).sum(axis=1)
     distances = np.maximum(norms[:, None] + norms - 2 * (z @ z.T), 0)
@@ -198,8 +197,14 @@ def rbf_candidates(x: Array) -> Floats:
     original = np.exp(scale * distances)
     original -= original.mean(axis=0)
     original -= original.mean(axis=1)[:, None]
+    return z, distances, original, scale, float(np.vdot(original, original))
+
+
+def rbf_candidates(prepared: tuple[Array, Array, Array, np.float32, float]) -> Floats:
+    """Biased CKA(all units, all but one) for every unit: all candidates in one pass over the pairs of samples."""
+    z, distances, original, scale, own = prepared
+    n = len(z)
     rows, squares, cross = _candidate_sums(z, distances, original, scale)
-    own = float(np.vdot(original, original))
     rows = rows.sum(axis=0, dtype=np.float64) + 1  # what is left out of the pass: the diagonal, which is 1
     squares = 2 * squares.sum(axis=0) + n - 2 / n * (rows * rows).sum(axis=0) + rows.sum(axis=0) ** 2 / n**2
     cross = 2 * cross.sum(axis=0) + float(np.trace(original, dtype=np.float64))

@@ -45,9 +45,10 @@ class Contestant:
     """One way to compute a workload.
 
     Attributes:
-        call: input set -> answer.
+        call: input set, or what ``prepare`` returned -> answer, or what ``finish`` takes.
         error: of its answer, where it differs from the workload's.
-        scale: the time of the whole workload divided by the time of what ``call`` does.
+        scale: how often the whole workload does what ``call`` does: the time of ``call`` alone is multiplied.
+        prepare, finish: what the whole workload does once, before and after; its time is added as it is.
         once: it takes so long that the verified call is its only sample.
         note: what a reader must know.
     """
@@ -56,6 +57,8 @@ class Contestant:
     call: Callable[[Any], Any]
     error: Callable[[Any], float] | None = None
     scale: float = 1.0
+    prepare: Callable[[Any], Any] | None = None
+    finish: Callable[[Any], Any] | None = None
     once: bool = False
     note: str = ""
 
@@ -78,6 +81,7 @@ class Verified:
     failure: str = ""
     ratios: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    unscaled: list[float] = field(default_factory=list)  # of those seconds, what is done once
 
 
 class Sampler:
@@ -88,7 +92,7 @@ class Sampler:
         self._side = side
         self._rate = self._measure_rate()
         self._round = 0
-        self._last = 0.0
+        self._last = (0.0, 0.0)
         self._own = simkit
         self.simkit = self._verify(simkit)
         self.rivals = [self._verify(rival) for rival in rivals]
@@ -119,17 +123,26 @@ class Sampler:
             if not entry.contestant.once:
                 entry.ratios.clear()
                 entry.seconds.clear()
+                entry.unscaled.clear()
 
     def _time(self, entry: Verified, inputs: Any) -> Any:
+        own = entry.contestant
         start = perf_counter()
-        answer = entry.contestant.call(inputs)
-        self._last = perf_counter() - start
+        prepared = own.prepare(inputs) if own.prepare else inputs
+        ready = perf_counter()
+        answer = own.call(prepared)
+        called = perf_counter()
+        if own.finish:
+            answer = own.finish(answer)
+        unscaled = (ready - start) + (perf_counter() - called) if own.prepare or own.finish else 0.0
+        self._last = (unscaled + own.scale * (called - ready), unscaled)
         return answer
 
     def _close(self, entry: Verified) -> None:
         before, self._rate = self._rate, self._measure_rate()
-        whole = self._last * entry.contestant.scale
+        whole, unscaled = self._last
         entry.seconds.append(whole)
+        entry.unscaled.append(unscaled)
         entry.ratios.append(whole / limit(self.workload, before, self._rate))
 
     def _verify(self, contestant: Contestant) -> Verified:
@@ -202,7 +215,7 @@ def _row(entry: Verified, base: float) -> dict[str, Any]:
             "ratio_to_simkit": ratio / base,
         }
         if entry.contestant.scale != 1.0:
-            row["scaled_by"] = entry.contestant.scale
+            row |= {"scaled_by": entry.contestant.scale, "unscaled_seconds": statistics.median(entry.unscaled)}
     return row
 
 

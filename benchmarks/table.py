@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .cells import error_cell, line, ratio_cell, time_cell
+from .cells import error_cell, line, missing_line, origin, ratio_cell, time_cell
 from .requirements import MOVED, REQUIRED, Verdict, of, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,7 +162,7 @@ def hazards(result: Result) -> str:
     for row in result["rows"]:
         cells = [_cell(row["cells"][name], result["wrong"]) for name in columns]
         lines.append(line([row["name"], "undefined" if row["truth"] is None else _six(row["truth"]), *cells]))
-    return "\n".join([*lines, "", *missing_line(result["missing"]), _origin(result)])
+    return "\n".join([*lines, "", *missing_line(result["missing"]), origin(result)])
 
 
 def _cell(cell: Result, wrong: float) -> str:
@@ -193,11 +193,19 @@ def workload_table(results: Sequence[Result]) -> str:
             line(["---", *["---:"] * 5]),
         ]
         lines += [_contestant(row) for row in result["contestants"] if "missing" not in row]
-        lines += ["", *[f"{row['name']}: {row['note']}." for row in result["contestants"] if row.get("note")]]
+        lines += ["", *[f"{row['name']}: {note}." for row in result["contestants"] if (note := _how(row))]]
         lines += [f"{note}." for note in result["notes"]]
         lines += missing_line([row for row in result["contestants"] if "missing" in row])
-        lines.append(_origin(result))
+        lines.append(origin(result))
     return "\n".join(lines)
+
+
+def _how(row: Result) -> str:
+    """A row's note, and what of its time was not scaled."""
+    once = "whatever it does once was scaled too" if "scaled_by" in row else ""
+    if "unscaled_seconds" in row:
+        once = f"{time_cell(row['unscaled_seconds'])} of its time not scaled" if row["unscaled_seconds"] else ""
+    return "; ".join(part for part in (row.get("note"), once) if part)
 
 
 def _contestant(row: Result) -> str:
@@ -227,7 +235,7 @@ def errors(result: Result) -> str:
     for row in rows:
         cells = [error_cell(row["errors"][name]) for name in names]
         lines.append(line([row["measure"], f"{row['condition']:.0e}", *cells, str(row["kept"]), row["route"]]))
-    return "\n".join([*lines, "", _origin(result)])
+    return "\n".join([*lines, "", origin(result)])
 
 
 def correspondence(result: Result) -> str:
@@ -255,7 +263,7 @@ def correspondence(result: Result) -> str:
             cells.append("undefined¹" if share is None else f"{share['mean']:.1%} ± {share['interval']:.1%}")
         lines.append(line([name, *cells]))
     notes = ["", "¹ A layer has as many directions as samples: the score is 1 whatever it holds."] if spanned else []
-    return "\n".join([*lines, *notes, "", _origin(result)])
+    return "\n".join([*lines, *notes, "", origin(result)])
 
 
 def imports(result: Result) -> str:
@@ -264,7 +272,7 @@ def imports(result: Result) -> str:
     lines += [line(["", "time"]), line(["---", "---:"])]
     lines += [line([f"`{row['name']}`", time_cell(row["seconds"])]) for row in result["rows"] if "missing" not in row]
     missing = missing_line([row for row in result["rows"] if "missing" in row])
-    return "\n".join([*lines, "", *missing, _origin(result)])
+    return "\n".join([*lines, "", *missing, origin(result)])
 
 
 def routes(result: Result) -> str:
@@ -277,7 +285,7 @@ def routes(result: Result) -> str:
     lines = [
         f"**The planner.** {len(cells)} shapes of all-pairs CKA, each by every exact route ({', '.join(names)}) that is"
         f" not far from the best ({how}): {above} of {len(cells)} above {bound} × the time of the best one, worst"
-        f" {ratio_cell(cells[0]['ratio'])}. All that are above, or the eight that it fits worst:",
+        f" {ratio_cell(cells[0]['ratio'])}. {_left_out(cells)} All that are above, or the eight that it fits worst:",
         "",
         line(["samples", "layers × width", "type", "picked", *names, "picked / best"]),
         line(["---:", *["---"] * 3, *["---:"] * (len(names) + 1)]),
@@ -286,7 +294,19 @@ def routes(result: Result) -> str:
         times = [time_cell(cell["seconds"][name]) if name in cell["seconds"] else "" for name in names]
         shape = [f"{cell['n']:,}", _widths(cell), cell["dtype"], cell["chosen"]]
         lines.append(line([*shape, *times, ratio_cell(cell["ratio"])]))
-    return "\n".join([*lines, "", _origin(result)])
+    return "\n".join([*lines, "", origin(result)])
+
+
+def _left_out(cells: Sequence[Result]) -> str:
+    """How many routes of all shapes took no part in the rounds."""
+    if any("far" not in cell for cell in cells):
+        return "How many routes were left out was not recorded."
+    far, uncalled = (sum(len(cell[name]) for cell in cells) for name in ("far", "uncalled"))
+    every = sum(len(cell["multiply_adds"]) for cell in cells)
+    return (
+        f"Of {every} routes {far} were left with the least of their first calls, as far from the best, and {uncalled}"
+        " not called, for their multiply-adds."
+    )
 
 
 def _widths(cell: Result) -> str:
@@ -314,27 +334,12 @@ def growth(result: Result) -> str:
         memory = ["", ""] if row.get("memory") is None else [f"{row['expected_memory']:g}", f"{row['memory']:.2f}"]
         exponents = [f"{row['expected']:.3g}", f"{row['exponent']:.2f}", plan, *memory]
         lines.append(line([row["name"], row["variable"], *ends, *exponents]))
-    return "\n".join([*lines, "", _origin(result)])
+    return "\n".join([*lines, "", origin(result)])
 
 
 def _order(result: Result) -> tuple[int, str]:
     number = re.match(r"W(\d+)", result["key"])
     return (int(number[1]) if number else 1000, result["key"])
-
-
-def missing_line(rows: Sequence[Result]) -> list[str]:
-    """Who did not take part, and why."""
-    return ["Not in this run: " + ", ".join(f"{row['name']} ({row['missing']})" for row in rows) + "."] if rows else []
-
-
-def _origin(result: Result) -> str:
-    run = result["run"]
-    machine, versions = run["machine"], run["versions"]
-    shown = [f"{name} {versions[name]}" for name in versions if name != "simkit"]
-    return (
-        f"<sub>{machine['processor']}, {machine['cores']} cores; {', '.join(shown)};"
-        f" commit {run['commit']}, {run['date']}</sub>"
-    )
 
 
 def _six(value: float) -> str:

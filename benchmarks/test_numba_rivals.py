@@ -60,4 +60,5 @@ def test_partners(uncompiled: Any) -> None:
 def test_candidates(uncompiled: Any) -> None:
     """CKA without each unit."""
     x = relu_layers(0, 40, (5,), models=1)[0][0]
-    assert uncompiled.rbf_candidates(x) == pytest.approx(kernel_candidates(x, np.arange(5), np.arange(5)), abs=1e-5)
+    found = uncompiled.rbf_candidates(uncompiled.rbf_prepared(x))
+    assert found == pytest.approx(kernel_candidates(x, np.arange(5), np.arange(5)), abs=1e-5)

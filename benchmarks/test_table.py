@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,6 +160,30 @@ def test_all_shapes_above_the_bound_are_shown() -> None:
     assert "not far from the best (medians): 15 of 20 above 1.2" in text
     assert text.count("| 10 | 1 × 3 |") == 15
     assert "a shape above the bound was timed again" in table.routes({"cells": cells[:9], "run": about})
+
+
+def test_routes_that_were_left_out_are_counted() -> None:
+    """Of an old record the table says that it does not know."""
+    about = {name: RUN[name] for name in ("date", "commit", "machine", "versions")}
+    cell = {"n": 10, "widths": [3], "dtype": "float32", "chosen": "sample", "seconds": {"sample": 1.0}, "ratio": 1.0}
+    costs = {"multiply_adds": {"sample": 1, "feature": 2, "mixed": 3}}
+    told = [cell | costs | {"far": far, "uncalled": ["mixed"]} for far in ([], ["feature"])]
+    assert "Of 6 routes 1 were left" in table.routes({"cells": told, "run": about})
+    assert "and 2 not called" in table.routes({"cells": told, "run": about})
+    assert "left out was not recorded" in table.routes({"cells": [*told, cell], "run": about})
+
+
+def test_a_row_says_what_was_not_scaled() -> None:
+    """Beside its note; of an old record, that all was scaled."""
+    about = {name: RUN[name] for name in ("date", "commit", "machine", "versions")}
+    workload: dict[str, Any] = RUN["results"][0] | {"run": about}  # type: ignore[index, operator]
+    own, slow, *_ = workload["contestants"]
+    slow = slow | {"scaled_by": 8.0}
+    new, every = (slow | {"name": name, "unscaled_seconds": once} for name, once in (("new", 0.25), ("all", 0.0)))
+    text = table.workload_table([workload | {"contestants": [own, slow, new, every]}])
+    assert "slow: one step timed; whatever it does once was scaled too." in text
+    assert "new: one step timed; 250.0 ms of its time not scaled." in text
+    assert "all: one step timed." in text
 
 
 def test_growth_says_which_sizes_were_moved() -> None:

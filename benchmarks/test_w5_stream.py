@@ -66,16 +66,18 @@ def stream_of(rows: int, widths: Sequence[int]) -> Stream:
 def on_a_tenth(
     stream: Stream,
     name: str,
-    call: Callable[[Stream], Floats],
+    call: Callable[[Stream], Any],
+    finish: Callable[[Any], Floats],
     error: Callable[[Any], float] | None = None,
     note: str = "",
 ) -> Contestant:
-    """A contestant on a tenth of the rows, its time scaled to all of them."""
+    """A contestant on a tenth of the rows: the time of ``call`` is scaled to all of them, that of ``finish`` is not."""
     short = stream.tenth()
     notes = [note] if note else []
     if short.rows != stream.rows:
-        notes.append(f"{short.rows:,} rows timed and scaled")
-    return Contestant(name, lambda _: call(short), error, stream.rows / short.rows, note="; ".join(notes))
+        notes.append(f"{short.rows:,} rows timed and scaled, the scores from their sums timed once and added as it is")
+    scale = stream.rows / short.rows
+    return Contestant(name, lambda _: call(short), error, scale, finish=finish, note="; ".join(notes))
 
 
 def test_w5_stream(measure: Measure, full: bool) -> None:
@@ -106,9 +108,15 @@ def test_w5_stream(measure: Measure, full: bool) -> None:
         Contestant("simkit, exact", _simkit),
         [
             Contestant("simkit, minibatch estimate", partial(_simkit, mode="minibatch")),
-            on_a_tenth(stream, "NumPy, sums of float64 cross-products", _numpy, off, BIASED),
-            from_package("torch", on_a_tenth(stream, "torch, sums of float64 cross-products", _torch, off, BIASED)),
-            from_package("cka", on_a_tenth(stream, "pytorch-cka, minibatch estimate (its hsic)", _pytorch_cka)),
+            on_a_tenth(stream, "NumPy, sums of float64 cross-products", _numpy, _numpy_scores, off, BIASED),
+            from_package(
+                "torch",
+                on_a_tenth(stream, "torch, sums of float64 cross-products", _torch, _torch_scores, off, BIASED),
+            ),
+            from_package(
+                "cka",
+                on_a_tenth(stream, "pytorch-cka, minibatch estimate (its hsic)", _pytorch_cka, _pytorch_cka_scores),
+            ),
         ],
         rounds=ROUNDS if full else USUAL,
     )
@@ -137,17 +145,20 @@ def test_w5_stream_float32(measure: Measure, full: bool) -> None:
     def off(table: Any) -> float:
         return float(np.abs(table - biased).max())
 
-    def rival(name: str, call: Any) -> Contestant:
-        return on_a_tenth(stream, name, call, off, BIASED)
+    def rival(name: str, call: Any, finish: Any) -> Contestant:
+        return on_a_tenth(stream, name, call, finish, off, BIASED)
 
     measure(
         workload,
         Contestant("simkit, float32 products", partial(_simkit, products="float32")),
         [
-            on_a_tenth(stream, "simkit, exact", _simkit),
-            rival("NumPy, float64 sums of float32 cross-products", partial(_numpy, dtype=np.float32)),
+            on_a_tenth(stream, "simkit, exact", _running, _scores),
+            rival("NumPy, float64 sums of float32 cross-products", partial(_numpy, dtype=np.float32), _numpy_scores),
             from_package(
-                "torch", rival("torch, float32 sums of float32 cross-products", partial(_torch, precision="float32"))
+                "torch",
+                rival(
+                    "torch, float32 sums of float32 cross-products", partial(_torch, precision="float32"), _torch_scores
+                ),
             ),
         ],
         rounds=ROUNDS if full else USUAL,
@@ -176,16 +187,34 @@ def test_w5_memory_is_flat(benchmark: Any) -> None:
 
 
 def _simkit(stream: Stream, mode: Any = "exact", products: Any = "float64") -> Floats:
+    return _scores(_running(stream, mode, products))
+
+
+def _running(stream: Stream, mode: Any = "exact", products: Any = "float64") -> sk.StreamingCKA:
     running = sk.StreamingCKA(mode=mode, products=products)
     for left, right in stream:
         running.update(named(left), named(right))
+    return running
+
+
+def _scores(running: sk.StreamingCKA) -> Floats:
     return running.compute().values
 
 
-def _numpy(stream: Stream, dtype: Any = np.float64) -> Floats:
+@dataclass(frozen=True)
+class Sums:
+    """Of all rows: their number, the columns' sums, the products of both models and of each layer with itself."""
+
+    rows: int
+    columns: list[Any]
+    cross: Any
+    own: list[list[Any]]
+    widths: list[list[int]]
+
+
+def _numpy(stream: Stream, dtype: Any = np.float64) -> Sums:
     """One pass of biased linear CKA as a good user writes it: sums, then centred at the end; products of ``dtype``."""
-    first = stream.pool[0]
-    widths = [[layer.shape[1] for layer in model] for model in first]
+    widths = [[layer.shape[1] for layer in model] for model in stream.pool[0]]
     sums = [np.zeros(sum(side)) for side in widths]
     cross = np.zeros((sum(widths[0]), sum(widths[1])))
     own = [[np.zeros((width, width)) for width in side] for side in widths]
@@ -198,18 +227,22 @@ def _numpy(stream: Stream, dtype: Any = np.float64) -> Floats:
             sums[side] += values.sum(axis=0)
             for part, block in zip(parts, np.split(values, np.cumsum(widths[side])[:-1], axis=1), strict=True):
                 part += block.T @ block
-    cross -= np.outer(*sums) / rows
-    ends = [np.cumsum(side)[:-1] for side in widths]
+    return Sums(rows, sums, cross, own, widths)
+
+
+def _numpy_scores(of: Sums) -> Floats:
+    cross = of.cross - np.outer(*of.columns) / of.rows
+    ends = [np.cumsum(side)[:-1] for side in of.widths]
     tops = [[np.sum(block**2) for block in np.split(strip, ends[1], axis=1)] for strip in np.split(cross, ends[0])]
     norms = [
-        [np.linalg.norm(part - np.outer(s, s) / rows) for part, s in zip(parts, np.split(total, end), strict=True)]
-        for parts, total, end in zip(own, sums, ends, strict=True)
+        [np.linalg.norm(part - np.outer(s, s) / of.rows) for part, s in zip(parts, np.split(total, end), strict=True)]
+        for parts, total, end in zip(of.own, of.columns, ends, strict=True)
     ]
     result: Floats = np.array(tops) / np.outer(np.array(norms[0]), np.array(norms[1]))
     return result
 
 
-def _torch(stream: Stream, precision: str = "float64") -> Floats:
+def _torch(stream: Stream, precision: str = "float64") -> Sums:
     """As :func:`_numpy`, the products added in place, to sums of the same precision."""
     import torch
 
@@ -228,20 +261,29 @@ def _torch(stream: Stream, precision: str = "float64") -> Floats:
                 total += values.sum(dim=0)
                 for part, block in zip(parts, values.split(side, dim=1), strict=True):
                     part.addmm_(block.T, block)
-        cross -= torch.outer(*sums) / rows
-        tops = [[block.square().sum() for block in strip.split(widths[1], dim=1)] for strip in cross.split(widths[0])]
+    return Sums(rows, sums, cross, own, widths)
+
+
+def _torch_scores(of: Sums) -> Floats:
+    import torch
+
+    left, right = of.widths
+    with torch.inference_mode():
+        cross = of.cross - torch.outer(*of.columns) / of.rows
+        tops = [[block.square().sum() for block in strip.split(right, dim=1)] for strip in cross.split(left)]
         norms = [
             [
-                torch.linalg.norm(part - torch.outer(s, s) / rows)
+                torch.linalg.norm(part - torch.outer(s, s) / of.rows)
                 for part, s in zip(parts, total.split(side), strict=True)
             ]
-            for parts, total, side in zip(own, sums, widths, strict=True)
+            for parts, total, side in zip(of.own, of.columns, of.widths, strict=True)
         ]
     result: Floats = np.array(tops) / np.outer(np.array(norms[0]), np.array(norms[1]))
     return result
 
 
-def _pytorch_cka(stream: Stream) -> Floats:
+def _pytorch_cka(stream: Stream) -> Any:
+    """Its sums over batches: of both models, of the first and of the second alone."""
     import torch
 
     hsic = package("cka.hsic").hsic
@@ -250,6 +292,12 @@ def _pytorch_cka(stream: Stream) -> Floats:
         for models in stream:
             grams = [torch.stack([t @ t.T for t in tensors(model)]) for model in models]
             totals = [total + part for total, part in zip(totals, hsic(*grams), strict=True)]
+    return totals
+
+
+def _pytorch_cka_scores(totals: Any) -> Floats:
+    import torch
+
     cross, rows, columns = totals
     result: Floats = (cross / torch.sqrt(torch.clamp(torch.outer(rows, columns), min=0))).double().numpy()
     return result

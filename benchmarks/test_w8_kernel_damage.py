@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,22 @@ from simkit.kernels import Kernel
 
 from .conftest import FromNumba, Measure
 from .features import cold_sets, relu_layers
-from .kernel_rivals import EVALUATION, keops_candidates, numpy_candidates, torch_candidates
+from .kernel_rivals import (
+    EVALUATION,
+    keops_candidates,
+    keops_prepared,
+    numpy_candidates,
+    numpy_prepared,
+    torch_candidates,
+    torch_prepared,
+)
 from .protocol import Contestant, Missing, Workload
 from .rivals import compiled, from_package
 from .truth import Array, Floats, kernel_candidates, kernel_order_error
 
 SUMS = 4  # a pair and candidate: for the level and the sums
 OPERATIONS = EVALUATION["RBF"] + SUMS
+ONCE = "the distances, their median and the layer's kernel timed once and added as they are"
 KERNELS: dict[str, Kernel] = {"RBF": sk.RBF(), "Laplacian": sk.Laplacian(), "polynomial": sk.Polynomial()}
 
 
@@ -47,14 +57,15 @@ def test_w8_kernel_damage(measure: Measure, full: bool, from_numba: FromNumba, k
         multiply_adds=(EVALUATION[kernel] + SUMS) * evaluations * n * (n - 1) // 2,
         bytes=4 * n * units,
     )
-    few = f"{counted} of {evaluations} candidates timed and scaled; its error is of their CKA values"
+    few = f"{counted} of {evaluations} candidates timed and scaled, {ONCE}; its error is of their CKA values"
     rivals = [
         *[
             Contestant(
                 f"NumPy, the loop over candidates, {dtype.__name__}",
-                partial(numpy_candidates, counted=counted, kernel=kernel, dtype=dtype),
+                partial(numpy_candidates, counted=counted, kernel=kernel),
                 error=off,
                 scale=evaluations / counted,
+                prepare=partial(numpy_prepared, kernel=kernel, dtype=dtype),
                 note=few,
             )
             for dtype in (np.float32, np.float64)
@@ -66,6 +77,7 @@ def test_w8_kernel_damage(measure: Measure, full: bool, from_numba: FromNumba, k
                 partial(torch_candidates, counted=counted, kernel=kernel),
                 error=off,
                 scale=evaluations / counted,
+                prepare=partial(torch_prepared, kernel=kernel),
                 note=few,
             ),
         ),
@@ -80,15 +92,16 @@ def _in_one_pass(
 ) -> list[Contestant | Missing]:
     """All candidates of the first step at once, as numba and KeOps allow."""
     note = (
-        f"the {units} candidates of the first step timed and scaled, its compiler's time left out; its error is of the"
-        f" CKA values of {counted}"
+        f"the {units} candidates of the first step timed and scaled, {ONCE}, its compiler's time left out; its error is"
+        f" of the CKA values of {counted}"
     )
     scale = evaluations / units
 
-    def rival(name: str, call: Callable[[Array], Floats]) -> Contestant:
-        return Contestant(f"{name}, all candidates of a step in one pass, float32", call, off, scale, note=note)
+    def rival(name: str, prepare: Callable[[Array], Any], call: Callable[[Any], Floats]) -> Contestant:
+        title = f"{name}, all candidates of a step in one pass, float32"
+        return Contestant(title, call, off, scale, prepare, note=note)
 
     return [
-        from_numba(rival("numba", partial(compiled, "rbf_candidates"))),
-        from_package("pykeops.numpy", rival("KeOps", keops_candidates)),
+        from_numba(rival("numba", partial(compiled, "rbf_prepared"), partial(compiled, "rbf_candidates"))),
+        from_package("pykeops.numpy", rival("KeOps", keops_prepared, keops_candidates)),
     ]

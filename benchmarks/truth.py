@@ -151,16 +151,17 @@ def kernel_cka_table(rows: Sequence[Array], columns: Sequence[Array], kernel: st
 
 
 def kernel_candidates(x: Array, kept: Array, candidates: Array, kernel: str = "RBF") -> Floats:
-    """Biased CKA(all columns, kept columns without each candidate) under a kernel with the bandwidth of all."""
+    """Biased CKA(all columns, kept columns without each candidate) under a kernel with the bandwidth of all.
+
+    From the pairs of the columns that remain, not from those of more columns less a part.
+    """
     z = np.asarray(x, dtype=np.float64)
     length = _length(x, kernel)
     original = _double_centred(_evaluated(_pairs(z, kernel), kernel, length))
-    own, pairs = np.vdot(original, original), _pairs(z[:, kept], kernel)
+    own = np.vdot(original, original)
     scores = np.empty(len(candidates))
     for k, candidate in enumerate(candidates):
-        column = z[:, candidate]
-        part = np.outer(column, column) if kernel == "polynomial" else np.subtract.outer(column, column) ** 2
-        left = _double_centred(_evaluated(np.subtract(pairs, part, out=part), kernel, length))
+        left = _double_centred(_evaluated(_pairs(z[:, np.setdiff1d(kept, [candidate])], kernel), kernel, length))
         scores[k] = np.vdot(original, left) / np.sqrt(own * np.vdot(left, left))
     return scores
 
@@ -192,8 +193,7 @@ def _length(x: Array, kernel: str) -> float:
 def _evaluated(pairs: Floats, kernel: str, length: float) -> Floats:
     if kernel == "polynomial":
         return np.asarray((pairs / length + 1) ** 3)
-    distances = np.maximum(pairs, 0)
-    return np.asarray(np.exp(-(distances if kernel == "RBF" else np.sqrt(distances)) / length))
+    return np.asarray(np.exp(-(pairs if kernel == "RBF" else np.sqrt(pairs)) / length))
 
 
 def _u_centred(k: Floats) -> Floats:
