@@ -176,7 +176,7 @@ def test_routes_that_were_left_out_are_counted() -> None:
 def test_a_row_says_what_was_not_scaled() -> None:
     """Beside its note; of an old record, that all was scaled."""
     about = {name: RUN[name] for name in ("date", "commit", "machine", "versions")}
-    workload: dict[str, Any] = RUN["results"][0] | {"run": about}  # type: ignore[index, operator]
+    workload: dict[str, Any] = RUN["results"][0] | {"run": about}  # type: ignore[index]
     own, slow, *_ = workload["contestants"]
     slow = slow | {"scaled_by": 8.0}
     new, every = (slow | {"name": name, "unscaled_seconds": once} for name, once in (("new", 0.25), ("all", 0.0)))

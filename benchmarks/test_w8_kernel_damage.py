@@ -29,7 +29,7 @@ from .truth import Array, Floats, kernel_candidates, kernel_order_error
 
 SUMS = 4  # a pair and candidate: for the level and the sums
 OPERATIONS = EVALUATION["RBF"] + SUMS
-ONCE = "the distances, their median and the layer's kernel timed once and added as they are"
+ONCE = "what a layer needs once (its pairs of samples, the bandwidth, its kernel) timed once and added as it is"
 KERNELS: dict[str, Kernel] = {"RBF": sk.RBF(), "Laplacian": sk.Laplacian(), "polynomial": sk.Polynomial()}
 
 
