@@ -42,6 +42,28 @@ def python(code: str, *arguments: object, cwd: Path) -> str:
     return done.stdout
 
 
+def _stops(script: str, work: str, cwd: Path) -> None:
+    """Ctrl-C ends the work that a script begins when it is ready, within five seconds."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + script, work],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        assert process.stdout.readline() == "stopped\n", process.stderr.read()
+        waited = time.monotonic() - start
+        assert process.stdout.readline() == "fit\n", process.stderr.read()
+    assert process.returncode == 0
+    assert waited < 5
+
+
 FORK = """
 import multiprocessing
 
@@ -95,24 +117,42 @@ print("fit", flush=True)
 
 @pytest.mark.parametrize("work", ["sample space", "feature space", "kernels", "columns", "wide layers", "long columns"])
 def test_ctrl_c_stops_a_long_call(work: str, tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + LONG, work],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
-        time.sleep(0.7)
-        process.send_signal(signal.SIGINT)
-        start = time.monotonic()
-        assert process.stdout.readline() == "stopped\n", process.stderr.read()
-        waited = time.monotonic() - start
-        assert process.stdout.readline() == "fit\n", process.stderr.read()
-    assert process.returncode == 0
-    assert waited < 5
+    _stops(LONG, work, tmp_path)
+
+
+SLOW = """
+import math
+from simkit.backends import native_cpu
+from simkit.backends.base import CandidateProblem
+
+n, units, diagonal = 512, 64, sys.argv[1] == "diagonal"
+busy = 200_000 if diagonal else 1000  # sines of a value: a minute of them in one call
+
+def slow(product, d):
+    if (d == 0) == diagonal:
+        for _ in range(busy):
+            product = math.sin(product)
+    return product
+
+z = np.random.default_rng(0).standard_normal((units, n))
+kernel = sk.CustomKernel(slow)
+problem = CandidateProblem(z, np.arange(units + 1), kernel, math.nan, "biased", np.zeros(n))
+kernel.address  # compiles it
+print("ready", flush=True)
+try:
+    native_cpu.candidate_sums(problem, np.arange(units), np.arange(units), threads=2)
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+else:
+    print("ran to its end", flush=True)
+print("fit", flush=True)
+"""
+
+
+@pytest.mark.parametrize("part", ["tiles", "diagonal"])
+def test_ctrl_c_stops_candidates_under_a_slow_kernel(part: str, tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    _stops(SLOW, part, tmp_path)
 
 
 PEAK = """

@@ -206,6 +206,50 @@ def test_values_out_of_range_are_told(estimator: Estimator, threads: int, backen
         sums.pack_centred(above, room=2**30, threads=threads)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_pair_that_is_told_does_not_depend_on_the_threads(threads: int) -> None:
+    """One at the end of a tile, and a larger one at the start of the next."""
+    z = np.zeros((2, 600))
+    z[0, [255, 511]], z[1, [256, 257]] = 100.0, 200.0
+    function = sk.CustomKernel(lambda product, d: math.nan if product > 5e3 and d == 0 else product)
+    problem = dataclasses.replace(problem_of(z, [1, 1], PRODUCT, "debiased"), kernel=function)
+    for _ in range(5):
+        with pytest.raises(ValueError, match=r" is nan for x, at product=10000\.0 "):
+            native_cpu.pack_centred(problem, room=2**30, threads=threads)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_what_is_left_of_a_unit_whose_squares_are_beyond_float64(estimator: Estimator) -> None:
+    """Without it, inf less inf is formed again."""
+    z = np.ascontiguousarray(np.abs(pair(300, 4, 1)[0]).T)
+    z[1, [3, 7, 280]] = 1e160
+    kernel = sk.CustomKernel(lambda product, d: 1 / (1 + d) + 1 / (1 + abs(product)))
+    with np.errstate(over="ignore"):
+        problem = problem_of(z, [1, 1, 2], kernel, estimator)
+        got, want = (
+            module.candidate_sums(problem, np.arange(3), np.array([1, 0, -1])) for module in (native_cpu, reference)
+        )
+    assert got.rows is not None
+    assert np.allclose(got.rows, want.rows, rtol=1e-9, atol=0)
+    assert got.squares == pytest.approx(want.squares, rel=1e-9)
+
+
+def test_what_is_left_of_a_sample_alone_is_exact() -> None:
+    """On the diagonal too: a unit of several columns, beside which others are small or none."""
+    r = np.random.default_rng(2)
+    z = r.standard_normal((9, 600))
+    z[5:] *= 1e-7
+    z[5:, ::3] = 0.0
+    kernel = sk.CustomKernel(lambda product, d: (1.0 if product == 0 else 1 + product * 1e14) if d == 0 else 0.0)
+    problem = problem_of(z, [5, 2, 2], kernel, "biased")
+    got, want = (
+        module.candidate_sums(problem, np.arange(3), np.array([0, 2, -1])) for module in (native_cpu, reference)
+    )
+    assert got.rows is not None
+    assert np.allclose(got.rows, want.rows, rtol=1e-9, atol=0)
+    assert (got.rows[0, ::3] == 200).all()
+
+
 def test_a_function_may_write_to_what_it_is_given() -> None:
     @numba.cfunc(SIGNATURE)
     def greedy(products: Any, squared_distances: Any, values: Any, count: int) -> None:

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "cpu/candidate_pass.hpp"
@@ -46,6 +47,12 @@ inline std::vector<std::int64_t> all_rows(const std::vector<std::int64_t>& offse
     std::vector<std::int64_t> rows(offsets.back());
     for (std::size_t r = 0; r < rows.size(); ++r) rows[r] = static_cast<std::int64_t>(r);
     return rows;
+}
+
+// Whether what is left of `most` has lost its digits and must be formed again: nothing is left of what is beyond T.
+template <class T>
+[[gnu::always_inline]] inline bool cancelled(T left, T most, T share) {
+    return !(left >= share * most) | !(most <= std::numeric_limits<T>::max());
 }
 
 template <class T>

@@ -83,10 +83,10 @@ class Features {
     // leaves of them may be larger than they are, and a root makes much of it.
     void mend(const std::vector<std::int64_t>& rows, std::int64_t first, std::int64_t last, std::int64_t i,
               std::int64_t j0, std::int64_t count, const T* before, T* q) const {
-        constexpr T cancelled = sizeof(T) == 4 ? T(0.1) : T(1e-4);
+        constexpr T share = sizeof(T) == 4 ? T(0.1) : T(1e-4);
         for (std::int64_t j = 0; j < count; ++j) {
-            if (q[j] >= cancelled * before[j]) continue;  // neither where both are beyond what T holds
-            double sum = 0.0;                             // of many rows that are alike, which round alike
+            if (!cancelled(q[j], before[j], share)) continue;
+            double sum = 0.0;  // of many rows that are alike, which round alike
             for (std::int64_t row : rows) {
                 const double d = double(p_.z[row * p_.n + i] - p_.z[row * p_.n + j0 + j]);
                 if (row < first || row >= last) sum += d * d;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -51,7 +50,7 @@ struct Norms {
     const double *column, *column_rest, *column_part;
     [[gnu::always_inline]] bool lost(std::int64_t j, double product) const {
         const double most = own * column[j];
-        return ((own_rest * column_rest[j] < kCancelled * most) | (std::fabs(product) < kSign * most)) &
+        return (cancelled(own_rest * column_rest[j], most, kCancelled) | !(std::fabs(product) >= kSign * most)) &
                (column_part[j] > 0.0);
     }
 };
@@ -61,7 +60,7 @@ SIMKIT_CLONES bool any_lost(const Norms& norms, const double* products, const do
     std::int64_t lost = 0;
     if (norms.own_part > 0.0)
         for (std::int64_t j = 0; j < count; ++j) lost |= norms.lost(j, products[j]);
-    for (std::int64_t j = 0; j < count; ++j) lost |= distances[j] < kCancelled * before[j];
+    for (std::int64_t j = 0; j < count; ++j) lost |= cancelled(distances[j], before[j], kCancelled);
     return lost != 0;
 }
 
@@ -96,7 +95,7 @@ class Kernels {
         if (any_lost(norms, products, distances, before, count))
             for (std::int64_t j = 0; j < count; ++j) {
                 const bool product = norms.own_part > 0.0 && norms.lost(j, products[j]),
-                           distance = distances[j] < kCancelled * before[j];
+                           distance = cancelled(distances[j], before[j], kCancelled);
                 if (!product && !distance) continue;
                 double sum = 0.0, squares = 0.0;
                 for (std::int64_t row : rows) {
@@ -111,12 +110,11 @@ class Kernels {
         return call(count, values);
     }
 
-    // values [n] of every sample with itself, for the rows of z given.
-    std::optional<KernelOutOfRange> diagonal(const Indices& rows, std::vector<double>& values) {
-        rest_.products.assign(p_.n, 0.0);
-        rest_.distances.assign(p_.n, 0.0);
-        for (std::int64_t row : rows) add_squares(1.0, p_.z + row * p_.n, rest_.products.data(), p_.n);
-        return call(p_.n, values.data());
+    // values [count], at most kTile, of samples with themselves, whose squared norms are given.
+    std::optional<KernelOutOfRange> diagonal(const double* squares, std::int64_t count, double* values) {
+        std::copy_n(squares, count, rest_.products.data());
+        std::fill_n(rest_.distances.data(), count, 0.0);
+        return call(count, values);
     }
 
   private:
@@ -180,14 +178,18 @@ class Worker {
           rest_(kTile),
           part_(kTile) {}
 
-    void work(std::int64_t t) {
+    template <class Pause>
+    void work(std::int64_t t, const Pause& pause) {
         tile_ = tile_at(t, p_.n);
         sums_.clear();
         for (std::int64_t i0 = tile_.i0; i0 < tile_.i1 && !bad_; i0 += kRows) {
             const std::int64_t i1 = std::min(tile_.i1, i0 + kRows);
             if (!p_.packed) bad_ = centred_rows(p_, s_.all, tile_, i0, i1, kernels_, l_.data());
             kernels_.base(s_.kept, i0, i1, tile_.j0, tile_.count(i1 - 1));
-            for (std::size_t k = 0; k < p_.candidates.size() && !bad_; ++k) add(k, i0, i1);
+            for (std::size_t k = 0; k < p_.candidates.size() && !bad_; ++k) {
+                pause();
+                add(k, i0, i1);
+            }
         }
     }
 
@@ -248,44 +250,112 @@ class Worker {
     CandidateTile tile_{};
 };
 
-struct PackWorker {
-    const Problem& problem;
-    const Indices& all;
-    double* out;
-    Kernels kernels{problem};
-    std::vector<double> rows = std::vector<double>(kRows * kTile);
-    void work(std::int64_t t) {
-        const CandidateTile tile = tile_at(t, problem.n);
+class PackWorker {
+  public:
+    PackWorker(const Problem& problem, const Indices& all, double* out)
+        : p_(problem), all_(all), out_(out), kernels_(problem), rows_(kRows * kTile) {}
+
+    template <class Pause>
+    void work(std::int64_t t, const Pause& pause) {
+        const CandidateTile tile = tile_at(t, p_.n);
         for (std::int64_t i0 = tile.i0; i0 < tile.i1; i0 += kRows) {
+            pause();
             const std::int64_t i1 = std::min(tile.i1, i0 + kRows);
-            if (const auto bad = centred_rows(problem, all, tile, i0, i1, kernels, rows.data())) throw *bad;
+            bad_ = centred_rows(p_, all_, tile, i0, i1, kernels_, rows_.data());
+            if (bad_) return;
             for (std::int64_t i = i0; i < i1; ++i)
-                std::copy_n(rows.data() + (i - i0) * kTile, tile.count(i),
-                            out + tile.at + (i - tile.i0) * (tile.j1 - tile.j0));
+                std::copy_n(rows_.data() + (i - i0) * kTile, tile.count(i),
+                            out_ + tile.at + (i - tile.i0) * (tile.j1 - tile.j0));
         }
     }
+
+    // In the order of the tiles: the pair that is told does not depend on the threads.
+    void commit(std::int64_t) {
+        if (bad_) throw *bad_;
+    }
+
+  private:
+    const Problem& p_;
+    const Indices& all_;
+    double* out_;
+    Kernels kernels_;
+    std::vector<double> rows_;
+    std::optional<KernelOutOfRange> bad_{};
 };
 
-// The diagonal, which must be in range even where the debiased form does not count it.
-void add_diagonal(const Shared& shared, CandidateSums& out) {
-    const Problem& problem = shared.problem;
-    Kernels kernels(problem);
-    std::vector<double> centred(problem.n), values(problem.n);
-    if (const auto bad = kernels.diagonal(shared.all, centred)) throw *bad;
-    for (std::int64_t i = 0; i < problem.n; ++i) centred[i] = centred[i] - 2.0 * problem.centre[i] + problem.mean;
-    for (std::size_t k = 0; k < problem.candidates.size(); ++k) {
-        Indices units;
-        std::copy_if(problem.kept.begin(), problem.kept.end(), std::back_inserter(units),
-                     [&](std::int64_t unit) { return unit != problem.candidates[k]; });
-        if (const auto bad = kernels.diagonal(rows_of(problem.offsets, units), values)) throw *bad;
-        for (std::int64_t i = 0; i < problem.n && !problem.debiased; ++i) {
-            const double value = values[i] - problem.level;
-            out.cross[k] += value * centred[i];
-            out.squares[k] += value * value;
-            out.rows[static_cast<std::int64_t>(k) * problem.n + i] += value;
+// The diagonal of kTile samples, which must be in range even where the debiased form does not count it.
+class DiagonalWorker {
+  public:
+    DiagonalWorker(const Shared& shared, CandidateSums& out)
+        : s_(shared),
+          p_(shared.problem),
+          out_(out),
+          kernels_(shared.problem),
+          cross_(shared.problem.candidates.size()),
+          squares_(shared.problem.candidates.size()),
+          centred_(kTile),
+          values_(kTile),
+          rest_(kTile) {}
+
+    template <class Pause>
+    void work(std::int64_t t, const Pause& pause) {
+        j0_ = t * kTile;
+        count_ = std::min(kTile, p_.n - j0_);
+        std::fill(rest_.begin(), rest_.end(), 0.0);
+        for (std::int64_t row : s_.all) add_squares(1.0, p_.z + row * p_.n + j0_, rest_.data(), count_);
+        bad_ = kernels_.diagonal(rest_.data(), count_, centred_.data());
+        for (std::int64_t j = 0; j < count_; ++j) centred_[j] = centred_[j] - 2.0 * p_.centre[j0_ + j] + p_.mean;
+        for (std::size_t k = 0; k < p_.candidates.size() && !bad_; ++k) {
+            pause();
+            add(k);
         }
     }
-}
+
+    void commit(std::int64_t) {
+        if (bad_) throw *bad_;
+        if (p_.debiased) return;
+        for (std::size_t k = 0; k < cross_.size(); ++k) {
+            out_.cross[k] += cross_[k];
+            out_.squares[k] += squares_[k];
+        }
+    }
+
+  private:
+    void add(std::size_t k) {
+        std::copy_n(s_.squares.data() + j0_, count_, rest_.data());
+        if (const std::int64_t unit = p_.candidates[k]; unit >= 0) leave_out(p_.offsets[unit], p_.offsets[unit + 1]);
+        bad_ = kernels_.diagonal(rest_.data(), count_, values_.data());
+        if (bad_ || p_.debiased) return;
+        cross_[k] = squares_[k] = 0.0;
+        double* rows = out_.rows.data() + static_cast<std::int64_t>(k) * p_.n + j0_;  // which no other worker writes to
+        for (std::int64_t j = 0; j < count_; ++j) {
+            const double value = values_[j] - p_.level;
+            cross_[k] += value * centred_[j];
+            squares_[k] += value * value;
+            rows[j] += value;
+        }
+    }
+
+    // What has cancelled is formed again, as products of two samples are.
+    void leave_out(std::int64_t first, std::int64_t last) {
+        for (std::int64_t row = first; row < last; ++row)
+            add_squares(-1.0, p_.z + row * p_.n + j0_, rest_.data(), count_);
+        for (std::int64_t j = 0; j < count_; ++j) {
+            if (!cancelled(rest_[j], s_.squares[j0_ + j], kCancelled)) continue;
+            rest_[j] = 0.0;
+            for (std::int64_t row : s_.kept)
+                if (row < first || row >= last) add_squares(1.0, p_.z + row * p_.n + j0_ + j, rest_.data() + j, 1);
+        }
+    }
+
+    const Shared& s_;
+    const Problem& p_;
+    CandidateSums& out_;
+    Kernels kernels_;
+    std::vector<double> cross_, squares_, centred_, values_, rest_;
+    std::optional<KernelOutOfRange> bad_{};
+    std::int64_t j0_ = 0, count_ = 0;
+};
 
 }  // namespace
 
@@ -295,13 +365,13 @@ CandidateSums custom_sums(const Problem& problem, const Poll& poll) {
                       std::vector<double>(count * static_cast<std::size_t>(problem.n))};
     const Shared shared(problem);
     for_each_tile(tile_count(problem.n), problem.threads, poll, [&] { return Worker(shared, out); });
-    add_diagonal(shared, out);
+    for_each_tile((problem.n + kTile - 1) / kTile, problem.threads, poll, [&] { return DiagonalWorker(shared, out); });
     return out;
 }
 
 void pack_custom(const Problem& problem, const Poll& poll, double* out) {
     const Indices all = all_rows(problem.offsets);
-    for_each_tile(tile_count(problem.n), problem.threads, poll, [&] { return PackWorker{problem, all, out}; });
+    for_each_tile(tile_count(problem.n), problem.threads, poll, [&] { return PackWorker(problem, all, out); });
 }
 
 }  // namespace simkit
