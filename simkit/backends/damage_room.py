@@ -31,9 +31,8 @@ class CandidateRoom:
 
     threads: int
     at_once: int  # candidates of a call
-    packed: (
-        int  # bytes that half the kernel of all units may take; it is formed again for every call where it takes more
-    )
+    # Bytes that half the kernel of all units may take; it is formed again for every call where it takes more.
+    packed: int
     bytes: int  # of workspace, at most
 
 
@@ -156,16 +155,23 @@ def products_team(block: Block, *, double: bool, threads: int, memory: int | Non
 
 
 def reference_candidates(block: Block, units: int, *, double: bool, threads: int, memory: int | None) -> CandidateRoom:
-    """What :func:`plan_candidates` says of the reference, which takes what it takes.
+    """What :func:`plan_candidates` says of the reference, whose calls are shorter where there is little room.
 
     Raises:
         TooLittleMemory: more than ``memory``.
     """
     search = _search_of(block, units, double=double)
-    taken = search.held + max(search.forming, REFERENCE * 8 * search.n**2)
-    if memory is not None and taken > memory:
-        raise TooLittleMemory(f"{memory} bytes", f"{_leaving_out(block, units)} by the reference", taken)
-    return CandidateRoom(threads, max(1, min(units, ROWS // (8 * search.n))), PACKED, taken)
+    n, p = search.n, search.p
+    # A candidate's rows of z, in float64 where they are not, and as pdist turns them; its row sums besides.
+    copies = n * p * (search.item + 8 * (search.item < 8) + 8)
+    most, row_sums = max(1, min(units, ROWS // (8 * n))), 8 * n
+    held = search.held
+    once = REFERENCE * 8 * n * n + copies
+    least = held + max(search.forming, once + row_sums)
+    if memory is not None and least > memory:
+        raise TooLittleMemory(f"{memory} bytes", f"{_leaving_out(block, units)} by the reference", least)
+    at_once = most if memory is None else min(most, (memory - held - once) // row_sums)
+    return CandidateRoom(threads, at_once, PACKED, held + max(search.forming, once + at_once * row_sums))
 
 
 def reference_team(block: Block, *, double: bool, threads: int, memory: int | None) -> tuple[int, int]:

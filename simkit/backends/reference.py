@@ -130,10 +130,11 @@ def _centred_kernel(problem: CandidateProblem) -> FloatArray:
 
 
 def _candidate_matrix(problem: CandidateProblem, rows: npt.NDArray[Any]) -> FloatArray:
+    x = rows.T.astype(np.float64, copy=False)
     if isinstance(problem.kernel, CustomKernel):
-        return custom_matrix(rows.T.astype(np.float64), problem.kernel, problem.name)
+        return custom_matrix(x, problem.kernel, problem.name)
     length = problem.length if isinstance(problem.kernel, Polynomial) else 1 / math.log(2)
-    return kernel_matrix(rows.T.astype(np.float64), problem.kernel, length)
+    return kernel_matrix(x, problem.kernel, length)
 
 
 def candidate_sums(
@@ -149,9 +150,10 @@ def candidate_sums(
     centred_all = _centred_kernel(problem) if problem.packed is None else problem.packed
     count, n = len(candidates), problem.z.shape[1]
     cross, squares, row_sums = np.empty(count), np.empty(count), np.empty((count, n))
+    widths = np.diff(problem.offsets)
     for k, candidate in enumerate(candidates):
-        units = [np.arange(problem.offsets[u], problem.offsets[u + 1]) for u in kept if u != candidate]
-        matrix = _candidate_matrix(problem, problem.z[np.concatenate(units)]) - level
+        stays = np.isin(np.arange(len(widths)), kept[kept != candidate])
+        matrix = _candidate_matrix(problem, problem.z[np.repeat(stays, widths)]) - level
         if problem.estimator == "debiased":
             np.fill_diagonal(matrix, 0.0)
         cross[k] = (matrix * centred_all).sum()
