@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from resident import AS_ASKED, COUNTED, RESIDENT
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import native_cuda
+from simkit.backends import native_cpu, native_cuda, reference
 from simkit.backends.base import Block
 from simkit.backends.choose import choose
 from simkit.backends.damage_room import PACKED, ROWS, plan_candidates
 from simkit.backends.unit_features import host_features
 from simkit.errors import TooLittleMemory
 from simkit.kernels import Kernel
+from simkit.metrics.kernel_damage import kernel_damage
 from simkit.metrics.prepare import prepare
 
 Array = npt.NDArray[Any]
@@ -44,7 +46,8 @@ def layer(n):
         x = np.load(folder + "/x.npy", mmap_mode="r")
     return x
 
-sk.greedy_cka(layer(300), kernel=kernel, threads=2, count=1, **options)  # brings in code, arenas of the allocator
+small = layer(min(300, n // 2))
+sk.greedy_cka(small, kernel=kernel, threads=2, count=1, **options)  # brings in code, arenas of the allocator
 x = layer(n)
 before = now()
 found = sk.greedy_cka(x, kernel=kernel, threads=2, memory=memory, count=1, **options)
@@ -83,6 +86,8 @@ def said(kernel: str, n: int, p: int, dtype: str, memory: int, folder: str = "",
         ("Polynomial", 3000, 64, "float32", 4_000_000, {}),
         ("Custom", 3000, 64, "float32", 4_000_000, {}),
         ("Custom", 2000, 64, "float64", 20_000_000, {"units": 8}),
+        ("RBF", 60, 1500, "float64", 2_660_000, {"backend": "reference"}),  # row sums of some candidates
+        ("RBF", 60, 1500, "float32", 3_100_000, {"backend": "reference"}),
     ],
 )
 def test_what_is_taken_is_what_was_allowed(
@@ -178,13 +183,48 @@ def test_too_little_is_refused_with_what_is_needed(
     needed = refused.value.needed
     with pytest.raises(TooLittleMemory, match=rf"^memory={needed - 1} bytes is too little: "):
         sk.greedy_cka(x, kernel=kernel, memory=needed - 1, backend=backend, **options)
-    enough = needed
-    if "ids" in str(refused.value.work) or "together" in refused.value.work:  # the columns came first
-        with pytest.raises(TooLittleMemory) as second:
-            sk.greedy_cka(x, kernel=kernel, memory=needed + 1, backend=backend, **options)
-        enough = second.value.needed
-    found = sk.greedy_cka(x, kernel=kernel, memory=enough, backend=backend, **options)
+    found = sk.greedy_cka(x, kernel=kernel, memory=needed, backend=backend, **options)
     assert found.order.tolist() == sk.greedy_cka(x, kernel=kernel, backend=backend, **options).order.tolist()
+
+
+def test_no_column_is_brought_together_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the sums would find no room beside them."""
+    x, brought = features(300, 24), []
+    gather = native_cpu.gather_columns
+    monkeypatch.setattr(native_cpu, "gather_columns", lambda *a: brought.append(a) or gather(*a))
+    options: dict[str, Any] = {"units": np.arange(24) % 6}
+    work = r"bringing the columns of 6 units of x together and comparing 6 layers of 300 samples"
+    with pytest.raises(TooLittleMemory, match=rf": {work} needs \d+$") as refused:
+        sk.greedy_cka(x, memory=x.nbytes + 1, **options)
+    assert not brought
+    sk.greedy_cka(x, memory=refused.value.needed, **options)
+    assert len(brought) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "p"), [(60, 600), (200, 40)])
+def test_what_the_reference_takes_is_what_it_says(n: int, p: int, dtype: Any) -> None:
+    """Counted by what NumPy asks for; and its calls are shorter where there is little room, to the same bits."""
+    x = features(n, p, dtype)
+    block, units = prepare(as_matrix(x), sk.RBF()), np.arange(p)
+    with pytest.raises(TooLittleMemory) as refused:
+        reference.plan_candidates(block, p, double=dtype is np.float64, threads=1, memory=1)
+    scores, calls = [], []
+    for memory in (refused.value.needed, refused.value.needed + 8 * n * p // 3, None):
+        tracemalloc.start()
+        try:
+            damage, level = kernel_damage(
+                block, np.split(units, p), "biased", exact=False, backend="reference", threads=1, memory=memory
+            )
+            scores.append(damage.scores(units, units, level)[0].tobytes())
+            assert tracemalloc.get_traced_memory()[1] <= damage.room.bytes
+        finally:
+            tracemalloc.stop()
+        assert memory is None or damage.room.bytes <= memory
+        calls.append(damage.room.at_once)
+    assert len(set(scores)) == 1
+    assert calls == sorted(calls)
+    assert calls[-1] == p
 
 
 @pytest.mark.parametrize(("kernel", "options"), [(sk.Linear(), {}), (sk.Linear(), {"units": 6}), (sk.RBF(), {})])

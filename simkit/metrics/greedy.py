@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,22 +22,19 @@ from ..backends.base import (
     Block,
     EliminationOrder,
     Estimator,
-    PairSums,
     Plan,
     SquareMatrix,
     Step,
-    UnitBlocks,
 )
 from ..backends.choose import check_backend, choose
-from ..backends.mapped import mapped_of
 from ..backends.routes import check_threads, parse_memory
-from ..errors import TooLittleMemory
 from ..kernels import Cosine, Kernel, Linear, as_number, check_kernel
 from ..streaming.covariance import Covariance
-from .cka import ForcedRoute, check_estimator, sums_of
+from .cka import ForcedRoute, check_estimator
 from .kernel_damage import damage_steps, eliminate, kernel_damage
 from .measure import Degenerate
 from .prepare import CONSTANT, prepare_with_stats, preparing_steps
+from .unit_sums import sums_of_units, unit_columns
 
 Mode: TypeAlias = Literal["greedy", "oneshot"]
 TOGETHER = 2**31  # bytes of the matrices on a device that are searched at once
@@ -92,8 +89,9 @@ def greedy_cka(
         units: None (each column is a unit), the number of equal blocks of neighbouring columns (the channels of a
             flattened ``[n, c, h, w]`` map), or ``[p]`` integer ids of the unit each column belongs to.
         kernel: the closed form holds for the linear kernel. For RBF, Laplacian, polynomial and custom ones every
-            candidate is evaluated: O(n²) each, u²/2 of them, and n² / 2 numbers are held. The bandwidth is that of all
-            units. A CustomKernel is given the products and squared distances of the kept units' raw columns.
+            candidate is evaluated: O(n²) each, u²/2 of them. The kernel of all units is held, n² / 2 numbers, unless it
+            takes more than 1 GiB or than ``memory`` leaves. The bandwidth is that of all units. A CustomKernel is given
+            the products and squared distances of the kept units' raw columns.
         estimator: ``"biased"`` (as the source) or ``"debiased"``.
         mode: ``"greedy"`` scores again after every removal; ``"oneshot"`` ranks once by the first scores.
         count: stop after so many removals.
@@ -102,8 +100,9 @@ def greedy_cka(
             within 1e-6 of the best; float64 input always gives the order of the brute force.
         memory: bytes of workspace beyond the features in memory, for one layer at a time, as a number or ``"64 MB"``;
             what is resident of mapped files counts. Fewer candidates are evaluated at once, on fewer threads, and the
-            kernel of all units is formed again where it does not fit, to the same bits; sums of pairs of units may be
-            formed by other tiles, which changes their rounding. The plan says what is taken at most.
+            kernel of all units is formed again where it does not fit, to the same bits, as are products of columns;
+            sums of pairs of units may be formed by other tiles, which changes their rounding. The plan says what is
+            taken at most.
         backend: a backend's name; None lets simkit choose.
         threads: worker threads; None takes the processors of this process.
 
@@ -113,7 +112,7 @@ def greedy_cka(
 
     Raises:
         ValueError: no layers; wrong units, count or threshold; non-finite or constant activations; too few samples; a
-            custom kernel that is not finite, or 1e144 in size, for kept units.
+            custom kernel that is not finite, or 1e144 or more in size, for kept units.
         TooLittleMemory: (a ValueError) ``memory`` does not hold the least that a layer needs.
         NotImplementedError: the cosine kernel; a custom kernel by backend="native_cuda"; ``memory`` for products of
             columns, or under a non-linear kernel, on a device.
@@ -290,19 +289,10 @@ def _prepared(
         reason = f"{products.reason}; {products.words_of_columns('float64' if double else 'float32', [block])}"
         ran = (Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, taken),)
     else:
-        blocks, gathered = _unit_blocks(block, columns, len(ids), backend, search.memory)
-        sums, plan = _sums_of_units(
-            blocks,
-            estimator,
-            ForcedRoute(
-                backend=backend,
-                threads=threads,
-                memory=search.memory,
-                products="float64" if exact or estimator == "debiased" else None,
-            ),
-            held=sum(step.bytes for step in gathered),
-        )
-        a, ran = sums.values, (*gathered, *plan.steps)
+        products_of_units = "float64" if exact or estimator == "debiased" else None
+        forced = ForcedRoute(backend=backend, threads=threads, memory=search.memory, products=products_of_units)
+        sums, ran = sums_of_units(block, columns, len(ids), estimator, forced)
+        a = sums.values
     if not a.sum() > 0.0:
         raise Degenerate(x.name, f"its {estimator} HSIC with itself is zero within rounding")
     return _Prepared(ids, a, removals, ran, before)
@@ -328,61 +318,6 @@ def _by_candidates(
     steps = len(found.order)
     candidates = steps * units - steps * (steps - 1) // 2 if search.greedy else units + steps
     return found, damage_steps(damage, candidates)
-
-
-def unit_columns(
-    units: int | npt.ArrayLike | None, p: int
-) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]] | None]:
-    """(unit ids ``[u]`` ascending, the columns of each unit; None where units are equal neighbouring blocks).
-
-    Raises:
-        ValueError: a number of units that does not divide p, or ids that are not ``[p]`` integers.
-    """
-    if units is None:
-        return np.arange(p), None
-    if isinstance(units, int | np.integer) and not isinstance(units, bool):
-        if units < 1 or p % int(units):
-            raise ValueError(f"units={units} must divide the {p} columns into equal blocks")
-        return np.arange(int(units)), None
-    labels = np.asarray(units)
-    if labels.shape != (p,) or labels.dtype.kind not in "iu":
-        raise ValueError(f"units must be [{p}] integer ids, not {labels.dtype} of shape {labels.shape}")
-    ids, inverse = np.unique(labels, return_inverse=True)
-    return ids.astype(np.int64), [np.flatnonzero(inverse == k) for k in range(len(ids))]
-
-
-def _unit_blocks(
-    block: Block, columns: list[npt.NDArray[np.int64]] | None, count: int, backend: str | None, memory: int | None
-) -> tuple[UnitBlocks, tuple[Step, ...]]:
-    """One block per unit, and what ran: columns that are not neighbours are brought together first.
-
-    Raises:
-        TooLittleMemory: there is no room to bring them together.
-    """
-    ran: tuple[Step, ...] = ()
-    if columns is None:
-        return UnitBlocks(block, np.arange(count + 1) * (block.p // count)), ran
-    order = np.concatenate(columns)
-    if not np.array_equal(order, np.arange(block.p)):
-        gather = choose("gather_columns", backend=backend, inputs=[block])
-        mapped = mapped_of([block.matrix])
-        taken = block.n * block.p * block.matrix.itemsize + (0 if mapped is None else mapped.whole)
-        if memory is not None and taken >= memory:
-            work = f"bringing the columns of {count} units of {block.matrix.name} together"
-            raise TooLittleMemory(f"{memory} bytes", work, taken)
-        block = Block(gather.function(block.matrix, order), block.kernel, block.shift[order], block.exponent)
-        ran = (Step("gather_columns", gather.backend, gather.reason, bytes=taken),)
-    return UnitBlocks(block, np.cumsum([0, *(len(own) for own in columns)])), ran
-
-
-def _sums_of_units(units: UnitBlocks, estimator: Estimator, forced: ForcedRoute, *, held: int) -> tuple[PairSums, Plan]:
-    """The all-pairs sums of units, in the memory that the bytes already ``held`` leave."""
-    if forced.memory is None or not held:
-        return sums_of(units, None, estimator, forced)
-    try:
-        return sums_of(units, None, estimator, replace(forced, memory=forced.memory - held))
-    except TooLittleMemory as error:
-        raise TooLittleMemory(f"{forced.memory} bytes", error.work, error.needed + held) from None
 
 
 def _check_count(count: int | None, units: int) -> int:

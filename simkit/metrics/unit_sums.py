@@ -1,0 +1,77 @@
+"""Units of a layer: which columns each is, and the sums of all pairs of them within ``memory=``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..backends.base import Block, Estimator, PairSums, Step, UnitBlocks
+from ..backends.choose import choose
+from ..backends.mapped import mapped_of
+from ..backends.routes import check_threads
+from ..errors import TooLittleMemory
+from .cka import ForcedRoute, sums_of
+
+
+def unit_columns(
+    units: int | npt.ArrayLike | None, p: int
+) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]] | None]:
+    """(unit ids ``[u]`` ascending, the columns of each unit; None where units are equal neighbouring blocks).
+
+    Raises:
+        ValueError: a number of units that does not divide p, or ids that are not ``[p]`` integers.
+    """
+    if units is None:
+        return np.arange(p), None
+    if isinstance(units, int | np.integer) and not isinstance(units, bool):
+        if units < 1 or p % int(units):
+            raise ValueError(f"units={units} must divide the {p} columns into equal blocks")
+        return np.arange(int(units)), None
+    labels = np.asarray(units)
+    if labels.shape != (p,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"units must be [{p}] integer ids, not {labels.dtype} of shape {labels.shape}")
+    ids, inverse = np.unique(labels, return_inverse=True)
+    return ids.astype(np.int64), [np.flatnonzero(inverse == k) for k in range(len(ids))]
+
+
+def sums_of_units(
+    block: Block, columns: list[npt.NDArray[np.int64]] | None, count: int, estimator: Estimator, forced: ForcedRoute
+) -> tuple[PairSums, tuple[Step, ...]]:
+    """The all-pairs sums of ``count`` units, and what ran: columns that are not neighbours are brought together first.
+
+    Raises:
+        TooLittleMemory: there is no room for the sums, beside the columns where these are brought together.
+    """
+    if columns is None:
+        offsets, order = np.arange(count + 1) * (block.p // count), np.arange(block.p)
+    else:
+        offsets, order = np.cumsum([0, *(len(own) for own in columns)]), np.concatenate(columns)
+    if np.array_equal(order, np.arange(block.p)):
+        sums, plan = sums_of(UnitBlocks(block, offsets), None, estimator, forced)
+        return sums, plan.steps
+    gather = choose("gather_columns", backend=forced.backend, inputs=[block])
+    mapped = mapped_of([block.matrix])
+    taken = block.n * block.p * block.matrix.itemsize + (0 if mapped is None else mapped.whole)
+    left = forced if forced.memory is None else replace(forced, memory=forced.memory - taken)
+    try:
+        # Of a layer that goes to a device, only once it is there: until then its copy would count as well.
+        if left.memory is not None and (left.memory <= 0 or gather.backend != "native_cuda"):
+            _check_room(UnitBlocks(block, offsets), left)
+        matrix = gather.function(block.matrix, order)
+        together = Block(matrix, block.kernel, block.shift[order], block.exponent)
+        sums, plan = sums_of(UnitBlocks(together, offsets), None, estimator, left)
+    except TooLittleMemory as error:
+        work = f"bringing the columns of {count} units of {block.matrix.name} together and {error.work}"
+        raise TooLittleMemory(f"{forced.memory} bytes", work, error.needed + taken) from None
+    ran = Step("gather_columns", gather.backend, gather.reason, bytes=taken)
+    return sums, (ran, *plan.steps)
+
+
+def _check_room(units: UnitBlocks, forced: ForcedRoute) -> None:
+    """Plan the sums of units whose columns are yet to be brought together: a plan depends on widths alone."""
+    planner = choose("pair_sums", backend=forced.backend, inputs=[units.whole])
+    planner.plan_pair_sums(
+        units, None, memory=forced.memory, threads=check_threads(forced.threads), products=forced.products
+    )
