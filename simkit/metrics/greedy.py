@@ -23,6 +23,7 @@ from ..backends.base import (
     EliminationOrder,
     Estimator,
     Plan,
+    Precision,
     SquareMatrix,
     Step,
 )
@@ -289,8 +290,8 @@ def _prepared(
         reason = f"{products.reason}; {products.words_of_columns('float64' if double else 'float32', [block])}"
         ran = (Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, taken),)
     else:
-        products_of_units = "float64" if exact or estimator == "debiased" else None
-        forced = ForcedRoute(backend=backend, threads=threads, memory=search.memory, products=products_of_units)
+        precision: Precision | None = "float64" if exact or estimator == "debiased" else None
+        forced = ForcedRoute(backend=backend, threads=threads, memory=search.memory, products=precision)
         sums, ran = sums_of_units(block, columns, len(ids), estimator, forced)
         a = sums.values
     if not a.sum() > 0.0:
