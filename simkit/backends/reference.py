@@ -150,10 +150,9 @@ def candidate_sums(
     centred_all = _centred_kernel(problem) if problem.packed is None else problem.packed
     count, n = len(candidates), problem.z.shape[1]
     cross, squares, row_sums = np.empty(count), np.empty(count), np.empty((count, n))
-    widths = np.diff(problem.offsets)
     for k, candidate in enumerate(candidates):
-        stays = np.isin(np.arange(len(widths)), kept[kept != candidate])
-        matrix = _candidate_matrix(problem, problem.z[np.repeat(stays, widths)]) - level
+        stays = np.isin(np.arange(len(problem.offsets) - 1), kept[kept != candidate])
+        matrix = _candidate_matrix(problem, problem.z[np.repeat(stays, np.diff(problem.offsets))]) - level
         if problem.estimator == "debiased":
             np.fill_diagonal(matrix, 0.0)
         cross[k] = (matrix * centred_all).sum()
