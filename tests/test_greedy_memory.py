@@ -209,6 +209,7 @@ def test_what_the_reference_takes_is_what_it_says(n: int, p: int, dtype: Any) ->
     block, units = prepare(as_matrix(x), sk.RBF()), np.arange(p)
     with pytest.raises(TooLittleMemory) as refused:
         reference.plan_candidates(block, p, double=dtype is np.float64, threads=1, memory=1)
+    sk.greedy_cka(x[:9, :3], kernel=sk.RBF(), backend="reference")  # imports what it takes
     scores, calls = [], []
     for memory in (refused.value.needed, refused.value.needed + 8 * n * p // 3, None):
         tracemalloc.start()
