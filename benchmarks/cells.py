@@ -29,6 +29,14 @@ def time_cell(seconds: float) -> str:
     return f"{seconds / 1e-6:.0f} µs"
 
 
+def how(row: dict[str, Any]) -> str:
+    """A row's note, and what of its time was not scaled."""
+    once = "whatever it does once was scaled too" if "scaled_by" in row else ""
+    if "unscaled_seconds" in row:
+        once = f"{time_cell(row['unscaled_seconds'])} of its time not scaled" if row["unscaled_seconds"] else ""
+    return "; ".join(part for part in (row.get("note"), once) if part)
+
+
 def missing_line(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Who did not take part, and why."""
     return ["Not in this run: " + ", ".join(f"{row['name']} ({row['missing']})" for row in rows) + "."] if rows else []

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .cells import error_cell, line, missing_line, origin, ratio_cell, time_cell
+from .cells import error_cell, how, line, missing_line, origin, ratio_cell, time_cell
 from .requirements import MOVED, REQUIRED, Verdict, of, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,19 +193,11 @@ def workload_table(results: Sequence[Result]) -> str:
             line(["---", *["---:"] * 5]),
         ]
         lines += [_contestant(row) for row in result["contestants"] if "missing" not in row]
-        lines += ["", *[f"{row['name']}: {note}." for row in result["contestants"] if (note := _how(row))]]
+        lines += ["", *[f"{row['name']}: {note}." for row in result["contestants"] if (note := how(row))]]
         lines += [f"{note}." for note in result["notes"]]
         lines += missing_line([row for row in result["contestants"] if "missing" in row])
         lines.append(origin(result))
     return "\n".join(lines)
-
-
-def _how(row: Result) -> str:
-    """A row's note, and what of its time was not scaled."""
-    once = "whatever it does once was scaled too" if "scaled_by" in row else ""
-    if "unscaled_seconds" in row:
-        once = f"{time_cell(row['unscaled_seconds'])} of its time not scaled" if row["unscaled_seconds"] else ""
-    return "; ".join(part for part in (row.get("note"), once) if part)
 
 
 def _contestant(row: Result) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ..protocol import Missing, finite
@@ -81,10 +82,12 @@ class Contestant:
     """One way to compute a workload.
 
     Attributes:
-        call: input set -> answer; whatever it starts is waited for.
+        call: input set, or what ``prepare`` returned -> answer, or what ``finish`` takes; whatever it starts is waited
+            for.
         error: of its answer against the truth, where it differs from the workload's; None of what is no answer.
         mode: the precision of its products, where it is the same mathematics by the library's products.
-        scale: the time of the whole workload divided by the time of what ``call`` does.
+        scale: how often the whole workload does what ``call`` does: the time of ``call`` alone is multiplied.
+        prepare, finish: what the whole workload does once, before and after; its time is added as it is.
         note: what a reader must know.
         plan: of simkit's answer: the plans of the results in it.
         other: whether it is a rival by another algorithm, for which simkit's gain is algorithmic.
@@ -95,9 +98,22 @@ class Contestant:
     error: Callable[[Any, Any], float | None] | None = None
     mode: str | None = None
     scale: float = 1.0
+    prepare: Callable[[Any], Any] | None = None
+    finish: Callable[[Any], Any] | None = None
     note: str = ""
     plan: Callable[[Any], Sequence[Any]] | None = None
     other: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A contestant on one input set: its answer, the times of the whole workload, and how they came about."""
+
+    answer: Any
+    events: float
+    wall: float
+    unscaled: float  # of the events' seconds, what is done once
+    taken: float  # seconds by the wall clock, nothing scaled
 
 
 @dataclass
@@ -107,19 +123,19 @@ class Entry:
     contestant: Contestant
     error: float | None = None
     failure: str = ""
-    first: float = 0.0  # seconds of the checked call
+    first: float = 0.0  # seconds that the checked run took, nothing scaled
     plans: Sequence[Any] = ()
-    samples: list[Timed] = field(default_factory=list)
+    samples: list[Run] = field(default_factory=list)
     last: dict[int, Any] = field(default_factory=dict)  # the last answer on each input set
 
     @property
     def once(self) -> bool:
-        """Whether the checked call is the only sample."""
+        """Whether the checked run is the only sample."""
         return self.first > PATIENCE
 
     def median(self, clock: str) -> float:
         """Seconds of the whole workload, by ``"events"`` or by ``"wall"``."""
-        return self.contestant.scale * statistics.median(getattr(sample, clock) for sample in self.samples)
+        return statistics.median(getattr(sample, clock) for sample in self.samples)
 
 
 def measure(
@@ -132,7 +148,7 @@ def measure(
     rounds: int = ROUNDS,
 ) -> dict[str, Any]:
     """Check every answer, time all contestants in turn between two measurements of the ceilings; plain data."""
-    reference = check_references(workload, simkit)
+    reference = check_references(device, workload, simkit)
     truth = workload.truth(workload.inputs[0])
     own = _verified(device, workload, simkit, truth, must=True)
     if own.error is None or not own.error <= workload.tolerance:
@@ -156,7 +172,7 @@ def measure(
     return found | {"reference_error": finite(reference)}
 
 
-def check_references(workload: Workload, simkit: Contestant) -> float:
+def check_references(device: Device, workload: Workload, simkit: Contestant) -> float:
     """On the feasible inputs: the device's reference and simkit against the host's; how far the former is off.
 
     Raises:
@@ -166,27 +182,41 @@ def check_references(workload: Workload, simkit: Contestant) -> float:
     apart = workload.difference(workload.truth(workload.feasible), host)
     if not apart <= REFERENCES:
         raise AssertionError(f"{workload.key}: the references on the device and on the host are {apart:.3g} apart")
-    error = workload.error(simkit.call(workload.feasible), host)
+    error = workload.error(run(device, simkit, workload.feasible).answer, host)
     if not error <= workload.tolerance:
         raise AssertionError(f"{workload.key}: simkit's error on the host's inputs is {error} > {workload.tolerance}")
     return apart
 
 
+def run(device: Device, contestant: Contestant, inputs: Any) -> Run:
+    """Time what is done once and what is scaled apart, each from an idle device."""
+
+    def part(call: Callable[[Any], Any] | None, value: Any) -> Timed:
+        return Timed(value, 0.0, 0.0) if call is None else device.timed(partial(call, value))
+
+    before = part(contestant.prepare, inputs)
+    called = part(contestant.call, before.answer)
+    after = part(contestant.finish, called.answer)
+    once, waited = before.events + after.events, before.wall + after.wall
+    whole = once + contestant.scale * called.events, waited + contestant.scale * called.wall
+    return Run(after.answer, *whole, unscaled=once, taken=waited + called.wall)
+
+
 def _verified(device: Device, workload: Workload, contestant: Contestant, truth: Any, *, must: bool) -> Entry:
     entry = Entry(contestant)
     try:
-        timed = device.timed(lambda: contestant.call(workload.inputs[0]))
-        entry.error = (contestant.error or workload.error)(timed.answer, truth)
+        found = run(device, contestant, workload.inputs[0])
+        entry.error = (contestant.error or workload.error)(found.answer, truth)
     except Exception as failure:
         if must:
             raise
         entry.failure = _told(device, failure)
         return entry
-    entry.first = timed.wall
+    entry.first = found.taken
     if contestant.plan is not None:
-        entry.plans = contestant.plan(timed.answer)
+        entry.plans = contestant.plan(found.answer)
     if entry.once:
-        entry.samples.append(Timed(None, timed.events, timed.wall))
+        entry.samples.append(replace(found, answer=None))
     return entry
 
 
@@ -223,15 +253,15 @@ def _sample(device: Device, entry: Entry, inputs: Sequence[Any], which: int, *, 
     for _ in range(REPEATS if device.real and entry.first < SHORT and not warm_up else 1):
         device.flush()
         try:
-            timed = device.timed(lambda: entry.contestant.call(inputs[which]))
+            found = run(device, entry.contestant, inputs[which])
         except Exception as failure:
             if must:
                 raise
             entry.failure = _told(device, failure)
             return
-        entry.last[which] = timed.answer
+        entry.last[which] = found.answer
         if not warm_up:
-            entry.samples.append(Timed(None, timed.events, timed.wall))
+            entry.samples.append(replace(found, answer=None))
 
 
 def _told(device: Device, failure: Exception) -> str:
@@ -360,7 +390,7 @@ def _row(entry: Entry, limit: float | None, base: float) -> dict[str, Any]:
     if entry.failure:
         row["failure"] = entry.failure
     if entry.samples:
-        events = [entry.contestant.scale * sample.events for sample in entry.samples]
+        events = [sample.events for sample in entry.samples]
         row |= {
             "samples": len(events),
             "seconds": statistics.median(events),
@@ -370,7 +400,8 @@ def _row(entry: Entry, limit: float | None, base: float) -> dict[str, Any]:
             "ratio_to_simkit": entry.median("wall") / base,
         }
         if entry.contestant.scale != 1.0:
-            row["scaled_by"] = entry.contestant.scale
+            unscaled = statistics.median(sample.unscaled for sample in entry.samples)
+            row |= {"scaled_by": entry.contestant.scale, "unscaled_seconds": unscaled}
     return row | what_ran(entry.plans)
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..table import GPU_BEGIN, GPU_END, ROOT, error_cell, line, ratio_cell, replaced, time_cell
+from ..cells import error_cell, how, line, ratio_cell, time_cell
+from ..table import GPU_BEGIN, GPU_END, ROOT, replaced
 
 FORMAT = "simkit.benchmarks.gpu.1"
 NO_RUN = "No run yet: nothing has been measured on a GPU."
@@ -182,7 +183,7 @@ def workload(result: Result) -> str:
     own = result["contestants"][0]
     steps = [f"{step['op']}: {step['backend']} ({step['reason']})" for step in own.get("steps", ())]
     lines += ["", *([f"simkit ran {'; '.join([*steps, *own['plan_notes']])}."] if steps else [])]
-    lines += [f"{row['name']}: {row['note']}." for row in result["contestants"] if row.get("note")]
+    lines += [f"{row['name']}: {note}." for row in result["contestants"] if (note := how(row))]
     lines += [f"{note}." for note in result["notes"]]
     lines += [f"{row['name']}: {row['missing']}." for row in result["contestants"] if "missing" in row]
     return "\n".join(lines)

@@ -22,7 +22,7 @@ from .. import truth as host
 from ..protocol import Missing
 from . import conftest, table, test_g2_greedy, truth
 from .conftest import run_record, write_run
-from .device import Cuda, Rehearsal, array_library, driver_version
+from .device import Cuda, Rehearsal, Timed, array_library, driver_version
 from .inputs import on_host, relu_layers
 from .products import MODES, PRECISIONS, gram, measure_ceilings, product, product_errors, product_of_splits, split
 from .protocol import Contestant, Entry, Workload, asked, limiting, measure
@@ -90,7 +90,7 @@ def test_rows_of_a_measurement() -> None:
     assert (own["error"], own["samples"], own["ratio_to_simkit"]) == (0.0, 2, 1.0)
     assert own["ratio_to_limit"] == pytest.approx(own["seconds"] / found["limit"]["seconds"])
     assert coarse["error"] == pytest.approx(0.1, abs=1e-6)
-    assert exact["scaled_by"] == 2.0
+    assert (exact["scaled_by"], exact["unscaled_seconds"]) == (2.0, 0.0)
     assert broken == {"name": "broken", "error": None, "other": True, "failure": "RuntimeError: CUDA out | of memory"}
     assert absent == {"name": "CuPy, sums", "missing": "not installed"}
     assert found["fastest_same_error"] == "exact"
@@ -184,6 +184,54 @@ def test_what_was_timed_is_checked_on_every_input_set() -> None:
     found = measure(Rehearsal(), apart, OWN, (replace(second, name="off"), later), side=16, rounds=2)
     assert [row["error"] for row in found["contestants"]] == [0.0, 0.125, "nan"]
     assert found["fastest_same_error"] is None
+
+
+class Counting(Rehearsal):
+    """Its calls say how long they take by events; the wall clock says twice that."""
+
+    now = 0.0
+
+    def timed(self, call: Any) -> Timed:
+        before = self.now
+        answer = call()
+        seconds = self.now - before or 1e-6
+        return Timed(answer, seconds, 2 * seconds)
+
+    def taking(self, seconds: float, change: Any) -> Any:
+        """A function that takes so long."""
+
+        def call(value: Any) -> Any:
+            self.now += seconds
+            return change(value)
+
+        return call
+
+
+def test_what_is_done_once_is_not_scaled() -> None:
+    """0.5 s and 0.25 s once, 2 s ten times, of both clocks; nothing scaled says whether a rival is run once only."""
+    device = Counting()
+    once = {"prepare": device.taking(0.5, lambda x: x / 2), "finish": device.taking(0.25, lambda sums: 2 * sums)}
+    scaled = Contestant("call", device.taking(2.0, right), mode="float64", scale=10)
+    rivals = [
+        replace(scaled, name="both", **once),
+        scaled,
+        replace(scaled, name="slow", call=device.taking(5.0, right), **once),
+        replace(scaled, name="whole", scale=1.0, prepare=device.taking(1.0, lambda x: x)),
+        replace(scaled, name="broken", prepare=fails),
+        replace(scaled, name="broken", finish=fails),
+    ]
+    own = replace(OWN, call=device.taking(1.0, right), **once)
+    found = measure(device, sums(), own, rivals, side=16, rounds=2)
+    rows = found["contestants"]
+    assert [row.get("seconds") for row in rows[1:]] == [20.75, 20.0, 50.75, 3.0, None, None]
+    assert [row.get("wall") for row in rows[1:]] == [41.5, 40.0, 101.5, 6.0, None, None]
+    assert [row.get("unscaled_seconds") for row in rows[1:]] == [0.75, 0.0, 0.75, None, None, None]
+    assert [row.get("samples") for row in rows] == [2, 2, 2, 1, 2, None, None]
+    assert [row["spread"] for row in rows[1:3]] == [[20.75, 20.75], [20.0, 20.0]]
+    assert [row["error"] for row in rows] == [0.0] * 5 + [None] * 2
+    assert (rows[0]["seconds"], rows[1]["ratio_to_simkit"]) == (1.75, 20.75 / 1.75)
+    assert found["fastest_same_error"] == "whole"
+    assert "\nboth: 750.0 ms of its time not scaled.\nslow: " in table.workload(found)
 
 
 def test_wrong_answers_and_references_end_the_measurement() -> None:
