@@ -177,31 +177,42 @@ def test_rows_that_are_mostly_zeros(size: float, name: str) -> None:
     assert np.allclose(got.squares, want.squares, rtol=1e-9, atol=0)
 
 
+@pytest.fixture(scope="module")
+def out_of_range() -> dict[str, sk.CustomKernel]:
+    """Kernels of which some values are none: of all units, without column 2, of a sample with itself or with others."""
+    return {
+        "whole": sk.CustomKernel(lambda product, d: math.nan if product > 150 else product),
+        "left": sk.CustomKernel(lambda product, d: math.nan if product < 0 else product),
+        "large": sk.CustomKernel(lambda product, d: 1e144 if product < 0 else product),
+        "alone": sk.CustomKernel(lambda product, d: math.inf if d == 0 else product),
+        "others": sk.CustomKernel(lambda product, d: math.inf if d > 0 else product),
+    }
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_values_out_of_range_are_told(estimator: Estimator, threads: int, backend: str) -> None:
+def test_values_out_of_range_are_told(
+    out_of_range: dict[str, sk.CustomKernel], estimator: Estimator, threads: int, backend: str
+) -> None:
     """Also where they are those of a candidate alone, or of a sample with itself."""
     x = np.abs(pair(300, 4, 1)[0]) + 0.1
     x[:, 2] += 10.0
     x[37, 0] = -9.0
     options: dict[str, Any] = {"estimator": estimator, "threads": threads, "backend": backend}
-    whole = sk.CustomKernel(lambda product, d: math.nan if product > 150 else product)
-    left = sk.CustomKernel(lambda product, d: math.nan if product < 0 else product)  # without column 2
-    large = sk.CustomKernel(lambda product, d: 1e144 if product < 0 else product)
-    alone = sk.CustomKernel(lambda product, d: math.inf if d == 0 else product)
-    for kernel, value in ((whole, "nan"), (left, "nan"), (large, r"1e\+144"), (alone, "inf")):
+    alone = out_of_range["alone"]
+    for name, value in (("whole", "nan"), ("left", "nan"), ("large", r"1e\+144"), ("alone", "inf")):
         sentence = (
             rf"^CustomKernel\(.*\) is {value} for fc, at product=[-\d.e+]+ and squared_distance=[\d.e+-]+: "
             r"a kernel must be finite, and below 1e\+144 in size$"
         )
         with pytest.raises(ValueError, match=sentence):
-            sk.greedy_cka({"fc": x}, kernel=kernel, **options)
+            sk.greedy_cka({"fc": x}, kernel=out_of_range[name], **options)
     sums = native_cpu if backend == "native_cpu" else reference
     problem = dataclasses.replace(problem_of(np.ascontiguousarray(x.T), [1] * 4, PRODUCT, estimator), kernel=alone)
     with pytest.raises(ValueError, match=r"^CustomKernel\(.*\) is inf for x, at product=.*: a kernel must be finite"):
         sums.candidate_sums(problem, np.arange(4), NONE, threads=threads)
-    above = dataclasses.replace(problem, kernel=sk.CustomKernel(lambda product, d: math.inf if d > 0 else product))
+    above = dataclasses.replace(problem, kernel=out_of_range["others"])
     with pytest.raises(ValueError, match=r"^CustomKernel\(.*\) is inf for x, at product=.*: a kernel must be finite"):
         sums.pack_centred(above, room=2**30, threads=threads)
 
