@@ -14,6 +14,7 @@ pytest.importorskip("numba")
 
 import numba
 from custom_kernels import BACKENDS, DISTANCE, ESTIMATORS, MIXED, PRODUCT, SIGNATURE, mixed, pair
+from oracles import centred_kernel
 from scipy.spatial.distance import pdist, squareform
 
 import simkit as sk
@@ -28,22 +29,12 @@ NONE = np.array([-1])
 NAMED = {"mixed": MIXED, "product": PRODUCT, "distance": DISTANCE}
 
 
-def centred(k: Array, estimator: Estimator) -> Array:
-    n = len(k)
-    if estimator == "biased":
-        return np.asarray(k - k.mean(axis=0) - k.mean(axis=1)[:, None] + k.mean())
-    k = k - np.diag(np.diag(k))
-    rows = k.sum(axis=0)
-    out = k - rows / (n - 2) - rows[:, None] / (n - 2) + rows.sum() / ((n - 1) * (n - 2))
-    return np.asarray(out - np.diag(np.diag(out)))
-
-
 def brute(x: Array, units: list[Array], kernel: sk.CustomKernel, estimator: Estimator) -> tuple[list[int], list[float]]:
     """Every candidate of every step by the definition, up to the last unit."""
 
     def matrix(columns: Array) -> Array:
         z = x[:, columns]
-        return centred(kernel(z @ z.T, squareform(pdist(z, "sqeuclidean"))), estimator)
+        return centred_kernel(kernel(z @ z.T, squareform(pdist(z, "sqeuclidean"))), estimator)
 
     whole, kept, order, scores = matrix(np.concatenate(units)), list(range(len(units))), [], []
     while len(kept) > 1:

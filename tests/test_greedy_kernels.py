@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from backend_lists import CHOSEN
+from oracles import centred_kernel
 from scipy.spatial.distance import pdist, squareform
 
 import simkit as sk
@@ -48,18 +49,8 @@ KERNELS: dict[str, tuple[Kernel, Gram]] = {
 }
 
 
-def centred(k: Array, estimator: Estimator) -> Array:
-    n = len(k)
-    if estimator == "biased":
-        return np.asarray(k - k.mean(axis=0) - k.mean(axis=1)[:, None] + k.mean())
-    k = k - np.diag(np.diag(k))
-    rows = k.sum(axis=0)
-    out = k - rows / (n - 2) - rows[:, None] / (n - 2) + rows.sum() / ((n - 1) * (n - 2))
-    return np.asarray(out - np.diag(np.diag(out)))
-
-
 def cka_of(x: Array, columns: Array, gram: Gram, estimator: Estimator) -> float:
-    a, b = centred(gram(x, x), estimator), centred(gram(x[:, columns], x), estimator)
+    a, b = centred_kernel(gram(x, x), estimator), centred_kernel(gram(x[:, columns], x), estimator)
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 

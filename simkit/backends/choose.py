@@ -53,6 +53,11 @@ class Choice:
         return planner
 
     @property
+    def on_host(self) -> bool:
+        """Whether it computes where the host's memory is."""
+        return self.backend in ON_HOST
+
+    @property
     def hold_moments(self) -> Callable[..., HeldMoments] | None:
         """What begins moments in the backend's own memory; None where that is the host's."""
         return getattr(self.module, "hold_moments", None)

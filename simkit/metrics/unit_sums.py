@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends.base import Block, Estimator, PairSums, Step, UnitBlocks
-from ..backends.choose import ON_HOST, choose
+from ..backends.choose import choose
 from ..backends.mapped import mapped_of
 from ..backends.routes import check_threads
 from ..errors import TooLittleMemory
@@ -57,7 +57,7 @@ def sums_of_units(
     left = forced if forced.memory is None else replace(forced, memory=forced.memory - taken)
     try:
         # Of a layer that goes to a device, only once it is there: until then its copy would count as well.
-        if left.memory is not None and (left.memory <= 0 or gather.backend in ON_HOST):
+        if left.memory is not None and (left.memory <= 0 or gather.on_host):
             _check_room(UnitBlocks(block, offsets), left)
         matrix = gather.function(block.matrix, order)
         together = Block(matrix, block.kernel, block.shift[order], block.exponent)

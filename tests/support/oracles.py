@@ -99,11 +99,15 @@ def u_centred(k: Array) -> Array:
     return k
 
 
+def centred_kernel(k: Array, estimator: str) -> Array:
+    """What the estimator makes of K before inner products."""
+    return double_centred(k) if estimator == "biased" else u_centred(k)
+
+
 def hsic_matrix(layers: Sequence[Array], *, estimator: str, gram: GramOf = linear) -> Array:
     """HSIC of all pairs ``[L, L]``. Biased: tr(KHLH)/(n-1)². Debiased: Song et al. 2012, eq. 5."""
     n = len(layers[0])
-    centre = double_centred if estimator == "biased" else u_centred
-    flat = [centre(gram(layer)).ravel() for layer in layers]
+    flat = [centred_kernel(gram(layer), estimator).ravel() for layer in layers]
     pairs = (n - 1) ** 2 if estimator == "biased" else n * (n - 3)
     table = np.array(
         [[np.vdot(a, b) / pairs if i <= j else 0.0 for j, b in enumerate(flat)] for i, a in enumerate(flat)]
