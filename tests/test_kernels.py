@@ -254,6 +254,23 @@ def test_distances_of_equal_rows(p: int, layout: str) -> None:
         assert sk.cka(given, y, kernel=kernel) == pytest.approx(want, abs=1e-9)
 
 
+@pytest.mark.parametrize("backend", NAMED)
+@pytest.mark.parametrize("n", [40, 257, 1500])
+@pytest.mark.parametrize("size", [1e4, 1e12, 1e22])
+def test_distances_beside_a_far_row(size: float, n: int, backend: str) -> None:
+    """Its share of the mean, taken off, would leave no digits to the differences of the other rows."""
+    rng = np.random.default_rng(n)
+    y = rng.standard_normal((n, 3))
+    for dtype in (np.float32, np.float64):
+        x = rng.standard_normal((n, 5)).astype(dtype)
+        x[3, 2] = size
+        for kernel, gram in ((sk.RBF(), oracles.rbf(0.5)), (sk.Laplacian(), oracles.laplacian(0.5))):
+            for estimator in ("biased", "debiased"):
+                options = {"kernel": kernel, "estimator": estimator, "backend": backend}
+                want = oracles.cka(x, y, estimator=estimator, gram=gram)
+                assert_close(sk.cka(x, y, **options), want, "cka", dtype, n, 5)  # type: ignore[arg-type]
+
+
 def test_equal_rows_do_not_cost_much_more_than_distinct_ones() -> None:
     """Processor time: distances formed again from differences, half of them here, took seven times all else."""
     rng = np.random.default_rng(0)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray, Matrix
-from ..kernels import LARGEST, Cosine, CustomKernel, Kernel, Laplacian, Linear, Polynomial
+from ..kernels import LARGEST, RBF, Cosine, CustomKernel, Kernel, Laplacian, Linear, Polynomial
 from . import bits as packed
 from .base import OPS as ALL_OPS
 from .base import (
@@ -78,6 +79,11 @@ def features(block: Block) -> FloatArray:
     return np.ldexp(x - block.shift, -block.exponent)
 
 
+def unshifted(block: Block) -> FloatArray:
+    """z without its shift, ``[n, p]``: an outlier's mean would leave no digits to the differences of the others."""
+    return features(replace(block, shift=np.zeros_like(block.shift)))
+
+
 def squared_distances(z: FloatArray) -> FloatArray:
     """Squared Euclidean distances ``[n, n]`` from differences, not from products."""
     from scipy.spatial.distance import pdist, squareform
@@ -89,7 +95,8 @@ def gram(block: Block) -> FloatArray:
     """The Gram matrix ``[n, n]`` of a block's kernel."""
     if isinstance(block.kernel, CustomKernel):
         return custom_matrix(block.matrix.float64(), block.kernel, block.matrix.name)
-    return kernel_matrix(features(block), block.kernel, block.length)
+    z = unshifted(block) if isinstance(block.kernel, RBF | Laplacian) else features(block)
+    return kernel_matrix(z, block.kernel, block.length)
 
 
 def custom_matrix(x: FloatArray, kernel: CustomKernel, name: str) -> FloatArray:
@@ -163,7 +170,7 @@ def candidate_sums(
 
 def distance_median(block: Block, *, threads: int = 1, memory: int | None = None) -> float:
     """Median of the full n × n matrix of squared distances, zero diagonal included."""
-    return float(np.median(squared_distances(features(block))))
+    return float(np.median(squared_distances(unshifted(block))))
 
 
 def centred(k: FloatArray, estimator: Estimator) -> FloatArray:

@@ -42,8 +42,8 @@ def cosine(x: Array) -> Array:
 
 
 def squared_distances(x: Array) -> Array:
-    """Squared Euclidean distances ``[n, n]``, from differences of centred features."""
-    return np.asarray(squareform(pdist(centred_features(x), "sqeuclidean")))
+    """Squared Euclidean distances ``[n, n]``, from differences of the rows as they are."""
+    return np.asarray(squareform(pdist(np.asarray(x, dtype=np.float64), "sqeuclidean")))
 
 
 def rbf(bandwidth: float) -> GramOf:
