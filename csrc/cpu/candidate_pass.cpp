@@ -22,6 +22,13 @@ struct Lanes {
     [[gnu::always_inline]] static Vector load(const T* p) { return *reinterpret_cast<const Loose*>(p); }
     [[gnu::always_inline]] static void store(T* p, Vector value) { *reinterpret_cast<Loose*>(p) = value; }
 
+    // 0, 1, 2, ...
+    [[gnu::always_inline]] static Integers lanes() {
+        Integers all;
+        for (int i = 0; i < count; ++i) all[i] = i;
+        return all;
+    }
+
     // Halves onto halves.
     [[gnu::always_inline]] static T sum(Vector value) {
         if constexpr (count == 2) {
@@ -36,14 +43,18 @@ struct Lanes {
     }
 };
 
+constexpr bool is_factor(Form form) { return form == Form::near || form == Form::middle || form == Form::far; }
+constexpr Reach reach(Form form) {
+    return form == Form::near ? Reach::quarter : form == Form::middle ? Reach::half : Reach::one;
+}
+
 template <class T, int Bytes, Form form>
 [[gnu::always_inline]] inline typename Lanes<T, Bytes>::Vector kernel(typename Lanes<T, Bytes>::Vector base,
                                                                       typename Lanes<T, Bytes>::Vector less,
                                                                       typename Lanes<T, Bytes>::Vector d, T level) {
     using L = Lanes<T, Bytes>;
     using Vector = typename L::Vector;
-    if constexpr (form == Form::near || form == Form::far)
-        return base * power_of_little<T, Vector, form == Form::near>(d * d) + less;
+    if constexpr (is_factor(form)) return base * power_of_little<T, Vector, reach(form)>(d * d) + less;
     if constexpr (form == Form::fused)
         return power_of_two_less_one<T, Vector, typename L::Integers>(d * d - base) - level;
     if constexpr (form == Form::scaled) return power_of_two_less_one<T, Vector, typename L::Integers>(-base) - level;
@@ -60,8 +71,8 @@ template <class T, int Bytes, Form form, int Rows>
 [[gnu::always_inline]] inline void pass_rows(const Strip<T>& s, std::int64_t first, Totals<T, Bytes>& totals) {
     using L = Lanes<T, Bytes>;
     using Vector = typename L::Vector;
-    constexpr bool differs = form == Form::near || form == Form::far || form == Form::fused;
-    constexpr bool lessens = form == Form::near || form == Form::far;
+    using Integer = typename PowerOfTwo<T>::Integer;
+    constexpr bool lessens = is_factor(form), differs = lessens || form == Form::fused;
     const T* const base = s.base + first * kTile;
     const T* const less = lessens ? s.less + first * kTile : base;
     const T* const centred = s.centred + first * s.ld;
@@ -69,13 +80,16 @@ template <class T, int Bytes, Form form, int Rows>
     for (int r = 0; differs && r < Rows; ++r) own[r] = s.own[first + r];
     const std::int64_t shared = (s.count + first * s.longer) / L::count * L::count;
     Vector sum[Rows] = {}, cross = {}, squares = {};
+    const auto value_at = [&](int r, std::int64_t j, Vector column) {
+        return kernel<T, Bytes, form>(L::load(base + r * kTile + j), L::load(less + r * kTile + j),
+                                      differs ? (own[r] - Vector{}) - column : column, s.level);
+    };
     for (std::int64_t j = 0; j < shared; j += L::count) {
         const Vector column = differs ? L::load(s.column + j) : Vector{};
         Vector down = L::load(s.columns + j);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
-            const Vector value = kernel<T, Bytes, form>(L::load(base + r * kTile + j), L::load(less + r * kTile + j),
-                                                        differs ? (own[r] - Vector{}) - column : column, s.level);
+            const Vector value = value_at(r, j, column);
             cross += value * L::load(centred + r * s.ld + j);
             squares += value * value;
             sum[r] += value;
@@ -83,10 +97,27 @@ template <class T, int Bytes, Form form, int Rows>
         }
         L::store(s.columns + j, down);
     }
+    // Beside the diagonal, vectors of which each row counts another part.
+    std::int64_t done = shared;
+    for (; s.longer && done < s.count + first + Rows - 1 && done + L::count <= s.width; done += L::count) {
+        const Vector column = differs ? L::load(s.column + done) : Vector{};
+        Vector down = L::load(s.columns + done);
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            const auto counts = L::lanes() < static_cast<Integer>(s.count + first + r - done);
+            const Vector value = counts ? value_at(r, done, column) : Vector{};
+            const Vector l = counts ? L::load(centred + r * s.ld + done) : Vector{};
+            cross += value * l;
+            squares += value * value;
+            sum[r] += value;
+            down += value;
+        }
+        L::store(s.columns + done, down);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
         const std::int64_t count = s.count + (first + r) * s.longer;
-        for (std::int64_t j = shared; j < count; j += L::count) {
+        for (std::int64_t j = done; j < count; j += L::count) {
             const std::int64_t held = count - j < L::count ? count - j : L::count;
             alignas(64) T b[L::count] = {}, less_[L::count] = {}, c[L::count] = {}, l[L::count] = {},
                           used[L::count] = {}, out[L::count];
@@ -119,10 +150,9 @@ template <class T, int Bytes, Form form>
     std::int64_t r = 0;
     for (; r + kGroup <= s.rows; r += kGroup) pass_rows<T, Bytes, form, kGroup>(s, r, totals);
     for (; r < s.rows; ++r) pass_rows<T, Bytes, form, 1>(s, r, totals);
-    for (std::int64_t i = 0; i < L::count; ++i) {
-        s.cross += static_cast<double>(totals.cross[i]);
-        s.squares += static_cast<double>(totals.squares[i]);
-    }
+    using Wide = Lanes<double, sizeof(double) * L::count>;
+    s.cross += Wide::sum(__builtin_convertvector(totals.cross, typename Wide::Vector));
+    s.squares += Wide::sum(__builtin_convertvector(totals.squares, typename Wide::Vector));
 }
 
 template <class T, int Bytes>
@@ -206,13 +236,14 @@ template <class T, int Bytes>
 
 template <class T>
 struct Passes {
-    void (*run[5])(Strip<T>&);
+    void (*run[6])(Strip<T>&);
     void (*powers)(T, T*, T*, std::int64_t);
     void (*sums)(bool, const PairFeatures<T>&, std::int64_t, T*);
 };
 
 #define SIMKIT_PASSES(pass, powers, sums)                                                                          \
-    {{pass<T, Form::near>, pass<T, Form::far>, pass<T, Form::fused>, pass<T, Form::scaled>, pass<T, Form::ready>}, \
+    {{pass<T, Form::near>, pass<T, Form::middle>, pass<T, Form::far>, pass<T, Form::fused>, pass<T, Form::scaled>, \
+      pass<T, Form::ready>},                                                                                       \
      powers<T>,                                                                                                    \
      sums<T>}
 

@@ -13,11 +13,12 @@ template <class T>
 struct Strip {
     std::int64_t rows, count;  // row r has count + r * longer columns: longer = 1 on the diagonal
     std::int64_t longer;
-    const T* base;     // [rows], leading dimension kCandidateTile: what the form says
-    const T* less;     // the same, for `near` and `far`
-    const T* own;      // [rows] the candidate's last feature at the rows' samples
-    const T* column;   // and at the columns'
-    const T* centred;  // [rows], leading dimension ld: L
+    std::int64_t width;  // columns that may be read, whether they count or not
+    const T* base;       // [rows], leading dimension kCandidateTile: what the form says
+    const T* less;       // the same, for `near`, `middle` and `far`
+    const T* own;        // [rows] the candidate's last feature at the rows' samples
+    const T* column;     // and at the columns'
+    const T* centred;    // [rows], leading dimension ld: L
     std::int64_t ld;
     T level;
     T* columns;        // += K
@@ -28,6 +29,7 @@ struct Strip {
 // d = own - column.
 enum class Form {
     near,    // K = base 2^(d^2) - level, less being base - level; d^2 <= 1/4
+    middle,  // the same, d^2 <= 1/2
     far,     // the same, d^2 <= 1
     fused,   // K = 2^(d^2 - base) - 1 - level
     scaled,  // K = 2^-base - 1 - level

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/accumulate.hpp"
 #include "cpu/candidate_pass.hpp"
 #include "ops/candidates.hpp"
 
@@ -19,12 +20,15 @@ struct CandidateTile {
     std::int64_t count(std::int64_t i) const { return diagonal() ? i - j0 : j1 - j0; }
 };
 
-// Tiles (I, J), J <= I, row by row.
+// Tiles (I, J), J < I, row by row, then those on the diagonal, which cost half: committed in their order, they would
+// wait for whole ones.
 inline CandidateTile tile_at(std::int64_t t, std::int64_t n) {
-    std::int64_t row = 0;
-    while (t > row) t -= ++row;
-    CandidateTile tile{row * kCandidateTile, std::min(n, (row + 1) * kCandidateTile), t * kCandidateTile,
-                       std::min(n, (t + 1) * kCandidateTile), 0};
+    const std::int64_t strips = (n + kCandidateTile - 1) / kCandidateTile, below = strips * (strips - 1) / 2;
+    std::int64_t row = t - below, column = row;
+    if (t < below)
+        for (row = 1, column = t; column >= row; ++row) column -= row;
+    CandidateTile tile{row * kCandidateTile, std::min(n, (row + 1) * kCandidateTile), column * kCandidateTile,
+                       std::min(n, (column + 1) * kCandidateTile), 0};
     tile.at = row * (row + 1) / 2 * kCandidateTile * kCandidateTile + (tile.i1 - tile.i0) * tile.j0;
     return tile;
 }
@@ -85,8 +89,8 @@ class TileSums {
             out.cross[k] += 2.0 * cross_[k];
             out.squares[k] += 2.0 * squares_[k];
             double* rows = out.rows.data() + static_cast<std::int64_t>(k) * n;
-            for (std::int64_t i = tile.i0; i < tile.i1; ++i) rows[i] += row_sums_[k * kCandidateTile + (i - tile.i0)];
-            for (std::int64_t j = tile.j0; j < tile.j1; ++j) rows[j] += columns_[k * kCandidateTile + (j - tile.j0)];
+            add_to(row_sums_.data() + k * kCandidateTile, rows + tile.i0, tile.i1 - tile.i0);
+            add_to(columns_.data() + k * kCandidateTile, rows + tile.j0, tile.j1 - tile.j0);
         }
     }
 

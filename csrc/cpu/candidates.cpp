@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <type_traits>
 
@@ -44,22 +45,23 @@ SIMKIT_CLONES void to_root(double* q, std::int64_t count) {
     for (std::int64_t j = 0; j < count; ++j) q[j] = std::sqrt(q[j]);
 }
 
-template <class T>
-[[gnu::always_inline]] inline T smallest_body(const T* v, std::int64_t count) {
-    T least = v[0];
-    for (std::int64_t j = 1; j < count; ++j) least = v[j] < least ? v[j] : least;
-    return least;
+// Sixteen at a time: the compiler keeps the order of comparisons.
+template <class T, class Better>
+[[gnu::always_inline]] inline T best_of(const T* v, std::int64_t count, Better better) {
+    constexpr std::int64_t lanes = 16;
+    T best[lanes];
+    std::fill_n(best, lanes, v[0]);
+    std::int64_t j = 0;
+    for (; j + lanes <= count; j += lanes)
+        for (std::int64_t l = 0; l < lanes; ++l) best[l] = better(v[j + l], best[l]) ? v[j + l] : best[l];
+    for (; j < count; ++j) best[0] = better(v[j], best[0]) ? v[j] : best[0];
+    for (std::int64_t l = 1; l < lanes; ++l) best[0] = better(best[l], best[0]) ? best[l] : best[0];
+    return best[0];
 }
-template <class T>
-[[gnu::always_inline]] inline T largest_body(const T* v, std::int64_t count) {
-    T most = v[0];
-    for (std::int64_t j = 1; j < count; ++j) most = v[j] > most ? v[j] : most;
-    return most;
-}
-SIMKIT_CLONES float smallest(const float* v, std::int64_t count) { return smallest_body(v, count); }
-SIMKIT_CLONES double smallest(const double* v, std::int64_t count) { return smallest_body(v, count); }
-SIMKIT_CLONES float largest(const float* v, std::int64_t count) { return largest_body(v, count); }
-SIMKIT_CLONES double largest(const double* v, std::int64_t count) { return largest_body(v, count); }
+SIMKIT_CLONES float smallest(const float* v, std::int64_t count) { return best_of(v, count, std::less<>()); }
+SIMKIT_CLONES double smallest(const double* v, std::int64_t count) { return best_of(v, count, std::less<>()); }
+SIMKIT_CLONES float largest(const float* v, std::int64_t count) { return best_of(v, count, std::greater<>()); }
+SIMKIT_CLONES double largest(const double* v, std::int64_t count) { return best_of(v, count, std::greater<>()); }
 
 template <class T>
 class Features {
@@ -193,6 +195,7 @@ class Worker {
         s.rows = i1 - i0;
         s.count = tile_.count(i0);
         s.longer = tile_.diagonal();
+        s.width = width;
         s.centred = p_.packed ? p_.packed + tile_.at + (i0 - tile_.i0) * width : l_.data();
         s.ld = p_.packed ? width : kTile;
         s.level = level();
@@ -221,7 +224,7 @@ class Worker {
             s.less = less_.data();
             if (away <= T(1)) {
                 s.base = power_.data();
-                return away <= T(0.5) ? Form::near : Form::far;
+                return away <= T(0.5) ? Form::near : away * away <= T(0.5) ? Form::middle : Form::far;
             }
             if (away * away <= T(0.9) * least_) return Form::fused;
         }

@@ -219,6 +219,7 @@ class Worker {
         s.rows = i1 - i0;
         s.count = tile_.count(i0);
         s.longer = tile_.diagonal();
+        s.width = width;
         s.base = values_.data();
         s.centred = p_.packed ? p_.packed + tile_.at + (i0 - tile_.i0) * width : l_.data();
         s.ld = p_.packed ? width : kTile;

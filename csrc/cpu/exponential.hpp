@@ -66,41 +66,52 @@ template <class T, class Vector, class Integers>
     return x < PowerOfTwo<T>::lowest ? Vector{} : value;
 }
 
-// (2^x - 1) / x on [0, 1/4] and on [0, 1], by Chebyshev interpolation: relative error 6e-8 and 1e-8, or 7e-17 and
-// 2e-17.
-template <class T>
+// (2^x - 1) / x on [0, 1/4], on [0, 1/2] and on [0, 1], by Chebyshev interpolation: relative error 6e-8, 2e-8 and 1e-8,
+// or 7e-17, 1e-18 and 2e-17.
+enum class Reach { quarter, half, one };
+template <class T, Reach reach>
 struct LittlePower;
 template <>
-struct LittlePower<float> {
-    static constexpr int near_terms = 4, far_terms = 6;
-    static constexpr float near[near_terms] = {0.010312075112313856f, 0.055394344985241677f, 0.24023202179809267f,
-                                               0.69314713743666713f};
-    static constexpr float far[far_terms] = {0.00020817915043540743f, 0.0012692166069140853f, 0.0096521950560147358f,
-                                             0.055496023564022933f,   0.24022720418109815f,   0.69314717086497653f};
+struct LittlePower<float, Reach::quarter> {
+    static constexpr float coefficient[]{0.010312075112313856f, 0.055394344985241677f, 0.24023202179809267f,
+                                         0.69314713743666713f};
 };
 template <>
-struct LittlePower<double> {
-    static constexpr int near_terms = 8, far_terms = 11;
-    static constexpr double near[near_terms] = {1.4276427799729973e-6, 1.5209050228606449e-5, 0.00015404460492616808,
-                                                0.0013333547206557784, 0.0096181291774013272, 0.05550410866263827,
-                                                0.24022650695912672,   0.69314718055994526};
-    static constexpr double far[far_terms] = {6.1230929168263871e-10, 6.634445866251414e-9,  1.0236023803275179e-7,
-                                              1.3210583477765188e-6,  1.5252998899728418e-5, 0.00015403521219107733,
-                                              0.0013333558343937279,  0.0096181291051517565, 0.055504108664980669,
-                                              0.24022650695909673,    0.69314718055994533};
+struct LittlePower<float, Reach::half> {
+    static constexpr float coefficient[]{0.001542338376106773f, 0.00952434320195618f, 0.05552104749555824f,
+                                         0.2402254428361641f, 0.6931471912115587f};
+};
+template <>
+struct LittlePower<float, Reach::one> {
+    static constexpr float coefficient[]{0.00020817915043540743f, 0.0012692166069140853f, 0.0096521950560147358f,
+                                         0.055496023564022933f,   0.24022720418109815f,   0.69314717086497653f};
+};
+template <>
+struct LittlePower<double, Reach::quarter> {
+    static constexpr double coefficient[]{1.4276427799729973e-6, 1.5209050228606449e-5, 0.00015404460492616808,
+                                          0.0013333547206557784, 0.0096181291774013272, 0.05550410866263827,
+                                          0.24022650695912672,   0.69314718055994526};
+};
+template <>
+struct LittlePower<double, Reach::half> {
+    static constexpr double coefficient[]{8.264177727823566e-09,  1.0046070866878364e-07, 1.3223356030840467e-06,
+                                          1.5252451909839652e-05, 0.00015403536625569408, 0.0013333558062689614,
+                                          0.009618129108274016,   0.05550410866479633,    0.24022650695910108,
+                                          0.6931471805599453};
+};
+template <>
+struct LittlePower<double, Reach::one> {
+    static constexpr double coefficient[]{6.1230929168263871e-10, 6.634445866251414e-9,  1.0236023803275179e-7,
+                                          1.3210583477765188e-6,  1.5252998899728418e-5, 0.00015403521219107733,
+                                          0.0013333558343937279,  0.0096181291051517565, 0.055504108664980669,
+                                          0.24022650695909673,    0.69314718055994533};
 };
 
-// 2^x - 1 for 0 <= x <= 1/4 (near) or 1.
-template <class T, class Vector, bool near>
+// 2^x - 1 for 0 <= x <= 1/4, 1/2 or 1.
+template <class T, class Vector, Reach reach>
 [[gnu::always_inline]] inline Vector power_of_little(Vector x) {
-    using E = LittlePower<T>;
-    constexpr int terms = near ? E::near_terms : E::far_terms;
-    const auto& coefficient = [&]() -> const auto& {
-        if constexpr (near)
-            return E::near;
-        else
-            return E::far;
-    }();
+    constexpr const auto& coefficient = LittlePower<T, reach>::coefficient;
+    constexpr int terms = sizeof(coefficient) / sizeof(T);
     Vector sum = coefficient[0] - Vector{};
 #pragma GCC unroll 16
     for (int t = 1; t < terms; ++t) sum = sum * x + coefficient[t];

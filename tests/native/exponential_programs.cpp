@@ -11,7 +11,8 @@ using namespace simkit;
 
 namespace {
 
-enum class Form { whole, less_one, near, far };  // 2^x and 2^x - 1 for x <= 0, 2^x - 1 for x in [0, 1/4] and in [0, 1]
+// 2^x and 2^x - 1 for x <= 0, 2^x - 1 for x in [0, 1/4], in [0, 1/2] and in [0, 1].
+enum class Form { whole, less_one, quarter, half, one };
 
 template <class T, Form form>
 [[gnu::always_inline]] inline void each(T* values, std::int64_t count) {
@@ -24,8 +25,9 @@ template <class T, Form form>
         std::memcpy(&x, values + k, sizeof x);
         if constexpr (form == Form::whole) x = power_of_two<T, Vector, Integers>(x);
         if constexpr (form == Form::less_one) x = power_of_two_less_one<T, Vector, Integers>(x);
-        if constexpr (form == Form::near) x = power_of_little<T, Vector, true>(x);
-        if constexpr (form == Form::far) x = power_of_little<T, Vector, false>(x);
+        if constexpr (form == Form::quarter) x = power_of_little<T, Vector, Reach::quarter>(x);
+        if constexpr (form == Form::half) x = power_of_little<T, Vector, Reach::half>(x);
+        if constexpr (form == Form::one) x = power_of_little<T, Vector, Reach::one>(x);
         std::memcpy(values + k, &x, sizeof x);
     }
 }
@@ -37,10 +39,12 @@ template <class T>
             return each<T, Form::whole>(values, count);
         case Form::less_one:
             return each<T, Form::less_one>(values, count);
-        case Form::near:
-            return each<T, Form::near>(values, count);
-        case Form::far:
-            return each<T, Form::far>(values, count);
+        case Form::quarter:
+            return each<T, Form::quarter>(values, count);
+        case Form::half:
+            return each<T, Form::half>(values, count);
+        case Form::one:
+            return each<T, Form::one>(values, count);
     }
 }
 
