@@ -210,9 +210,9 @@ def test_values_out_of_range_are_told(
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_the_pair_that_is_told_does_not_depend_on_the_threads(threads: int) -> None:
-    """One at the end of a tile, and a larger one at the start of the next."""
+    """One at the end of a tile, (511, 255), and a larger one at the start of the next, (512, 0)."""
     z = np.zeros((2, 600))
-    z[0, [255, 511]], z[1, [256, 257]] = 100.0, 200.0
+    z[0, [255, 511]], z[1, [0, 512]] = 100.0, 200.0
 
     def slow(product: float, d: float) -> float:  # so that workers take turns
         value = product

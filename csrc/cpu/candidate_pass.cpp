@@ -66,7 +66,8 @@ struct Totals {
     typename Lanes<T, Bytes>::Vector cross, squares;
 };
 
-// Rows [first, first + Rows), whose common columns are taken together and the others row by row.
+// Rows [first, first + Rows): the columns that all count together; beside the diagonal the next ones under masks; row
+// by row what is then left of a diagonal tile whose width is no whole number of vectors.
 template <class T, int Bytes, Form form, int Rows>
 [[gnu::always_inline]] inline void pass_rows(const Strip<T>& s, std::int64_t first, Totals<T, Bytes>& totals) {
     using L = Lanes<T, Bytes>;
@@ -80,7 +81,7 @@ template <class T, int Bytes, Form form, int Rows>
     for (int r = 0; differs && r < Rows; ++r) own[r] = s.own[first + r];
     const std::int64_t shared = (s.count + first * s.longer) / L::count * L::count;
     Vector sum[Rows] = {}, cross = {}, squares = {};
-    const auto value_at = [&](int r, std::int64_t j, Vector column) {
+    const auto value_at = [&](int r, std::int64_t j, Vector column) __attribute__((always_inline)) {
         return kernel<T, Bytes, form>(L::load(base + r * kTile + j), L::load(less + r * kTile + j),
                                       differs ? (own[r] - Vector{}) - column : column, s.level);
     };

@@ -67,7 +67,7 @@ template <class T, class Vector, class Integers>
 }
 
 // (2^x - 1) / x on [0, 1/4], on [0, 1/2] and on [0, 1], by Chebyshev interpolation: relative error 6e-8, 2e-8 and 1e-8,
-// or 7e-17, 1e-18 and 2e-17.
+// or 7e-17, 4e-17 and 2e-17.
 enum class Reach { quarter, half, one };
 template <class T, Reach reach>
 struct LittlePower;

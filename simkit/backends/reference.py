@@ -34,8 +34,8 @@ from .base import (
 )
 from .damage_room import reference_candidates as plan_candidates  # noqa: F401
 from .damage_room import reference_team as products_team  # noqa: F401
-from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
 from .nearest import TIE, NearestProblem, NearestRows, minmax
+from .reference_moments import moments_add, moments_rows  # noqa: F401
 from .unit_features import host_features
 
 NAME = "reference"
@@ -80,8 +80,12 @@ def features(block: Block) -> FloatArray:
 
 
 def unshifted(block: Block) -> FloatArray:
-    """z without its shift, ``[n, p]``: an outlier's mean would leave no digits to the differences of the others."""
-    return features(replace(block, shift=np.zeros_like(block.shift)))
+    """z without its shift, ``[n, p]``: an outlier's mean would leave no digits to the differences of the others.
+
+    Columns that never change are 0: they may be too large in the units of the others.
+    """
+    x = block.matrix.float64()
+    return features(replace(block, shift=np.where((x == x[0]).all(axis=0), x[0], 0.0)))
 
 
 def squared_distances(z: FloatArray) -> FloatArray:
@@ -360,74 +364,6 @@ def largest_entries(matrices: Sequence[Matrix], *, threads: int = 1) -> list[flo
     """The largest |x| of each matrix; infinite where an entry is NaN or infinite."""
     sizes = (np.abs(matrix.float64()) for matrix in matrices)
     return [float(values.max()) if np.isfinite(values).all() else math.inf for values in sizes]
-
-
-def moments_rows(units: Sequence[MomentUnits], *, threads: int = 1) -> list[MomentRows]:
-    """Each side's raw layers as z = (x - shift) · scale, written where the units say, with |z|² per layer."""
-    out = []
-    for each in units:
-        norms = []
-        for layer, span in zip(each.layers, each.side.spans, strict=True):
-            with np.errstate(over="ignore"):  # infinite in float32, and so is its norm
-                each.z[:, span] = (layer.float64() - each.side.shift[span]) * each.side.scale[span]
-            z = each.z[:, span].astype(np.float64)
-            norms.append(np.einsum("ij,ij->i", z, z))
-        out.append(MomentRows(each.z, np.stack(norms, axis=1)))
-    return out
-
-
-def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> bool:
-    """Add rows, in the units of the sums, to a stream's moments, in place; whether they were multiplied in float32.
-
-    Float32 rows may be (:class:`.moment_sums.SideSums`); here they are not.
-    """
-    for side, rows in ((sums.left, left), (sums.right, right)):
-        if side is not None and rows is not None and side.rounded is not None and rows.z.dtype == np.float32:
-            side.rounded[...] += (rows.z.astype(np.float64) ** 2).sum(axis=0)
-    left = MomentRows(left.z.astype(np.float64, copy=False), left.a)
-    right = None if right is None else MomentRows(right.z.astype(np.float64, copy=False), right.a)
-    sums.add_norms(left.a, None if right is None else right.a)
-    _add_side(sums.left, left)
-    other = left
-    if sums.right is not None and right is not None:
-        _add_side(sums.right, right)
-        sums.sum_bx[...] += right.a.T @ left.z
-        other = right
-    sums.cross[...] += np.triu(left.z.T @ left.z) if sums.right is None else left.z.T @ other.z
-    sums.sum_ay[...] += left.a.T @ other.z
-    if sums.probes is not None:
-        _add_probes(sums, left, other)
-    return False
-
-
-def _add_probes(sums: MomentSums, left: MomentRows, right: MomentRows) -> None:
-    """``right`` is ``left`` where that side meets itself."""
-    assert sums.probes is not None
-    other = sums.right or sums.left
-    for layer, span in enumerate(other.spans):
-        end = sums.left.offsets[-1] if sums.right is not None else span.stop
-        sums.probes[layer][:, :end] += _probes(other, right, span).T @ left.z[:, :end]
-    for side, rows in ((sums.left, left), (other, right)):
-        if side.probes is None:
-            continue
-        for span in side.spans:
-            side.probes[:, span] += _probes(side, rows, span).T @ rows.z[:, span]
-
-
-def _probes(side: SideSums, rows: MomentRows, span: slice) -> FloatArray:
-    """h = z·g ``[rows, PROBES]`` of a layer."""
-    assert side.signs is not None
-    found: FloatArray = rows.z[:, span] @ side.signs[:, span].T
-    return found
-
-
-def _add_side(side: SideSums, rows: MomentRows) -> None:
-    side.sum_z[...] += rows.z.sum(axis=0)
-    for layer, span in enumerate(side.spans):
-        z = rows.z[:, span]
-        side.sum_az[span] += rows.a[:, layer] @ z
-        if side.gram:
-            side.gram[layer][...] += np.triu(z.T @ z)
 
 
 def nearest_rows(problem: NearestProblem, k: int = 1, *, threads: int = 1) -> NearestRows:
