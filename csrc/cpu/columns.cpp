@@ -22,8 +22,9 @@ constexpr std::int64_t kAhead = 8;   // rows that are on their way from memory
 
 // Per column: sums of d = value - origin and of d^2, the least and the largest value.
 template <class T>
-[[gnu::always_inline]] inline void add_body(const T* v, const double* origin, double r, double* sum, double* square,
-                                            double* low, double* high, std::int64_t count) {
+[[gnu::always_inline]] inline void add_body(const T* v, const double* origin, double r, double* __restrict sum,
+                                            double* __restrict square, double* __restrict low, double* __restrict high,
+                                            std::int64_t count) {
     for (std::int64_t k = 0; k < count; ++k) {
         const double value = v[k] * r, d = value - origin[k];
         sum[k] += d;
@@ -42,11 +43,13 @@ SIMKIT_CLONES void add_row(const double* v, const double* origin, double r, doub
 }
 
 // Four rows at once, so that the sums are fetched and stored a quarter as often.
-SIMKIT_CLONES void add_four_rows(const float* const* v, const double* origin, double* sum, double* square, float* low,
-                                 float* high, std::int64_t count) {
-    const float *a = v[0], *b = v[1], *c = v[2], *d = v[3];
-    const auto smaller = [](float x, float y) { return x < y ? x : y; };
-    const auto larger = [](float x, float y) { return x > y ? x : y; };
+template <class T>
+[[gnu::always_inline]] inline void add_four_body(const T* const* v, const double* origin, double* __restrict sum,
+                                                 double* __restrict square, T* __restrict low, T* __restrict high,
+                                                 std::int64_t count) {
+    const T *a = v[0], *b = v[1], *c = v[2], *d = v[3];
+    const auto smaller = [](T x, T y) { return x < y ? x : y; };
+    const auto larger = [](T x, T y) { return x > y ? x : y; };
     for (std::int64_t k = 0; k < count; ++k) {
         const double o = origin[k], da = a[k] - o, db = b[k] - o, dc = c[k] - o, dd = d[k] - o;
         sum[k] += (da + db) + (dc + dd);
@@ -56,6 +59,14 @@ SIMKIT_CLONES void add_four_rows(const float* const* v, const double* origin, do
         low[k] = smaller(smaller(smaller(a[k], b[k]), smaller(c[k], d[k])), low[k]);
         high[k] = larger(larger(larger(a[k], b[k]), larger(c[k], d[k])), high[k]);
     }
+}
+SIMKIT_CLONES void add_four_rows(const float* const* v, const double* origin, double* sum, double* square, float* low,
+                                 float* high, std::int64_t count) {
+    add_four_body(v, origin, sum, square, low, high, count);
+}
+SIMKIT_CLONES void add_four_rows(const double* const* v, const double* origin, double* sum, double* square, double* low,
+                                 double* high, std::int64_t count) {
+    add_four_body(v, origin, sum, square, low, high, count);
 }
 
 template <class T>
@@ -103,7 +114,12 @@ class StatsWorker {
                 release_rows(x_, kept, i);
                 kept = i;
             };
-            for (; x_.dtype != Dtype::f64 && !row_scale_ && i + 4 <= i1; i += 4, release()) add_four(i, k, count);
+            for (; !row_scale_ && i + 4 <= i1; i += 4, release()) {
+                if (x_.dtype == Dtype::f64)
+                    add_four(double_row, own_.low.data(), own_.high.data(), i, k, count);
+                else
+                    add_four(float_row, low_.data(), high_.data(), i, k, count);
+            }
             for (; i < i1; ++i, release()) {
                 if (x_.dtype == Dtype::f64)
                     add(double_row(x_, i, k, count, scratch_), i, k, count);
@@ -131,17 +147,17 @@ class StatsWorker {
     }
 
   private:
-    void add_four(std::int64_t i, std::int64_t k, std::int64_t count) {
-        const float* rows[4];
-        for (int r = 0; r < 4; ++r)
-            rows[r] = float_row(x_, i + r, k, count, reinterpret_cast<float*>(scratch_) + r * kSegment);
+    template <class T>
+    void add_four(const T* (*load)(const MatrixView&, std::int64_t, std::int64_t, std::int64_t, T*), T* low, T* high,
+                  std::int64_t i, std::int64_t k, std::int64_t count) {
+        const T* rows[4];
+        for (int r = 0; r < 4; ++r) rows[r] = load(x_, i + r, k, count, reinterpret_cast<T*>(scratch_) + r * kSegment);
         const std::int64_t next = i + kAhead;
         if (next + 4 <= x_.rows && x_.col_stride == item_size(x_.dtype)) {
             Ahead lines(x_.data + next * x_.row_stride + k * x_.col_stride, x_.row_stride, 4, count * x_.col_stride);
             for (std::int64_t l = lines.lines(); l > 0; --l) lines.step();
         }
-        add_four_rows(rows, origin_.data() + k, sums_.data() + k, squares_.data() + k, low_.data() + k,
-                      high_.data() + k, count);
+        add_four_rows(rows, origin_.data() + k, sums_.data() + k, squares_.data() + k, low + k, high + k, count);
     }
 
     template <class T>
@@ -172,9 +188,9 @@ class StatsWorker {
     ColumnStats& stats_;
     Ranges& ranges_;
     std::vector<double> sums_, squares_;        // [p]
-    Ranges own_;                                // of rows taken alone; they only widen
-    std::vector<float> low_, high_;             // [p], of rows taken by four
-    alignas(64) double scratch_[2 * kSegment];  // or four rows of float
+    Ranges own_;                                // of rows taken alone, or of doubles; they only widen
+    std::vector<float> low_, high_;             // [p], of rows of floats taken by four
+    alignas(64) double scratch_[4 * kSegment];  // four rows
     std::int64_t bad_ = 0, bad_row_ = 0, bad_col_ = 0;
 };
 

@@ -21,7 +21,17 @@ from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
 from ..backends.base import Block, ColumnStats
 from ..errors import DegenerateWarning
 from ..kernels import Linear
-from .cholesky import EPS, Refused, Whitened, cross, gram_of, inverse_of_triangle, product, upper_cholesky, whiten
+from .blas import (
+    cross,
+    frobenius,
+    gram_of,
+    inverse_of_triangle,
+    product,
+    svd,
+    upper_cholesky,
+    values_by_bidiagonalization,
+)
+from .cholesky import EPS, Refused, Whitened, whiten
 from .measure import Need
 from .prepare import prepare_with_stats
 
@@ -148,7 +158,7 @@ def _noise(z: FloatArray, shift: FloatArray, exponent: int, x: Matrix, stats: Co
     if exponent == 0 and x.dtype == "float64" and not x.mapped and moving.all():
         rows = np.einsum("ij,ij->i", x.values, x.values)
     else:
-        rows = np.einsum("ij,ij->i", z, z) + 2.0 * (z @ offset) + offset @ offset
+        rows = np.einsum("ij,ij->i", z, z) + 2.0 * product(z, offset[:, None])[:, 0] + offset @ offset
     return float(4 * np.finfo(x.precision).eps * (np.sqrt(columns.max()) + np.sqrt(max(rows.max(), 0.0))))
 
 
@@ -158,18 +168,9 @@ def left_singular(z: FloatArray, *, overwrite: bool = True) -> tuple[FloatArray,
     if n > p:
         q, r = scipy.linalg.qr(z, mode="economic", overwrite_a=overwrite, check_finite=False)
         u, s, _ = svd(r)
-        return np.asarray(q @ u), s
+        return product(q, u), s
     u, s, _ = svd(_triangle(z, overwrite).T)
     return u, s
-
-
-def svd(a: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Thin (U, s, Vᵀ) by divide and conquer, or by QR iteration where that does not converge."""
-    try:
-        u, s, vt = scipy.linalg.svd(a, full_matrices=False, check_finite=False)
-    except np.linalg.LinAlgError:
-        u, s, vt = scipy.linalg.svd(a, full_matrices=False, check_finite=False, lapack_driver="gesvd")
-    return u, s, vt
 
 
 def singular_values(a: FloatArray) -> FloatArray:
@@ -177,7 +178,7 @@ def singular_values(a: FloatArray) -> FloatArray:
     roots = _roots(a)
     if roots is not None and EPS * roots[0] <= _VALUE_ERROR * roots[-1]:
         return roots
-    return _by_bidiagonalization(a)
+    return values_by_bidiagonalization(a)
 
 
 def nuclear_norm(a: FloatArray) -> float:
@@ -185,14 +186,7 @@ def nuclear_norm(a: FloatArray) -> float:
     roots = _roots(a)
     if roots is not None and EPS * roots[0] ** 2 * float((1.0 / roots).sum()) <= _SUM_ERROR * float(roots.sum()):
         return float(roots.sum())
-    return float(_by_bidiagonalization(a).sum())
-
-
-def _by_bidiagonalization(a: FloatArray) -> FloatArray:
-    try:
-        return np.asarray(scipy.linalg.svdvals(a, check_finite=False))
-    except np.linalg.LinAlgError:
-        return svd(a)[1]
+    return float(values_by_bidiagonalization(a).sum())
 
 
 def _roots(a: FloatArray) -> FloatArray | None:
@@ -207,9 +201,9 @@ def _roots(a: FloatArray) -> FloatArray | None:
     if r is None:
         return None
     diagonal = half.diagonal()
-    largest = (2 * np.vdot(half, half) - diagonal @ diagonal) / diagonal.sum()  # Σ λ² / Σ λ, at most λ₁
-    inverses = np.linalg.norm(inverse_of_triangle(r))  # at most Σ 1 / √λ
-    if EPS * largest * inverses > _SUM_ERROR * np.sqrt(len(r) * diagonal.sum()):
+    largest = (2 * frobenius(half) ** 2 - diagonal @ diagonal) / diagonal.sum()  # Σ λ² / Σ λ, at most λ₁
+    allowed = _SUM_ERROR * np.sqrt(len(r) * diagonal.sum()) / (EPS * largest)  # of Σ 1 / √λ >= ‖R⁻¹‖_F >= 1 / r_kk
+    if 1.0 / r.diagonal().min() > allowed or frobenius(inverse_of_triangle(r)) > allowed:
         return None  # the eigenvalues, which cost more, would not do
     try:
         values = scipy.linalg.eigvalsh(half, lower=False, check_finite=False, driver="evd")
@@ -264,7 +258,7 @@ def basis_and_loadings(x: Matrix, *, loadings: bool = True) -> tuple[Basis, Floa
         c = _centred_with_noise(x, *seen)
     u, s = left_singular(c.z, overwrite=not loadings)
     basis = basis_from(x, u, rank_of(s, x, c.noise), fast.reason)
-    return basis, basis.vectors.T @ c.z if loadings else np.empty((basis.rank, 0))
+    return basis, cross(basis.vectors, c.z) if loadings else np.empty((basis.rank, 0))
 
 
 def _as_it_lies(x: Matrix, block: Block, stats: ColumnStats) -> Whitened | Refused | None:
@@ -292,7 +286,7 @@ def factor_of(x: Matrix) -> Factor:
     """The centred features of ``x``, or their triangular factor where they are wide."""
     z, exponent = centred_only(x)
     w = z if x.n >= x.p else np.asarray(_triangle(z, True).T)
-    return Factor(x.name, w, float(np.linalg.norm(w)), exponent)
+    return Factor(x.name, w, frobenius(w), exponent)
 
 
 def factor_as_it_lies(x: Matrix) -> Factor:

@@ -13,9 +13,6 @@ ask that the smallest singular value stand ten times above the rank rule of :fun
 that the rank is full without any doubt. "Condition" is that of the features scaled to unit norm, which is what Cholesky
 factors see: scaling single features costs nothing.
 
-Products go through SciPy's BLAS throughout, because NumPy's has threads of its own, and those of one would wait,
-busily, on the cores of the other.
-
 Sources: Yamamoto, Nakatsukasa, Yanagisawa & Fukaya 2015 (two passes); Fukaya et al. 2020 (the shift); van der Sluis
 1969 (scaling).
 """
@@ -26,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy
 
 from ..arrays import FloatArray
+from .blas import cross, gram_of, inverse_of_triangle, orthonormal, product, svd, times_triangle, upper_cholesky
 
 EPS = float(np.finfo(np.float64).eps)
 ONE_PASS_CONDITION = 1.5e4  # the condition is known to a factor, from below
@@ -137,7 +134,7 @@ def _one_pass(z: FloatArray, mean: FloatArray | None, first: _First, noise: floa
     turn = product(first.inverse, first.worst)
     farthest = product(z, turn)
     if mean is not None:
-        farthest -= mean @ turn
+        farthest -= product(mean[None], turn)
     defect = defect_of(farthest)
     shares = np.square(first.sizes[:, None] * first.inverse).sum() / first.growth**2 / z.shape[1]
     saves = z.size * z.shape[1] >= ONE_PASS_PRODUCTS
@@ -195,48 +192,14 @@ def defect_of(q: FloatArray) -> float:
     return float(np.abs(cross(q, q) - np.eye(q.shape[1])).max())
 
 
-def product(a: FloatArray, b: FloatArray) -> FloatArray:
-    """a @ b, C-contiguous; no copies of either layout."""
-    right, turn_right = (b.T, 0) if b.flags.c_contiguous else (b, 1)
-    left, turn_left = (a.T, 0) if a.flags.c_contiguous else (a, 1)
-    return np.asarray(scipy.linalg.blas.dgemm(1.0, right, left, trans_a=turn_right, trans_b=turn_left).T)
-
-
-def cross(x: FloatArray, y: FloatArray) -> FloatArray:
-    """xᵀ y ``[p, q]``."""
-    return product(x.T, y)
-
-
-def gram_of(z: FloatArray) -> FloatArray:
-    """The upper half of zᵀ z ``[p, p]``; the other is zero."""
-    by_rows = z.flags.c_contiguous
-    return np.asarray(scipy.linalg.blas.dsyrk(1.0, z.T if by_rows else z, trans=not by_rows))
-
-
-def upper_cholesky(half: FloatArray) -> FloatArray | None:
-    """R of G = RᵀR, from the upper half of G; None where G is not positive definite in float64."""
-    r, failed = scipy.linalg.lapack.dpotrf(half)
-    return None if failed else np.asarray(r)
-
-
-def inverse_of_triangle(r: FloatArray) -> FloatArray:
-    """The inverse of an upper triangular matrix."""
-    return np.asarray(scipy.linalg.lapack.dtrtri(r)[0])
-
-
-def times_triangle(z: FloatArray, upper: FloatArray, *, overwrite: bool) -> FloatArray:
-    """z @ upper ``[n, p]`` for a triangular matrix, in the place of ``z`` if it may be overwritten."""
-    return np.asarray(scipy.linalg.blas.dtrmm(1.0, upper, z.T, trans_a=1, overwrite_b=overwrite).T)
-
-
 def _norm_and_directions(a: FloatArray) -> tuple[float, FloatArray]:
     """(spectral norm of ``a [p, p]``, from below and close; orthonormal right directions ``[p, k]`` where it is large).
 
     A block power iteration from fixed starting directions.
     """
     p = a.shape[1]
-    v = np.linalg.qr(np.random.default_rng(0).standard_normal((p, min(WORST, p))))[0]
+    v = orthonormal(np.random.default_rng(0).standard_normal((p, min(WORST, p))))
     for _ in range(STEPS):
-        v = np.linalg.qr(cross(a, product(a, v)))[0]
-    _, s, turn = np.linalg.svd(product(a, v), full_matrices=False)
-    return float(s[0]), v @ turn.T
+        v = orthonormal(cross(a, product(a, v)))
+    _, s, turn = svd(product(a, v))
+    return float(s[0]), product(v, turn.T)

@@ -29,7 +29,8 @@ from .basis import (
     rank_of,
     warn_if_spanning,
 )
-from .cholesky import Whitened, cross, whiten
+from .blas import cross, frobenius
+from .cholesky import Whitened, whiten
 from .measure import Need
 
 SPANNED = "as a predictor it explains every representation, so R² is 1"
@@ -66,7 +67,7 @@ class LinearRegression:
         explained = cross_about_means(y.predictor.vectors, y.predictor.mean, x.target.values, x.target.mean)
         if y.predictor.mixing is not None:
             explained = cross(y.predictor.mixing, explained)
-        return float((np.linalg.norm(explained) / x.target.norm) ** 2)
+        return float((frobenius(explained) / x.target.norm) ** 2)
 
 
 def linear_regression(x: object, y: object) -> float:
@@ -91,7 +92,7 @@ def regression_of(x: Matrix) -> Regression:
     c = centred(x)
     fast = whiten(c.z, c.noise)
     if isinstance(fast, Whitened):
-        target = Factor(x.name, c.z, float(np.linalg.norm(c.z)), c.exponent)
+        target = Factor(x.name, c.z, frobenius(c.z), c.exponent)
         basis = Basis(x.name, fast.vectors, x.p, fast.mixing, fast.route, fast.reason, fast.mean)
         return Regression(basis, target)
     u, s = left_singular(c.z)

@@ -25,7 +25,8 @@ from typing import Literal
 import numpy as np
 
 from ..arrays import FloatArray, Matrix, enough_samples
-from .basis import Factor, both, factor_of, need_of, svd
+from .basis import Factor, both, factor_of, need_of
+from .blas import cross, frobenius, product, svd
 from .measure import Need
 from .nbs import bures
 
@@ -106,14 +107,14 @@ def _residual(x: Factor, y: Factor) -> float:
     u, v = _padded(x, width), _padded(y, width)  # X U and Y V, rotated in place
     start, largest = 0, 0.0
     while start < width:
-        a, s, bt = svd(u[:, start:].T @ v[:, start:])
-        u[:, start:] = u[:, start:] @ a
-        v[:, start:] = v[:, start:] @ bt.T
+        a, s, bt = svd(cross(u[:, start:], v[:, start:]))
+        u[:, start:] = product(u[:, start:], a)
+        v[:, start:] = product(v[:, start:], bt.T)
         largest = max(largest, float(s[0]))
         if s[0] <= np.finfo(np.float64).eps ** 2 * largest:
             break
         start += int(np.count_nonzero(s > DEFLATION * s[0]))
-    return float(np.linalg.norm(u - v))
+    return frobenius(u - v)
 
 
 def _padded(w: Factor, width: int) -> FloatArray:

@@ -23,7 +23,8 @@ from typing import Literal
 import numpy as np
 
 from ..arrays import FloatArray, Matrix, enough_samples
-from .basis import Basis, basis_and_loadings, both, need_of, overlap, svd, warn_if_spanning
+from .basis import Basis, basis_and_loadings, both, need_of, overlap, warn_if_spanning
+from .blas import cross, svd
 from .cca import SPANNED
 from .measure import Need
 
@@ -72,7 +73,7 @@ class PWCCA:
         if self.weights == "y" or (self.weights == "smaller" and not smaller_x):
             x, y = y, x
         a, rho, _ = svd(overlap(x.basis, y.basis))
-        alpha = np.abs(a.T @ x.loadings).sum(axis=1)
+        alpha = np.abs(cross(a, x.loadings)).sum(axis=1)
         return float(alpha @ rho / alpha.sum())
 
 

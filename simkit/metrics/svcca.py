@@ -22,8 +22,9 @@ import scipy
 
 from ..arrays import FloatArray, Matrix, enough_samples
 from .basis import Basis, basis_from, basis_of, both, centred_only, left_singular, need_of, warn_if_spanning
+from .blas import gram_of, product
 from .cca import SPANNED, correlations
-from .cholesky import EPS, ONE_PASS_CONDITION, WORST, defect_of, gram_of, product, tall_enough
+from .cholesky import EPS, ONE_PASS_CONDITION, WORST, defect_of, tall_enough
 from .measure import Need
 
 CLEAR = 1e-12  # of the total variance: nearer to the cut, a cumulated share is a tie within rounding
