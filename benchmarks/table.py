@@ -88,7 +88,16 @@ def speed(results: Sequence[Result]) -> str:
             best["name"], ratio_cell(best["ratio_to_simkit"]), error_cell(best["error"])
         ]  # fmt: skip
         lines.append(line([*cells, _in_short(verdicts({result["key"]: result}, [result["key"]]))]))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _runs(results)])
+
+
+def _runs(results: Sequence[Result]) -> str:
+    """Which workloads come from which run."""
+    keys: dict[str, dict[str, None]] = {}
+    for result in results:
+        run = f"commit {result['run']['commit']}, {result['run']['date']}"
+        keys.setdefault(run, {})[result["key"].split()[0]] = None
+    return "<sub>" + "; ".join(f"{', '.join(names)}: {run}" for run, names in keys.items()) + "</sub>"
 
 
 def _in_short(found: Sequence[Verdict]) -> str:

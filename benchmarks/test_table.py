@@ -138,7 +138,7 @@ def test_every_kind_of_result_is_shown() -> None:
 
 def test_a_workload_without_others_has_its_row() -> None:
     """Where no rival is installed, the cells beside simkit's are empty."""
-    alone = RUN["results"][0] | {"contestants": RUN["results"][0]["contestants"][:1]}  # type: ignore[index, operator]
+    alone = RUN["results"][0] | {"contestants": RUN["results"][0]["contestants"][:1], "run": RUN}  # type: ignore[index, operator]
     assert "| W2 | greedy order | 14.9 ms | 1.20 | 1e-9 |  |  |  | 1 of 3 kept, 1 asserted by" in table.speed([alone])
 
 
@@ -148,7 +148,16 @@ def test_a_workload_of_which_nothing_is_asked_has_its_rows() -> None:
     about = {name: RUN[name] for name in ("date", "commit", "machine", "versions")}
     text = table.render({one["key"]: one | {"run": about} for one in (rbf, linear)})
     assert text.index("\nW1: greedy order") < text.index("\nW1 RBF: greedy order")
-    assert "| W1 | greedy order | 14.9 ms | 1.20 | 1e-9 | slow | 10,288 | nan |  |" in table.speed([rbf])
+    assert "| W1 | greedy order | 14.9 ms | 1.20 | 1e-9 | slow | 10,288 | nan |  |" in table.speed([rbf | {"run": RUN}])
+
+
+def test_the_runs_of_a_table_are_named() -> None:
+    """Under the table, each with the workloads that it measured last."""
+    rows = [
+        RUN["results"][0] | {"key": key, "run": {"commit": commit, "date": "2026-01-01"}}  # type: ignore[index, operator]
+        for key, commit in (("W1", "a"), ("W2 x", "b"), ("W2 y", "b"), ("W3", "a"))
+    ]
+    assert table.speed(rows).endswith("<sub>W1, W3: commit a, 2026-01-01; W2: commit b, 2026-01-01</sub>")
 
 
 def test_all_shapes_above_the_bound_are_shown() -> None:

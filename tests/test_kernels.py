@@ -359,8 +359,9 @@ def test_column_stats(shape: tuple[int, int], dtype: type[np.floating], backend:
     x = (100 + rng.standard_normal(shape)).astype(dtype)
     x[:, 0] = 0.1
     wide = x.astype(np.longdouble)
-    for threads in (1, 3):
-        stats = choose("column_stats", backend=backend).function(as_matrix(x), threads=threads)
+    layouts = (x, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2])
+    for threads, values in ((1, x), *((3, values) for values in layouts)):
+        stats = choose("column_stats", backend=backend).function(as_matrix(values), threads=threads)
         assert_close(
             stats.mean, wide.mean(axis=0), "mean", dtype if dtype != np.float16 else "float16", *shape, scale=100
         )
@@ -386,9 +387,10 @@ def test_column_stats_of_scaled_rows(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", NAMED)
-def test_column_stats_count_what_is_not_finite(backend: str) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_column_stats_count_what_is_not_finite(dtype: type[np.floating], backend: str) -> None:
     """Across pieces of work, with infinities that could cancel; the first comes first with any number of threads."""
-    x = np.zeros((4000, 300), dtype=np.float32)
+    x = np.zeros((4000, 300), dtype=dtype)
     x[3999, 299], x[2500, 7], x[2500, 3], x[1200, 290] = np.nan, np.inf, -np.inf, np.nan
     for values in (x, np.asfortranarray(x), x[::-1], x[:, ::-1]):
         wrong = np.argwhere(~np.isfinite(values))

@@ -174,6 +174,8 @@ def test_measures_that_prepare_every_layer_keep_to_what_they_say(measure: Any, n
     r = np.random.default_rng(0)
     x = r.standard_normal((n, p))
     layers = {"x": x, "near": x + 1e-3 * r.standard_normal((n, p)), "half": x[:, : p // 2].astype(np.float32)}
+    layers["steep"] = x * np.geomspace(1, 1e-9, p)
+    layers["turned"] = layers["steep"] @ np.linalg.qr(r.standard_normal((p, p)))[0]
     others = {"y": r.standard_normal((n, p))}
     sk.similarity_matrix(layers, others, measure=measure)  # modules load before memory is watched
     tracemalloc.start()
@@ -184,7 +186,7 @@ def test_measures_that_prepare_every_layer_keep_to_what_they_say(measure: Any, n
     assert needed / 5 < peak < needed
     assert np.array_equal(sk.similarity_matrix(layers, others, measure=measure, memory=needed).values, free.values)
     sentence = re.escape(
-        f"memory={needed - 1} bytes is too little: comparing 4 layers of {n} samples by {measure!r} needs {needed}"
+        f"memory={needed - 1} bytes is too little: comparing 6 layers of {n} samples by {measure!r} needs {needed}"
     )
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         sk.similarity_matrix(layers, others, measure=measure, memory=needed - 1)

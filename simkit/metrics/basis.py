@@ -28,6 +28,7 @@ from .blas import (
     inverse_of_triangle,
     product,
     svd,
+    times_vector,
     upper_cholesky,
     values_by_bidiagonalization,
 )
@@ -158,7 +159,7 @@ def _noise(z: FloatArray, shift: FloatArray, exponent: int, x: Matrix, stats: Co
     if exponent == 0 and x.dtype == "float64" and not x.mapped and moving.all():
         rows = np.einsum("ij,ij->i", x.values, x.values)
     else:
-        rows = np.einsum("ij,ij->i", z, z) + 2.0 * product(z, offset[:, None])[:, 0] + offset @ offset
+        rows = np.einsum("ij,ij->i", z, z) + 2.0 * times_vector(z, offset) + frobenius(offset) ** 2
     return float(4 * np.finfo(x.precision).eps * (np.sqrt(columns.max()) + np.sqrt(max(rows.max(), 0.0))))
 
 
@@ -202,8 +203,9 @@ def _roots(a: FloatArray) -> FloatArray | None:
         return None
     diagonal = half.diagonal()
     largest = (2 * frobenius(half) ** 2 - diagonal @ diagonal) / diagonal.sum()  # Σ λ² / Σ λ, at most λ₁
-    allowed = _SUM_ERROR * np.sqrt(len(r) * diagonal.sum()) / (EPS * largest)  # of Σ 1 / √λ >= ‖R⁻¹‖_F >= 1 / r_kk
-    if 1.0 / r.diagonal().min() > allowed or frobenius(inverse_of_triangle(r)) > allowed:
+    allowed = _SUM_ERROR * np.sqrt(len(r) * diagonal.sum())
+    error = EPS * largest  # times Σ 1 / √λ >= ‖R⁻¹‖_F >= 1 / r_kk
+    if error > allowed * r.diagonal().min() or error * frobenius(inverse_of_triangle(r)) > allowed:
         return None  # the eigenvalues, which cost more, would not do
     try:
         values = scipy.linalg.eigvalsh(half, lower=False, check_finite=False, driver="evd")

@@ -118,8 +118,8 @@ def _residual(x: Factor, y: Factor) -> float:
 
 
 def _padded(w: Factor, width: int) -> FloatArray:
-    padded: FloatArray = np.pad(w.values, ((0, 0), (0, width - w.values.shape[1])))
-    padded /= w.norm
+    padded = np.zeros((w.values.shape[0], width), order="F")  # by columns, whose ranges products take as they lie
+    np.divide(w.values, w.norm, out=padded[:, : w.values.shape[1]])
     return padded
 
 
