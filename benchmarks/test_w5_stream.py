@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import site
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +25,7 @@ from .rivals import from_package, package, tensors
 from .truth import Array, Floats, cka_table
 
 Models: TypeAlias = list[list[Array]]
+ROOT = Path(__file__).parents[1]
 BATCH = 512
 FULL, SMALL = (1_000_000, (256,) * 4), (2048, (48, 32))
 ROUNDS = 3  # at full size a call of simkit's takes half a minute
@@ -171,7 +174,7 @@ def _memory(widths: Sequence[int], full: bool) -> list[str]:
     """The first call of a process of its own each: here rivals' pages come and go."""
     found = []
     for rows in (10_000, 100_000, 1_000_000) if full else (2_000, 20_000):
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        with ProcessPoolExecutor(1, get_context("spawn"), site.addsitedir, (str(ROOT),)) as process:
             extra = process.submit(_first_peak, rows, widths).result()
         if extra is not None:
             found.append(f"{rows:,}: {extra / 2**20:.1f} MiB")
