@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .cells import error_cell, how, line, missing_line, origin, ratio_cell, time_cell
-from .requirements import MOVED, REQUIRED, Verdict, of, verdicts
+from .requirements import MOVED, REQUIRED, Verdict, of, too_small, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE = "No results yet: `pytest benchmarks --full`."
@@ -322,7 +322,8 @@ def growth(result: Result) -> str:
         " multiply-adds of the exact answer over the same sizes, from a closed form; plan: whether what the plan says,"
         " where it counts, is that closed form to the unit. Both are written by hand: `test_counts.py` counts the"
         " products of scalar loops at small sizes. Memory at most: its leading power; less than 4 MiB counts as so"
-        " much, 1 MiB until a run was short. Sizes that were moved, and what was seen at those before: "
+        " much, 1 MiB until a run was short, and is not judged where no size takes more. W4 is the graph alone, at one"
+        " threshold. Sizes that were moved, and what was seen at those before: "
         + "; ".join(f"{key} in {variable} ({words})" for key, variable, words in MOVED)
         + ".",
         "",
@@ -333,6 +334,8 @@ def growth(result: Result) -> str:
         ends = [f"{row['sizes'][0]:,}", f"{row['sizes'][-1]:,}"]
         plan = {True: "equal", False: "differs", None: "no count"}[row.get("plan_equal")]
         memory = ["", ""] if row.get("memory") is None else [f"{row['expected_memory']:g}", f"{row['memory']:.2f}"]
+        if too_small(row):
+            memory[1] = "< 4 MiB"
         exponents = [f"{row['expected']:.3g}", f"{row['exponent']:.2f}", plan, *memory]
         lines.append(line([row["name"], row["variable"], *ends, *exponents]))
     return "\n".join([*lines, "", origin(result)])

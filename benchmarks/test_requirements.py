@@ -121,4 +121,5 @@ def test_the_records_show_them() -> None:
     results = table.newest(ROOT / "benchmarks" / "results")
     if not results:
         pytest.skip("no records here")
-    assert [(one.asked.key, one.asked.words) for one in verdicts(results) if one.words == "not measured"] == []
+    absent = [one for one in verdicts(results) if one.words == "not measured" and one.measured != "less than 4 MiB"]
+    assert [(one.asked.key, one.asked.words) for one in absent] == []

@@ -14,13 +14,13 @@ from .compare.stream import StreamingCKA
 from .errors import DegenerateWarning, EstimateWarning, OverfitWarning, SimkitWarning
 from .kernels import RBF, Cosine, CustomKernel, Laplacian, Linear, Polynomial
 from .metrics.cka import CKA, cka, hsic
-from .metrics.greedy import Elimination, greedy_cka
 
 if TYPE_CHECKING:
     from . import pruning
     from .metrics.cca import CCA, R2CCA, MeanCCA, cca
     from .metrics.covering import Covering
     from .metrics.filter_graph import FilterGraph, filter_graph
+    from .metrics.greedy import Elimination, greedy_cka
     from .metrics.linear_regression import LinearRegression, linear_regression
     from .metrics.nbs import NBS, nbs
     from .metrics.procrustes import Procrustes, procrustes
@@ -72,7 +72,7 @@ __all__ = [
     "svcca",
 ]
 
-# Imported when first used: they need SciPy's linear algebra or torch, which `import simkit` does not wait for.
+# Imported when first used: most need SciPy's linear algebra or torch, which `import simkit` does not wait for.
 _LATER = {
     "CCA": "metrics.cca",
     "MeanCCA": "metrics.cca",
@@ -81,6 +81,8 @@ _LATER = {
     "Covering": "metrics.covering",
     "FilterGraph": "metrics.filter_graph",
     "filter_graph": "metrics.filter_graph",
+    "Elimination": "metrics.greedy",
+    "greedy_cka": "metrics.greedy",
     "LinearRegression": "metrics.linear_regression",
     "linear_regression": "metrics.linear_regression",
     "NBS": "metrics.nbs",

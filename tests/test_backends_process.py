@@ -23,6 +23,8 @@ from simkit.metrics.cka import ForcedRoute, normalised
 from simkit.metrics.prepare import prepare
 from simkit.arrays import as_matrix
 
+pytestmark = pytest.mark.process
+
 def windows(n, p, seed=0):
     base = np.random.default_rng(seed).standard_normal(n + p - 1).astype(np.float32)
     return np.lib.stride_tricks.sliding_window_view(base, p)

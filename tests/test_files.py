@@ -47,6 +47,7 @@ def test_a_failure_in_the_middle_leaves_the_old_content(
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.process
 def test_a_killed_process_leaves_the_old_content(tmp_path: Path) -> None:
     write_atomically(tmp_path / "m", b"old")
     program = (

@@ -91,6 +91,7 @@ def said(kernel: str, n: int, p: int, dtype: str, memory: int, folder: str = "",
         pytest.param("RBF", 60, 1500, "float32", 3_100_000, {"backend": "reference"}, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.process
 def test_what_is_taken_is_what_was_allowed(
     kernel: str, n: int, p: int, dtype: str, memory: int, options: dict[str, Any]
 ) -> None:
@@ -110,6 +111,7 @@ def test_what_is_taken_is_what_was_allowed(
         ("RBF", 64, 14_000_000, {}),
     ],
 )
+@pytest.mark.process
 def test_mapped_files_count(kernel: str, p: int, memory: int, options: dict[str, Any], tmp_path: Path) -> None:
     of_plan, taken = said(kernel, 8000, p, "float32", memory, str(tmp_path), **options)
     assert of_plan <= memory

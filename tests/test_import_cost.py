@@ -22,6 +22,10 @@ for name in sys.argv[1:]:
         pass
 processor, wall = time.process_time(), time.perf_counter()
 import simkit
+
+import pytest
+
+pytestmark = pytest.mark.process
 print(time.process_time() - processor, time.perf_counter() - wall)
 """
 

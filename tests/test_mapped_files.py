@@ -111,6 +111,7 @@ def compared(kind: str, n: int, p: int, count: int, memory: str, kernel: str, fo
         ("equal rows", 1400, 4096, "RBF", "sample space"),
     ],
 )
+@pytest.mark.process
 def test_files_are_compared_within_a_budget(kind: str, n: int, p: int, kernel: str, route: str, tmp_path: Path) -> None:
     """69 MB of features, 16 MB of memory."""
     taken, ran = compared(kind, n, p, 3, "16 MB", kernel, tmp_path)
@@ -122,6 +123,7 @@ def test_files_are_compared_within_a_budget(kind: str, n: int, p: int, kernel: s
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "p", "route"), [(2048, 16_384, "sample space"), (500_000, 64, "feature space")])
 @pytest.mark.parametrize("kind", ["npy", "safetensors"])
+@pytest.mark.process
 def test_a_gigabyte_of_files_within_64_megabytes(kind: str, n: int, p: int, route: str, tmp_path: Path) -> None:
     taken, ran = compared(kind, n, p, 8, "64 MB", "Linear", tmp_path)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 1e9

@@ -121,6 +121,7 @@ def test_colour_limits() -> None:
     assert colour_limits(np.array([[np.nan]])) == (0.0, 1.0)
 
 
+@pytest.mark.process
 def test_plot_touches_neither_pyplot_nor_settings(tmp_path: Path) -> None:
     code = f"""
 import sys, matplotlib

@@ -181,6 +181,7 @@ def test_minibatch_is_the_weighted_mean_of_batches():
 
 @COUNTED
 @pytest.mark.slow
+@pytest.mark.process
 def test_resident_memory_is_flat():
     script = """
 import json, sys, numpy as np, simkit as sk

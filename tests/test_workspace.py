@@ -22,6 +22,8 @@ from simkit.backends import native_cpu
 from simkit.backends.routes import plan_pair_sums
 from simkit.metrics.prepare import prepare
 
+pytestmark = pytest.mark.process
+
 name, m, n, p, dtype, memory, outlier = json.loads(sys.argv[1])
 kernels = {"linear": sk.Linear, "feature": sk.Linear, "mixed": sk.Linear, "rbf": sk.RBF, "polynomial": sk.Polynomial,
            "custom": lambda: sk.CustomKernel(lambda product, d: 1 / (1 + d))}
