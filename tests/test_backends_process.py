@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from resident import COUNTED, RESIDENT
 
+pytestmark = pytest.mark.process
 MIB = 2**20
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forks are Linux's")
 
@@ -22,8 +23,6 @@ import simkit as sk
 from simkit.metrics.cka import ForcedRoute, normalised
 from simkit.metrics.prepare import prepare
 from simkit.arrays import as_matrix
-
-pytestmark = pytest.mark.process
 
 def windows(n, p, seed=0):
     base = np.random.default_rng(seed).standard_normal(n + p - 1).astype(np.float32)

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.process
 HEAVY = {"torch", "pydantic", "matplotlib", "sklearn", "cupy", "numba", "tqdm", "pandas", "jax"}
 BUDGET = 0.15  # seconds of the processor: other work on the machine does not count
 WAITED = 10 * BUDGET  # seconds on the wall: waiting costs no processor, and a busy machine has its part in it
@@ -22,10 +25,6 @@ for name in sys.argv[1:]:
         pass
 processor, wall = time.process_time(), time.perf_counter()
 import simkit
-
-import pytest
-
-pytestmark = pytest.mark.process
 print(time.process_time() - processor, time.perf_counter() - wall)
 """
 

@@ -11,6 +11,7 @@ import sys
 import pytest
 from resident import AS_ASKED, COUNTED, RESIDENT
 
+pytestmark = pytest.mark.process
 SLACK = 300_000  # stacks of threads, and small blocks that the allocator keeps
 
 SCRIPT = """
@@ -21,8 +22,6 @@ from simkit.arrays import as_matrix
 from simkit.backends import native_cpu
 from simkit.backends.routes import plan_pair_sums
 from simkit.metrics.prepare import prepare
-
-pytestmark = pytest.mark.process
 
 name, m, n, p, dtype, memory, outlier = json.loads(sys.argv[1])
 kernels = {"linear": sk.Linear, "feature": sk.Linear, "mixed": sk.Linear, "rbf": sk.RBF, "polynomial": sk.Polynomial,
