@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from .compare.matrix import SimilarityMatrix, similarity_matrix
 from .compare.models import compare
-from .compare.stream import StreamingCKA
 from .errors import DegenerateWarning, EstimateWarning, OverfitWarning, SimkitWarning
 from .kernels import RBF, Cosine, CustomKernel, Laplacian, Linear, Polynomial
 from .metrics.cka import CKA, cka, hsic
 
 if TYPE_CHECKING:
     from . import pruning
+    from .compare.stream import StreamingCKA
     from .metrics.cca import CCA, R2CCA, MeanCCA, cca
     from .metrics.covering import Covering
     from .metrics.filter_graph import FilterGraph, filter_graph
@@ -72,8 +72,9 @@ __all__ = [
     "svcca",
 ]
 
-# Imported when first used: most need SciPy's linear algebra or torch, which `import simkit` does not wait for.
+# Imported when first used, so that `import simkit` waits for none of them; most need SciPy's linear algebra or torch.
 _LATER = {
+    "StreamingCKA": "compare.stream",
     "CCA": "metrics.cca",
     "MeanCCA": "metrics.cca",
     "R2CCA": "metrics.cca",

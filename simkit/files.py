@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """
     target = writable(path)
     place = _place(target)
-    draft = place.with_name(f".simkit-{secrets.token_hex(8)}")  # short, for the longest names are 255 bytes
+    draft = place.with_name(f".simkit-{os.urandom(8).hex()}")  # short, for the longest names are 255 bytes
     try:
         with draft.open("xb") as file:
             if place.exists():

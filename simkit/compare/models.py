@@ -11,11 +11,11 @@ from ..backends.routes import parse_memory
 from ..kernels import as_integer
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure, check_measure
-from .collect import Side, linear_cka
 from .matrix import SimilarityMatrix
 
 if TYPE_CHECKING:
     from .batches import Data
+    from .collect import Side
     from .features import Reduce
     from .resume import Checkpoint
     from .run import Options
@@ -106,6 +106,7 @@ def compare(
 
 
 def _options(measure: object, mode: str, samples: object, memory: Any, reduce: Reduce) -> Options:
+    from .collect import linear_cka
     from .run import Options
 
     checked = check_measure(measure)
