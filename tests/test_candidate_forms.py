@@ -6,10 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from candidate_cases import Array, agrees, features, level_of, problem_of
+from candidate_cases import Array, about, agrees, features, level_of, problem_of
 
 import simkit as sk
 from simkit.backends import native_cpu
+from simkit.backends.base import Levels
 
 TILE = 256  # samples; as in csrc/cpu/candidate_pass.hpp
 # How far apart a unit's own values lie: 2^(d²) by four terms, five and six, then fused with the rest, and formed again.
@@ -43,12 +44,16 @@ def test_every_form_agrees_with_the_reference(n: int, dtype: type, estimator: st
     kept = np.delete(np.arange(12 + len(REACHES)), [2, 7])
     candidates = np.array([12, 13, 14, 15, 16, 0, 11, -1])
     level = level_of(problem, kept)
+    r = np.random.default_rng(n)
+    each = Levels(level / 2 + r.normal(0, 0.01, (len(candidates), n)))
+    near_one = Levels(each.values - 0.5, small=False)
     packed = native_cpu.pack_centred(problem, room=2**30)
     assert packed is not None
     counted = dataclasses.replace(problem, packed=with_nothing_uncounted(packed, n))
     for given in (problem, counted):
-        got = native_cpu.candidate_sums(given, kept, candidates, level=level, threads=2)
-        agrees(got, problem, kept, candidates, level)
+        for levels in (about(problem, level), each, near_one, Levels(near_one.values[0], small=False)):
+            got = native_cpu.candidate_sums(given, kept, candidates, levels=levels, threads=2)
+            agrees(got, problem, kept, candidates, levels)
 
 
 def test_the_reaches_choose_different_forms() -> None:

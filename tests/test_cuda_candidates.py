@@ -11,7 +11,7 @@ import emulated_candidates
 import numpy as np
 import numpy.typing as npt
 import pytest
-from candidate_cases import KERNELS, NAMES, NONE, agrees, features, held, level_of, on_device, problem_of
+from candidate_cases import KERNELS, NAMES, NONE, about, agrees, features, held, level_of, on_device, problem_of
 from cuda_cases import ORDERS, There, half, layouts, relu, see_device
 from emulated_cuda import compile_programs
 from tolerance import assert_close
@@ -19,7 +19,7 @@ from tolerance import assert_close
 import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import native_cuda, reference
-from simkit.backends.base import CandidateProblem, CandidateSums
+from simkit.backends.base import CandidateProblem, CandidateSums, Levels
 from simkit.backends.choose import choose
 from simkit.metrics import kernel_damage
 from simkit.metrics.prepare import prepare
@@ -55,13 +55,14 @@ def same_bits(one: CandidateSums, other: CandidateSums) -> bool:
 
 
 def every_order(
-    programs: tuple[Any, Any], problem: CandidateProblem, kept: Array, chosen: Array, level: float, **room: int
+    programs: tuple[Any, Any], problem: CandidateProblem, kept: Array, chosen: Array, level: float | Levels, **room: int
 ) -> CandidateSums:
     found = []
     for order in ORDERS:
         with pytest.MonkeyPatch.context() as patch:
             use(programs, patch, order)
-            found.append(native_cuda.candidate_sums(held(problem, **room), kept, chosen, level=level))
+            levels = level if isinstance(level, Levels) else about(problem, level)
+            found.append(native_cuda.candidate_sums(held(problem, **room), kept, chosen, levels=levels))
     assert same_bits(found[0], found[1])
     assert same_bits(found[0], found[2])
     return found[0]
@@ -105,16 +106,16 @@ def test_sums_do_not_depend_on_the_room(kernel: Any) -> None:
     problem = problem_of(features(80, 130).astype(np.float32), kernel, widths=(2,) * 40)
     kept = np.delete(np.arange(40), [3, 30])
     some = held(problem, at_once=40)
-    want = native_cuda.candidate_sums(some, kept, kept, level=0.2)
+    want = native_cuda.candidate_sums(some, kept, kept, levels=about(problem, 0.2))
     assert some.packed.nbytes == 6 * 64 * 64 * (8 if isinstance(kernel, sk.Polynomial) else 4)
     agrees(want, problem, kept, kept, 0.2)
     for at_once, packed, room in ((40, 0, 2**26), (1, 0, 0), (40, 0, 300_000), (10, 2**30, 0), (7, 2**30, 2**26)):
         other = held(problem, at_once=at_once, packed=packed, room=room)
         assert bool(other.packed.nbytes) == (packed > 0)
-        native_cuda.candidate_sums(other, kept[:9], kept[2:5], level=0.1)
-        assert same_bits(want, native_cuda.candidate_sums(other, kept, kept, level=0.2))
-    assert same_bits(want, native_cuda.candidate_sums(on_device(problem), kept, kept, level=0.2))
-    bare = native_cuda.candidate_sums(some, kept, kept, level=0.2, rows=False)
+        native_cuda.candidate_sums(other, kept[:9], kept[2:5], levels=about(problem, 0.1))
+        assert same_bits(want, native_cuda.candidate_sums(other, kept, kept, levels=about(problem, 0.2)))
+    assert same_bits(want, native_cuda.candidate_sums(on_device(problem), kept, kept, levels=about(problem, 0.2)))
+    bare = native_cuda.candidate_sums(some, kept, kept, levels=about(problem, 0.2), rows=False)
     assert bare.rows is None
     assert [part.tobytes() for part in parts_of(bare)] == [part.tobytes() for part in parts_of(want)[:4]]
 
@@ -126,8 +127,9 @@ def test_equal_rows_are_at_no_distance(kernel: Any) -> None:
     for dtype in (np.float32, np.float64):
         z = np.repeat(features(5, 1, 30.0), 130, axis=1).astype(dtype) * 1e3
         kept = np.arange(5)
+        problem = problem_of(z, kernel)
         for level in (0.0, 0.25, 0.75, 1.0):
-            sums = native_cuda.candidate_sums(held(problem_of(z, kernel)), kept, np.append(kept, -1), level=level)
+            sums = native_cuda.candidate_sums(held(problem), kept, np.append(kept, -1), levels=about(problem, level))
             assert sums.rows is not None
             assert (sums.rows == 129 * (1.0 - level)).all()
             assert (sums.squares == 130 * 129 * (1.0 - level) ** 2).all()
@@ -154,11 +156,11 @@ def test_both_forms_of_the_kernel_agree() -> None:
     kept = np.arange(20)
     there = held(problem)
     for level in (0.5, 0.5000001):
-        agrees(native_cuda.candidate_sums(there, kept, kept, level=level), problem, kept, kept, level)
+        agrees(native_cuda.candidate_sums(there, kept, kept, levels=about(problem, level)), problem, kept, kept, level)
     flat = problem_of(features(20, 100, 1e-3).astype(np.float32), sk.RBF())
     level = level_of(flat, kept)
-    got = native_cuda.candidate_sums(held(flat), kept, kept, level=level)
-    want = reference.candidate_sums(flat, kept, kept, level=level)
+    got = native_cuda.candidate_sums(held(flat), kept, kept, levels=about(flat, level))
+    want = reference.candidate_sums(flat, kept, kept, levels=about(flat, level))
     assert np.abs(got.squares / want.squares - 1).max() < 1e-5
     assert np.abs(got.cross / want.cross - 1).max() < 1e-4
 
@@ -244,10 +246,10 @@ def test_float32_choices_are_within_1e_6_of_the_best(kernel: Any) -> None:
     found = sk.greedy_cka(There(x), kernel=kernel)
     block = prepare(as_matrix(x), kernel)
     columns = [np.array([c]) for c in range(10)]
-    made, level = kernel_damage.kernel_damage(block, columns, "biased", exact=True, backend="reference", threads=1)
+    made, levels = kernel_damage.kernel_damage(block, columns, "biased", exact=True, backend="reference", threads=1)
     kept = np.arange(10)
     for unit, value in zip(found.order[:-1].tolist(), found.cka[:-1], strict=True):
-        scores, _ = made.scores(kept, kept, level)
+        scores = made.scores(kept, kept, levels).cka
         chosen = float(scores[kept.tolist().index(unit)])
         assert chosen > scores.max() - 1e-6
         assert value == pytest.approx(chosen, abs=1e-6)
@@ -265,10 +267,10 @@ def test_scores_without_what_dwarfs_the_others(kernel: Any, ratio: float) -> Non
     columns = [np.array([c]) for c in range(6)]
     scores = []
     for backend in ("native_cuda", "reference"):
-        made, level = kernel_damage.kernel_damage(
+        made, levels = kernel_damage.kernel_damage(
             block, columns, "biased", exact=backend == "reference", backend=backend, threads=1
         )
-        scores.append(made.scores(np.arange(6), np.arange(6), level)[0])
+        scores.append(made.scores(np.arange(6), np.arange(6), levels).cka)
     assert np.abs(scores[0] - scores[1]).max() <= (1e-4 if ratio < 1e4 else 1e-6)
 
 

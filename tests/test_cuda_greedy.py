@@ -152,7 +152,7 @@ def orders(
     least: float | None = None,
     in_registers: int = IN_REGISTERS,
 ) -> Callable[[int], Sequence[Array]]:
-    """Of each matrix the order, the CKA and the smallest gap."""
+    """Of each matrix the order, the CKA, and the smallest gap beside whether digits were lost."""
 
     def compute(order: int) -> Sequence[Array]:
         found = emulated_greedy.eliminate(
@@ -164,7 +164,7 @@ def orders(
             min_cka=math.nan if least is None else least,
             in_registers=in_registers,
         )
-        return [part for units, cka, gap in found for part in (units, cka, np.array([gap]))]
+        return [part for units, cka, *numbers in found for part in (units, cka, np.array(numbers, dtype=np.float64))]
 
     return compute
 

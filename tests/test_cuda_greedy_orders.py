@@ -71,6 +71,18 @@ def test_greedy_orders(units: str, estimator: Any) -> None:
 
 
 @pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("mode", ["greedy", "oneshot"])
+def test_a_unit_that_makes_up_nearly_all(mode: Any) -> None:
+    """What it leaves is lost in rounding on the device, which says so: the search is the host's."""
+    x = relu(64, 8)
+    for dominating in (False, True):
+        x[:, 3] *= 1.7e4 if dominating else 1.0
+        got, want = (sk.greedy_cka(x, mode=mode, count=5, backend=backend) for backend in ("native_cuda", "reference"))
+        agree(got, want, np.float64, 64, 8)
+        assert ("again by native_cpu: a unit is nearly all of what is kept" in got.plan.explain()) == dominating
+
+
+@pytest.mark.usefixtures("device")
 def test_layers_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mapping's layers are searched at once, as far as memory for their matrices goes; the answer does not change."""
     layers = {"a": relu(80, 9), "b": relu(80, 30, 1), 3: relu(70, 5), "d": relu(80, 30, 2)}

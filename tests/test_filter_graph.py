@@ -265,3 +265,15 @@ def test_packed_bits() -> None:
         for i in {0, n // 2, n - 1} if n > 1 else ():
             smaller = np.delete(np.delete(dense, i, axis=0), i, axis=1)
             assert np.array_equal(without_vertex(bits, i), pack(smaller))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_filters_that_are_equal_are_joined(dtype: str) -> None:
+    """However their cosines round, also above 1."""
+    for seed in range(40):
+        r = np.random.default_rng(seed)
+        n, d = int(r.integers(2, 9)), int(r.integers(1, 300))
+        w = (r.standard_normal((1, d)) * 2.0 ** r.integers(-3, 4, (n, 1))).astype(dtype)
+        with pytest.warns(sk.DegenerateWarning, match="complete"):
+            found = sk.filter_graph(w, threshold=0.5)
+        assert found.edges == n * (n - 1) // 2

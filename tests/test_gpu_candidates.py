@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from candidate_cases import KERNELS, NAMES, NONE, agrees, features, held, level_of, on_device, problem_of
+from candidate_cases import KERNELS, NAMES, NONE, about, agrees, features, held, level_of, on_device, problem_of
 from cuda_cases import layouts, relu
 from gpu_arrays import OnGpu, new_stream
 from needed import torch_on_gpu
@@ -39,10 +39,10 @@ def test_sums_agree(n: int, kernel: Any) -> None:
         kept = np.delete(np.arange(40), [3, 17])
         chosen, level = np.append(kept[::-1], -1), level_of(problem, kept)
         there = held(problem)
-        want = native_cuda.candidate_sums(there, kept, chosen, level=level)
+        want = native_cuda.candidate_sums(there, kept, chosen, levels=about(problem, level))
         agrees(want, problem, kept, chosen, level)
         for _ in range(REPEATS):
-            assert same_bits(want, native_cuda.candidate_sums(there, kept, chosen, level=level))
+            assert same_bits(want, native_cuda.candidate_sums(there, kept, chosen, levels=about(problem, level)))
 
 
 @pytest.mark.parametrize("kernel", KERNELS[:3], ids=NAMES[:3])
@@ -54,26 +54,29 @@ def test_units_of_several_features_agree(count: int, kernel: Any) -> None:
         kept = np.arange(count)
         chosen = np.append(kept, -1) if count > 1 else NONE
         there = held(problem, at_once=count)
-        agrees(native_cuda.candidate_sums(there, kept, chosen, level=0.3), problem, kept, chosen, 0.3)
+        agrees(native_cuda.candidate_sums(there, kept, chosen, levels=about(problem, 0.3)), problem, kept, chosen, 0.3)
 
 
 @pytest.mark.parametrize("kernel", KERNELS[:3], ids=NAMES[:3])
 def test_sums_do_not_depend_on_the_room(kernel: Any) -> None:
     problem = problem_of(features(150, 500).astype(np.float32), kernel, widths=(2,) * 75)
     kept = np.delete(np.arange(75), [3, 60])
-    want = native_cuda.candidate_sums(held(problem, at_once=75), kept, kept, level=0.2)
+    want = native_cuda.candidate_sums(held(problem, at_once=75), kept, kept, levels=about(problem, 0.2))
     for at_once, packed, room in ((75, 0, 2**26), (1, 0, 0), (75, 0, 600_000), (10, 2**30, 0), (7, 2**30, 2**26)):
         other = held(problem, at_once=at_once, packed=packed, room=room)
-        assert same_bits(want, native_cuda.candidate_sums(other, kept, kept, level=0.2))
-    assert same_bits(want, native_cuda.candidate_sums(on_device(problem), kept, kept, level=0.2))
+        assert same_bits(want, native_cuda.candidate_sums(other, kept, kept, levels=about(problem, 0.2)))
+    assert same_bits(want, native_cuda.candidate_sums(on_device(problem), kept, kept, levels=about(problem, 0.2)))
 
 
 @pytest.mark.parametrize("kernel", KERNELS[:2], ids=NAMES[:2])
 def test_equal_rows_are_at_no_distance(kernel: Any) -> None:
     for dtype in (np.float32, np.float64):
         z = np.repeat(features(5, 1, 30.0), 130, axis=1).astype(dtype) * 1e3
+        problem = problem_of(z, kernel)
         for level in (0.0, 0.25, 0.75, 1.0):
-            sums = native_cuda.candidate_sums(held(problem_of(z, kernel)), np.arange(5), np.arange(-1, 5), level=level)
+            sums = native_cuda.candidate_sums(
+                held(problem), np.arange(5), np.arange(-1, 5), levels=about(problem, level)
+            )
             assert (sums.rows == 129 * (1.0 - level)).all()
 
 
@@ -87,18 +90,30 @@ def test_units_and_samples_unlike_the_others(size: float, kernel: Any) -> None:
         problem = problem_of(z.astype(dtype), kernel, "biased", (wide,) * (6 // wide))
         kept = np.arange(6 // wide)
         for level in (0.2, 0.9):
-            agrees(native_cuda.candidate_sums(held(problem), kept, kept, level=level), problem, kept, kept, level)
+            agrees(
+                native_cuda.candidate_sums(held(problem), kept, kept, levels=about(problem, level)),
+                problem,
+                kept,
+                kept,
+                level,
+            )
 
 
 def test_both_forms_of_the_kernel_agree() -> None:
     problem = problem_of(features(20, 300).astype(np.float32), sk.RBF())
     kept = np.arange(20)
     for level in (0.5, 0.5000001):
-        agrees(native_cuda.candidate_sums(held(problem), kept, kept, level=level), problem, kept, kept, level)
+        agrees(
+            native_cuda.candidate_sums(held(problem), kept, kept, levels=about(problem, level)),
+            problem,
+            kept,
+            kept,
+            level,
+        )
     flat = problem_of(features(20, 100, 1e-3).astype(np.float32), sk.RBF())
     level = level_of(flat, kept)
-    got = native_cuda.candidate_sums(held(flat), kept, kept, level=level)
-    want = reference.candidate_sums(flat, kept, kept, level=level)
+    got = native_cuda.candidate_sums(held(flat), kept, kept, levels=about(flat, level))
+    want = reference.candidate_sums(flat, kept, kept, levels=about(flat, level))
     assert np.abs(got.squares / want.squares - 1).max() < 1e-5
     assert np.abs(got.cross / want.cross - 1).max() < 1e-4
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from candidate_cases import about, centred
 
 pytest.importorskip("numba")
 
@@ -52,10 +53,7 @@ def problem_of(z: Array, widths: list[int], kernel: sk.CustomKernel, estimator: 
     """Units of z [p, n], so wide, with the centre of their kernel."""
     n = z.shape[1]
     bare = CandidateProblem(z, np.cumsum([0, *widths]), kernel, math.nan, estimator, np.zeros(n))
-    rows = reference.candidate_sums(bare, np.arange(len(widths)), NONE).rows
-    assert rows is not None
-    each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
-    return dataclasses.replace(bare, centre=rows[0] / each, mean=float(rows.sum()) / both)
+    return centred(bare)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -93,10 +91,12 @@ def test_sums_agree_with_the_reference_around_the_edges_of_tiles(n: int, estimat
         pytest.skip("a sample alone has no pairs")
     problem = problem_of(np.ascontiguousarray(pair(n, 6, 1)[0].T), [2, 1, 3], MIXED, estimator)
     kept, chosen = np.array([0, 2]), np.array([2, 0, -1])
-    want = reference.candidate_sums(problem, kept, chosen, level=0.3)
+    want = reference.candidate_sums(problem, kept, chosen, levels=about(problem, 0.3))
     packed = native_cpu.pack_centred(problem, room=2**30, threads=3)
-    sums = [native_cpu.candidate_sums(problem, kept, chosen, level=0.3, threads=t) for t in (1, 2, 5)]
-    sums.append(native_cpu.candidate_sums(dataclasses.replace(problem, packed=packed), kept, chosen, level=0.3))
+    sums = [native_cpu.candidate_sums(problem, kept, chosen, levels=about(problem, 0.3), threads=t) for t in (1, 2, 5)]
+    sums.append(
+        native_cpu.candidate_sums(dataclasses.replace(problem, packed=packed), kept, chosen, levels=about(problem, 0.3))
+    )
     for field in ("cross", "squares", "totals", "row_squares", "rows"):
         first = getattr(sums[0], field)
         assert np.allclose(first, getattr(want, field), rtol=1e-11, atol=1e-11 * n)
@@ -283,14 +283,14 @@ def test_a_polynomial_of_ones_own() -> None:
 def test_candidates_and_packing_agree_on_what_a_step_needs() -> None:
     x, _ = pair(90, 5, 1)
     columns = [np.array([c]) for c in range(5)]
-    made, level = kernel_damage.kernel_damage(
+    made, levels = kernel_damage.kernel_damage(
         prepare(as_matrix(x), MIXED), columns, "biased", exact=False, backend=None, threads=2
     )
     assert made.problem.packed is not None
     bare = dataclasses.replace(made, problem=dataclasses.replace(made.problem, packed=None))
     kept = np.arange(5)
-    for one, other in zip(made.scores(kept, kept, level), bare.scores(kept, kept, level), strict=True):
-        assert one.tobytes() == other.tobytes()
+    one, other = (each.scores(kept, kept, levels) for each in (made, bare))
+    assert [part.tobytes() for part in (one.cka, one.shift)] == [part.tobytes() for part in (other.cka, other.shift)]
 
 
 def test_the_binding_refuses_what_is_no_function() -> None:
@@ -300,7 +300,7 @@ def test_the_binding_refuses_what_is_no_function() -> None:
         "coef0": 0.0,
         "degree": 1,
         "centre": np.zeros(4),
-        "mean": 0.0,
+        "small_centre": True,
         "threads": 1,
     }
     pack, z = native_cpu._core().pack_centred, np.ones((2, 4))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from backend_lists import CHOSEN
+from candidate_cases import about
 from oracles import centred_kernel
 from scipy.spatial.distance import pdist, squareform
 
@@ -134,23 +135,23 @@ def test_sums_agree_with_the_reference_around_the_edges_of_tiles(n: int, dtype: 
     block = prepare(as_matrix(features(n, 6).astype(dtype), name="x"), kernel)
     columns = [np.array([0, 3]), np.array([1]), np.array([2, 4, 5])]
     kept, chosen = np.array([0, 2]), np.array([2, 0, -1])
-    results: dict[str | None, tuple[Array, Array]] = {}
+    results: dict[str | None, kernel_damage.Scores] = {}
     for backend in (None, "reference"):
-        made, level = kernel_damage.kernel_damage(block, columns, "debiased", exact=False, backend=backend, threads=2)
-        results[backend] = made.scores(kept, chosen, level)
+        made, levels = kernel_damage.kernel_damage(block, columns, "debiased", exact=False, backend=backend, threads=2)
+        results[backend] = made.scores(kept, chosen, levels)
         if backend is None:
             function = choose("candidate_sums").function
-            sums = [function(made.problem, kept, chosen, level=level, threads=t) for t in (1, 2, 5)]
+            sums = [function(made.problem, kept, chosen, levels=levels, threads=t) for t in (1, 2, 5)]
 
             bare = dataclasses.replace(made.problem, packed=None)
-            sums.append(function(bare, kept, chosen, level=level, threads=2))
+            sums.append(function(bare, kept, chosen, levels=levels, threads=2))
             for other in sums[1:]:
                 assert np.array_equal(sums[0].rows, other.rows)
                 assert np.array_equal(sums[0].cross, other.cross)
                 assert np.array_equal(sums[0].squares, other.squares)
-    (scores, means), (right, right_means) = results[None], results["reference"]
-    assert np.allclose(scores, right, rtol=0, atol=1e-6 if dtype == np.float32 else 1e-11)
-    assert np.allclose(means, right_means, rtol=1e-4)  # only a level to subtract
+    found, right = results[None], results["reference"]
+    assert np.allclose(found.cka, right.cka, rtol=0, atol=1e-6 if dtype == np.float32 else 1e-11)
+    assert np.allclose(found.shift, right.shift, rtol=0, atol=1e-4)  # only a level to subtract
 
 
 @pytest.mark.parametrize("kernel", [sk.RBF(), sk.Laplacian()], ids=["rbf", "laplacian"])
@@ -161,8 +162,9 @@ def test_what_a_dominating_unit_leaves_keeps_its_digits(rows: int, kernel: Kerne
     z = (np.sqrt(2 / rows) * r.integers(0, 2, (rows, n))).astype(np.float32)
     z = np.vstack([np.tile([0, np.sqrt(40)], n // 2).astype(np.float32), z])
     problem = CandidateProblem(z, np.arange(rows + 2), kernel, 1.0, "biased", np.zeros(n))
+    kept, levels = np.arange(rows + 1), about(problem, 0.2)
     got, want = (
-        choose("candidate_sums", backend=backend).function(problem, np.arange(rows + 1), np.array([0]), level=0.2)
+        choose("candidate_sums", backend=backend).function(problem, kept, np.array([0]), levels=levels)
         for backend in ("native_cpu", "reference")
     )
     assert got.cross == pytest.approx(want.cross, rel=2e-6)
@@ -236,10 +238,10 @@ def test_a_unit_that_dwarfs_the_others(name: str, ratio: float, dtype: type) -> 
         if 1 in kept:
             assert found.cka[step] == pytest.approx(want, abs=1e-6)
     block = prepare(as_matrix(x, name="x"), kernel)
-    made, level = kernel_damage.kernel_damage(
+    made, levels = kernel_damage.kernel_damage(
         block, [np.array([c]) for c in range(4)], "biased", exact=False, backend=None, threads=2
     )
-    scores, _ = made.scores(np.arange(4), np.arange(4), level)
+    scores = made.scores(np.arange(4), np.arange(4), levels).cka
     if ratio <= 3000:  # beyond, what is left of K is below the rounding of the oracle's own exponential
         want = cka_of(wide, np.array([0, 2, 3]), gram, "biased")
         assert scores[1] == pytest.approx(want, abs=1e-4 if dtype == np.float32 else 1e-6)
@@ -258,10 +260,10 @@ def test_outliers_of_several_units(size: float, units: int | None, dtype: type) 
     kept = np.arange(len(columns))
     sums = {}
     for backend in ("native_cpu", "reference"):
-        made, level = kernel_damage.kernel_damage(
+        made, levels = kernel_damage.kernel_damage(
             block, columns, "biased", exact=backend == "reference", backend=backend, threads=2
         )
-        sums[backend] = made.scores(kept, kept, level)[0]
+        sums[backend] = made.scores(kept, kept, levels).cka
     assert np.abs(sums["native_cpu"] - sums["reference"]).max() <= 1e-6
 
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -38,14 +39,23 @@ inline std::vector<std::int64_t> candidate_units(const IndexArray& candidates, c
     return out;
 }
 
-// Of z [features, samples]; without kept units, candidates and a level.
+// Whether they are those of each candidate.
+inline bool levels_each(const DoubleArray& levels, std::int64_t samples, std::size_t candidates) {
+    const bool each = levels.ndim() == 2 && levels.shape(0) == static_cast<py::ssize_t>(candidates);
+    if ((!each && levels.ndim() != 1) || levels.shape(levels.ndim() - 1) != samples)
+        throw std::invalid_argument("levels must be [n] or [candidates, n]");
+    return each;
+}
+
+// Of z [features, samples]; without kept units, candidates and levels.
 template <class T>
 CandidateProblem<T> candidate_problem(const T* z, std::int64_t features, std::int64_t samples,
                                       const IndexArray& offsets, const std::string& kernel, double length, double coef0,
-                                      int degree, bool debiased, const DoubleArray& centre, double mean, int threads,
-                                      KernelFunction function = nullptr) {
+                                      int degree, bool debiased, const std::optional<DoubleArray>& centre,
+                                      bool small_centre, int threads, KernelFunction function = nullptr) {
     check_threads(threads);
-    if (centre.ndim() != 1 || centre.shape(0) != samples) throw std::invalid_argument("centre must be [n]");
+    if (centre && (centre->ndim() != 1 || centre->shape(0) != samples))
+        throw std::invalid_argument("centre must be [n]");
     CandidateProblem<T> problem{};
     problem.z = z;
     problem.n = samples;
@@ -61,8 +71,8 @@ CandidateProblem<T> candidate_problem(const T* z, std::int64_t features, std::in
     problem.coef0 = coef0;
     problem.degree = degree;
     problem.debiased = debiased;
-    problem.centre = centre.data();
-    problem.mean = mean;
+    problem.centre = centre ? centre->data() : nullptr;
+    problem.small_centre = small_centre;
     problem.threads = threads;
     return problem;
 }

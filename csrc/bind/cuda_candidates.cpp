@@ -31,10 +31,10 @@ std::shared_ptr<DeviceUnits> make_units(const std::shared_ptr<DeviceArray>& x, c
 
 template <class T>
 void hold(DeviceCandidates& out, const IndexArray& offsets, const std::string& kernel, double length, double coef0,
-          int degree, bool debiased, const DoubleArray& centre, double mean, const cuda::CandidateRoom& room) {
+          int degree, bool debiased, const DoubleArray& centre, bool small_centre, const cuda::CandidateRoom& room) {
     const DeviceUnits& units = *out.units;
     const auto problem = candidate_problem(reinterpret_cast<const T*>(units.z.get()), units.features, units.samples,
-                                           offsets, kernel, length, coef0, degree, debiased, centre, mean, 1);
+                                           offsets, kernel, length, coef0, degree, debiased, centre, small_centre, 1);
     out.count = static_cast<std::int64_t>(problem.offsets.size()) - 1;
     py::gil_scoped_release release;
     out.held = cuda::hold_candidates(units.place, problem, room);
@@ -42,7 +42,7 @@ void hold(DeviceCandidates& out, const IndexArray& offsets, const std::string& k
 
 std::unique_ptr<DeviceCandidates> make_candidates(const std::shared_ptr<DeviceUnits>& units, const IndexArray& offsets,
                                                   const std::string& kernel, double length, double coef0, int degree,
-                                                  bool debiased, const DoubleArray& centre, double mean,
+                                                  bool debiased, const DoubleArray& centre, bool small_centre,
                                                   std::int64_t at_once, std::int64_t packed, std::int64_t bytes) {
     if (!units) throw std::invalid_argument("there are no units");
     if (at_once < 1) throw std::invalid_argument("at_once must be positive");
@@ -51,18 +51,20 @@ std::unique_ptr<DeviceCandidates> make_candidates(const std::shared_ptr<DeviceUn
     auto out = std::make_unique<DeviceCandidates>();
     out->units = units;
     const auto held = units->wide ? &hold<double> : &hold<float>;
-    held(*out, offsets, kernel, length, coef0, degree, debiased, centre, mean, {at_once, packed, bytes});
+    held(*out, offsets, kernel, length, coef0, degree, debiased, centre, small_centre, {at_once, packed, bytes});
     return out;
 }
 
-py::tuple sums(DeviceCandidates& of, const IndexArray& kept, const IndexArray& candidates, double level, bool rows) {
+py::tuple sums(DeviceCandidates& of, const IndexArray& kept, const IndexArray& candidates, const DoubleArray& levels,
+               bool small, bool rows) {
     const auto units = indices(kept, 0, of.count, "kept");
     if (units.empty()) throw std::invalid_argument("there are no kept units");
     const auto chosen = candidate_units(candidates, units, of.count);
+    const cuda::CandidateLevels about{levels.data(), levels_each(levels, of.units->samples, chosen.size()), small};
     cuda::CandidateTotals out;
     {
         py::gil_scoped_release release;
-        out = of.held->sums(units, chosen, level, rows);
+        out = of.held->sums(units, chosen, about, rows);
     }
     const auto count = static_cast<py::ssize_t>(chosen.size());
     py::object all = py::none();
@@ -79,8 +81,8 @@ void bind_cuda_candidates(py::module_& m) {
         .def(py::init(&make_units), py::kw_only(), "x"_a, "columns"_a, "shift"_a, "scale"_a, "unit"_a, "double"_a);
     py::class_<DeviceCandidates>(m, "Candidates")
         .def(py::init(&make_candidates), py::kw_only(), "units"_a, "offsets"_a, "kernel"_a, "length"_a, "coef0"_a,
-             "degree"_a, "debiased"_a, "centre"_a, "mean"_a, "at_once"_a, "packed"_a, "bytes"_a)
-        .def("sums", &sums, py::kw_only(), "kept"_a, "candidates"_a, "level"_a, "rows"_a)
+             "degree"_a, "debiased"_a, "centre"_a, "small_centre"_a, "at_once"_a, "packed"_a, "bytes"_a)
+        .def("sums", &sums, py::kw_only(), "kept"_a, "candidates"_a, "levels"_a, "small"_a, "rows"_a)
         .def_property_readonly("nbytes", [](const DeviceCandidates& of) { return of.held->packed_bytes(); });
 }
 

@@ -132,7 +132,7 @@ std::vector<py::tuple> eliminate(const std::vector<Array>& matrices, bool greedy
     for (Elimination& of : found) {
         const auto removed = static_cast<py::ssize_t>(of.order.size());
         out.push_back(py::make_tuple(py::array_t<std::int64_t>(removed, of.order.data()),
-                                     to_array(std::move(of.cka), {removed}), of.smallest_gap));
+                                     to_array(std::move(of.cka), {removed}), of.smallest_gap, of.lost));
     }
     return out;
 }

@@ -377,7 +377,7 @@ Adjacency adjacency(const MatrixView& x, const std::vector<double>& squared, std
                                                  : form(Pairs<float>(x, scale, squared, tile, bits), threads, poll);
     const bool pairs = found.largest >= found.smallest;
     out.nearest = pairs ? std::max(0.0, 2.0 - 2.0 * found.largest) : kNaN;
-    out.farthest = pairs ? std::min(4.0, 2.0 - 2.0 * found.smallest) : kNaN;
+    out.farthest = pairs ? std::clamp(2.0 - 2.0 * found.smallest, 0.0, 4.0) : kNaN;
     join_zeros(out.zeros, x.rows, squared.size(), bits);
     return out;
 }

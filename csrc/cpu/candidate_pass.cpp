@@ -51,14 +51,16 @@ constexpr Reach reach(Form form) {
 template <class T, int Bytes, Form form>
 [[gnu::always_inline]] inline typename Lanes<T, Bytes>::Vector kernel(typename Lanes<T, Bytes>::Vector base,
                                                                       typename Lanes<T, Bytes>::Vector less,
-                                                                      typename Lanes<T, Bytes>::Vector d, T level) {
+                                                                      typename Lanes<T, Bytes>::Vector d) {
     using L = Lanes<T, Bytes>;
     using Vector = typename L::Vector;
     if constexpr (is_factor(form)) return base * power_of_little<T, Vector, reach(form)>(d * d) + less;
-    if constexpr (form == Form::fused)
-        return power_of_two_less_one<T, Vector, typename L::Integers>(d * d - base) - level;
-    if constexpr (form == Form::scaled) return power_of_two_less_one<T, Vector, typename L::Integers>(-base) - level;
-    return base - level;
+    using Integers = typename L::Integers;
+    if constexpr (form == Form::fused) return power_of_two_less_one<T, Vector, Integers>(d * d - base) - less;
+    if constexpr (form == Form::fused_small) return power_of_two<T, Vector, Integers>(d * d - base) - less;
+    if constexpr (form == Form::scaled) return power_of_two_less_one<T, Vector, Integers>(-base) - less;
+    if constexpr (form == Form::scaled_small) return power_of_two<T, Vector, Integers>(-base) - less;
+    return base - less;
 }
 
 template <class T, int Bytes>
@@ -73,9 +75,9 @@ template <class T, int Bytes, Form form, int Rows>
     using L = Lanes<T, Bytes>;
     using Vector = typename L::Vector;
     using Integer = typename PowerOfTwo<T>::Integer;
-    constexpr bool lessens = is_factor(form), differs = lessens || form == Form::fused;
+    constexpr bool differs = is_factor(form) || form == Form::fused || form == Form::fused_small;
     const T* const base = s.base + first * kTile;
-    const T* const less = lessens ? s.less + first * kTile : base;
+    const T* const less = s.less + first * kTile;
     const T* const centred = s.centred + first * s.ld;
     T own[Rows] = {};
     for (int r = 0; differs && r < Rows; ++r) own[r] = s.own[first + r];
@@ -83,7 +85,7 @@ template <class T, int Bytes, Form form, int Rows>
     Vector sum[Rows] = {}, cross = {}, squares = {};
     const auto value_at = [&](int r, std::int64_t j, Vector column) __attribute__((always_inline)) {
         return kernel<T, Bytes, form>(L::load(base + r * kTile + j), L::load(less + r * kTile + j),
-                                      differs ? (own[r] - Vector{}) - column : column, s.level);
+                                      differs ? (own[r] - Vector{}) - column : column);
     };
     for (std::int64_t j = 0; j < shared; j += L::count) {
         const Vector column = differs ? L::load(s.column + j) : Vector{};
@@ -129,8 +131,7 @@ template <class T, int Bytes, Form form, int Rows>
                 l[i] = centred[r * s.ld + j + i];
                 used[i] = T(1);
             }
-            const Vector all =
-                kernel<T, Bytes, form>(L::load(b), L::load(less_), (own[r] - Vector{}) - L::load(c), s.level);
+            const Vector all = kernel<T, Bytes, form>(L::load(b), L::load(less_), (own[r] - Vector{}) - L::load(c));
             const Vector value = L::load(used) > T(0) ? all : Vector{};
             cross += value * L::load(l);
             squares += value * value;
@@ -157,13 +158,18 @@ template <class T, int Bytes, Form form>
 }
 
 template <class T, int Bytes>
-[[gnu::always_inline]] inline void powers_body(T level, T* base, T* less, std::int64_t count) {
+[[gnu::always_inline]] inline void powers_body(bool small, const T* levels, T* base, T* less, std::int64_t count) {
     using L = Lanes<T, Bytes>;
     using Vector = typename L::Vector;
-    for (std::int64_t j = 0; j < count; j += L::count) {  // rows are padded to whole tiles
+    for (std::int64_t j = 0; small && j < count; j += L::count) {  // rows are padded to whole tiles
+        const Vector value = power_of_two<T, Vector, typename L::Integers>(-L::load(base + j));
+        L::store(base + j, value);
+        L::store(less + j, value - L::load(levels + j));
+    }
+    for (std::int64_t j = 0; !small && j < count; j += L::count) {
         const Vector value = power_of_two_less_one<T, Vector, typename L::Integers>(-L::load(base + j));
         L::store(base + j, value + T(1));
-        L::store(less + j, value - level);
+        L::store(less + j, value - L::load(levels + j));
     }
 }
 
@@ -237,15 +243,15 @@ template <class T, int Bytes>
 
 template <class T>
 struct Passes {
-    void (*run[6])(Strip<T>&);
-    void (*powers)(T, T*, T*, std::int64_t);
+    void (*run[kForms])(Strip<T>&);
+    void (*powers)(bool, const T*, T*, T*, std::int64_t);
     void (*sums)(bool, const PairFeatures<T>&, std::int64_t, T*);
 };
 
-#define SIMKIT_PASSES(pass, powers, sums)                                                                          \
-    {{pass<T, Form::near>, pass<T, Form::middle>, pass<T, Form::far>, pass<T, Form::fused>, pass<T, Form::scaled>, \
-      pass<T, Form::ready>},                                                                                       \
-     powers<T>,                                                                                                    \
+#define SIMKIT_PASSES(pass, powers, sums)                                                                    \
+    {{pass<T, Form::near>, pass<T, Form::middle>, pass<T, Form::far>, pass<T, Form::fused>,                  \
+      pass<T, Form::fused_small>, pass<T, Form::scaled>, pass<T, Form::scaled_small>, pass<T, Form::ready>}, \
+     powers<T>,                                                                                              \
      sums<T>}
 
 template <class T, Form form>
@@ -253,8 +259,8 @@ void pass_baseline(Strip<T>& s) {
     pass_body<T, 16, form>(s);
 }
 template <class T>
-void powers_baseline(T level, T* base, T* less, std::int64_t count) {
-    powers_body<T, 16>(level, base, less, count);
+void powers_baseline(bool small, const T* levels, T* base, T* less, std::int64_t count) {
+    powers_body<T, 16>(small, levels, base, less, count);
 }
 template <class T>
 void sums_baseline(bool distance, const PairFeatures<T>& f, std::int64_t count, T* q) {
@@ -266,8 +272,9 @@ __attribute__((target("avx2,fma"))) void pass_avx2(Strip<T>& s) {
     pass_body<T, 32, form>(s);
 }
 template <class T>
-__attribute__((target("avx2,fma"))) void powers_avx2(T level, T* base, T* less, std::int64_t count) {
-    powers_body<T, 32>(level, base, less, count);
+__attribute__((target("avx2,fma"))) void powers_avx2(bool small, const T* levels, T* base, T* less,
+                                                     std::int64_t count) {
+    powers_body<T, 32>(small, levels, base, less, count);
 }
 template <class T>
 __attribute__((target("avx2,fma"))) void sums_avx2(bool distance, const PairFeatures<T>& f, std::int64_t count, T* q) {
@@ -278,8 +285,9 @@ __attribute__((target("avx512f,avx512dq,fma"))) void pass_avx512(Strip<T>& s) {
     pass_body<T, 64, form>(s);
 }
 template <class T>
-__attribute__((target("avx512f,avx512dq,fma"))) void powers_avx512(T level, T* base, T* less, std::int64_t count) {
-    powers_body<T, 64>(level, base, less, count);
+__attribute__((target("avx512f,avx512dq,fma"))) void powers_avx512(bool small, const T* levels, T* base, T* less,
+                                                                   std::int64_t count) {
+    powers_body<T, 64>(small, levels, base, less, count);
 }
 template <class T>
 __attribute__((target("avx512f,avx512dq,fma"))) void sums_avx512(bool distance, const PairFeatures<T>& f,
@@ -313,8 +321,8 @@ void candidate_pass(Form form, Strip<T>& strip) {
 }
 
 template <class T>
-void powers(T level, T* base, T* less, std::int64_t count) {
-    passes<T>().powers(level, base, less, count);
+void powers(bool small, const T* levels, T* base, T* less, std::int64_t count) {
+    passes<T>().powers(small, levels, base, less, count);
 }
 
 template <class T>
@@ -329,7 +337,7 @@ template void feature_sums<float>(bool, const PairFeatures<float>&, std::int64_t
 template void feature_sums<double>(bool, const PairFeatures<double>&, std::int64_t, double*);
 template void candidate_pass<float>(Form, Strip<float>&);
 template void candidate_pass<double>(Form, Strip<double>&);
-template void powers<float>(float, float*, float*, std::int64_t);
-template void powers<double>(double, double*, double*, std::int64_t);
+template void powers<float>(bool, const float*, float*, float*, std::int64_t);
+template void powers<double>(bool, const double*, double*, double*, std::int64_t);
 
 }  // namespace simkit

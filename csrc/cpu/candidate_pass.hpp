@@ -15,33 +15,35 @@ struct Strip {
     std::int64_t longer;
     std::int64_t width;  // columns that may be read, whether they count or not
     const T* base;       // [rows], leading dimension kCandidateTile: what the form says
-    const T* less;       // the same, for `near`, `middle` and `far`
+    const T* less;       // the same
     const T* own;        // [rows] the candidate's last feature at the rows' samples
     const T* column;     // and at the columns'
     const T* centred;    // [rows], leading dimension ld: L
     std::int64_t ld;
-    T level;
     T* columns;        // += K
     double* row_sums;  // [rows] += K
     double cross, squares;
 };
 
-// d = own - column.
+// d = own - column; less: what is taken off.
 enum class Form {
-    near,    // K = base 2^(d^2) - level, less being base - level; d^2 <= 1/4
-    middle,  // the same, d^2 <= 1/2
-    far,     // the same, d^2 <= 1
-    fused,   // K = 2^(d^2 - base) - 1 - level
-    scaled,  // K = 2^-base - 1 - level
-    ready    // K = base - level
+    near,          // K = base 2^(d^2) less its levels, `less` being base less them; d^2 <= 1/4
+    middle,        // the same, d^2 <= 1/2
+    far,           // the same, d^2 <= 1
+    fused,         // K = 2^(d^2 - base) - 1 - less
+    fused_small,   // K = 2^(d^2 - base) - less
+    scaled,        // K = 2^-base - 1 - less
+    scaled_small,  // K = 2^-base - less
+    ready          // K = base - less
 };
+constexpr int kForms = 8;
 
 template <class T>
 void candidate_pass(Form form, Strip<T>& strip);
 
-// base [count], q -> 2^-q; less -> 2^-q - 1 - level.
+// base [count], q -> 2^-q; less -> 2^-q - levels where small, 2^-q - 1 - levels else.
 template <class T>
-void powers(T level, T* base, T* less, std::int64_t count);
+void powers(bool small, const T* levels, T* base, T* less, std::int64_t count);
 
 // Features of z [p, n] between `rows` samples from i0 on and samples from j0 on.
 template <class T>

@@ -53,6 +53,13 @@ inline std::vector<std::int64_t> all_rows(const std::vector<std::int64_t>& offse
     return rows;
 }
 
+// What is taken off f in rows i0 <= i < i1 and `count` columns from j0 on; leading dimension kCandidateTile.
+template <class T>
+void level_rows(const T* levels, std::int64_t i0, std::int64_t i1, std::int64_t j0, std::int64_t count, T* out) {
+    for (std::int64_t i = i0; i < i1; ++i, out += kCandidateTile)
+        for (std::int64_t j = 0; j < count; ++j) out[j] = levels[i] + levels[j0 + j];
+}
+
 // Whether what is left of `most` has lost its digits and must be formed again: nothing is left of what is beyond T.
 template <class T>
 [[gnu::always_inline]] inline bool cancelled(T left, T most, T share) {

@@ -16,6 +16,7 @@ namespace simkit {
 namespace {
 
 constexpr std::int64_t kTile = kCandidateTile, kRows = kCandidateRows;
+constexpr double kLog2 = 0.69314718055994531;
 
 // out [count] +-= (own_c - column_c)^2 or own_c column_c for one row of z, or the kernel's function.
 template <class T>
@@ -103,9 +104,16 @@ class Features {
         if (p_.kernel == Kernel::polynomial) to_power(T(p_.length), T(p_.coef0), p_.degree, q, count);
     }
 
-    // f(q_ii) of the rows given.
-    double diagonal(const std::vector<std::int64_t>& rows, std::int64_t i) const {
-        if (distance_) return 1.0;
+    // f, or f - 1, of what was shaped.
+    double value(T shaped, bool small) const {
+        const auto q = static_cast<double>(shaped);
+        if (!distance_) return q;
+        return small ? std::exp2(-q) : std::expm1(-q * kLog2);
+    }
+
+    // The same of (q_ii) of the rows given.
+    double diagonal(const std::vector<std::int64_t>& rows, std::int64_t i, bool small) const {
+        if (distance_) return small ? 1.0 : 0.0;
         double q = 0.0;
         for (std::int64_t row : rows) q += double(p_.z[row * p_.n + i]) * double(p_.z[row * p_.n + i]);
         return std::pow(p_.length * q + p_.coef0, p_.degree);
@@ -130,14 +138,13 @@ class Centred {
             const std::int64_t count = tile.count(i);
             features_.shape(out, count);
             for (std::int64_t j = 0; j < count; ++j) {
-                const double value =
-                    features_.distance() ? std::exp2(-static_cast<double>(out[j])) : static_cast<double>(out[j]);
-                out[j] = static_cast<T>(value - p_.centre[i] - p_.centre[tile.j0 + j] + p_.mean);
+                const double value = features_.value(out[j], p_.small_centre);
+                out[j] = static_cast<T>(value - p_.centre[i] - p_.centre[tile.j0 + j]);
             }
         }
     }
 
-    double diagonal(std::int64_t i) const { return features_.diagonal(rows_, i) - 2.0 * p_.centre[i] + p_.mean; }
+    double diagonal(std::int64_t i) const { return features_.diagonal(rows_, i, p_.small_centre) - 2.0 * p_.centre[i]; }
 
   private:
     const CandidateProblem<T>& p_;
@@ -145,11 +152,29 @@ class Centred {
     std::vector<std::int64_t> rows_;
 };
 
+// In T, what a pass takes off.
+template <class T>
+struct Levels {
+    std::int64_t n;
+    bool each;
+    std::vector<T> values;  // [n], or, each, [candidates, n]
+
+    explicit Levels(const CandidateProblem<T>& problem) : n(problem.n), each(problem.levels_each) {
+        const std::int64_t count = each ? n * static_cast<std::int64_t>(problem.candidates.size()) : n;
+        values.assign(problem.levels, problem.levels + count);
+    }
+
+    const T* of(std::size_t candidate) const {
+        return values.data() + (each ? static_cast<std::int64_t>(candidate) * n : 0);
+    }
+};
+
 template <class T>
 class Worker {
   public:
-    Worker(const CandidateProblem<T>& problem, CandidateSums& out)
+    Worker(const CandidateProblem<T>& problem, const Levels<T>& levels, CandidateSums& out)
         : p_(problem),
+          levels_(levels),
           out_(out),
           features_(problem),
           centred_(problem),
@@ -158,6 +183,7 @@ class Worker {
           rest_(kRows * kTile),
           power_(kRows * kTile),
           less_(kRows * kTile),
+          off_(kRows * kTile),
           l_(problem.packed ? 0 : kRows * kTile),
           low_(problem.candidates.size()),
           high_(problem.candidates.size()),
@@ -170,7 +196,11 @@ class Worker {
         for (std::int64_t i0 = tile_.i0; i0 < tile_.i1; i0 += kRows) {
             const std::int64_t i1 = std::min(tile_.i1, i0 + kRows);
             features_.base(kept_, i0, i1, tile_.j0, tile_.count(i1 - 1), base_.data());
-            if (!p_.packed) centred_.rows(tile_, i0, i1, l_.data());
+            if (!p_.packed && p_.centre) centred_.rows(tile_, i0, i1, l_.data());
+            if (levels_.each)
+                std::fill(off_.begin(), off_.end(), T(0));  // each candidate's own are taken off when its turn comes
+            else
+                level_rows(levels_.of(0), i0, i1, tile_.j0, tile_.j1 - tile_.j0, off_.data());
             if (p_.kernel == Kernel::rbf) {
                 least_ = kMost;
                 for (std::int64_t i = i0; i < i1; ++i)
@@ -178,7 +208,8 @@ class Worker {
                         least_ = std::min(least_, smallest(base_.data() + (i - i0) * kTile, tile_.count(i)));
                 std::copy(base_.begin(), base_.end(), power_.begin());
                 for (std::int64_t i = i0; i < i1; ++i)
-                    powers(level(), power_.data() + (i - i0) * kTile, less_.data() + (i - i0) * kTile, tile_.count(i));
+                    powers(p_.small, off_.data() + (i - i0) * kTile, power_.data() + (i - i0) * kTile,
+                           less_.data() + (i - i0) * kTile, tile_.count(i));
             }
             for (std::size_t k = 0; k < p_.candidates.size(); ++k) add(k, i0, i1);
         }
@@ -198,20 +229,19 @@ class Worker {
         s.width = width;
         s.centred = p_.packed ? p_.packed + tile_.at + (i0 - tile_.i0) * width : l_.data();
         s.ld = p_.packed ? width : kTile;
-        s.level = level();
         sums_.begin(k, i0 - tile_.i0, s);
+        if (levels_.each) level_rows(levels_.of(k), i0, i1, tile_.j0, width, off_.data());
         const Form form = leave_out(unit, k, i0, i1, s);
         candidate_pass(form, s);
         sums_.end(k, s);
     }
-
-    T level() const { return T(features_.distance() ? p_.level - 1.0 : p_.level); }
 
     // What the pass reads for one unit's absence, and in which form. The only feature of an RBF kernel's unit is taken
     // off by the pass itself, as a factor where it is small, or off the distances where they do not cancel.
     Form leave_out(std::int64_t unit, std::size_t k, std::int64_t i0, std::int64_t i1, Strip<T>& s) {
         const std::int64_t first = unit < 0 ? 0 : p_.offsets[unit], last = unit < 0 ? 0 : p_.offsets[unit + 1];
         s.base = base_.data();
+        s.less = off_.data();
         if (p_.kernel == Kernel::rbf && last == first + 1) {
             s.own = p_.z + first * p_.n + i0;
             s.column = p_.z + first * p_.n + tile_.j0;
@@ -221,12 +251,12 @@ class Worker {
                 high = std::max(high, s.own[r]);
             }
             const T away = std::max(high - low_[k], high_[k] - low);
-            s.less = less_.data();
             if (away <= T(1)) {
                 s.base = power_.data();
+                s.less = levels_.each ? lessened(i0, i1) : less_.data();
                 return away <= T(0.5) ? Form::near : away * away <= T(0.5) ? Form::middle : Form::far;
             }
-            if (away * away <= T(0.9) * least_) return Form::fused;
+            if (away * away <= T(0.9) * least_) return p_.small ? Form::fused_small : Form::fused;
         }
         if (first < last || p_.kernel != Kernel::rbf) {
             for (std::int64_t i = i0; i < i1; ++i) {
@@ -241,7 +271,16 @@ class Worker {
             }
             s.base = rest_.data();
         }
-        return features_.distance() ? Form::scaled : Form::ready;
+        if (!features_.distance()) return Form::ready;
+        return p_.small ? Form::scaled_small : Form::scaled;
+    }
+
+    // Of levels of the candidate's own.
+    const T* lessened(std::int64_t i0, std::int64_t i1) {
+        for (std::int64_t i = i0; i < i1; ++i)
+            for (std::int64_t at = (i - i0) * kTile, j = 0; j < tile_.count(i); ++j, ++at)
+                rest_[at] = less_[at] - off_[at];
+        return rest_.data();
     }
 
     // The range of each candidate's last feature over the tile's columns.
@@ -255,11 +294,12 @@ class Worker {
     }
 
     const CandidateProblem<T>& p_;
+    const Levels<T>& levels_;
     CandidateSums& out_;
     Features<T> features_;
     Centred<T> centred_;
     std::vector<std::int64_t> kept_;
-    std::vector<T> base_, rest_, power_, less_, l_, low_, high_;
+    std::vector<T> base_, rest_, power_, less_, off_, l_, low_, high_;
     TileSums<T> sums_;
     T least_ = 0;  // of all distances in the rows at hand
     CandidateTile tile_{};
@@ -293,9 +333,11 @@ void add_diagonal(const CandidateProblem<T>& problem, CandidateSums& out) {
         for (std::int64_t unit : problem.kept)
             if (unit != problem.candidates[k]) units.push_back(unit);
         const std::vector<std::int64_t> rows = rows_of(problem.offsets, units);
+        const double* levels =
+            problem.levels + (problem.levels_each ? static_cast<std::int64_t>(k) * problem.n : std::int64_t{0});
         for (std::int64_t i = 0; i < problem.n; ++i) {
-            const double value = features.diagonal(rows, i) - problem.level;
-            out.cross[k] += value * centred.diagonal(i);
+            const double value = features.diagonal(rows, i, problem.small) - 2.0 * levels[i];
+            if (problem.centre) out.cross[k] += value * centred.diagonal(i);
             out.squares[k] += value * value;
             out.rows[static_cast<std::int64_t>(k) * problem.n + i] += value;
         }
@@ -316,7 +358,8 @@ CandidateSums candidate_sums(const CandidateProblem<T>& problem, const Poll& pol
     const std::size_t count = problem.candidates.size();
     CandidateSums out{std::vector<double>(count), std::vector<double>(count),
                       std::vector<double>(count * static_cast<std::size_t>(problem.n))};
-    for_each_tile(tile_count(problem.n), problem.threads, poll, [&] { return Worker<T>(problem, out); });
+    const Levels<T> levels(problem);
+    for_each_tile(tile_count(problem.n), problem.threads, poll, [&] { return Worker<T>(problem, levels, out); });
     if (!problem.debiased) add_diagonal(problem, out);
     return out;
 }

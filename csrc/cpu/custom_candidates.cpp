@@ -146,8 +146,7 @@ std::optional<KernelOutOfRange> centred_rows(const Problem& problem, const Indic
     for (std::int64_t i = i0; i < i1; ++i, out += kTile) {
         const std::int64_t count = tile.count(i);
         if (const auto bad = kernels.values(i - i0, count, out)) return bad;
-        for (std::int64_t j = 0; j < count; ++j)
-            out[j] = out[j] - problem.centre[i] - problem.centre[tile.j0 + j] + problem.mean;
+        for (std::int64_t j = 0; j < count; ++j) out[j] = out[j] - problem.centre[i] - problem.centre[tile.j0 + j];
     }
     return std::nullopt;
 }
@@ -163,6 +162,10 @@ struct Shared {
         norms = squares;
         to_norms(norms.data(), of.n);
     }
+
+    const double* levels(std::size_t candidate) const {
+        return problem.levels + (problem.levels_each ? static_cast<std::int64_t>(candidate) * problem.n : 0);
+    }
 };
 
 class Worker {
@@ -174,6 +177,7 @@ class Worker {
           kernels_(shared.problem),
           sums_(shared.problem.candidates.size()),
           values_(kRows * kTile),
+          off_(kRows * kTile),
           l_(shared.problem.packed ? 0 : kRows * kTile),
           rest_(kTile),
           part_(kTile) {}
@@ -184,7 +188,7 @@ class Worker {
         sums_.clear();
         for (std::int64_t i0 = tile_.i0; i0 < tile_.i1 && !bad_; i0 += kRows) {
             const std::int64_t i1 = std::min(tile_.i1, i0 + kRows);
-            if (!p_.packed) bad_ = centred_rows(p_, s_.all, tile_, i0, i1, kernels_, l_.data());
+            if (!p_.packed && p_.centre) bad_ = centred_rows(p_, s_.all, tile_, i0, i1, kernels_, l_.data());
             kernels_.base(s_.kept, i0, i1, tile_.j0, tile_.count(i1 - 1));
             for (std::size_t k = 0; k < p_.candidates.size() && !bad_; ++k) {
                 pause();
@@ -223,7 +227,8 @@ class Worker {
         s.base = values_.data();
         s.centred = p_.packed ? p_.packed + tile_.at + (i0 - tile_.i0) * width : l_.data();
         s.ld = p_.packed ? width : kTile;
-        s.level = p_.level;
+        level_rows(s_.levels(k), i0, i1, tile_.j0, width, off_.data());
+        s.less = off_.data();
         sums_.begin(k, i0 - tile_.i0, s);
         candidate_pass(Form::ready, s);
         sums_.end(k, s);
@@ -246,7 +251,7 @@ class Worker {
     CandidateSums& out_;
     Kernels kernels_;
     TileSums<double> sums_;
-    std::vector<double> values_, l_, rest_, part_;
+    std::vector<double> values_, off_, l_, rest_, part_;
     std::optional<KernelOutOfRange> bad_{};
     CandidateTile tile_{};
 };
@@ -305,7 +310,7 @@ class DiagonalWorker {
         std::fill(rest_.begin(), rest_.end(), 0.0);
         for (std::int64_t row : s_.all) add_squares(1.0, p_.z + row * p_.n + j0_, rest_.data(), count_);
         bad_ = kernels_.diagonal(rest_.data(), count_, centred_.data());
-        for (std::int64_t j = 0; j < count_; ++j) centred_[j] = centred_[j] - 2.0 * p_.centre[j0_ + j] + p_.mean;
+        for (std::int64_t j = 0; p_.centre && j < count_; ++j) centred_[j] -= 2.0 * p_.centre[j0_ + j];
         for (std::size_t k = 0; k < p_.candidates.size() && !bad_; ++k) {
             pause();
             add(k);
@@ -330,7 +335,7 @@ class DiagonalWorker {
         cross_[k] = squares_[k] = 0.0;
         double* rows = out_.rows.data() + static_cast<std::int64_t>(k) * p_.n + j0_;  // which no other worker writes to
         for (std::int64_t j = 0; j < count_; ++j) {
-            const double value = values_[j] - p_.level;
+            const double value = values_[j] - 2.0 * s_.levels(k)[j0_ + j];
             cross_[k] += value * centred_[j];
             squares_[k] += value * value;
             rows[j] += value;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <utility>
 
@@ -12,18 +13,23 @@ namespace simkit {
 namespace {
 
 constexpr double kTie = 1e-12;
-constexpr double kStale = 0.25;  // share of Q that is left when q is formed again
+constexpr double kStale = 0.25;       // share of Q that is left when q is formed again
+constexpr double kDominated = 0.125;  // and when it is formed without a unit, not by taking the unit off
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
 // (linear - r_i) / sqrt(quadratic - 2 q_i + d_i) * factor, -inf where the root is not of a positive number, or where
-// the total, of which the factor holds the root, is none: a pick is always a unit.
-SIMKIT_CLONES void score_all(double linear, double quadratic, double factor, const double* r, const double* q,
-                             const double* d, double* scores, std::int64_t count) {
+// the total, of which the factor holds the root, is none: a pick is always a unit. True: a unit leaves less than
+// `least`.
+SIMKIT_CLONES bool score_all(double linear, double quadratic, double factor, double least, const double* r,
+                             const double* q, const double* d, double* scores, std::int64_t count) {
+    std::int64_t less = 0;
     for (std::int64_t i = 0; i < count; ++i) {
         const double left = quadratic - 2.0 * q[i] + d[i];
         const double value = (linear - r[i]) / std::sqrt(left) * factor;
         scores[i] = left > 0.0 && value == value ? value : kNone;
+        less |= left < least;
     }
+    return less != 0;
 }
 
 // A is symmetric, so its rows may be added up where the sums of rows are wanted.
@@ -43,40 +49,42 @@ SIMKIT_CLONES double largest(const double* values, std::int64_t count) {
     return *std::max_element(most, most + lanes);
 }
 
-// The units still kept, ascending, with their r, q and A_kk side by side.
-class Kept {
+// Units of A, ascending, with what their scores are made of: r_i over all units, q_i over these, A_ii; R, Q their sums.
+class Subset {
   public:
-    Kept(const double* a, std::int64_t u) : a_(a), u_(u), alive_(u), r_(u, 0.0), q_(u), d_(u) {
-        std::iota(alive_.begin(), alive_.end(), std::int64_t{0});
-        double total = 0.0;
-        for (std::int64_t i = 0; i < u; ++i) {
-            add_row(a + i * u, r_.data(), u);
-            d_[i] = a[i * u + i];
+    Subset(const double* a, std::int64_t u, const std::vector<double>& r, std::vector<std::int64_t> units)
+        : a_(a), u_(u), units_(std::move(units)), q_(units_.size()) {
+        for (std::int64_t i : units_) {
+            r_.push_back(r[i]);
+            d_.push_back(a[i * u + i]);
         }
-        for (double r : r_) total += r;
-        factor_ = 1.0 / std::sqrt(total);
-        q_ = r_;
-        linear_ = quadratic_ = fresh_ = total;
+        refresh();
     }
 
-    const std::vector<std::int64_t>& alive() const { return alive_; }
+    const std::vector<std::int64_t>& units() const { return units_; }
+    double quadratic() const { return quadratic_; }
+    double left(std::size_t place) const { return quadratic_ - 2.0 * q_[place] + d_[place]; }
 
-    // CKA(all, kept without alive()[i]) for every i; -inf where it is undefined.
-    void score(std::vector<double>& scores) const {
-        scores.assign(alive_.size(), kNone);
-        if (alive_.size() > 1)
-            score_all(linear_, quadratic_, factor_, r_.data(), q_.data(), d_.data(), scores.data(),
-                      static_cast<std::int64_t>(alive_.size()));
+    // Of these units; -inf where it is undefined.
+    double score(double factor) const {
+        const double value = linear_ / std::sqrt(quadratic_) * factor;
+        return quadratic_ > 0.0 && value == value ? value : kNone;
     }
 
-    void remove(std::size_t place) {
-        const double* row = a_ + alive_[place] * u_;
-        linear_ -= r_[place];
-        quadratic_ -= 2.0 * q_[place] - d_[place];
-        const auto at = static_cast<std::ptrdiff_t>(place);
-        alive_.erase(alive_.begin() + at);
+    // Without each of them. True: one of them leaves less than `least` of Q.
+    bool scores_without(double factor, double least, std::vector<double>& scores) const {
+        return score_all(linear_, quadratic_, factor, least, r_.data(), q_.data(), d_.data(), scores.data(),
+                         static_cast<std::int64_t>(units_.size()));
+    }
+
+    void remove(std::int64_t unit) {
+        const auto at = std::lower_bound(units_.begin(), units_.end(), unit) - units_.begin();
+        const double* row = a_ + unit * u_;
+        linear_ -= r_[at];
+        quadratic_ -= 2.0 * q_[at] - d_[at];
+        units_.erase(units_.begin() + at);
         for (auto* values : {&r_, &q_, &d_}) values->erase(values->begin() + at);
-        for (std::size_t i = 0; i < alive_.size(); ++i) q_[i] -= row[alive_[i]];
+        for (std::size_t i = 0; i < units_.size(); ++i) q_[i] -= row[units_[i]];
         if (!(quadratic_ > kStale * fresh_)) refresh();
     }
 
@@ -84,9 +92,9 @@ class Kept {
     void refresh() {
         linear_ = quadratic_ = 0.0;
         std::vector<double> sums(u_, 0.0);
-        for (std::int64_t i : alive_) add_row(a_ + i * u_, sums.data(), u_);
-        for (std::size_t i = 0; i < alive_.size(); ++i) {
-            q_[i] = sums[alive_[i]];
+        for (std::int64_t i : units_) add_row(a_ + i * u_, sums.data(), u_);
+        for (std::size_t i = 0; i < units_.size(); ++i) {
+            q_[i] = sums[units_[i]];
             linear_ += r_[i];
             quadratic_ += q_[i];
         }
@@ -95,9 +103,73 @@ class Kept {
 
     const double* a_;
     std::int64_t u_;
-    std::vector<std::int64_t> alive_;
+    std::vector<std::int64_t> units_;
     std::vector<double> r_, q_, d_;
-    double factor_ = 0.0, linear_ = 0.0, quadratic_ = 0.0, fresh_ = 0.0;
+    double linear_ = 0.0, quadratic_ = 0.0, fresh_ = 0.0;
+};
+
+std::vector<double> row_sums(const double* a, std::int64_t u) {
+    std::vector<double> sums(u, 0.0);
+    for (std::int64_t i = 0; i < u; ++i) add_row(a + i * u, sums.data(), u);
+    return sums;
+}
+
+std::vector<std::int64_t> first_units(std::int64_t u) {
+    std::vector<std::int64_t> units(u);
+    std::iota(units.begin(), units.end(), std::int64_t{0});
+    return units;
+}
+
+// The units still kept. What a unit leaves of Q is lost in the rounding of Q where it makes up nearly all of it; the
+// others, without it, are then followed by themselves. (Of a biased A, whose elements are none below 0, that is one
+// unit at a time.)
+class Kept {
+  public:
+    Kept(const double* a, std::int64_t u)
+        : a_(a),
+          u_(u),
+          r_(row_sums(a, u)),
+          kept_(a, u, r_, first_units(u)),
+          factor_(1.0 / std::sqrt(kept_.quadratic())) {}
+
+    const std::vector<std::int64_t>& alive() const { return kept_.units(); }
+
+    // CKA(all, kept without alive()[i]) for every i; -inf where it is undefined.
+    void score(std::vector<double>& scores) {
+        scores.assign(alive().size(), kNone);
+        if (alive().size() < 2) return;
+        const double least = kDominated * kept_.quadratic();
+        const bool dominated = kept_.scores_without(factor_, least, scores);
+        if (!dominated) rests_.clear();
+        for (std::size_t i = 0; dominated && i < scores.size(); ++i)
+            if (kept_.left(i) < least) scores[i] = rest(i).score(factor_);
+    }
+
+    void remove(std::size_t place) {
+        const std::int64_t unit = alive()[place];
+        kept_.remove(unit);
+        rests_.erase(unit);
+        for (auto& [without, rest] : rests_) rest.remove(unit);
+    }
+
+  private:
+    const Subset& rest(std::size_t place) {
+        const std::int64_t unit = alive()[place];
+        auto found = rests_.find(unit);
+        if (found == rests_.end()) {
+            std::vector<std::int64_t> others = alive();
+            others.erase(others.begin() + static_cast<std::ptrdiff_t>(place));
+            found = rests_.emplace(unit, Subset(a_, u_, r_, std::move(others))).first;
+        }
+        return found->second;
+    }
+
+    const double* a_;
+    std::int64_t u_;
+    std::vector<double> r_;
+    Subset kept_;
+    double factor_;
+    std::map<std::int64_t, Subset> rests_;
 };
 
 std::size_t pick_best(const std::vector<double>& scores) {
@@ -110,8 +182,7 @@ std::size_t pick_best(const std::vector<double>& scores) {
 // Units by falling first-step score, ties to the lowest index.
 std::vector<std::int64_t> rank(std::vector<double> scores) {
     std::vector<std::int64_t> ranking;
-    std::vector<std::int64_t> units(scores.size());
-    std::iota(units.begin(), units.end(), std::int64_t{0});
+    std::vector<std::int64_t> units = first_units(static_cast<std::int64_t>(scores.size()));
     while (!units.empty()) {
         const std::size_t i = pick_best(scores);
         ranking.push_back(units[i]);

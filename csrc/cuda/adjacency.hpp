@@ -239,7 +239,7 @@ Adjacency adjacency_in(M& machine, const MatrixView& x, const std::vector<double
     }
     const bool pairs = found.largest >= found.smallest;
     out.nearest = pairs ? std::max(0.0, 2.0 - 2.0 * static_cast<double>(found.largest)) : kNotANumber<double>;
-    out.farthest = pairs ? std::min(4.0, 2.0 - 2.0 * static_cast<double>(found.smallest)) : kNotANumber<double>;
+    out.farthest = pairs ? std::clamp(2.0 - 2.0 * static_cast<double>(found.smallest), 0.0, 4.0) : kNotANumber<double>;
     if (out.zeros.size() > 1) join_zeros(machine, out.zeros, n, thresholds, bits);
     return out;
 }

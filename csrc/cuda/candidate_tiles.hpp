@@ -2,10 +2,10 @@
 //
 // A thread keeps 16 pairs: what they start from and L stay in registers while the candidates of a block pass, one at a
 // time, so that of a candidate only its features at 64 + 64 samples are read. A pair and candidate takes, one feature a
-// unit and the quick form, a difference, a fused square, 2^x, the level, and four sums: 8 instructions, one of them
-// special. A multiprocessor of sm_90 starts 128 a clock, 16 of the special ones: both limits are 16 pairs a clock, that
-// is 4.2e12 a second for 132 multiprocessors at 1.98 GHz. The sums of rows, columns and products across threads add
-// about 30 instructions to a thread's 16 pairs, a quarter.
+// unit and the quick form, a difference, a fused square, 2^x, two of the levels, and four sums: 9 instructions, one of
+// them special. A multiprocessor of sm_90 starts 128 a clock, 16 of the special ones: both limits are 16 pairs a clock,
+// that is 4.2e12 a second for 132 multiprocessors at 1.98 GHz. The sums of rows, columns and products across threads
+// add about 30 instructions to a thread's 16 pairs, a quarter.
 #pragma once
 
 #include "cuda/pair_tiles.hpp"
@@ -71,6 +71,8 @@ struct CandidateTiles {
     Index count, first, tiles;   // of them, its first one's number, all there are
     bool diagonal;               // i = j counts
     Value value;
+    const T* levels;  // [n] in rows of whole strips, each candidate's `each` further, or 0
+    Index each;
     T* slots;
     double* sums;
 
@@ -147,7 +149,10 @@ struct CandidateTiles {
                 leave_out(a, b, g.start, g.x);
             else
                 leave_out(a, b, g.x, g.x);
-            if (row.last()) finish(row, place, thread, shared.parts[done++], g);
+            if (row.last()) {
+                finish(row, place, slice.first + done, thread, shared.parts[done], g);
+                ++done;
+            }
         }
     }
 
@@ -159,16 +164,16 @@ struct CandidateTiles {
         }
     }
 
-    SIMKIT_BOTH void finish(const CandidateRow& row, const TilePlace& place, int thread, Parts& parts,
+    SIMKIT_BOTH void finish(const CandidateRow& row, const TilePlace& place, Index candidate, int thread, Parts& parts,
                             Registers& g) const {
         if constexpr (Value::kQuick) {
             if (!g.careful) {
-                add_up<false>(place, thread, parts, g);
+                add_up<false>(place, candidate, thread, parts, g);
                 return;
             }
         }
         if constexpr (Value::kDistance) mend(row, place, thread, g);
-        add_up<true>(place, thread, parts, g);
+        add_up<true>(place, candidate, thread, parts, g);
     }
 
     // Distances that have cancelled are formed again from the rows that are left: what rounding leaves of them may be
@@ -202,12 +207,17 @@ struct CandidateTiles {
     }
 
     template <bool Masked>
-    SIMKIT_BOTH void add_up(const TilePlace& place, int thread, Parts& parts, const Registers& g) const {
+    SIMKIT_BOTH void add_up(const TilePlace& place, Index candidate, int thread, Parts& parts,
+                            const Registers& g) const {
+        const T* const off = levels + candidate * each;
+        const auto own = *reinterpret_cast<const PairEdge<T>*>(off + place.row * kWidth + PairTile::row(thread, 0));
+        const auto other =
+            *reinterpret_cast<const PairEdge<T>*>(off + place.column * kWidth + PairTile::column(thread, 0));
         PairEdge<T> down{}, across{};
         T cross = T(0), squares = T(0);
         SIMKIT_UNROLL
         for (int e = 0; e < kOwn; ++e) {
-            T k = value(g.x[e]), counted = k;
+            T k = value(g.x[e]) - (own.value[e / kEdge] + other.value[e % kEdge]), counted = k;
             bool twice = true;
             if constexpr (Masked) {
                 if (!(g.inside >> e & 1u)) k = T(0);

@@ -1,4 +1,4 @@
-// Kernels of what candidates leave, less their level: x is -q of distances, q of products. See ops/candidates.hpp.
+// Kernels of what candidates leave: x is -q of distances, q of products. See ops/candidates.hpp.
 #pragma once
 
 #include <cmath>
@@ -25,44 +25,50 @@ SIMKIT_BOTH inline float power_of_two(float x) {
 #endif
 }
 
+SIMKIT_BOTH inline double power_of_two(double x) { return exp2(x); }
+
 // Of a value: kDistance, and whether there is a quick form, for x >= -most() whatever they were before a candidate was
 // left out: what is left of a distance of most() that cancels is off by about 1e-6, by 2e-5 where hundreds of rows
 // differ alike, whose squares round alike.
 
-// Float32, a level that is not near 1: the rounding of 2^x is small beside what K varies by.
-struct OrdinaryRbf {
-    static constexpr bool kDistance = true, kQuick = true;
-    float level;
+// f, where it is small.
+template <class T>
+struct SmallRbf {
+    static constexpr bool kDistance = true, kQuick = sizeof(T) == 4;
 
-    explicit OrdinaryRbf(double about) : level(static_cast<float>(about)) {}
-    SIMKIT_BOTH float operator()(float x) const { return power_of_two(x) - level; }
-    SIMKIT_BOTH static float most() { return 16.0f; }
+    SIMKIT_BOTH T operator()(T x) const { return power_of_two(x); }
+    SIMKIT_BOTH static T most() { return T(16); }
 };
 
 template <class T>
+struct SmallLaplacian {
+    static constexpr bool kDistance = true, kQuick = false;
+
+    SIMKIT_BOTH T operator()(T x) const { return power_of_two(-root(-x)); }
+};
+
+// f - 1.
+template <class T>
 struct RbfNearOne {
     static constexpr bool kDistance = true, kQuick = false;
-    T rest;  // level - 1
 
-    explicit RbfNearOne(double about) : rest(static_cast<T>(about - 1.0)) {}
-    SIMKIT_BOTH T operator()(T x) const { return power_of_two_less_one(x) - rest; }
+    SIMKIT_BOTH T operator()(T x) const { return power_of_two_less_one(x); }
 };
 
 template <class T>
 struct LaplacianNearOne {
     static constexpr bool kDistance = true, kQuick = false;
-    T rest;
 
-    explicit LaplacianNearOne(double about) : rest(static_cast<T>(about - 1.0)) {}
-    SIMKIT_BOTH T operator()(T x) const { return power_of_two_less_one(-root(-x)) - rest; }
+    SIMKIT_BOTH T operator()(T x) const { return power_of_two_less_one(-root(-x)); }
 };
 
+// f.
 struct PolynomialValue {
     static constexpr bool kDistance = false, kQuick = true;
-    double length, coef0, level;
+    double length, coef0;
     int degree;
 
-    SIMKIT_BOTH double operator()(double x) const { return whole_power(length * x + coef0, degree) - level; }
+    SIMKIT_BOTH double operator()(double x) const { return whole_power(length * x + coef0, degree); }
 };
 
 }  // namespace simkit::cuda

@@ -23,11 +23,12 @@ class Held : public HeldCandidates {
         }
     }
 
-    CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates, double level,
-                         bool rows) override {
+    CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates,
+                         const CandidateLevels& levels, bool rows) override {
         const std::lock_guard<std::mutex> alone(mutex_);  // calls share their workspace
-        return at_place(place_, Index{0},
-                        [&](Machine& machine, Index) { return search_->sums(machine, kept, candidates, level, rows); });
+        return at_place(place_, Index{0}, [&](Machine& machine, Index) {
+            return search_->sums(machine, kept, candidates, levels, rows);
+        });
     }
 
     Index packed_bytes() const override { return search_->packed_bytes(); }

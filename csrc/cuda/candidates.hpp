@@ -35,7 +35,9 @@ struct CandidateSizes {
         sizes.packed = sizes.tiles * tile <= room.packed;
         const Index each = sizes.packed ? tile : 2 * tile;  // starts, and L where it is formed again
         sizes.group = smaller(sizes.tiles, larger(1, room.bytes / 2 / each));
-        const Index candidate = problem.n * (sizes.strips * static_cast<Index>(sizeof(T)) + 8) + 16 * sizes.tiles;
+        const Index wide = sizes.strips * PairTile::kWidth;
+        const Index candidate = problem.n * (sizes.strips * static_cast<Index>(sizeof(T)) + 8) +
+                                wide * static_cast<Index>(sizeof(T)) + 16 * sizes.tiles;
         const Index left = larger(room.bytes - sizes.group * each, 0) / candidate;
         sizes.candidates = larger(1, smaller(room.candidates, left));
         return sizes;
@@ -132,6 +134,7 @@ class CandidateSearch {
           places_(machine.template array<TilePlace>(sizes_.tiles)),
           starts_(machine.template array<T>(sizes_.group * PairTile::kCells)),
           l_(machine.template array<T>((sizes_.packed ? sizes_.tiles : sizes_.group) * PairTile::kCells)),
+          levels_(machine.template array<T>(sizes_.candidates * wide())),
           slots_(machine.template array<T>(sizes_.candidates * sizes_.strips * n())),
           sums_(machine.template array<double>(sizes_.candidates * 2 * sizes_.tiles)),
           rows_(machine.template array<double>(sizes_.candidates * n())),
@@ -150,14 +153,15 @@ class CandidateSearch {
         return sizes_.packed ? sizes_.tiles * PairTile::kCells * static_cast<Index>(sizeof(T)) : 0;
     }
 
-    CandidateTotals sums(M& machine, const std::vector<Index>& kept, const std::vector<Index>& candidates, double level,
-                         bool with_rows) {
+    CandidateTotals sums(M& machine, const std::vector<Index>& kept, const std::vector<Index>& candidates,
+                         const CandidateLevels& levels, bool with_rows) {
         const Index all = static_cast<Index>(candidates.size());
         CandidateTotals out;
         CandidateLists lists(problem_.offsets, kept);
         for (Index first = 0; first < all; first += sizes_.candidates) {
             const Index count = smaller(sizes_.candidates, all - first);
-            evaluate(machine, lists, candidates.data() + first, count, level, first == 0);
+            if (first == 0 || levels.each) send_levels(machine, levels, first, count);
+            evaluate(machine, lists, candidates.data() + first, count, levels, first == 0);
             machine.run(Join{slots_.data(), sums_.data(), n(), sizes_.strips, sizes_.tiles,
                              with_rows ? rows_.data() : nullptr, totals_.data()},
                         count);
@@ -175,6 +179,7 @@ class CandidateSearch {
 
     Index n() const { return problem_.n; }
     Index p() const { return problem_.offsets.back(); }
+    Index wide() const { return sizes_.strips * PairTile::kWidth; }
     Index widest() const {
         Index most = 1;
         for (std::size_t u = 1; u < problem_.offsets.size(); ++u)
@@ -183,7 +188,8 @@ class CandidateSearch {
     }
 
     // fresh: nothing of these kept units was formed yet.
-    void evaluate(M& machine, CandidateLists& lists, const Index* candidates, Index count, double level, bool fresh) {
+    void evaluate(M& machine, CandidateLists& lists, const Index* candidates, Index count,
+                  const CandidateLevels& levels, bool fresh) {
         using Any = CandidateTiles<T, RbfNearOne<T>>;
         lists.part_up(candidates, count, sizes_.part(count), Any::kRows, Any::kBatch);
         std::vector<std::int32_t> all = lists.all();
@@ -195,13 +201,30 @@ class CandidateSearch {
                 form_starts(machine, lists, first, here);
                 if (!sizes_.packed) form_l(machine, first, here);
             }
-            with_value(level, [&](const auto& value) {
+            with_value(levels.small, [&](const auto& value) {
                 using Tiles = CandidateTiles<T, std::decay_t<decltype(value)>>;
                 const std::int32_t* at = lists_.data();
                 const T* l = l_.data() + (sizes_.packed ? first : 0) * PairTile::kCells;
-                machine.run(Tiles{problem_.z, starts_.data(), l, at, n(), sizes_.strips, lists.kept_rows(),
-                                  lists.rows(at), lists.slices(at), lists.begins(at), places_.data() + first, here,
-                                  first, sizes_.tiles, !problem_.debiased, value, slots_.data(), sums_.data()},
+                machine.run(Tiles{problem_.z,
+                                  starts_.data(),
+                                  l,
+                                  at,
+                                  n(),
+                                  sizes_.strips,
+                                  lists.kept_rows(),
+                                  lists.rows(at),
+                                  lists.slices(at),
+                                  lists.begins(at),
+                                  places_.data() + first,
+                                  here,
+                                  first,
+                                  sizes_.tiles,
+                                  !problem_.debiased,
+                                  value,
+                                  levels_.data(),
+                                  levels.each ? wide() : Index{0},
+                                  slots_.data(),
+                                  sums_.data()},
                             here * lists.parts());
             });
         }
@@ -222,7 +245,8 @@ class CandidateSearch {
 
     void form_l(M& machine, Index first, Index count) {
         using L = CentredValue<T>;
-        const L value{problem_.kernel, problem_.length, problem_.coef0, problem_.degree, centre_.data(), problem_.mean};
+        const L value{problem_.kernel, problem_.length, problem_.coef0,
+                      problem_.degree, centre_.data(),  problem_.small_centre};
         const TilePlace* places = places_.data() + first;
         if (distance())
             return machine.run(PairTiles<T, true, L>{problem_.z, nullptr, n(), p(), places, value, l_.data()}, count);
@@ -230,27 +254,33 @@ class CandidateSearch {
             machine.run(PairTiles<T, false, L>{problem_.z, nullptr, n(), p(), places, value, l_.data()}, count);
     }
 
-    // Float32 values of a level far from 1 have a cheaper form.
     template <class Call>
-    void with_value(double level, const Call& call) const {
-        constexpr double near_one = 0.5;
+    void with_value(bool small, const Call& call) const {
         if constexpr (sizeof(T) == 8) {
             if (problem_.kernel == Kernel::polynomial)
-                return call(PolynomialValue{problem_.length, problem_.coef0, level, problem_.degree});
-        } else {
-            if (problem_.kernel == Kernel::rbf && level <= near_one) return call(OrdinaryRbf(level));
+                return call(PolynomialValue{problem_.length, problem_.coef0, problem_.degree});
         }
-        if (problem_.kernel == Kernel::rbf)
-            call(RbfNearOne<T>(level));
+        const bool rbf = problem_.kernel == Kernel::rbf;
+        if (small)
+            rbf ? call(SmallRbf<T>{}) : call(SmallLaplacian<T>{});
         else
-            call(LaplacianNearOne<T>(level));
+            rbf ? call(RbfNearOne<T>{}) : call(LaplacianNearOne<T>{});
+    }
+
+    // In T, rows of whole strips: of each of `count` candidates from `first` on, or of all.
+    void send_levels(M& machine, const CandidateLevels& levels, Index first, Index count) {
+        const Index rows = levels.each ? count : 1, own = levels.each ? first : 0;
+        std::vector<T> all(static_cast<std::size_t>(rows * wide()));
+        for (Index r = 0; r < rows; ++r)
+            for (Index i = 0; i < n(); ++i) all[r * wide() + i] = static_cast<T>(levels.values[(own + r) * n() + i]);
+        machine.send(levels_, machine.kept.keep(std::move(all)), rows * wide());
     }
 
     CandidateProblem<T> problem_;
     CandidateSizes sizes_;
     typename M::template Array<double> centre_;
     typename M::template Array<TilePlace> places_;
-    typename M::template Array<T> starts_, l_, slots_;
+    typename M::template Array<T> starts_, l_, levels_, slots_;
     typename M::template Array<double> sums_, rows_, totals_;
     typename M::template Array<std::int32_t> lists_;
 };

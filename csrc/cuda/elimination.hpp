@@ -51,6 +51,7 @@ struct Eliminate {
     static constexpr int kThreads = 512, kResident = 1, kMembers = 32, kGroups = kThreads / kMembers;
     static constexpr double kTie = 1e-12, kNone = -std::numeric_limits<double>::infinity();
     static constexpr double kStale = 0.25;  // share of Q that is left when q is formed again
+    static constexpr double kLost = 1e-4;   // and below which a score without a unit is off by more than kTie
 
     enum class Phase { enter, join_totals, begin, join_best, choose, join_picks, strike };
 
@@ -161,6 +162,11 @@ struct Eliminate {
         return defined ? value : kNone;
     }
 
+    // Whether next to nothing of Q is left without a unit, so that rounding has taken digits of the score.
+    SIMKIT_BOTH static bool lost(const SquareTask& task, const Registers& at, double h) {
+        return task.u - at.removed > 1 && at.quadratic - h < kLost * at.quadratic;
+    }
+
     SIMKIT_BOTH static double best_of(const Page& page) {
         double most = kNone;
         SIMKIT_UNROLL
@@ -170,10 +176,15 @@ struct Eliminate {
     }
 
     // Scores of a page's units, or what they were in the first place.
-    SIMKIT_BOTH void rate(const SquareTask& task, Registers& at) const {
+    SIMKIT_BOTH void rate(const SquareTask& task, Progress& own, Registers& at) const {
         if (greedy || at.removed == 0) {
+            bool any = false;
             SIMKIT_UNROLL
-            for (int e = 0; e < E; ++e) at.page.score[e] = score(task, at, at.page.h[e], at.page.r[e]);
+            for (int e = 0; e < E; ++e) {
+                at.page.score[e] = score(task, at, at.page.h[e], at.page.r[e]);
+                any = any || (kept(at.page, e) && lost(task, at, at.page.h[e]));
+            }
+            if (any) own.lost = true;  // as every thread would write it
         }
         at.most = larger(at.most, best_of(at.page));
     }
@@ -270,7 +281,7 @@ struct Eliminate {
         }
         for (Index number = 0; number < pages(task); ++number) {
             turn_to(task, number, thread, at.page);
-            rate(task, at);
+            rate(task, own, at);
             put_back(task, number, thread, at.page);
             if (!InMemory && !greedy && at.removed == 0) keep_ranks(task, thread, at.page);
         }
@@ -312,6 +323,7 @@ struct Eliminate {
         const int owner = static_cast<int>(least % kThreads);
         const double h = shared.h[owner], r = shared.r[owner];
         at.found = greedy ? shared.score[owner] : score(task, at, h, r);
+        if (thread == 0 && lost(task, at, h)) own.lost = true;
         if (min_cka == min_cka && !(at.found >= min_cka)) {
             if (thread == 0) {
                 own.removed = at.removed;
@@ -332,7 +344,7 @@ struct Eliminate {
         for (Index number = 0; number < pages(task); ++number) {
             turn_to(task, number, thread, at.page);
             subtract(task, number, thread, at);
-            rate(task, at);
+            rate(task, own, at);
             put_back(task, number, thread, at.page);
         }
         shared.value[thread] = at.most;

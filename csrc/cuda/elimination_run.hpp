@@ -49,7 +49,7 @@ class EliminationRun {
         std::vector<Elimination> out;
         for (std::size_t k = 0; k < progress.size(); ++k) {
             const SquareTask& task = sums_.places()[k];
-            out.push_back({{}, {}, std::numeric_limits<double>::infinity()});
+            out.push_back({{}, {}, std::numeric_limits<double>::infinity(), progress[k].lost});
             for (Index step = 0; step < progress[k].removed; ++step) {
                 const Removal& removal = removals[task.done + step];
                 const bool known = removal.cka != -std::numeric_limits<double>::infinity();

@@ -20,8 +20,8 @@ static_assert(kSentAs<SquareTask, 48> && offsetof(SquareTask, done) == 40);
 // What a launch leaves for the next one, of one matrix.
 struct Progress {
     Index removed;
-    double factor;  // 1 / sqrt(T)
-    bool finished;
+    double factor;        // 1 / sqrt(T)
+    bool finished, lost;  // lost: a unit left next to nothing of Q, of which rounding has taken digits
 };
 static_assert(kSentAs<Progress, 24> && offsetof(Progress, finished) == 16);
 

@@ -31,7 +31,7 @@ struct CandidateStart {
     SIMKIT_BOTH T operator()(T q, Index, Index) const { return Distance ? -q : q; }
 };
 
-// L = f(q) - centre_i - centre_j + mean; f in float64.
+// L = f(q) - centre_i - centre_j, or f - 1 of a distance unless it is small; f in float64.
 template <class T>
 struct CentredValue {
     static constexpr bool kCostly = true;
@@ -39,14 +39,15 @@ struct CentredValue {
     double length, coef0;
     int degree;
     const double* centre;  // [n]
-    double mean;
+    bool small;
 
     SIMKIT_BOTH T operator()(T q, Index i, Index j) const {
-        return static_cast<T>(value(static_cast<double>(q)) - centre[i] - centre[j] + mean);
+        return static_cast<T>(value(static_cast<double>(q)) - centre[i] - centre[j]);
     }
     SIMKIT_BOTH double value(double q) const {
         if (kernel == Kernel::polynomial) return whole_power(length * q + coef0, degree);
-        return exp2(kernel == Kernel::laplacian ? -sqrt(q) : -q);
+        const double x = kernel == Kernel::laplacian ? -sqrt(q) : -q;
+        return small ? exp2(x) : expm1(x * 0.693147180559945309);
     }
 };
 

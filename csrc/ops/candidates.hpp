@@ -4,12 +4,14 @@
 // z [p, n], in units that give f no length but the polynomial's, holds features by rows, unit u being rows offsets[u]
 // .. offsets[u + 1]. For candidate k
 //   q_ij = sum over kept rows c not in k of (z_ci - z_cj)^2   (or of z_ci z_cj for the polynomial kernel)
-//   K_ij = f(q_ij) - level,   f(q) = 2^-q (RBF), 2^-sqrt(q) (Laplacian) or (length q + coef0)^degree (polynomial);
-//   a custom f is given the sums of products and of squares, both
+//   K_ij = f(q_ij) - levels_i - levels_j,   f(q) = 2^-q (RBF), 2^-sqrt(q) (Laplacian) or (length q + coef0)^degree
+//   (polynomial); a custom f is given the sums of products and of squares, both
 //   cross = sum K_ij L_ij,  squares = sum K_ij^2,  rows_i = sum_j K_ij,
-// over i != j, and over i = j too where the estimator is biased. L is f of all units' q less centre_i + centre_j -
-// mean: what is left of it once it is centred, so that centring K changes nothing in `cross`. `level` is any number
-// near the mean of K: it changes no centred sum, but keeps them from cancelling.
+// over i != j, and over i = j too where the estimator is biased. L is f of all units' q less centre_i + centre_j: what
+// is left of it once it is centred, so that centring K changes nothing in `cross`. `levels` are any numbers: they
+// change no centred sum, but keep them from cancelling where the rows of f are about them, twice. f of distances is
+// formed less 1, and keeps the digits of what it lacks of it, unless it is small, far from 1: then it keeps all of its
+// own. So `levels` are of f - 1, or, `small`, of f; `centre` and `small_centre` alike.
 //
 // T: distances, kernel values and sums over eight rows of a tile (128 pairs a lane) and its columns; float64:
 // everything else. Candidate -1 removes nothing. No n x n matrix of candidates is stored; L may be given, packed, or is
@@ -38,9 +40,11 @@ struct CandidateProblem {
     int degree;
     KernelFunction function;  // of a custom kernel, whose z is float64 and as it was given; else null
     bool debiased;
-    double level;
-    const double* centre;  // [n]
-    double mean;
+    const double* levels;  // [n], or [candidates, n]
+    bool levels_each;      // the latter
+    bool small;
+    const double* centre;  // [n], or null: there is no L, and sums with it mean nothing
+    bool small_centre;
     const T* packed;  // L of packed_size(n) elements, or null
     int threads;
 };
@@ -89,6 +93,11 @@ struct CandidateTotals {
     }
 };
 
+struct CandidateLevels {
+    const double* values;  // [n], or, each, [candidates, n]
+    bool each, small;
+};
+
 struct CandidateRoom {
     std::int64_t candidates;  // of a call, at most at once
     std::int64_t packed;      // bytes that L may take; it is formed again for every call where it takes more
@@ -99,11 +108,11 @@ class HeldCandidates {
   public:
     virtual ~HeldCandidates() = default;
     virtual CandidateTotals sums(const std::vector<std::int64_t>& kept, const std::vector<std::int64_t>& candidates,
-                                 double level, bool rows) = 0;
+                                 const CandidateLevels& levels, bool rows) = 0;
     virtual std::int64_t packed_bytes() const = 0;
 };
 
-// z, which stays the caller's, lies on the device. Of a problem it takes neither kept, candidates, level, packed nor
+// z, which stays the caller's, lies on the device. Of a problem it takes neither kept, candidates, levels, packed nor
 // threads. The polynomial kernel needs float64.
 template <class T>
 std::unique_ptr<HeldCandidates> hold_candidates(const Place& place, const CandidateProblem<T>& problem,

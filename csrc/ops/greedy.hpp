@@ -3,7 +3,8 @@
 // With kept set S, r = A 1, q = A 1_S, R = sum_{i in S} r_i, Q = 1_S^T A 1_S, T = 1^T A 1:
 //   CKA(all, S \ k) = (R - r_k) / sqrt(T (Q - 2 q_k + A_kk)),   then R -= r_k, Q -= 2 q_k - A_kk, q -= A[:, k].
 // O(u) a step; R, Q and q are formed afresh whenever a quarter of Q is left, so that rounding does not grow as it
-// shrinks. Scores within 1e-12 of the best tie, to the lowest index. All sums float64. Follows from the bilinearity of
+// shrinks; and without a unit that makes up nearly all of Q, which what is left of it is formed without (on the host).
+// Scores within 1e-12 of the best tie, to the lowest index. All sums float64. Follows from the bilinearity of
 // HSIC.
 #pragma once
 
@@ -19,6 +20,7 @@ struct Elimination {
     std::vector<std::int64_t> order;  // [removed]
     std::vector<double> cka;          // [removed], after each removal; NaN for the empty set
     double smallest_gap;              // best score minus second best, the smallest over the steps; inf when none
+    bool lost = false;  // a device's: a unit left so little of Q that scores have lost digits to its rounding
 };
 
 // greedy: the best unit at every step; otherwise one ranking by the first step's scores.

@@ -56,13 +56,19 @@ class Candidates:
         degree: int,
         debiased: bool,
         centre: _F64,
-        mean: float,
+        small_centre: bool,
         at_once: int,
         packed: int,
         bytes: int,
     ) -> None: ...
     def sums(
-        self, *, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float, rows: bool
+        self,
+        *,
+        kept: npt.NDArray[np.int64],
+        candidates: npt.NDArray[np.int64],
+        levels: _F64,
+        small: bool,
+        rows: bool,
     ) -> tuple[_F64, _F64, _F64, _F64, _F64 | None]: ...
     @property
     def nbytes(self) -> int: ...
@@ -126,7 +132,7 @@ def pair_sums(
 ) -> tuple[_F64, _F64, _F64]: ...
 def eliminate(
     matrices: list[Array], *, greedy: bool, counts: list[int], min_cka: float
-) -> list[tuple[npt.NDArray[np.int64], _F64, float]]: ...
+) -> list[tuple[npt.NDArray[np.int64], _F64, float, bool]]: ...
 def nearest_rows(
     *,
     x: Array,

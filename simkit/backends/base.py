@@ -268,6 +268,7 @@ class EliminationOrder:
     order: np.ndarray[tuple[int], np.dtype[np.int64]]  # [removed]
     cka: FloatArray  # [removed]
     smallest_gap: float
+    note: str = ""  # what else ran, and why
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,8 @@ class CandidateProblem:
     z is in units that make the kernel 2^-‖·‖² (RBF) or 2^-‖·‖ (Laplacian), raw for a custom one; ``length`` is the
     polynomial's, as in Block.
 
-    L, to which every kept set is compared, is the kernel of all units less centre_i + centre_j - mean.
+    L, to which every kept set is compared, is the kernel f of all units less centre_i + centre_j: f itself where it is
+    polynomial, custom or small, far from 1; f - 1 else.
     """
 
     z: Any  # [p, n] float32 or float64: by rows, by the same backend's ``unit_features`` (one for all on the host)
@@ -318,8 +320,8 @@ class CandidateProblem:
     kernel: Kernel
     length: float
     estimator: Estimator
-    centre: FloatArray  # [n]
-    mean: float = 0.0
+    centre: FloatArray | None = None  # [n]; None: there is no L, and sums with it mean nothing
+    small_centre: bool = True
     packed: Any = None  # by the same backend's ``pack_centred``; None: L is formed when needed
     name: str = "x"
 
@@ -331,8 +333,20 @@ class CandidateProblem:
 
 
 @dataclass(frozen=True)
+class Levels:
+    """Any numbers, near those that the rows of a kernel f or f - 1 are about, twice.
+
+    What they are changes no centred sum, but keeps such sums from cancelling. The digits of what a kernel of distances
+    lacks of 1 are kept, or, where it is small, far from 1, all of its own.
+    """
+
+    values: FloatArray  # [n], or [candidates, n]
+    small: bool = True  # they are those of f, as always where it is polynomial or custom; else of f - 1
+
+
+@dataclass(frozen=True)
 class CandidateSums:
-    """For each candidate, with K the kernel without it, less a level: ΣKL, ΣK² and the row sums of K.
+    """For each candidate, with K the kernel f or f - 1 without it, less its levels: ΣKL, ΣK² and row sums of K.
 
     Over i ≠ j, and over i = j too for the biased estimator.
     """

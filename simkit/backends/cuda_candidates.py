@@ -14,6 +14,7 @@ from .base import (
     Block,
     CandidateProblem,
     CandidateSums,
+    Levels,
     UnitFeatures,
     kernel_options,
 )
@@ -55,17 +56,19 @@ def candidate_sums(
     kept: npt.NDArray[np.int64],
     candidates: npt.NDArray[np.int64],
     *,
-    level: float = 0.0,
+    levels: Levels | None = None,
     rows: bool = True,
     threads: int = 1,
 ) -> CandidateSums:
     """See :func:`simkit.backends.reference.candidate_sums`; only totals come back where no ``rows`` are asked for."""
+    levels = levels or Levels(np.zeros(problem.z.shape[1]))
     held = hold(problem, len(candidates), 0) if problem.packed is None else problem.packed
     return CandidateSums(
         *held.sums(
             kept=np.ascontiguousarray(kept, dtype=np.int64),
             candidates=np.ascontiguousarray(candidates, dtype=np.int64),
-            level=level,
+            levels=np.ascontiguousarray(levels.values),
+            small=levels.small,
             rows=rows,
         )
     )
@@ -83,8 +86,8 @@ def hold(problem: CandidateProblem, at_once: int, room: int, workspace: int = WO
         offsets=np.ascontiguousarray(problem.offsets, dtype=np.int64),
         length=problem.length,
         debiased=problem.estimator == "debiased",
-        centre=np.ascontiguousarray(problem.centre, dtype=np.float64),
-        mean=problem.mean,
+        centre=np.zeros(problem.z.shape[1]) if problem.centre is None else np.ascontiguousarray(problem.centre),
+        small_centre=problem.small_centre,
         at_once=at_once,
         packed=room,
         bytes=workspace,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..arrays import DeviceMatrix, FloatArray, Matrix
 from ..devices import LEGACY_STREAM, DeviceView
+from . import native_cpu
 from .base import (
     Block,
     ColumnStats,
@@ -137,7 +138,16 @@ def eliminate(
         counts=[count for _, count in chosen],
         min_cka=math.nan if min_cka is None else min_cka,
     )
-    return [EliminationOrder(*order) for order in found]
+    return [
+        _on_host(a, greedy=greedy, count=count, min_cka=min_cka) if lost else EliminationOrder(*order)
+        for (a, count), (*order, lost) in zip(chosen, found, strict=True)
+    ]
+
+
+def _on_host(a: SquareMatrix, *, greedy: bool, count: int, min_cka: float | None) -> EliminationOrder:
+    """Where what a unit leaves is formed without it; on a device it is what rounding leaves of a difference."""
+    found = native_cpu.eliminate([np.asarray(a)], greedy=greedy, counts=[count], min_cka=min_cka)[0]
+    return replace(found, note="again by native_cpu: a unit is nearly all of what is kept")
 
 
 def _on_device(a: SquareMatrix, device: int) -> Any:

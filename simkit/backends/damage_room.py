@@ -16,11 +16,11 @@ from .routes import WIDEST, Workspace
 from .unit_features import strip_of
 
 TILE, STRIP = 256, 8  # samples of a tile and rows of it at a time, as in csrc/cpu/candidate_pass.hpp
-STRIPS = 5  # that a worker holds; a custom kernel's holds two more
+STRIPS = 6  # that a worker holds; a custom kernel's holds two more
 PASS = 4  # what one candidate costs a pair of samples, in features
 ROWS = 2**26  # bytes of row sums at a time: candidates beyond them wait
 PACKED = 2**30  # bytes of half the kernel of all units: above, it is formed again for every batch of candidates
-VECTORS = 12  # of the length of the samples, and as many of that of the features
+VECTORS = 16  # of the length of the samples, and as many of that of the features
 REFERENCE = 12  # n x n matrices that the reference holds at once
 COLUMNS, DEPTH, GROUP = 528, 256, 1024  # columns of a tile of products; rows packed at a time; of a group (columns.cpp)
 

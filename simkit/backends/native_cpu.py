@@ -26,6 +26,7 @@ from .base import (
     EliminationOrder,
     Estimator,
     Input,
+    Levels,
     PairSums,
     Route,
     Split,
@@ -179,17 +180,19 @@ def candidate_sums(
     kept: npt.NDArray[np.int64],
     candidates: npt.NDArray[np.int64],
     *,
-    level: float = 0.0,
+    levels: Levels | None = None,
     rows: bool = True,
     threads: int = 1,
 ) -> CandidateSums:
     """See :func:`simkit.backends.reference.candidate_sums`."""
+    levels = levels or Levels(np.zeros(problem.z.shape[1]))
     sums, bad = _core().candidate_sums(
         **_candidate_options(problem),
         kept=np.ascontiguousarray(kept, dtype=np.int64),
         candidates=np.ascontiguousarray(candidates, dtype=np.int64),
         debiased=problem.estimator == "debiased",
-        level=level,
+        levels=np.ascontiguousarray(levels.values),
+        small=levels.small,
         packed=problem.packed,
         threads=threads,
     )
@@ -215,7 +218,7 @@ def _candidate_options(problem: CandidateProblem) -> dict[str, Any]:
         "offsets": np.ascontiguousarray(problem.offsets, dtype=np.int64),
         "length": problem.length,
         "centre": problem.centre,
-        "mean": problem.mean,
+        "small_centre": problem.small_centre,
         "function": problem.kernel.address if isinstance(problem.kernel, CustomKernel) else 0,
         **kernel_options(problem.kernel),
     }

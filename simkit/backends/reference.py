@@ -27,6 +27,7 @@ from .base import (
     EliminationOrder,
     Estimator,
     Input,
+    Levels,
     PairSums,
     Route,
     SquareMatrix,
@@ -131,21 +132,25 @@ def unit_features(block: Block, columns: npt.NDArray[np.int64], *, double: bool,
 
 
 def pack_centred(problem: CandidateProblem, *, room: int, threads: int = 1) -> FloatArray | None:
-    """L ``[n, n]``: the kernel of all units less centre_i + centre_j - mean; None where half of it exceeds ``room``."""
+    """L ``[n, n]``: the kernel of all units less centre_i + centre_j; None where half of it exceeds ``room``."""
     return _centred_kernel(problem) if problem.half_bytes <= room else None
 
 
 def _centred_kernel(problem: CandidateProblem) -> FloatArray:
-    full = _candidate_matrix(problem, problem.z)
-    return full - problem.centre[:, None] - problem.centre[None, :] + problem.mean
+    full = _candidate_matrix(problem, problem.z, problem.small_centre)
+    return full if problem.centre is None else full - problem.centre[:, None] - problem.centre
 
 
-def _candidate_matrix(problem: CandidateProblem, rows: npt.NDArray[Any]) -> FloatArray:
+def _candidate_matrix(problem: CandidateProblem, rows: npt.NDArray[Any], small: bool) -> FloatArray:
+    """f of rows of z ``[., n]``; of distances, where it is not small, f - 1."""
     x = rows.T.astype(np.float64, copy=False)
     if isinstance(problem.kernel, CustomKernel):
         return custom_matrix(x, problem.kernel, problem.name)
-    length = problem.length if isinstance(problem.kernel, Polynomial) else 1 / math.log(2)
-    return kernel_matrix(x, problem.kernel, length)
+    if isinstance(problem.kernel, Polynomial):
+        return kernel_matrix(x, problem.kernel, problem.length)
+    d2 = squared_distances(x)
+    scaled = math.log(2) * (np.sqrt(d2) if isinstance(problem.kernel, Laplacian) else d2)
+    return np.asarray(np.exp(-scaled) if small else np.expm1(-scaled))
 
 
 def candidate_sums(
@@ -153,17 +158,23 @@ def candidate_sums(
     kept: npt.NDArray[np.int64],
     candidates: npt.NDArray[np.int64],
     *,
-    level: float = 0.0,
+    levels: Levels | None = None,
     rows: bool = True,
     threads: int = 1,
 ) -> CandidateSums:
-    """The sums of every candidate, a unit to leave out of the kept ones; candidate -1 leaves none out."""
+    """The sums of every candidate, a unit to leave out of the kept ones; candidate -1 leaves none out.
+
+    ``levels=None`` takes nothing off the kernel.
+    """
+    levels = levels or Levels(np.zeros(problem.z.shape[1]))
     centred_all = _centred_kernel(problem) if problem.packed is None else problem.packed
     count, n = len(candidates), problem.z.shape[1]
     cross, squares, row_sums = np.empty(count), np.empty(count), np.empty((count, n))
     for k, candidate in enumerate(candidates):
         stays = np.isin(np.arange(len(problem.offsets) - 1), kept[kept != candidate])
-        matrix = _candidate_matrix(problem, problem.z[np.repeat(stays, np.diff(problem.offsets))]) - level
+        matrix = _candidate_matrix(problem, problem.z[np.repeat(stays, np.diff(problem.offsets))], levels.small)
+        about = levels.values if levels.values.ndim == 1 else levels.values[k]
+        matrix = matrix - about[:, None] - about
         if problem.estimator == "debiased":
             np.fill_diagonal(matrix, 0.0)
         cross[k] = (matrix * centred_all).sum()
@@ -269,12 +280,15 @@ def _eliminate(a: FloatArray, greedy: bool, count: int, min_cka: float | None) -
 def _scores(a: FloatArray, alive: npt.NDArray[np.int64]) -> FloatArray:
     """CKA(all, alive without k) for every k of ``alive``; -inf where it is undefined."""
     inside = a[np.ix_(alive, alive)]
-    linear = a.sum(axis=1)[alive]
-    quadratic = inside.sum() - 2 * inside.sum(axis=1) + np.diag(inside)
+    rows = a.sum(axis=1)[alive]
+    linear, quadratic = rows.sum() - rows, inside.sum() - 2 * inside.sum(axis=1) + np.diag(inside)
+    for k in np.flatnonzero(quadratic < inside.sum() / 8):  # k is nearly all of it: what it leaves is lost in rounding
+        rest = np.arange(len(alive)) != k
+        linear[k], quadratic[k] = rows[rest].sum(), inside[np.ix_(rest, rest)].sum()
     total = float(a.sum())
     defined = (quadratic > 0) & (len(alive) > 1) & (total > 0)
     root = np.sqrt(np.where(defined, quadratic, 1.0)) * math.sqrt(total if total > 0 else 1.0)
-    return np.where(defined, (linear.sum() - linear) / root, -np.inf)
+    return np.where(defined, linear / root, -np.inf)
 
 
 def _best(scores: FloatArray) -> int:

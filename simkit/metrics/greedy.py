@@ -246,9 +246,12 @@ def _eliminated(layers: Sequence[_Prepared], search: _Search) -> list[Eliminatio
         counts=[layer.removals for layer in layers],
         min_cka=search.min_cka,
     )
-    step = Step("eliminate", chosen.backend, chosen.reason, search.mode)
+
+    def step(note: str) -> Step:
+        return Step("eliminate", chosen.backend, "; ".join(filter(None, (chosen.reason, note))), search.mode)
+
     return [
-        Elimination(layer.ids[of.order], of.cka, of.smallest_gap, Plan((*layer.ran, step, *layer.before)))
+        Elimination(layer.ids[of.order], of.cka, of.smallest_gap, Plan((*layer.ran, step(of.note), *layer.before)))
         for layer, of in zip(layers, found, strict=True)
     ]
 
@@ -312,10 +315,10 @@ def _by_candidates(
     """The order under a non-linear kernel, from the kernel of every candidate."""
     if columns is None:
         columns = np.split(np.arange(block.p), units)
-    damage, level = kernel_damage(
+    damage, levels = kernel_damage(
         block, columns, estimator, exact=exact, backend=search.backend, threads=threads, memory=search.memory
     )
-    found = eliminate(damage, level, greedy=search.greedy, count=removals, min_cka=search.min_cka)
+    found = eliminate(damage, levels, greedy=search.greedy, count=removals, min_cka=search.min_cka)
     steps = len(found.order)
     candidates = steps * units - steps * (steps - 1) // 2 if search.greedy else units + steps
     return found, damage_steps(damage, candidates)

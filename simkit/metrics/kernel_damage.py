@@ -20,15 +20,23 @@ from ..backends.base import (
     CandidateSums,
     EliminationOrder,
     Estimator,
+    Levels,
     Step,
+    UnitFeatures,
 )
 from ..backends.choose import Choice, choose
 from ..backends.damage_room import CandidateRoom
-from ..kernels import CustomKernel, Polynomial
+from ..kernels import CustomKernel, Laplacian, Polynomial
 from .measure import Degenerate
 
 TIE = 1e-12
 NONE = np.array([-1])
+# Centred sums are formed again, about the rows of the candidate's own kernel, where centring leaves less than this
+# share of them: their error is that of rounding over the share, and float32 is to be right to 1e-6, float64 to 1e-12.
+SHARE = {"float32": 1 / 4, "float64": 2.0**-10}
+ROUNDS = 6  # of that: each leaves of the rows what rounding does
+STALE = 0.5  # share below which the levels that the next step begins with are formed again
+WIDE = 16.0  # mean exponent of 2 above which kernels take float64: an exponent of q rounds to q 2^-24, and 2^-q with it
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,15 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Of candidates ``[candidates]``."""
+
+    cka: FloatArray  # -inf where the kernel left over is constant
+    shift: FloatArray  # from the levels to half the mean of each one's kernel
+    share: FloatArray  # what centring left of its sums
+
+
+@dataclass(frozen=True)
 class KernelDamage:
     """A layer whose units can be left out: everything that stays the same while they are."""
 
@@ -65,37 +82,119 @@ class KernelDamage:
         """How many."""
         return len(self.problem.offsets) - 1
 
-    def scores(
-        self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float
-    ) -> tuple[FloatArray, FloatArray]:
-        """CKA(all units, kept without each candidate) and the mean of each one's kernel, given about that ``level``.
+    def moved(self, levels: Levels, by: FloatArray | float) -> Levels:
+        """So far; of f - 1 where the mean of f is 1/2 or more and f a kernel of distances, which is at most 1."""
+        values = levels.values + by
+        if isinstance(self.problem.kernel, Polynomial | CustomKernel):
+            return Levels(values)
+        one = 0.0 if levels.small else 0.5
+        small = float(values.mean()) + one < 0.25
+        return Levels(values + (one - (0.0 if small else 0.5)), small)
 
-        -inf where the kernel left over is constant.
-        """
-        scores, means = self._scores(kept, candidates, level)
+    def scores(self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], levels: Levels) -> Scores:
+        """CKA(all units, kept without each candidate)."""
+        found = self._scores(kept, candidates, levels)
         dominating = candidates[self.spread[candidates] > self.spread[kept].sum() / 2]
         if len(dominating) and len(kept) > 1:  # at most one: taking it off the others would cancel
             place = np.flatnonzero(candidates == dominating[0])
             rest = kept[kept != dominating[0]]
-            scores[place], means[place] = self._scores(rest, NONE, float(means[place[0]]))
-        return scores, means
+            about = self.settled(rest, self.moved(levels, float(found.shift[place[0]])))
+            apart = self._scores(rest, NONE, about)
+            found.cka[place], found.share[place] = apart.cka, 0.0
+        return found
 
-    def _scores(
-        self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], level: float
-    ) -> tuple[FloatArray, FloatArray]:
+    def settled(self, kept: npt.NDArray[np.int64], levels: Levels) -> Levels:
+        """Levels that the rows of the kernel of the kept units are about."""
+        for _ in range(ROUNDS):
+            sums = self.sums(kept, NONE, levels, rows=True)
+            assert sums.rows is not None
+            own, raw = self._own(sums)
+            levels = self.moved(levels, self._effects(sums.rows[0]))
+            if own[0] >= raw[0] / 2:
+                break
+        return levels
+
+    def sums(
+        self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], levels: Levels, *, rows: bool
+    ) -> CandidateSums:
+        """The op."""
+        found: CandidateSums = self.chosen.sums.function(
+            self.problem,
+            kept,
+            candidates,
+            levels=levels,
+            rows=rows,
+            threads=self.room.threads,
+        )
+        return found
+
+    def own_of(self, sums: CandidateSums, levels: Levels) -> tuple[FloatArray, FloatArray]:
+        """(centred sums of squares, NaN where the kernel is constant within rounding; their share of the raw ones)."""
+        own, raw = self._own(sums)
         n = self.problem.z.shape[1]
-        at_once, threads = self.room.at_once, self.room.threads
-        scores, means = [], []
+        squares, total = (levels.values**2).sum(axis=-1), levels.values.sum(axis=-1)
+        pairs = n - 2 if self.problem.estimator == "debiased" else n
+        size = 2 * (pairs * squares + total**2)  # what the levels add up to: K rounds to its size before they are off
+        rounding = (8 * np.finfo(self.problem.z.dtype).eps) ** 2 * size
+        constant = ~(own > np.maximum(8 * n * np.finfo(np.float64).eps * raw, rounding))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(constant, math.nan, own), own / raw
+
+    def _scores(self, kept: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], levels: Levels) -> Scores:
+        at_once = self.room.at_once
+        parts = []
         for start in range(0, len(candidates), at_once):
             some = candidates[start : start + at_once]
-            sums = self.chosen.sums.function(self.problem, kept, some, level=level, rows=False, threads=threads)
-            own, raw = _own(sums, n, self.problem.estimator)
-            constant = ~(own > 8 * n * np.finfo(np.float64).eps * raw)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                cka = sums.cross / np.sqrt(own * self.own)
-            scores.append(np.where(constant, -math.inf, cka))
-            means.append(level + sums.totals / _pairs(n, self.problem.estimator))
-        return np.concatenate(scores), np.concatenate(means)
+            sums = self.sums(kept, some, levels, rows=False)
+            own, share = self.own_of(sums, levels)
+            cka = self._cka(sums, own)
+            crowded = np.flatnonzero(share < SHARE[self.problem.z.dtype.name])
+            for first in range(0, len(crowded), max(1, at_once // 4)):  # whose rows and levels take room
+                few = crowded[first : first + max(1, at_once // 4)]
+                cka[few] = self._apart(kept, some[few], levels)
+            parts.append((cka, sums.totals / self._pairs / 2, share))
+        return Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def _apart(self, kept: npt.NDArray[np.int64], some: npt.NDArray[np.int64], levels: Levels) -> FloatArray:
+        """CKA of candidates, each kernel about its own rows."""
+        cka = np.empty(len(some))
+        waiting, values = np.arange(len(some)), np.repeat(levels.values[None], len(some), axis=0)
+        for _ in range(ROUNDS):
+            about = Levels(values, levels.small)
+            sums = self.sums(kept, some[waiting], about, rows=True)
+            own, share = self.own_of(sums, about)
+            cka[waiting] = self._cka(sums, own)
+            crowded = share < SHARE[self.problem.z.dtype.name]  # each by itself: who else waits changes no bit
+            if not crowded.any():
+                break
+            assert sums.rows is not None
+            waiting, values = waiting[crowded], values[crowded] + self._effects(sums.rows[crowded])
+        return cka
+
+    def _cka(self, sums: CandidateSums, own: FloatArray) -> FloatArray:
+        cka = sums.cross / np.sqrt(own * self.own)
+        return np.where(np.isnan(own), -math.inf, cka)
+
+    @property
+    def _centring(self) -> tuple[int, int]:
+        """What sums over a row and over all pairs are divided by."""
+        n = self.problem.z.shape[1]
+        return (n - 2, (n - 1) * (n - 2)) if self.problem.estimator == "debiased" else (n, n * n)
+
+    @property
+    def _pairs(self) -> int:
+        n = int(self.problem.z.shape[1])
+        return n * (n - 1 if self.problem.estimator == "debiased" else n)
+
+    def _own(self, sums: CandidateSums) -> tuple[FloatArray, FloatArray]:
+        """(the centred sums of squares, what they were subtracted from)."""
+        each, both = self._centring
+        return sums.squares - 2 / each * sums.row_squares + sums.totals**2 / both, sums.squares
+
+    def _effects(self, rows: FloatArray) -> FloatArray:
+        """a ``[..., n]`` of the a_i + a_j that centring takes off, from the sums of rows."""
+        each, both = self._centring
+        return np.asarray(rows / each - rows.sum(axis=-1, keepdims=True) / (2 * both))
 
 
 def kernel_damage(
@@ -107,8 +206,8 @@ def kernel_damage(
     backend: str | None,
     threads: int,
     memory: int | None = None,
-) -> tuple[KernelDamage, float]:
-    """Make the units, each some columns of ``block``, ready to be left out; also the mean of their kernel.
+) -> tuple[KernelDamage, Levels]:
+    """Make the units, each some columns of ``block``, ready to be left out; also the levels of their kernel.
 
     ``memory`` bounds the bytes of all that is held for them, here and while they are left out.
 
@@ -117,33 +216,36 @@ def kernel_damage(
         TooLittleMemory: a single candidate needs more. NotImplementedError: ``memory`` on a device.
     """
     # A polynomial kernel of raw rows is large and nearly constant where features are far from zero: float64 always.
-    unscaled = isinstance(block.kernel, Polynomial | CustomKernel)
-    double = exact or block.matrix.precision == "float64" or unscaled
+    distances = not isinstance(block.kernel, Polynomial | CustomKernel)
+    double = exact or block.matrix.precision == "float64" or not distances
     n, name = block.n, block.matrix.name
     chosen = Chosen.of(block, backend)
-    room = chosen.sums.plan_candidates(block, len(columns), double=double, threads=threads, memory=memory)
-    threads = room.threads
-    features = chosen.features.function(block, np.concatenate(columns), double=double, threads=threads)
+
+    def formed(double: bool) -> tuple[CandidateRoom, UnitFeatures]:
+        room = chosen.sums.plan_candidates(block, len(columns), double=double, threads=threads, memory=memory)
+        return room, chosen.features.function(block, np.concatenate(columns), double=double, threads=room.threads)
+
+    room, features = formed(double)
+    if not double and 2 * features.sum_sq_dev.sum() / (n - 1) > WIDE ** (1 + isinstance(block.kernel, Laplacian)):
+        del room, features
+        room, features = formed(double=True)
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
     everything = np.arange(len(columns))
-    problem = CandidateProblem(features.z, offsets, block.kernel, block.length, estimator, np.zeros(n), name=name)
-    start = 0.0 if unscaled else 1.0  # the others are near it where features hardly vary
-    first = chosen.sums.function(problem, everything, NONE, level=start, threads=threads).rows[0]
-    first += start * (n - 1 if estimator == "debiased" else n)
-    each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
-    problem = replace(problem, centre=first / each, mean=float(first.sum()) / both)
-    problem = replace(problem, packed=chosen.pack.function(problem, room=room.packed, threads=threads))
-    level = float(first.sum()) / _pairs(n, estimator)
-    whole = chosen.sums.function(problem, everything, NONE, level=level, rows=False, threads=threads)
-    own, raw = _own(whole, n, estimator)
-    if not own[0] > 8 * n * np.finfo(np.float64).eps * raw[0]:
-        raise Degenerate(name, f"its {estimator} HSIC with itself is zero within rounding")
+    problem = CandidateProblem(features.z, offsets, block.kernel, block.length, estimator, name=name)
     spread = np.add.reduceat(features.sum_sq_dev, offsets[:-1])
-    return KernelDamage(problem, float(own[0]), spread, chosen, room, name), level
+    damage = KernelDamage(problem, math.nan, spread, chosen, room, name)
+    levels = damage.settled(everything, Levels(np.zeros(n), small=not distances))
+    problem = replace(problem, centre=levels.values, small_centre=levels.small)
+    problem = replace(problem, packed=chosen.pack.function(problem, room=room.packed, threads=room.threads))
+    damage = replace(damage, problem=problem)
+    own, _ = damage.own_of(damage.sums(everything, NONE, levels, rows=False), levels)
+    if math.isnan(own[0]):
+        raise Degenerate(name, f"its {estimator} HSIC with itself is zero within rounding")
+    return replace(damage, own=float(own[0])), levels
 
 
 def eliminate(
-    damage: KernelDamage, level: float, *, greedy: bool, count: int, min_cka: float | None
+    damage: KernelDamage, levels: Levels, *, greedy: bool, count: int, min_cka: float | None
 ) -> EliminationOrder:
     """Leave out one unit after the other: the one whose absence costs least, or by one ranking of first scores."""
     kept = np.arange(damage.units)
@@ -152,7 +254,7 @@ def eliminate(
     gap = math.inf
     ranking: list[int] = []
     if not greedy and damage.units > 1:
-        ranking = _ranked(damage.scores(kept, kept, level)[0])
+        ranking = _ranked(damage.scores(kept, kept, levels).cka)
     while len(order) < count:
         if len(kept) == 1:
             if min_cka is None:
@@ -160,7 +262,8 @@ def eliminate(
                 cka.append(math.nan)
             break
         candidates = kept if greedy else np.array([ranking[len(order)]])
-        scores, means = damage.scores(kept, candidates, level)
+        found = damage.scores(kept, candidates, levels)
+        scores = found.cka
         pick = _first_best(scores)
         if min_cka is not None and not scores[pick] >= min_cka:
             break
@@ -168,8 +271,10 @@ def eliminate(
             gap = min(gap, float(abs(scores[pick] - np.delete(scores, pick).max())))
         order.append(int(candidates[pick]))
         cka.append(float(scores[pick]) if math.isfinite(scores[pick]) else math.nan)
-        level = float(means[pick])
         kept = kept[kept != candidates[pick]]
+        levels = damage.moved(levels, float(found.shift[pick]))
+        if not found.share[pick] >= STALE:
+            levels = damage.settled(kept, levels)
     return EliminationOrder(np.array(order, dtype=np.int64), np.array(cka), gap)
 
 
@@ -182,16 +287,6 @@ def damage_steps(damage: KernelDamage, candidates: int) -> tuple[Step, ...]:
     others = {"pack_centred": damage.chosen.pack} if damage.problem.packed is not None else {}
     others["unit_features"] = damage.chosen.features
     return (first, *(Step(op, choice.backend, choice.reason) for op, choice in others.items()))
-
-
-def _pairs(n: int, estimator: Estimator) -> int:
-    return n * (n - 1) if estimator == "debiased" else n * n
-
-
-def _own(sums: CandidateSums, n: int, estimator: Estimator) -> tuple[FloatArray, FloatArray]:
-    """(the centred sums of squares, what they were subtracted from)."""
-    each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
-    return sums.squares - 2 / each * sums.row_squares + sums.totals**2 / both, sums.squares
 
 
 def _first_best(scores: FloatArray) -> int:

@@ -21,7 +21,7 @@ struct Units {
     double length, coef0;
     int debiased, order;
     const double* centre;
-    double mean;
+    Index small_centre;
     Index at_once, packed, bytes;
 };
 
@@ -30,7 +30,7 @@ struct Held {
     explicit Held(int order_) : order(order_) {}
     virtual ~Held() = default;
     virtual cuda::CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates,
-                                       double level, bool rows) = 0;
+                                       const cuda::CandidateLevels& levels, bool rows) = 0;
     virtual Index packed_bytes() const = 0;
 
     Machine& fresh() {
@@ -46,11 +46,11 @@ template <class T>
 struct HeldAs : Held {
     HeldAs(const CandidateProblem<T>& problem, const cuda::CandidateRoom& room, int order)
         : Held(order), search(cuda::held_search<Machine>([this]() -> Machine& { return fresh(); }, problem, room)) {}
-    cuda::CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates, double level,
-                               bool rows) override {
+    cuda::CandidateTotals sums(const std::vector<Index>& kept, const std::vector<Index>& candidates,
+                               const cuda::CandidateLevels& levels, bool rows) override {
         return cuda::with_memory(
             [this]() -> Machine& { return fresh(); }, Index{0},
-            [&](Machine& machine, Index) { return search->sums(machine, kept, candidates, level, rows); });
+            [&](Machine& machine, Index) { return search->sums(machine, kept, candidates, levels, rows); });
     }
     Index packed_bytes() const override { return search->packed_bytes(); }
 
@@ -69,7 +69,7 @@ std::unique_ptr<Held> hold(const Units& of) {
     problem.degree = of.degree;
     problem.debiased = of.debiased != 0;
     problem.centre = of.centre;
-    problem.mean = of.mean;
+    problem.small_centre = of.small_centre != 0;
     return std::make_unique<HeldAs<T>>(problem, cuda::CandidateRoom{of.at_once, of.packed, of.bytes}, of.order);
 }
 
@@ -97,10 +97,11 @@ int release_candidates(void* held) {
 
 Index packed_bytes(const void* held) { return static_cast<const Held*>(held)->packed_bytes(); }
 
-int candidate_sums(void* held, const Index* kept, Index units, const Index* candidates, Index count, double level,
-                   double* totals, double* rows) {
+int candidate_sums(void* held, const Index* kept, Index units, const Index* candidates, Index count,
+                   const double* levels, int each, int small, double* totals, double* rows) {
     return guarded([&] {
-        auto out = static_cast<Held*>(held)->sums({kept, kept + units}, {candidates, candidates + count}, level, rows);
+        auto out = static_cast<Held*>(held)->sums({kept, kept + units}, {candidates, candidates + count},
+                                                  {levels, each != 0, small != 0}, rows);
         for (Index q = 0; q < 4; ++q) std::copy(out.list(q).begin(), out.list(q).end(), totals + q * count);
         if (rows) std::copy(out.rows.begin(), out.rows.end(), rows);
     });

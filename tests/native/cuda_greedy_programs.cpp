@@ -58,7 +58,8 @@ int total(const double* a, Index u, int order, double* sum) {
 
 // matrices, u, counts, removed and gaps [many]; units and cka one after another, counts[k] of each.
 int eliminate(Index many, const double* const* matrices, const Index* u, const Index* counts, int greedy,
-              double min_cka, Index in_registers, int order, Index* removed, Index* units, double* cka, double* gaps) {
+              double min_cka, Index in_registers, int order, Index* removed, Index* units, double* cka, double* gaps,
+              Index* lost) {
     return guarded([&] {
         std::vector<cuda::SquareProblem> problems;
         for (Index k = 0; k < many; ++k) problems.push_back({matrices[k], u[k], counts[k]});
@@ -71,6 +72,7 @@ int eliminate(Index many, const double* const* matrices, const Index* u, const I
             std::copy(found[k].order.begin(), found[k].order.end(), units + at);
             std::copy(found[k].cka.begin(), found[k].cka.end(), cka + at);
             gaps[k] = found[k].smallest_gap;
+            lost[k] = found[k].lost;
             at += counts[k];
         }
     });

@@ -12,7 +12,7 @@ from tolerance import assert_close
 import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import reference
-from simkit.backends.base import CandidateProblem, CandidateSums, Estimator
+from simkit.backends.base import CandidateProblem, CandidateSums, Estimator, Levels
 from simkit.backends.cuda_candidates import DeviceFeatures, hold
 from simkit.backends.cuda_device import array_on, cuda
 
@@ -32,10 +32,22 @@ def problem_of(
         z = z.astype(np.float64)
     length = 1.0 / p if isinstance(kernel, sk.Polynomial) else float("nan")
     bare = CandidateProblem(z, offsets, kernel, length, estimator, np.zeros(n))
-    rows = reference.candidate_sums(bare, np.arange(len(offsets) - 1), NONE).rows
+    return centred(bare)
+
+
+def centred(bare: CandidateProblem) -> CandidateProblem:
+    """With the centre of the kernel of all units."""
+    n = bare.z.shape[1]
+    rows = reference.candidate_sums(bare, np.arange(len(bare.offsets) - 1), NONE).rows
     assert rows is not None
-    each, both = (n - 2, (n - 1) * (n - 2)) if estimator == "debiased" else (n, n * n)
-    return dataclasses.replace(bare, centre=rows[0] / each, mean=float(rows.sum()) / both)
+    each, both = (n - 2, (n - 1) * (n - 2)) if bare.estimator == "debiased" else (n, n * n)
+    return dataclasses.replace(bare, centre=rows[0] / each - float(rows.sum()) / both / 2)
+
+
+def about(problem: CandidateProblem, level: float) -> Levels:
+    """Of a kernel whose rows are all about one level."""
+    small = isinstance(problem.kernel, sk.Polynomial | sk.CustomKernel) or level <= 0.5
+    return Levels(np.full(problem.z.shape[1], (level - (not small)) / 2), small)
 
 
 def features(p: int, n: int, spread: float = 1.5, seed: int = 0) -> Array:
@@ -72,9 +84,12 @@ def level_of(problem: CandidateProblem, kept: Array) -> float:
     return float(found.totals[0]) / (n * (n - 1) if problem.estimator == "debiased" else n * n)
 
 
-def agrees(got: CandidateSums, problem: CandidateProblem, kept: Array, candidates: Array, level: float) -> float:
+def agrees(
+    got: CandidateSums, problem: CandidateProblem, kept: Array, candidates: Array, level: float | Levels
+) -> float:
     """Assert that the sums are the reference's, in the units of ``tolerance``; returns the worst error of them."""
-    want = reference.candidate_sums(problem, kept, candidates, level=level)
+    levels = level if isinstance(level, Levels) else about(problem, level)
+    want = reference.candidate_sums(problem, kept, candidates, levels=levels)
     assert want.rows is not None
     n, p = problem.z.shape[1], problem.z.shape[0]
     dtype = problem.z.dtype

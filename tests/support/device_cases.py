@@ -204,7 +204,11 @@ def candidates(kernel: Any, packed: bool) -> Callable[[Place, Size], Run]:
         if packed:
             there = dataclasses.replace(there, packed=native_cuda.pack_centred(there, room=2**30))
         kept = np.arange(p // 4)
-        return lambda: arrays_of(native_cuda.candidate_sums(there, kept, np.append(kept[::-1], -1), level=0.3))
+        return lambda: arrays_of(
+            native_cuda.candidate_sums(
+                there, kept, np.append(kept[::-1], -1), levels=candidate_cases.about(problem, 0.3)
+            )
+        )
 
     return make
 

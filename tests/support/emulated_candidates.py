@@ -31,7 +31,7 @@ class Units(ctypes.Structure):
         ("debiased", ctypes.c_int),
         ("order", ctypes.c_int),
         ("centre", ctypes.c_void_p),
-        ("mean", ctypes.c_double),
+        ("small_centre", ctypes.c_int64),
         ("at_once", ctypes.c_int64),
         ("packed", ctypes.c_int64),
         ("bytes", ctypes.c_int64),
@@ -78,7 +78,7 @@ class Candidates:
         degree: int,
         debiased: bool,
         centre: Floats,
-        mean: float,
+        small_centre: bool,
         at_once: int,
         packed: int,
         bytes: int,
@@ -88,18 +88,20 @@ class Candidates:
         self.held = ctypes.c_void_p()
         problem = Units(
             *(address(z), *z.shape, int(z.dtype == np.float64), address(offsets), len(offsets) - 1),
-            *(KERNELS.index(kernel), degree, length, coef0, int(debiased), order, address(centre), mean),
+            *(KERNELS.index(kernel), degree, length, coef0, int(debiased), order, address(centre), int(small_centre)),
             *(at_once, packed, bytes),
         )
         self.kept_alive = (z, centre)  # they are read when a result is asked for
         run(programs, "hold_candidates", ctypes.byref(problem), ctypes.byref(self.held))
 
-    def sums(self, *, kept: Indices, candidates: Indices, level: float, rows: bool) -> tuple[Any, ...]:
+    def sums(self, *, kept: Indices, candidates: Indices, levels: Floats, small: bool, rows: bool) -> tuple[Any, ...]:
         count = len(candidates)
         totals = np.full((4, count), np.nan)
         found = np.full((count, self.n), np.nan) if rows else None
         sizes = kept, ctypes.c_int64(len(kept)), candidates, ctypes.c_int64(count)
-        run(self.programs, "candidate_sums", self.held, *sizes, ctypes.c_double(level), totals, found)
+        run(
+            self.programs, "candidate_sums", self.held, *sizes, levels, int(levels.ndim == 2), int(small), totals, found
+        )
         return *totals, found
 
     @property

@@ -79,19 +79,19 @@ def eliminate(
     counts: Sequence[int],
     min_cka: float,
     in_registers: int = IN_REGISTERS,
-) -> list[tuple[npt.NDArray[np.int64], Floats, float]]:
+) -> list[tuple[npt.NDArray[np.int64], Floats, float, bool]]:
     many = len(matrices)
     addresses = np.array([a.pointer for a in matrices], dtype=np.uint64)
     units = np.array([a.shape[0] for a in matrices], dtype=np.int64)
     most = np.array(counts, dtype=np.int64)
-    removed, gaps = np.empty(many, np.int64), np.empty(many)
+    removed, gaps, lost = np.empty(many, np.int64), np.empty(many), np.empty(many, np.int64)
     found, cka = np.full(most.sum(), -1), np.full(most.sum(), np.nan)
     options = int(greedy), ctypes.c_double(min_cka), ctypes.c_int64(in_registers), order
-    run(programs, "eliminate", ctypes.c_int64(many), addresses, units, most, *options, removed, found, cka, gaps)
+    run(programs, "eliminate", ctypes.c_int64(many), addresses, units, most, *options, removed, found, cka, gaps, lost)
     starts = np.cumsum(most) - most
     return [
-        (found[start : start + end], cka[start : start + end], float(gap))
-        for start, end, gap in zip(starts, removed, gaps, strict=True)
+        (found[start : start + end], cka[start : start + end], float(gap), bool(gone))
+        for start, end, gap, gone in zip(starts, removed, gaps, lost, strict=True)
     ]
 
 
