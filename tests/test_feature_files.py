@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import simkit as sk
+from simkit.cli import main
 from simkit.experiments.features import compare_files, read_features
 from simkit.experiments.table import matrix_table, text_table
 from simkit.metrics.nbs import NBS
@@ -70,6 +74,82 @@ def test_no_file_is_unpickled(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"holds Python objects, which are never unpickled") as raised:
             read_features(tmp_path / name)
         assert "allow_pickle" not in str(raised.value)
+
+
+DAMAGE = {
+    b"(70, 12)": [b"(70, 12 ", b"(70,-12)", b"(7\\,012)", b"(70,x12)", b'"70, 12)', b"(70, [2)"],
+    b"'descr'": [b"'descr\"", b"\0descr'", b"{descr'", b"'desc\xff'"],
+    b"'<f8'": [b"'<f0'", b"'>V8'", b"'|O8'", b"'<x8'", b" <f8 "],
+}
+"""Parts of the header of a NumPy file, and what as many bytes may become."""
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_a_damaged_header_is_refused_in_one_sentence(
+    tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (np.save if ending == "npy" else np.savez)(tmp_path / f"a.{ending}", np.ones((70, 12)))
+    sound, file = (tmp_path / f"a.{ending}").read_bytes(), tmp_path / f"b.{ending}"
+    for old, news in DAMAGE.items():
+        for new in news:
+            assert old in sound
+            file.write_bytes(_with_right_sums(sound.replace(old, new)) if ending == "npz" else sound.replace(old, new))
+            with pytest.raises((ValueError, TypeError), match=rf"^[^\n]*'.*b\.{ending}'[^\n]*$") as raised:
+                read_features(file)
+            assert type(raised.value) in (ValueError, TypeError), "no Unicode or JSON error"
+            assert main(["compare", str(file)]) == 2
+            assert capsys.readouterr().err.count("\n") == 1
+
+
+def _with_right_sums(archive: bytes) -> bytes:
+    """A zip archive of one member, stored, with the checksum that its bytes now have."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as read:
+        (member,) = read.infolist()
+    start = archive.index(b"\x93NUMPY")
+    old, new = (
+        crc.to_bytes(4, "little") for crc in (member.CRC, zlib.crc32(archive[start : start + member.file_size]))
+    )
+    return archive.replace(old, new)
+
+
+def test_an_archive_that_damage_makes_encrypted_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((5, 2)))
+    damaged = bytearray((tmp_path / "a.npz").read_bytes())
+    for header, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        damaged[damaged.index(header) + flags] |= 1
+    (tmp_path / "a.npz").write_bytes(damaged)
+    with pytest.raises(
+        ValueError, match=r"^'.*a\.npz' is damaged or holds Python objects.*: File 'x\.npy' is encrypted"
+    ):
+        read_features(tmp_path / "a.npz")
+
+
+def test_an_archive_for_which_memory_has_no_room_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((70, 12)))
+    file, sound = tmp_path / "a.npz", (tmp_path / "a.npz").read_bytes()
+    file.write_bytes(_with_right_sums(sound.replace(b"(70, 12), }        ", b"(7000000000000,12)}")))
+    with pytest.raises(MemoryError, match=r"^'.*a\.npz' is damaged or needs more memory than there is: .*$"):
+        read_features(file)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors"])
+def test_damaged_bytes_are_refused_by_the_file_or_read(tmp_path: Path, name: str) -> None:
+    file, r, values = tmp_path / name, np.random.default_rng(5), np.ones((7, 3))
+    {"a.npy": np.save, "a.npz": np.savez, "a.safetensors": lambda to, x: save_file({"x": x}, to)}[name](file, values)
+    sound, said = file.read_bytes(), []
+    for _ in range(400):
+        damaged = bytearray(sound)
+        for at in r.integers(min(len(sound), 160), size=2) * r.choice([1, -1]):
+            damaged[at] = (
+                r.choice(list(b"0[({'\"\\-,\0\xff")) if r.random() < 0.5 else damaged[at] ^ (1 << r.integers(8))
+            )
+        file.write_bytes(damaged)
+        try:
+            read_features(file)
+        except (ValueError, TypeError, MemoryError) as error:
+            said.append(str(error))
+    assert said
+    assert all(str(file) in sentence and "\n" not in sentence for sentence in said)
 
 
 def test_results_are_not_taken_for_features(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -77,7 +76,8 @@ def read_features(path: str | os.PathLike[str]) -> dict[str, Matrix]:
 
     Raises:
         FileNotFoundError: no such file. PermissionError: it may not be read. ValueError: a folder; another ending; a
-            file that is damaged, empty, holds objects, or is a result of simkit.
+            file that is damaged, empty, holds objects, or is a result of simkit. MemoryError: an npz file of arrays
+            that memory has no room for, as a damaged one may seem to be.
         ValueError, TypeError: an array that is no representation.
     """
     file = Path(path)
@@ -164,7 +164,7 @@ def _mapped(file: Path, name: str, entry: dict[str, Any], start: int) -> object:
 def _npy(file: Path) -> dict[str, object]:
     try:
         values = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # NumPy evaluates the header: a damaged one raises what Python's parser and mmap do
         raise _unreadable(file, error) from None
     if not isinstance(values, np.ndarray):
         values.close()
@@ -178,16 +178,19 @@ def _npz(file: Path) -> dict[str, object]:
             archive = np.load(raw, allow_pickle=False)
             single = isinstance(archive, np.ndarray)
             arrays = {} if single else {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except Exception as error:  # as of a header, and whatever the damage makes the archive: encrypted, for one
         raise _unreadable(file, error) from None
     if single:
         raise ValueError(f"{str(file)!r} holds a single array: call it .npy")
     return arrays
 
 
-def _unreadable(file: Path, error: Exception) -> ValueError | PermissionError:
+def _unreadable(file: Path, error: Exception) -> ValueError | PermissionError | MemoryError:
     if isinstance(error, PermissionError):
         return PermissionError(f"the file {str(file)!r} may not be read")
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    said = error.args[0] if isinstance(error, SyntaxError | TokenError) else error  # the rest is a place in the header
+    reason = (str(said).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, MemoryError):
+        return MemoryError(f"{str(file)!r} is damaged or needs more memory than there is: {reason}")
     advice = "" if "pickle" in reason else f": {reason}"  # NumPy's is to unpickle
     return ValueError(f"{str(file)!r} is damaged or holds Python objects, which are never unpickled{advice}")
