@@ -143,6 +143,12 @@ def test_bad_arguments() -> None:
         ({"threshold": "0.5"}, TypeError, "a threshold must be a number, not '0.5'"),
         ({"threshold": True}, TypeError, "a threshold must be a number, not True"),
         ({"threshold": [0.5, None]}, TypeError, "a threshold must be a number, not None"),
+        ({"threshold": [0.5, np.ones(2)]}, TypeError, r"a threshold must be a number, not an array of shape \(2,\)"),
+        (
+            {"threshold": np.ones((2, 2))},
+            TypeError,
+            r"threshold has shape \(2, 2\): it must be a number or a sequence of numbers",
+        ),
         ({"threads": 0}, ValueError, "threads must be a positive integer, not 0"),
         (
             {"backend": "cuda"},

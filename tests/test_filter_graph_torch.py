@@ -24,6 +24,20 @@ def test_parameters_of_modules() -> None:
         assert weight.grad is None
 
 
+def test_a_tensor_of_no_dimension_is_a_threshold_and_one_of_many_is_none() -> None:
+    weight = torch.randn((20, 5), generator=torch.Generator().manual_seed(3))
+    graphs = sk.filter_graph(weight, threshold=torch.tensor([0.5, 0.75]))
+    for value, graph in zip((0.5, 0.75), graphs, strict=True):
+        for scalar in (torch.tensor(value), torch.nn.Parameter(torch.tensor(value).bfloat16()), np.array(value)):
+            found = sk.filter_graph(weight, threshold=scalar)
+            assert found.threshold == value
+            assert np.array_equal(found.bits, graph.bits)
+    with pytest.raises(
+        TypeError, match=r"^threshold has shape \(2, 1\): it must be a number or a sequence of numbers$"
+    ):
+        sk.filter_graph(weight, threshold=torch.ones(2, 1))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_other_precisions(dtype: str) -> None:
     weight = torch.randn((50, 70), generator=torch.Generator().manual_seed(1)).to(getattr(torch, dtype))

@@ -377,6 +377,11 @@ BAD = [
     ({"units": True}, ValueError, r"units must be \[6\] integer ids, not bool of shape \(\)"),
     ({"units": [0, 1, 2]}, ValueError, r"units must be \[6\] integer ids, not int64 of shape \(3,\)"),
     ({"units": [0.0] * 6}, ValueError, r"units must be \[6\] integer ids, not float64 of shape \(6,\)"),
+    (
+        {"units": np.array([0, 1, 2, 3, 4, 2**63], dtype=np.uint64)},
+        ValueError,
+        "units holds the id 9223372036854775808, which int64, the type of ids, cannot hold",
+    ),
     ({"count": 0}, ValueError, "count must be an integer from 1 to 6, not 0"),
     ({"count": 7}, ValueError, "count must be an integer from 1 to 6, not 7"),
     ({"count": 2.0}, ValueError, "count must be an integer from 1 to 6, not 2.0"),

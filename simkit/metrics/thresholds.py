@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -74,8 +74,11 @@ def parse_thresholds(threshold: ThresholdLike, norm: Norm, fan_in: int) -> tuple
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
     if threshold is None:
         return [from_cosine(calibrated_cosine(fan_in), norm, fan_in)], False
-    if isinstance(threshold, np.ndarray) and threshold.ndim == 0:
-        threshold = threshold.item()
+    array: Any = threshold  # maybe a tensor, which is Iterable even where it has no dimension
+    if getattr(array, "ndim", 1) == 0:
+        threshold = array.item()
+    elif getattr(array, "ndim", 1) > 1:
+        raise TypeError(f"threshold has shape {tuple(array.shape)}: it must be a number or a sequence of numbers")
     if isinstance(threshold, Iterable) and not isinstance(threshold, str | bytes):
         values = [_checked(value, norm) for value in threshold]
         if not values:
@@ -84,9 +87,11 @@ def parse_thresholds(threshold: ThresholdLike, norm: Norm, fan_in: int) -> tuple
     return [_checked(threshold, norm)], False
 
 
-def _checked(value: object, norm: Norm) -> float:
+def _checked(value: Any, norm: Norm) -> float:
     if isinstance(value, bool | np.bool_ | str | bytes) or not hasattr(value, "__float__"):
         raise TypeError(f"a threshold must be a number, not {value!r}")
+    if getattr(value, "ndim", 0):
+        raise TypeError(f"a threshold must be a number, not an array of shape {tuple(value.shape)}")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"a threshold must be finite, not {number!r}")

@@ -21,7 +21,7 @@ def unit_columns(
     """(unit ids ``[u]`` ascending, the columns of each unit; None where units are equal neighbouring blocks).
 
     Raises:
-        ValueError: a number of units that does not divide p, or ids that are not ``[p]`` integers.
+        ValueError: a number of units that does not divide p, or ids that are not ``[p]`` integers or beyond int64.
     """
     if units is None:
         return np.arange(p), None
@@ -33,6 +33,8 @@ def unit_columns(
     if labels.shape != (p,) or labels.dtype.kind not in "iu":
         raise ValueError(f"units must be [{p}] integer ids, not {labels.dtype} of shape {labels.shape}")
     ids, inverse = np.unique(labels, return_inverse=True)
+    if ids[-1] > np.iinfo(np.int64).max:
+        raise ValueError(f"units holds the id {ids[-1]}, which int64, the type of ids, cannot hold")
     return ids.astype(np.int64), [np.flatnonzero(inverse == k) for k in range(len(ids))]
 
 
