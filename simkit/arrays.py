@@ -255,7 +255,7 @@ def _native_order(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _cast(values: npt.NDArray[Any], name: str, dtype: str, origin: str) -> Matrix:
     if np.iscomplexobj(values):
-        raise TypeError(f"{name} has dtype {dtype}: similarity of complex features is not defined here")
+        raise _complex(name, dtype)
     if dtype in _EXACT_IN_FLOAT32:
         return Matrix(name, values.astype(np.float32), "float32", origin)
     if values.dtype.kind in "iu":
@@ -266,6 +266,10 @@ def _cast(values: npt.NDArray[Any], name: str, dtype: str, origin: str) -> Matri
     if values.dtype.kind == "f":
         raise TypeError(f"{name} has dtype {dtype}: float64 is the widest supported; convert it yourself")
     raise TypeError(f"{name} {_no_numbers(values.dtype)}: numbers are needed")
+
+
+def _complex(name: str, dtype: str) -> TypeError:
+    return TypeError(f"{name} has dtype {dtype}: similarity of complex features is not defined here")
 
 
 def _no_numbers(dtype: np.dtype[Any]) -> str:
@@ -316,6 +320,12 @@ def _numpy(x: npt.NDArray[Any], origin: str) -> tuple[npt.NDArray[Any], str, str
 def _torch(x: Any, torch: Any, name: str) -> tuple[npt.NDArray[Any], str, str]:
     if x.layout != torch.strided or x.is_quantized:
         raise TypeError(f"{name} is a {x.layout if not x.is_quantized else 'quantized'} tensor: pass a dense one")
+    if x.is_nested:
+        raise TypeError(f"{name} is a nested tensor, whose rows differ in length: pass a dense one")
+    if x.is_meta:
+        raise TypeError(f"{name} is a meta tensor of shape {tuple(x.shape)}: it has no values")
+    if x.is_complex():
+        raise _complex(name, str(x.dtype).removeprefix("torch."))  # NumPy has no complex32
     origin = "torch"
     x = x.detach()
     if x.device.type != "cpu":
@@ -326,4 +336,8 @@ def _torch(x: Any, torch: Any, name: str) -> tuple[npt.NDArray[Any], str, str]:
         return x.view(torch.uint16).numpy(), "bfloat16", origin
     if str(x.dtype).startswith("torch.float8"):
         raise TypeError(f"{name} has dtype {x.dtype}: widen it to float16 or float32 first")
-    return _numpy(x.numpy(), origin)
+    try:
+        return _numpy(x.numpy(), origin)
+    except (TypeError, RuntimeError) as error:  # a type that NumPy lacks, or a tensor that only stands for values
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise TypeError(f"{name}, a {type(x).__name__} of {x.dtype}, cannot be read as an array: {reason}") from None

@@ -85,7 +85,7 @@ def _type_name(x: Any) -> str:
 
 def _of_torch(x: Any, torch: Any) -> DeviceView | None:
     dtype = _type_name(x)
-    dense = x.layout == torch.strided and not x.is_quantized
+    dense = x.layout == torch.strided and not x.is_quantized and not x.is_nested
     if x.device.type != "cuda" or torch.version.hip or not dense or dtype not in _FLOATS or x.ndim < 2 or not x.numel():
         return None
     x = x.detach().resolve_conj().resolve_neg().reshape(len(x), -1)

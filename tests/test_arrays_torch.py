@@ -82,11 +82,19 @@ def test_integers_and_booleans(x: torch.Tensor) -> None:
     assert as_matrix((x * 10).long()).dtype == "float64"
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 def test_what_is_refused(x: torch.Tensor) -> None:
     with pytest.raises(TypeError, match=r"^x is a torch.sparse_coo tensor: pass a dense one$"):
         as_matrix(x.to_sparse())
     with pytest.raises(TypeError, match=r"^x has dtype complex64: similarity of complex features is not defined here$"):
         as_matrix(torch.complex(x, x))
+    half = torch.complex(x, x).to(torch.complex32)
+    with pytest.raises(TypeError, match=r"^x has dtype complex32: similarity of complex features is not defined here$"):
+        as_matrix(half)
+    with pytest.raises(TypeError, match=r"^x is a meta tensor of shape \(80, 6\): it has no values$"):
+        as_matrix(x.to("meta"))
+    with pytest.raises(TypeError, match=r"^x, a Tensor of torch\.bits8, cannot be read as an array: [^\n]*Bits8$"):
+        as_matrix(x.to(torch.uint8).view(torch.bits8))
     with pytest.raises(TypeError, match=r"^x has dtype torch.float8_e4m3fn: widen it to float16 or float32 first$"):
         as_matrix(x.to(torch.float8_e4m3fn))
     with pytest.raises(ValueError, match=r"^x has shape \(80,\): a representation is \[n, p\]"):
@@ -95,6 +103,25 @@ def test_what_is_refused(x: torch.Tensor) -> None:
     bad[7, 2] = float("nan")
     with pytest.raises(ValueError, match=r"^x has 1 non-finite entry, the first at row 7, column 2$"):
         sk.cka(bad, x)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+def test_nested_tensors_and_those_without_values_are_refused_by_name(x: torch.Tensor) -> None:
+    nested = torch.nested.nested_tensor([x[:3], x[:2]])
+    with pytest.raises(TypeError, match=r"^x is a nested tensor, whose rows differ in length: pass a dense one$"):
+        as_matrix(nested)
+    with pytest.raises(TypeError, match=r"^layer is a nested tensor"):
+        sk.similarity_matrix({"layer": nested})
+    refused = []
+
+    def inside(row: torch.Tensor) -> torch.Tensor:
+        with pytest.raises(TypeError, match=r"^x, a Tensor of torch\.float32, cannot be read as an array: [^\n]*$"):
+            as_matrix(row)
+        refused.append(row)
+        return row
+
+    torch.vmap(inside)(x[None])
+    assert refused
 
 
 def test_conjugated_and_negated_views(x: torch.Tensor) -> None:

@@ -181,7 +181,8 @@ class Tensor:
     def __init__(self, values: Array, kind: str = "float32", index: int = 1) -> None:
         self.values, self.dtype = values, f"torch.{kind}"
         self.device = SimpleNamespace(type="cuda", index=index)
-        self.layout, self.is_quantized, self.ndim, self.shape = "strided", False, values.ndim, values.shape
+        self.layout, self.is_quantized, self.is_nested = "strided", False, False
+        self.ndim, self.shape = values.ndim, values.shape
 
     def __len__(self) -> int:
         return len(self.values)

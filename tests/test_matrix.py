@@ -245,6 +245,8 @@ def test_amounts_of_memory(text: Any, count: int | None) -> None:
         True,
         [64],
         "64 M B",
+        pytest.param(10**400, id="1e400"),
+        pytest.param(-(10**5000), id="more digits than Python writes"),
     ],
 )
 def test_what_is_no_amount_of_memory(bad: Any) -> None:

@@ -82,8 +82,10 @@ def parse_memory(memory: int | float | str | None) -> int | None:
             value = float(memory)
         if isinstance(memory, bool) or not 1 <= value < float("inf"):
             raise ValueError
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f'memory must be a number of bytes or a text such as "64 MB", not {memory!r}') from None
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        # An integer that float64 does not hold may have more digits than Python writes, or than one reads.
+        given = "a number beyond 1.8e308" if isinstance(error, OverflowError) else repr(memory)
+        raise ValueError(f'memory must be a number of bytes or a text such as "64 MB", not {given}') from None
     return int(value)
 
 
