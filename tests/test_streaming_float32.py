@@ -115,6 +115,25 @@ def test_rows_that_dwarf_the_others(place: str, times: float) -> None:
         assert found is not None
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("times", [1e28, 1e40, 1e78, 1e100, 1e130, 1e160, 1e200, 1e290])
+@pytest.mark.parametrize("large", [2, 16, 17])
+def test_the_units_hold_the_first_blocks_largest_rows(large: int, times: float, estimator: Estimator) -> None:
+    """However small all others are: fourth powers of the rows kept apart stay in range."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1100, 14))
+    y = x @ rng.standard_normal((14, 13)) + 5 * rng.standard_normal((1100, 13))
+    x[large:] /= times
+    want = sk.cka(x, y, estimator=estimator)
+    for columns in (None, {"y": y}):
+        layers = {"x": x} if columns else {"x": x, "y": y}
+        stream = streamed(layers, columns, [700, 400], estimator=estimator, **fast)
+        assert stream.compute()["x", "y"] == pytest.approx(want, abs=1e-9)
+        again = sk.StreamingCKA(estimator=estimator, **fast)
+        again.load_state_dict(stream.state_dict())
+        assert again.compute()["x", "y"] == stream.compute()["x", "y"]
+
+
 @pytest.mark.parametrize("row", [0, 700, 1090])
 def test_a_row_that_float32_does_not_hold(row: int) -> None:
     layers = {name: x.astype(np.float64) for name, x in features(1100, [8, 20]).items()}

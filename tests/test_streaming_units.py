@@ -72,6 +72,26 @@ def test_rows_of_another_scale_altogether(layers: dict[str, Array], factor: floa
     assert run(data, [N]).compute()["x", "y"] == pytest.approx(truth(data), abs=1e-9)
 
 
+@pytest.mark.parametrize("products", ["float64", "float32"])
+@pytest.mark.parametrize("times", [1e28, 1e100, 1e130, 1e165, 1e200, 1e290])
+def test_one_row_beside_which_the_squares_of_all_others_vanish(
+    layers: dict[str, Array], times: float, products: Any
+) -> None:
+    """All that decides the debiased score is that row's products with the others: right, or refused with the reason."""
+    data = {name: x.copy() for name, x in layers.items()}
+    data["x"][1:] /= times
+    data["flat"] = np.full((N, 2), 3.0)
+    found = run(data, [N], products=products).compute()
+    assert found.degenerate["row", "flat"] == "every feature is constant over the samples"
+    if np.isnan(found["x", "y"]):
+        assert times > 1e160
+        assert found.degenerate["column", "x"].endswith("that its squares vanish in float64")
+    else:
+        nearer = {**data, "x": np.concatenate([data["x"][:1] * 1e20 / times, data["x"][1:]])}
+        assert found["x", "y"] == pytest.approx(run(nearer, [N]).compute()["x", "y"], abs=1e-6)
+        assert times < 1e200
+
+
 @pytest.mark.parametrize("first", ["dead", 1e-200, 1e-40, 1.0, 1e40, 1e200])
 @pytest.mark.parametrize("second", ["dead", 1e-200, 1e-40, 1.0, 1e40, 1e200])
 def test_streams_of_any_two_scales_merge(layers: dict[str, Array], first: float | str, second: float | str) -> None:

@@ -16,7 +16,7 @@ from ..backends.choose import Choice, check_backend, choose
 from ..backends.moment_sums import HeldMoments
 from ..backends.routes import check_threads, parse_memory
 from ..kernels import Linear
-from ..metrics.cka import CKA, check_estimator, scores_from_sums
+from ..metrics.cka import CKA, TINY, VANISHED, check_estimator, scores_from_sums
 from ..metrics.prepare import CONSTANT, check_finite, preparing_steps
 from ..streaming import finish, held, minibatch, moments, state
 from .added import Added
@@ -346,10 +346,14 @@ class StreamingCKA:
     def _matrix(self, sums: PairSums, plan: Plan, samples: int) -> SimilarityMatrix:
         rows = [name for name, _ in self._rows]
         columns = rows if self._columns is None else [name for name, _ in self._columns]
-        constant = CONSTANT if self._mode == "exact" else "every feature is constant within each batch"
+        exact = self._mode == "exact"
+        constant, tiny = (CONSTANT, TINY) if exact else ("every feature is constant within each batch", 0.0)
         scores = scores_from_sums(
-            sums, rows, columns, samples, self._estimator, drowned=finish.DROWNED, constant=constant
+            sums, rows, columns, samples, self._estimator, drowned=finish.DROWNED, tiny=tiny, constant=constant
         )
+        for side, names, raw in (("row", rows, sums.raw_rows), ("column", columns, sums.raw_columns)):
+            vanished = np.flatnonzero((raw > 0) & (raw <= tiny)).tolist()
+            scores.degenerate.update({(side, names[i]): VANISHED for i in vanished})
         measure = repr(CKA(Linear(), self._estimator))
         return SimilarityMatrix(scores.values, tuple(rows), tuple(columns), samples, measure, scores.degenerate, plan)
 

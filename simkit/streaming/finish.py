@@ -79,4 +79,6 @@ def _pair(n: int, x: Layer, y: Layer, sums: Cross, estimator: Estimator) -> tupl
 
 def _own(side: GatheredSide, n: int, estimator: Estimator) -> tuple[FloatArray, FloatArray]:
     pairs = [_pair(n, layer, layer, own(layer), estimator) for layer in side.layers]
-    return np.array([total for total, _ in pairs]), np.array([raw for _, raw in pairs])
+    # Beside a row that dwarfs them by 1e160 the squares of the others vanish: 0 is left to layers that are constant.
+    least = [np.finfo(np.float64).smallest_subnormal if layer.apart.any() else 0.0 for layer in side.layers]
+    return np.array([total for total, _ in pairs]), np.maximum([raw for _, raw in pairs], least)

@@ -48,7 +48,8 @@ def first_side(layers: Sequence[Matrix], alone: bool, products: Precision = "flo
     """Empty sums of one side in the units of its first block's raw layers; ``alone``: no Gram matrices.
 
     For float32 products a value that a column often has (the zeros of a ReLU) is its shift, and stays an exact zero:
-    equal values round alike, which does not average out. And the scale is that of all rows but the few largest.
+    equal values round alike, which does not average out. And the scale is that of all rows but the few largest, which
+    are kept apart, as far as these stay within the distance above which the units of later blocks would move.
     """
     widths = [layer.p for layer in layers]
     offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum(widths)]))
@@ -60,8 +61,9 @@ def first_side(layers: Sequence[Matrix], alone: bool, products: Precision = "flo
     scale = np.empty(offsets[-1])
     for s in [slice(start, end) for start, end in pairwise(offsets)]:
         largest = np.abs(rows[:, s] - shift[s]).max(axis=1)
-        usual = float(np.partition(largest, -LIMIT - 1)[-LIMIT - 1]) if fast and len(rows) > LIMIT else 0.0
-        scale[s] = _power(usual or float(largest.max()))
+        scale[s] = _power(float(largest.max()))
+        if fast and len(rows) > LIMIT and (usual := float(np.partition(largest, -LIMIT - 1)[-LIMIT - 1])):
+            scale[s] = min(_power(usual), scale[s.start] * _FAR)
     p, count = offsets[-1], len(widths)
     grams = () if alone else tuple(np.zeros((width, width)) for width in widths)
     empty = SideSums(offsets, shift, scale, np.zeros(p), np.zeros(p), np.zeros(count), np.zeros(count), grams)
@@ -108,8 +110,13 @@ def common(held: Held, other: Held) -> tuple[Held, Held]:
 
 
 def may_round(held: Held, raw: Sequence[Sequence[Matrix]]) -> bool:
-    """Whether the units of the sums suit a block's raw layers: those that were constant so far still are."""
+    """Whether the units of the sums suit a block's raw layers: those that were constant so far still are.
+
+    And the usual row is one that float32 holds: a few rows kept apart may be so large that it would become zeros.
+    """
     for (side, _), layers in zip(held.sides(), raw, strict=True):
+        if ((side.sum_a > 0) & (side.sum_a <= _SMALLEST * held.n)).any():
+            return False
         for i in np.flatnonzero(side.sum_a == 0).tolist():
             if not (layers[i].float64() == side.shift[side.spans[i]]).all():  # float32 might make it zeros
                 return False
