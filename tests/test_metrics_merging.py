@@ -213,6 +213,39 @@ def test_batch_norm_with_equal_residues_is_decided_by_the_cosine() -> None:
     np.testing.assert_allclose(found.score, 0.85 * plain.score, atol=1e-15)
 
 
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("bn_scale", ["exact", "reference"])
+@pytest.mark.parametrize("fan_in", [2, 9, 576, 4608])
+def test_residues_that_are_equal_but_for_rounding_are_decided_by_the_cosine(
+    fan_in: int, bn_scale: Any, backend: str | None
+) -> None:
+    """Rows of one length that share one BatchNorm: their norms differ in the last bits, and so do the residues."""
+    for seed in range(10):
+        r = np.random.default_rng(seed)
+        w = r.standard_normal((24, fan_in))
+        w[12:15] = w[3]  # ties go to the lowest unit
+        w /= np.linalg.norm(w, axis=1, keepdims=True)
+        kept = np.arange(24) % 4 > 0
+        size = 10.0 ** r.integers(-6, 7, size=2)
+        gamma, beta, mean, var = r.uniform(0.3, 2), size[0] * r.standard_normal(), size[1], r.uniform(0.1, 2)
+        same = BatchNorm(*(np.full(24, value) for value in (gamma, beta, mean, var)))
+        plain = merging(w, kept, threshold=-1.0, backend=backend)
+        found = merging(w, kept, batch_norm=same, threshold=-1.0, bn_scale=bn_scale, backend=backend)
+        assert found.partner.tolist() == plain.partner.tolist()
+        np.testing.assert_allclose(found.score, 0.85 * plain.score, atol=1e-15)
+        assert found.partner[list(found.pruned).index(12)] == 3
+
+
+def test_small_differences_of_residues_still_count() -> None:
+    """A millionth of a millionth of the terms, of which rounding is a thousandth: the nearer residue wins."""
+    w = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    beta = np.array([1.0 + 1e-12, 1.0, 1.0])
+    same = BatchNorm(np.ones(3), beta, np.zeros(3), np.ones(3))
+    for backend in (None, "reference"):
+        found = merging(w, np.array([True, True, False]), batch_norm=same, backend=backend)
+        assert found.partner.tolist() == [1]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("entries", [1, 64, 2**20])
 def test_ties_go_to_the_lowest_unit_in_any_block(monkeypatch: pytest.MonkeyPatch, dtype: type, entries: int) -> None:

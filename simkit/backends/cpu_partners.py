@@ -45,7 +45,7 @@ def _search(problem: NearestProblem, rows: Indices, right: npt.NDArray[np.floati
     if problem.residues is not None:
         r, admissible = problem.residues.between(rows, others)
         _exclude_own(admissible, rows, others, False)
-        scores += (1.0 - balance) * minmax(r, admissible)
+        scores += (1.0 - balance) * minmax(problem.residues, rows, others, r, admissible)
         scores[~admissible] = np.inf
     else:
         _exclude_own(scores, rows, others, np.inf)

@@ -12,6 +12,13 @@ from ..arrays import FloatArray, Matrix
 
 Indices = npt.NDArray[np.int64]
 TIE = 1e-12  # scores that are this close are equal
+FLAT = 32 * float(np.finfo(np.float64).eps)
+"""Residues are equal that differ by no more than this share of the terms that they are sums of.
+
+From γ, β, μ, σ and two norms to a term there are some 14 roundings of eps / 2, and two more to the sum: a difference of
+two residues is off by up to 16 eps of the terms. And by four times what a norm is off by, which is a few eps: of the
+sum of its squares, and of weights that were rounded when they were brought to one length. That is 16 eps more.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,31 @@ class Residues:
             r *= signs
         return r, np.isfinite(r) & (signs > 0 if self.same_sign else signs != 0)
 
+    def terms(self, rows: Indices, others: Indices) -> FloatArray:
+        """Half of what the terms of r ``[rows, others]`` sum up to, each by its size; so that none overflows."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            product = 0.5 * np.abs(self.slope[rows, None] * self.size[others])
+        return np.asarray(np.abs(0.5 * self.of_row[rows, None]) + np.abs(0.5 * self.of_partner[others]) + product)
 
-def minmax(r: FloatArray, admissible: npt.NDArray[np.bool_]) -> FloatArray:
+    def largest_terms(self, rows: Indices, others: Indices) -> FloatArray:
+        """No less than the terms of each row ``[rows]``, at the price of no table."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            product = 0.5 * np.abs(self.slope[rows] * np.abs(self.size[others]).max())
+            return np.asarray(np.abs(0.5 * self.of_row[rows]) + np.abs(0.5 * self.of_partner[others]).max() + product)
+
+
+def minmax(
+    residues: Residues, rows: Indices, others: Indices, r: FloatArray, admissible: npt.NDArray[np.bool_]
+) -> FloatArray:
     """Each row of ``r``, which is halved, rescaled to [0, 1] over what is admissible; 0 where that is all equal."""
     r *= 0.5  # so that no difference overflows
     low = np.where(admissible, r, np.inf).min(axis=1, keepdims=True)
     high = np.where(admissible, r, -np.inf).max(axis=1, keepdims=True)
-    flat = ~(high > low)
+    flat = ~(high - low > FLAT * residues.largest_terms(rows, others)[:, None])
+    doubtful = np.flatnonzero(flat)
+    if len(doubtful):
+        terms = np.where(admissible[doubtful], residues.terms(rows[doubtful], others), 0.0).max(axis=1)
+        flat[doubtful] = ~(high[doubtful] - low[doubtful] > FLAT * terms[:, None])
     with np.errstate(invalid="ignore", over="ignore"):
         return np.where(flat, 0.0, (r - low) / np.where(flat, 1.0, high - low))
 
@@ -54,9 +79,9 @@ class NearestProblem:
 
         score_ij = λ (1 - cos(x_i, x_j)) + (1 - λ) minmax_j r_ij
 
-    minmax over the admissible others j of i: (r - min) / (max - min), and 0 where all are equal. Without residues
-    λ = 1 and all others are admissible. A row is never its own. Scores within :data:`TIE` are equal, and the lowest row
-    comes first.
+    minmax over the admissible others j of i: (r - min) / (max - min), and 0 where all are equal, to :data:`FLAT`.
+    Without residues λ = 1 and all others are admissible. A row is never its own. Scores within :data:`TIE` are equal,
+    and the lowest row comes first.
     """
 
     matrix: Matrix

@@ -394,7 +394,7 @@ def nearest_rows(problem: NearestProblem, k: int = 1, *, threads: int = 1) -> Ne
     if problem.residues is not None:
         r, defined = problem.residues.between(rows, others)
         admissible &= defined
-        score += (1.0 - problem.balance) * minmax(r, admissible)
+        score += (1.0 - problem.balance) * minmax(problem.residues, rows, others, r, admissible)
     score[~admissible] = np.inf
     found = NearestRows.none(len(rows), k, "float64 products, a whole table")
     for nth in range(min(k, len(others))):

@@ -6,7 +6,8 @@ gains S times the column of n. Exact where w_n = s w_m, s > 0, and the path to t
     bias        rows are [w, b]; the score is 1 - cosine; S = s = ‖[w_n, b_n]‖ / ‖[w_m, b_m]‖
     BatchNorm   y = γ (u - μ) / σ + β, σ = √(var + eps), s = ‖w_n‖ / ‖w_m‖, so that y_n = S y_m + B with
                 S = s (γ_n / γ_m) (σ_m / σ_n),   B = (γ_n / σ_n) [s (μ_m - σ_m β_m / γ_m) - μ_n] + β_n
-                score = λ (1 - cos) + (1 - λ) minmax over kept m of |B| / S, among the m with S > 0
+                score = λ (1 - cos) + (1 - λ) minmax over kept m of |B| / S, among the m with S > 0;
+                where these differ by rounding alone, minmax is 0: the cosine decides
 
 The published code has γ, β, μ and σ of n and m exchanged, takes the variance for σ, drops eps and admits S < 0:
 ``bn_scale="reference"`` does as it did, to reproduce its tables. A unit whose chosen partner has a cosine below the
