@@ -184,3 +184,18 @@ def test_merging_asks_the_named_backend(load: Load) -> None:
         ValueError, match=r"^backend must be None or one of native_cuda, native_cpu, reference, not 'gpu'$"
     ):
         merging(w, kept, backend="gpu")
+
+
+def test_residues_that_differ_by_rounding_are_equal(load: Load) -> None:
+    """Units of one length that share one BatchNorm: the cosine decides, as on the host."""
+    r = np.random.default_rng(3)
+    w = r.standard_normal((40, 30))
+    w[20:23] = w[5]
+    w /= np.linalg.norm(w, axis=1, keepdims=True)
+    kept = np.arange(40) % 4 > 0
+    same = BatchNorm(*(np.full(40, value) for value in (1.3, -700.0, 0.4, 0.9)))
+    for scale in ("exact", "reference"):
+        want = merging(w, kept, batch_norm=same, threshold=-1.0, bn_scale=scale, backend="reference")
+        got = merging(There(w), kept, batch_norm=same, threshold=-1.0, bn_scale=scale)
+        assert got.partner.tolist() == want.partner.tolist()
+        assert got.partner.tolist() == merging(w, kept, threshold=-1.0).partner.tolist()

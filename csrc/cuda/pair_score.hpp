@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cuda/operand.hpp"
+#include "ops/partners.hpp"
 
 namespace simkit::cuda {
 
@@ -51,6 +52,11 @@ struct PairScore {
         return r - r == 0.0 ? 0.5 * r : kUndefined;
     }
 
+    // Half of what the terms of a residue sum up to, each by its size.
+    SIMKIT_BOTH double terms(Index i, Index j) const {
+        return (size(0.5 * a[i]) + size(0.5 * b[j])) + 0.5 * size(rounded_product(c[i], d[j]));
+    }
+
     // Of the row at a place; r: half its residue with the other.
     SIMKIT_BOTH double score(double cosine, double r, Index place) const {
         const double distance = 1.0 - cosine;
@@ -59,14 +65,17 @@ struct PairScore {
         const double rest = most > least ? (r - least) / (most - least) : 0.0;
         return rounded_product(balance, distance) + rounded_product(1.0 - balance, rest);
     }
+
+  private:
+    SIMKIT_BOTH static double size(double x) { return x < 0.0 ? -x : x; }
 };
 
-// low, high [count_rows]: the extremes of each row's admissible residues; infinity and its opposite where there are
-// none. Program blocks: a row each.
+// low, high [count_rows]: the extremes of each row's admissible residues, one number where they differ by no more than
+// rounding (kFlat); infinity and its opposite where there are none. Program blocks: a row each.
 struct ResidueRanges {
     static constexpr int kThreads = 128, kResident = 8;
     struct Shared {
-        double low[kThreads], high[kThreads];
+        double low[kThreads], high[kThreads], terms[kThreads];
     };
     struct Registers {};
 
@@ -74,28 +83,31 @@ struct ResidueRanges {
 
     SIMKIT_BOTH bool step(Index number, int thread, int k, Shared& shared, Registers&) const {
         if (k == 0) {
-            double low = kInfinite, high = -kInfinite;
-            for (Index j = thread; j < of.count_others; j += kThreads)
-                widen(of.residue(of.rows[number], of.others[j]), low, high);
+            double low = kInfinite, high = -kInfinite, terms = 0.0;
+            for (Index j = thread; j < of.count_others; j += kThreads) {
+                const double r = of.residue(of.rows[number], of.others[j]);
+                if (!(r == r)) continue;
+                if (r < low) low = r;
+                if (r > high) high = r;
+                const double its = of.terms(of.rows[number], of.others[j]);
+                if (its > terms) terms = its;
+            }
             shared.low[thread] = low;
             shared.high[thread] = high;
+            shared.terms[thread] = terms;
             return true;
         }
         if (thread > 0) return false;
-        double low = shared.low[0], high = shared.high[0];
+        double low = shared.low[0], high = shared.high[0], terms = shared.terms[0];
         for (int other = 1; other < kThreads; ++other) {
             if (shared.low[other] < low) low = shared.low[other];
             if (shared.high[other] > high) high = shared.high[other];
+            if (shared.terms[other] > terms) terms = shared.terms[other];
         }
+        if (high > low && !(high - low > kFlat * terms)) high = low;
         of.low[number] = low;
         of.high[number] = high;
         return false;
-    }
-
-  private:
-    SIMKIT_BOTH static void widen(double r, double& low, double& high) {  // not by NaN
-        if (r < low) low = r;
-        if (r > high) high = r;
     }
 };
 

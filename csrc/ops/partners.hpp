@@ -2,7 +2,8 @@
 //
 //   score_ij = balance (1 - cos(x_i, x_j)) + (1 - balance) minmax_j r_ij,    r_ij = s_i s_j |a_i + b_j + c_i d_j|
 //
-// minmax over the admissible others j of i: (r - min) / (max - min), and 0 where all are equal. Admissible are j != i
+// minmax over the admissible others j of i: (r - min) / (max - min), and 0 where all are equal, to kFlat of the largest
+// |a_i| + |b_j| + |c_i d_j| among them (simkit/backends/nearest.py says why that). Admissible are j != i
 // with a finite r_ij and s_i s_j != 0, or > 0 where the sign is to be the same; without residues all j != i. The best
 // first; scores within kTie are equal, and the lowest row comes first.
 //
@@ -12,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "core/matrix_view.hpp"
@@ -20,6 +22,7 @@
 namespace simkit {
 
 constexpr double kTie = 1e-12;
+constexpr double kFlat = 32 * std::numeric_limits<double>::epsilon();
 constexpr std::int64_t kMostNearest = 128;
 
 struct NearestProblem {
