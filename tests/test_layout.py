@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from simkit import kernels
-from simkit.backends import base, cuda_device, damage_room, mapped, routes
+from simkit.backends import base, cuda_device, damage_room, mapped, preparing, routes
 from simkit.backends.choose import PREFERENCE
 
 ROOT = Path(__file__).parents[1]
@@ -268,6 +268,7 @@ def test_no_two_programs_have_one_name() -> None:
         (mapped.FOLIO, "core/pack.hpp", "kFolio"),
         (mapped.PASSING[0], "core/pack.hpp", "kPassing"),
         (mapped.PASSING[1], "core/pack.hpp", "kPassingRows"),
+        (preparing.PIECE, "cpu/columns.cpp", "kElements"),
         (routes.PILOT, "cpu/hsic_sample.cpp", "kPilot"),
         (routes.PILOT, "cuda/pilot.hpp", "kPilot"),
         (routes.CHUNK, "cpu/gram_tile.hpp", "kChunk"),

@@ -242,7 +242,8 @@ def test_every_pass_over_a_mapped_layer_has_its_team(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(native_cpu, "_core", Watched)
     each = mapped_of([x]).passing(x.p) + SUMS * x.p  # type: ignore[union-attr]
-    for memory, team in ((each, 1), (2 * each, 2), (None, 7)):
+    scales = 8 * x.n  # of Cosine's rows
+    for memory, team in ((each + scales, 1), (2 * each + scales, 2), (None, 7)):
         teams.clear()
         prepare(x, sk.Cosine(), backend="native_cpu", threads=7, memory=memory)
         assert teams == [("column_stats", team), ("row_norms", team), ("column_stats", team)]

@@ -6,8 +6,12 @@ What is read of a mapped file counts as memory of the process until it is given 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from ..arrays import Matrix
 
@@ -56,6 +60,16 @@ def mapped_of(matrices: Iterable[Matrix]) -> Mapped | None:
             whole = (x.n - 1) * down + (x.p - 1) * across + x.itemsize
             layers.append((whole if x.p > 1 and across > down else down, whole))
     return Mapped(tuple(dict.fromkeys(layers))) if layers else None
+
+
+def release(x: Matrix) -> None:
+    """Tell the system that the file under ``x`` is not needed for now: a later read brings its pages back."""
+    base: Any = x.values
+    while not isinstance(base, np.memmap) or isinstance(base.base, np.memmap):
+        base = base.base
+    file: Any = base.base
+    if hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
 
 
 def mapped_team(x: Matrix, threads: int, memory: int | None) -> int:

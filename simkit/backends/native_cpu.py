@@ -38,6 +38,7 @@ from .mapped import mapped_team
 from .mixed import among_wide
 from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
 from .nearest import NearestProblem, NearestRows
+from .preparing import stats_team
 from .routes import ROOM
 from .unit_features import host_features
 
@@ -85,8 +86,9 @@ def _bound(block: Block) -> Any:
 def column_stats(
     matrix: Matrix, *, row_scale: FloatArray | None = None, threads: int = 1, memory: int | None = None
 ) -> ColumnStats:
-    """See :func:`simkit.backends.reference.column_stats`; ``memory`` bounds the pages of a mapped file."""
-    team = mapped_team(matrix, threads, memory)
+    """See :func:`simkit.backends.reference.column_stats`; ``memory`` bounds the sums of columns, which every
+    worker has, and the pages of a mapped file, as far as one thread can."""
+    team = stats_team(matrix, threads, memory)
     mean, squares, max_abs, max_dev, nonfinite, row, column = _core().column_stats(
         x=matrix.values, dtype=matrix.dtype, mapped=matrix.mapped, row_scale=row_scale, threads=team
     )

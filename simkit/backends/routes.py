@@ -23,6 +23,7 @@ from ..kernels import CustomKernel, as_integer
 from .base import Block, Cores, Precision, Route, RouteName, Split, UnitBlocks
 from .mapped import SUMS, Mapped
 from .mixed import Counts, among_wide, cheapest_split, wide_ones
+from .preparing import Preparing, preparing_of
 
 Number: TypeAlias = float | FloatArray
 
@@ -191,6 +192,7 @@ class _Table:
     threads: int
     tile: int | None
     mapped: Mapped | None
+    preparing: Preparing
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -198,7 +200,10 @@ class _Table:
 
     @property
     def room(self) -> int:
-        return ROOM if self.memory is None else self.memory
+        """Bytes for the engine's workspace: what the prepared layers hold is taken from ``memory``."""
+        if self.memory is not None:
+            return self.memory - self.preparing.held
+        return ROOM - (0 if self.mapped is None else 8 * sum(self.widths))
 
     @property
     def held(self) -> int:
@@ -208,19 +213,30 @@ class _Table:
     def among(self, wide: Sequence[bool]) -> _Table:
         """The wide layers, in the memory that the sums of all leave."""
         rows, columns, _ = among_wide(wide, self.rows, self.columns)
-        memory = None if self.memory is None else self.memory - self.held
-        return replace(self, rows=tuple(rows), columns=None if columns is None else tuple(columns), memory=memory)
+        return replace(
+            self,
+            rows=tuple(rows),
+            columns=None if columns is None else tuple(columns),
+            memory=None if self.memory is None else self.memory - self.held,
+            preparing=replace(self.preparing, passes=()),  # all layers hold what they keep, and no pass is left
+        )
+
+    def needed(self, *spaces: Workspace) -> int:
+        """Bytes of the largest of them with one worker, beside what prepared layers hold, or of preparing them."""
+        return max(self.preparing.least, *(self.preparing.held + space.total(1) for space in spaces))
+
+    def taken(self, space: Workspace, workers: int) -> int:
+        """Bytes at most with so many workers, and with those that prepare the layers."""
+        return max(self.preparing.taken(self.threads, self.memory), self.preparing.held + space.total(workers))
 
     def fits(self, *spaces: Workspace) -> bool:
         """Whether each of them does, with one worker."""
-        return self.memory is None or all(space.total(1) <= self.memory for space in spaces)
+        return self.memory is None or self.needed(*spaces) <= self.memory
 
     def sample_space(self, tile: int) -> Workspace:
         m, p = len(self.widths), max(self.widths)
         kernel = {"linear": self.linear, "custom": self.custom}
-        space = sample_workspace(m, self.n, p, tile, self.products, self.mapped, **kernel)
-        means = 0 if self.mapped is None else 8 * sum(self.widths)  # of wide layers with few rows not little
-        return replace(space, shared=space.shared + means)
+        return sample_workspace(m, self.n, p, tile, self.products, self.mapped, **kernel)
 
     @property
     def feature_width(self) -> int:
@@ -233,6 +249,7 @@ class _Table:
         if self.mapped is not None:
             p = max(self.widths)
             each = max(each + self.mapped.pages(CHUNK), self.mapped.passing(p) + SUMS * p)
+        each = max(each, 8 * max(self.widths))  # a worker's sums of a layer's columns, which come afterwards
         return Workspace(8 * sum(self.widths) + 40 * m * m, each)
 
 
@@ -259,6 +276,7 @@ def plan_pair_sums(
     if cores in ("tensor", "half"):
         raise NotImplementedError("products on tensor cores need a CUDA device, not a processor")
     blocks = [*rows, *(columns or ())]
+    layers = [rows.whole] if isinstance(rows, UnitBlocks) else blocks
     wanted, why = products_precision(blocks)
     table = _Table(
         n=blocks[0].n,
@@ -272,6 +290,7 @@ def plan_pair_sums(
         threads=threads,
         tile=tile,
         mapped=mapped,
+        preparing=preparing_of(((block.matrix, block.kernel) for block in layers), in_memory=mapped is None),
     )
     if route is None:
         return _cheapest(table, units=isinstance(rows, UnitBlocks))
@@ -287,8 +306,14 @@ def plan_pair_sums(
 
 
 def _cheapest(table: _Table, *, units: bool) -> Route:
-    if not (table.linear and table.fits(table.feature_space)):
+    if not table.linear:
         return _sample_route(table)
+    if not table.fits(table.feature_space):
+        try:
+            return _sample_route(table)
+        except TooLittleMemory as error:
+            needed = min(error.needed, table.needed(table.feature_space))
+            raise TooLittleMemory(error.memory, error.work, needed) from None
     m, total = len(table.widths), sum(table.widths)
     sample_cost, feature_cost = _count(table.n, table.rows, table.columns)
     route, least = _feature_route, float(_feature_time(table.n, m, total, total**2, feature_cost))
@@ -308,7 +333,7 @@ def _feature_route(table: _Table) -> Route:
     sample_cost, cost = _count(table.n, table.rows, table.columns)
     workers = space.workers(min(table.threads, _square(sum(table.widths), width)), table.room)
     reason = f"{cost:.3g} float64 multiply-adds against {sample_cost:.3g} {table.products} ones in sample space"
-    return Route("feature", "float64", width, workers, cost, space.total(workers), reason)
+    return Route("feature", "float64", width, workers, cost, table.taken(space, workers), reason)
 
 
 def _sample_route(table: _Table) -> Route:
@@ -318,11 +343,11 @@ def _sample_route(table: _Table) -> Route:
     size = table.tile or _sample_tile(table, shared=shared)
     space = table.sample_space(size)
     if table.tile is None and not table.fits(space):
-        raise TooLittleMemory(f"{table.memory} bytes", f"comparing {m} layers of {n} samples", space.total(1))
+        raise TooLittleMemory(f"{table.memory} bytes", f"comparing {m} layers of {n} samples", table.needed(space))
     workers = space.workers(min(table.threads, m if shared else _square(n, size)), table.room)
     words = f"{table.products} products: {table.why}"
     reason = f"{words}; feature space would take {feature_cost:.3g} multiply-adds in float64"
-    return Route("sample", table.products, size, workers, cost, space.total(workers), reason, shared)
+    return Route("sample", table.products, size, workers, cost, table.taken(space, workers), reason, shared)
 
 
 def _mixed_route(table: _Table, wide: tuple[bool, ...]) -> Route:
@@ -330,14 +355,14 @@ def _mixed_route(table: _Table, wide: tuple[bool, ...]) -> Route:
     spaces = _mixed_spaces(table, wide)
     if table.tile is None and not table.fits(*spaces):
         work = f"comparing {m} layers of {n} samples by the mixed route"
-        raise TooLittleMemory(f"{table.memory} bytes", work, max(space.total(1) for space in spaces))
+        raise TooLittleMemory(f"{table.memory} bytes", work, table.needed(*spaces))
     sample = _sample_route(table.among(wide))
     narrow = sum(p for p, far in zip(table.widths, wide, strict=True) if not far)
     strips, others = -(-narrow // table.feature_width), -(-sum(table.widths) // table.feature_width)
     workers = table.feature_space.workers(min(table.threads, strips * others), table.room)
     sample_cost, feature_cost = _count(n, table.rows, table.columns)
     cost = feature_cost - _count(n, *wide_ones(wide, table.rows, table.columns))[1]
-    space = table.feature_space.total(workers)
+    space = table.taken(table.feature_space, workers)
     feature = replace(_feature_route(table), threads=workers, multiply_adds=cost, bytes=space)
     alone = f"against {feature_cost:.3g} in feature space alone and {sample_cost:.3g} in sample space alone"
     return Route(
@@ -390,7 +415,7 @@ def _sample_tile(table: _Table, *, shared: bool) -> int:
     def fits(tile: int, workers: int) -> bool:
         space = table.sample_space(tile)
         if table.memory is not None:
-            return space.total(workers) <= table.memory
+            return space.total(workers) <= table.room
         # Panels and strips are worth no more; pages only in so far as large tiles have more of them than small ones.
         own = unmapped.sample_space(tile)
         return own.total(workers) <= workers * PANELS + own.sums and (

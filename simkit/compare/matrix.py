@@ -144,9 +144,12 @@ def similarity_matrix(
         others: the columns of the result; None compares ``layers`` with themselves.
         measure: a measure object, by default debiased linear CKA.
         memory: bytes of workspace beyond the features in memory, as a number or ``"64 MB"``. CKA fits its tiles to it,
-            and counts what is resident of mapped files, which sample space reads again for every strip of tiles; the
-            other measures hold a prepared form of every layer and are refused when that takes more. On a device that is
-            named for arrays on the host it bounds their copies too: what does not fit is sent in strips.
+            and counts what is resident of mapped files, which sample space reads again for every strip of tiles, the
+            sums of columns that prepare a layer, and what all layers keep of that: means, and the cosine kernel's
+            scales of rows. The other measures hold a prepared form of every layer and are refused when that takes more.
+            On a device that is named for arrays on the host it bounds their copies too: what does not fit is sent in
+            strips. Not counted: the float copies that integers, booleans and foreign byte orders are admitted as, a
+            device's arrays on the host, and what ``backend="reference"`` takes.
         backend: a backend's name; None lets simkit choose.
         threads: worker threads of CKA; None takes the processors of this process. LAPACK, which the other measures run
             on, has settings of its own.

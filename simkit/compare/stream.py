@@ -46,8 +46,9 @@ class StreamingCKA:
         estimator: ``"debiased"`` or ``"biased"`` (exact mode only).
         mode: ``"exact"`` or ``"minibatch"``.
         products: ``"float64"``, or ``"float32"`` (exact mode only).
-        memory: refuse layers whose state would take more bytes (a number or ``"64 MB"``). On a device up to 64 MiB of
-            rows that wait to be added, or one block of 512, and another block come on top.
+        memory: refuse layers whose state would take more bytes (a number or ``"64 MB"``). The state alone: a batch, and
+            ``compute`` while it finishes, take about twice as much again at most. On a device up to 64 MiB of rows
+            that wait to be added, or one block of 512, and another block come on top.
         backend, threads: as in :func:`simkit.cka`.
 
     Batches on a CUDA device stay there, and so do the exact sums, from the first such batch on; batches on the host are

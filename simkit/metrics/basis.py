@@ -19,6 +19,7 @@ import scipy  # its submodules load when first used, so `import simkit` does not
 
 from ..arrays import FloatArray, Matrix, as_matrix, enough_samples, same_samples
 from ..backends.base import Block, ColumnStats
+from ..backends.mapped import PASSING, mapped_of, release
 from ..errors import DegenerateWarning
 from ..kernels import Linear
 from .blas import (
@@ -37,7 +38,8 @@ from .measure import Need
 from .prepare import prepare_with_stats
 
 Prepared = TypeVar("Prepared")
-_SMALL = 2**16  # bytes of column statistics and the like
+_SMALL = 2**16  # bytes of what is as long as there are samples, and the like
+_VECTORS = 12  # as long as there are features, of column statistics and of centring
 _LARGE = 2**20  # entries from which a copy takes a time that one would notice
 _EXPONENT = 100  # of two, within which no product or square of features comes near the range of float64
 _CHUNK = 2**16  # entries that are centred at a time
@@ -128,6 +130,9 @@ def _centred(x: Matrix, block: Block, stats: ColumnStats) -> tuple[FloatArray, F
     z = np.empty((x.n, x.p))
     left = np.zeros(x.p)
     step = max(1, _CHUNK // x.p)
+    mapped, read = mapped_of([x]), 0  # bytes of a mapped file, which NumPy's reading leaves resident
+    (row, whole), *_ = mapped.layers if mapped else ((0, 0),)
+    by_rows = row < whole  # the whole of a file by columns would be read again for every strip
     for start in range(0, x.n, step):
         rows = slice(start, start + step)
         part = x.values[rows] if x.dtype == "float64" else x.float64(rows)
@@ -135,6 +140,13 @@ def _centred(x: Matrix, block: Block, stats: ColumnStats) -> tuple[FloatArray, F
             part = np.multiply(part, scale, out=z[rows])
         np.subtract(part, shift, out=z[rows])
         left += z[rows].sum(axis=0)
+        if by_rows:
+            read += step * row
+            if read >= PASSING[0] // 2:
+                release(x)
+                read = 0
+    if mapped is not None:
+        release(x)
     left /= x.n
     squares = np.einsum("ij,ij->j", z, z) if exponent else stats.sum_sq_dev  # those of x may overflow or vanish
     deviation = np.sqrt(squares / x.n)
@@ -233,9 +245,12 @@ def need_of(x: Matrix, *, held: int) -> Need:
 
     QR holds the centred features, what LAPACK makes of them and the result; divide and conquer holds seven matrices
     of the smaller side. Scoring holds no more. Cholesky factors take less for good: a square one beside the features.
+    Of fewer than six samples the sums of columns, and what centring forms of them, are more than all of that.
     """
-    k = min(x.n, x.p)
-    return Need(8 * (held + k * k), 8 * (3 * x.n * x.p + 7 * k * k) + _SMALL)
+    k, mapped = min(x.n, x.p), mapped_of([x])
+    pages = 0 if mapped is None else mapped.passing(0)
+    working = max(3 * x.n * x.p + 7 * k * k, (x.n + _VECTORS) * x.p)
+    return Need(8 * (held + k * k), 8 * working + pages + _SMALL)
 
 
 def basis_of(x: Matrix) -> Basis:

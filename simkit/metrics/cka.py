@@ -13,7 +13,7 @@ kernels, and where float32 would cancel); sums and results are float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +32,7 @@ from ..backends.base import (
 )
 from ..backends.choose import check_backend, check_places, choose
 from ..backends.mapped import mapped_of
+from ..backends.preparing import pass_over, preparing_of
 from ..backends.routes import check_threads
 from ..errors import TooLittleMemory
 from ..kernels import Kernel, Linear, check_kernel
@@ -290,20 +291,15 @@ def normalised_with_gaps(
     """All-pairs CKA where constant layers leave NaN rows and columns that are named."""
     check_places([*rows, *(columns or ())], forced.backend)
     degenerate: dict[tuple[str, str], str] = {}
+    left_over = _room_beside(rows, columns, measure.kernel, forced)
 
     def ready(side: str, layers: Sequence[Matrix]) -> tuple[list[int], list[Block]]:
         places, blocks = [], []
         for i, layer in enumerate(layers):
             try:
-                blocks.append(
-                    prepare(
-                        layer,
-                        measure.kernel,
-                        backend=forced.backend,
-                        threads=forced.threads,
-                        memory=forced.memory,
-                    )
-                )
+                memory = left_over(layer)
+                block = prepare(layer, measure.kernel, backend=forced.backend, threads=forced.threads, memory=memory)
+                blocks.append(block)
                 places.append(i)
             except Degenerate as error:
                 degenerate[side, layer.name] = error.reason
@@ -321,3 +317,35 @@ def normalised_with_gaps(
     if columns is None:
         degenerate.update({("column", name): reason for (_, name), reason in list(degenerate.items())})
     return Scores(values, degenerate, Plan(steps))
+
+
+def _room_beside(
+    rows: Sequence[Matrix], columns: Sequence[Matrix] | None, kernel: Kernel, forced: ForcedRoute
+) -> Callable[[Matrix], int | None]:
+    """What ``memory`` leaves to preparing a layer beside what the others hold once they are prepared.
+
+    The route is planned here first, from widths alone: too little memory is said before any of it is taken.
+    """
+    if forced.memory is None:
+        return lambda _: None
+    layers = [*rows, *(columns or ())]
+    chosen = choose("pair_sums", backend=forced.backend, inputs=layers)
+    if not chosen.on_host:
+        return lambda _: forced.memory
+
+    def unread(side: Sequence[Matrix]) -> list[Block]:
+        return [Block(x, kernel, np.empty(0), 0) for x in side]
+
+    chosen.plan_pair_sums(
+        unread(rows),
+        None if columns is None else unread(columns),
+        memory=forced.memory,
+        threads=check_threads(forced.threads),
+        route=forced.route,
+        products=forced.products,
+        tile=forced.tile,
+        mapped=mapped_of(layers),
+        cores=forced.cores,
+    )
+    left = forced.memory - preparing_of((x, kernel) for x in layers).held
+    return lambda x: left + pass_over(x, kernel).held

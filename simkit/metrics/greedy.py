@@ -28,14 +28,16 @@ from ..backends.base import (
     Step,
 )
 from ..backends.choose import check_backend, choose
+from ..backends.preparing import pass_over
 from ..backends.routes import check_threads, parse_memory
+from ..errors import TooLittleMemory
 from ..kernels import Cosine, Kernel, Linear, as_number, check_kernel
 from ..streaming.covariance import Covariance
 from .cka import ForcedRoute, check_estimator
-from .kernel_damage import damage_steps, eliminate, kernel_damage
+from .kernel_damage import check_candidates, damage_steps, eliminate, kernel_damage
 from .measure import Degenerate
 from .prepare import CONSTANT, prepare_with_stats, preparing_steps
-from .unit_sums import sums_of_units, unit_columns
+from .unit_sums import check_units, sums_of_units, unit_columns
 
 Mode: TypeAlias = Literal["greedy", "oneshot"]
 TOGETHER = 2**31  # bytes of the matrices on a device that are searched at once
@@ -103,7 +105,7 @@ def greedy_cka(
             what is resident of mapped files counts. Fewer candidates are evaluated at once, on fewer threads, and the
             kernel of all units is formed again where it does not fit, to the same bits, as are products of columns;
             sums of pairs of units may be formed by other tiles, which changes their rounding. The plan says what is
-            taken at most.
+            taken at most. Float copies of integers and booleans do not count.
         backend: a backend's name; None lets simkit choose.
         threads: worker threads; None takes the processors of this process.
 
@@ -278,6 +280,10 @@ def _prepared(
     team = check_threads(threads)
     ids, columns = unit_columns(units, x.p)
     removals = _check_count(count, len(ids))
+    summed = estimator == "debiased" or columns is not None or len(ids) < x.p
+    precision: Precision | None = "float64" if exact or estimator == "debiased" else None
+    forced = ForcedRoute(backend=backend, threads=threads, memory=search.memory, products=precision)
+    _check_room(Block(x, kernel, np.empty(0), 0), columns, len(ids), forced, exact=exact, summed=summed)
     block, stats = prepare_with_stats(x, kernel, backend=backend, threads=threads, memory=search.memory)
     before = preparing_steps(kernel, backend=backend, inputs=[x])
     if not isinstance(kernel, Linear):
@@ -285,7 +291,7 @@ def _prepared(
         return Elimination(ids[found.order], found.cka, found.smallest_gap, Plan((*candidates, *before)))
     a: SquareMatrix
     ran: tuple[Step, ...]
-    if estimator == "biased" and columns is None and len(ids) == x.p:
+    if not summed:
         products = choose("column_products", backend=backend, inputs=[block])
         double = exact or x.precision == "float64"
         workers, taken = products.products_team(block, double=double, threads=team, memory=search.memory)
@@ -293,13 +299,38 @@ def _prepared(
         reason = f"{products.reason}; {products.words_of_columns('float64' if double else 'float32', [block])}"
         ran = (Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, taken),)
     else:
-        precision: Precision | None = "float64" if exact or estimator == "debiased" else None
-        forced = ForcedRoute(backend=backend, threads=threads, memory=search.memory, products=precision)
         sums, ran = sums_of_units(block, columns, len(ids), estimator, forced)
         a = sums.values
     if not a.sum() > 0.0:
         raise Degenerate(x.name, f"its {estimator} HSIC with itself is zero within rounding")
     return _Prepared(ids, a, removals, ran, before)
+
+
+def _check_room(
+    block: Block,
+    columns: list[npt.NDArray[np.int64]] | None,
+    units: int,
+    forced: ForcedRoute,
+    *,
+    exact: bool,
+    summed: bool,
+) -> None:
+    """Plan what follows from widths alone, so that too little memory is said before a pass has taken any of it."""
+    if forced.memory is None:
+        return
+    backend, memory, team = forced.backend, forced.memory, check_threads(forced.threads)
+    try:
+        if not isinstance(block.kernel, Linear):
+            check_candidates(block, units, exact=exact, backend=backend, threads=team, memory=memory)
+        elif summed:
+            check_units(block, columns, units, forced)
+        else:
+            products = choose("column_products", backend=backend, inputs=[block])
+            double = exact or block.matrix.precision == "float64"
+            products.products_team(block, double=double, threads=team, memory=memory)
+    except TooLittleMemory as error:
+        needed = max(error.needed, pass_over(block.matrix, block.kernel).total(1))
+        raise TooLittleMemory(error.memory, error.work, needed) from None
 
 
 def _by_candidates(

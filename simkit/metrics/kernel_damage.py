@@ -197,6 +197,19 @@ class KernelDamage:
         return np.asarray(rows / each - rows.sum(axis=-1, keepdims=True) / (2 * both))
 
 
+def check_candidates(block: Block, units: int, *, exact: bool, backend: str | None, threads: int, memory: int) -> None:
+    """Raise TooLittleMemory where a single candidate of a layer that is yet to be prepared would need more."""
+    chosen = Chosen.of(block, backend).sums
+    if chosen.on_host:
+        double = _in_float64(block, exact=exact)
+        chosen.plan_candidates(block, units, double=double, threads=threads, memory=memory)
+
+
+def _in_float64(block: Block, *, exact: bool) -> bool:
+    """A polynomial kernel of raw rows is large and nearly constant where features are far from zero."""
+    return exact or block.matrix.precision == "float64" or isinstance(block.kernel, Polynomial | CustomKernel)
+
+
 def kernel_damage(
     block: Block,
     columns: Sequence[npt.NDArray[np.int64]],
@@ -215,10 +228,8 @@ def kernel_damage(
         Degenerate: a kernel that is the same for all pairs of samples.
         TooLittleMemory: a single candidate needs more. NotImplementedError: ``memory`` on a device.
     """
-    # A polynomial kernel of raw rows is large and nearly constant where features are far from zero: float64 always.
-    distances = not isinstance(block.kernel, Polynomial | CustomKernel)
-    double = exact or block.matrix.precision == "float64" or not distances
     n, name = block.n, block.matrix.name
+    double = _in_float64(block, exact=exact)
     chosen = Chosen.of(block, backend)
 
     def formed(double: bool) -> tuple[CandidateRoom, UnitFeatures]:
@@ -234,7 +245,7 @@ def kernel_damage(
     problem = CandidateProblem(features.z, offsets, block.kernel, block.length, estimator, name=name)
     spread = np.add.reduceat(features.sum_sq_dev, offsets[:-1])
     damage = KernelDamage(problem, math.nan, spread, chosen, room, name)
-    levels = damage.settled(everything, Levels(np.zeros(n), small=not distances))
+    levels = damage.settled(everything, Levels(np.zeros(n), small=isinstance(block.kernel, Polynomial | CustomKernel)))
     problem = replace(problem, centre=levels.values, small_centre=levels.small)
     problem = replace(problem, packed=chosen.pack.function(problem, room=room.packed, threads=room.threads))
     damage = replace(damage, problem=problem)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..arrays import COPIED, Matrix
+from ..arrays import COPIED, FloatArray, Matrix
 from ..backends.base import Block, ColumnStats, Step
 from ..backends.choose import choose
+from ..backends.preparing import check_pass
 from ..backends.routes import check_threads
 from ..kernels import RBF, Cosine, CustomKernel, Kernel, Laplacian, Polynomial
 from .measure import Degenerate
@@ -28,11 +29,11 @@ def prepare(
     threads: int | None = None,
     memory: int | None = None,
 ) -> Block:
-    """Make ``x [n, p]`` ready for products with ``kernel``; ``memory`` bounds what the passes take.
+    """Make ``x [n, p]`` ready for products with ``kernel``; ``memory`` bounds what that takes, what stays included.
 
     Raises:
         ValueError: non-finite entries, named with their number and the first position; zero rows under Cosine;
-            features too large to centre, or to multiply.
+            features too large to centre, or to multiply; too little memory, on the host.
         Degenerate: constant features.
     """
     return prepare_with_stats(x, kernel, backend=backend, threads=threads, memory=memory)[0]
@@ -48,17 +49,16 @@ def prepare_with_stats(
 ) -> tuple[Block, ColumnStats]:
     """:func:`prepare`, with the column statistics of what the kernel sees."""
     team = check_threads(threads)
+    stats_of = choose("column_stats", backend=backend, inputs=[x])
+    if memory is not None and stats_of.on_host:
+        check_pass(x, kernel, memory)
+        memory -= 8 * x.n if isinstance(kernel, Cosine) else 0  # its scales
     stats = checked_stats(x, backend=backend, threads=threads, memory=memory)
     scale = None
     if isinstance(kernel, Cosine):
         exponent = _exponent(stats.max_abs)
-        plain = Block(x, kernel, np.zeros(x.p), exponent)
-        norms_of = choose("row_norms", backend=backend, inputs=[plain])
-        norms = np.sqrt(norms_of.function(plain, threads=team, memory=memory))
-        if not norms.all():
-            raise ValueError(f"{x.name} has a zero row, number {int(np.argmin(norms))}: its cosine is undefined")
-        scale = np.ldexp(1.0 / norms, -exponent)
-        stats_of = choose("column_stats", backend=backend, inputs=[x])
+        del stats  # two vectors as long as a row, for which the second pass has no room
+        scale = _row_scale(x, kernel, exponent, backend=backend, threads=team, memory=memory)
         stats = stats_of.function(x, row_scale=scale, threads=team, memory=memory)
     if stats.max_dev == 0.0:
         raise Degenerate(x.name, CONSTANT)
@@ -72,12 +72,27 @@ def prepare_with_stats(
     block = Block(x, kernel, stats.mean, _exponent(stats.max_dev), scale, spread=spread)
     if isinstance(kernel, RBF | Laplacian):
         median_of = choose("distance_median", backend=backend, inputs=[block])
-        median = median_of.function(block, threads=team, memory=memory)
+        left = memory if memory is None or not stats_of.on_host else memory - 16 * x.p  # beside the statistics
+        median = median_of.function(block, threads=team, memory=left)
         if median == 0.0:
             raise Degenerate(x.name, "the median distance between its samples is zero, so the kernel has no bandwidth")
         t = kernel.bandwidth
         block = block.with_length(2 * t * t * median if isinstance(kernel, RBF) else t * math.sqrt(median))
     return block, stats
+
+
+def _row_scale(
+    x: Matrix, kernel: Cosine, exponent: int, *, backend: str | None, threads: int, memory: int | None
+) -> FloatArray:
+    """What brings every row to unit norm, formed in one vector: of long layers a second would be a layer of its own."""
+    plain = Block(x, kernel, np.zeros(x.p), exponent)
+    norms_of = choose("row_norms", backend=backend, inputs=[plain])
+    norms: FloatArray = norms_of.function(plain, threads=threads, memory=memory)
+    np.sqrt(norms, out=norms)
+    if not norms.all():
+        raise ValueError(f"{x.name} has a zero row, number {int(np.argmin(norms))}: its cosine is undefined")
+    np.divide(1.0, norms, out=norms)
+    return np.ldexp(norms, -exponent, out=norms)
 
 
 def preparing_steps(kernel: Kernel, *, backend: str | None = None, inputs: Sequence[Matrix] = ()) -> tuple[Step, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy.typing as npt
 
 from ..backends.base import Block, Estimator, PairSums, Step, UnitBlocks
 from ..backends.choose import choose
-from ..backends.mapped import mapped_of
+from ..backends.mapped import Mapped, mapped_of
 from ..backends.routes import check_threads
 from ..errors import TooLittleMemory
 from .cka import ForcedRoute, sums_of
@@ -46,34 +48,65 @@ def sums_of_units(
     Raises:
         TooLittleMemory: there is no room for the sums, beside the columns where these are brought together.
     """
-    if columns is None:
-        offsets, order = np.arange(count + 1) * (block.p // count), np.arange(block.p)
-    else:
-        offsets, order = np.cumsum([0, *(len(own) for own in columns)]), np.concatenate(columns)
-    if np.array_equal(order, np.arange(block.p)):
+    offsets, order = _laid_out(columns, count, block.p)
+    if order is None:
         sums, plan = sums_of(UnitBlocks(block, offsets), None, estimator, forced)
         return sums, plan.steps
     gather = choose("gather_columns", backend=forced.backend, inputs=[block])
-    mapped = mapped_of([block.matrix])
-    taken = block.n * block.p * block.matrix.itemsize + (0 if mapped is None else mapped.whole)
-    left = forced if forced.memory is None else replace(forced, memory=forced.memory - taken)
-    try:
+    taken = _together_bytes(block)
+    with _room_beside(block, count, forced) as left:
         # Of a layer that goes to a device, only once it is there: until then its copy would count as well.
         if left.memory is not None and (left.memory <= 0 or gather.on_host):
             _check_room(UnitBlocks(block, offsets), left)
         matrix = gather.function(block.matrix, order)
         together = Block(matrix, block.kernel, block.shift[order], block.exponent)
         sums, plan = sums_of(UnitBlocks(together, offsets), None, estimator, left)
-    except TooLittleMemory as error:
-        work = f"bringing the columns of {count} units of {block.matrix.name} together and {error.work}"
-        raise TooLittleMemory(f"{forced.memory} bytes", work, error.needed + taken) from None
     ran = Step("gather_columns", gather.backend, gather.reason, bytes=taken)
     return sums, (ran, *plan.steps)
 
 
-def _check_room(units: UnitBlocks, forced: ForcedRoute) -> None:
+def check_units(block: Block, columns: list[npt.NDArray[np.int64]] | None, count: int, forced: ForcedRoute) -> None:
+    """Raise TooLittleMemory where there is no room for the sums of units of a layer that is yet to be prepared."""
+    if not choose("pair_sums", backend=forced.backend, inputs=[block]).on_host:
+        return
+    offsets, order = _laid_out(columns, count, block.p)
+    if order is None:
+        _check_room(UnitBlocks(block, offsets), forced, mapped_of([block.matrix]))
+        return
+    with _room_beside(block, count, forced) as left:
+        _check_room(UnitBlocks(block, offsets), left)
+
+
+def _laid_out(
+    columns: list[npt.NDArray[np.int64]] | None, count: int, p: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """(where units begin and end, the order of columns that brings them together; None where they are)."""
+    if columns is None:
+        return np.arange(count + 1) * (p // count), None
+    offsets, order = np.cumsum([0, *(len(own) for own in columns)]), np.concatenate(columns)
+    return offsets, None if np.array_equal(order, np.arange(p)) else order
+
+
+def _together_bytes(block: Block) -> int:
+    """Of the columns once more, of the pages that they come from, and of vectors: units, order, shift, a comparison."""
+    mapped = mapped_of([block.matrix])
+    pages = 0 if mapped is None else mapped.whole
+    return block.n * block.p * block.matrix.itemsize + pages + 4 * 8 * block.p
+
+
+@contextmanager
+def _room_beside(block: Block, count: int, forced: ForcedRoute) -> Iterator[ForcedRoute]:
+    """What columns that are brought together leave; errors tell the whole."""
+    taken = _together_bytes(block)
+    try:
+        yield forced if forced.memory is None else replace(forced, memory=forced.memory - taken)
+    except TooLittleMemory as error:
+        work = f"bringing the columns of {count} units of {block.matrix.name} together and {error.work}"
+        raise TooLittleMemory(f"{forced.memory} bytes", work, error.needed + taken) from None
+
+
+def _check_room(units: UnitBlocks, forced: ForcedRoute, mapped: Mapped | None = None) -> None:
     """Plan the sums of units whose columns are yet to be brought together: a plan depends on widths alone."""
     planner = choose("pair_sums", backend=forced.backend, inputs=[units.whole])
-    planner.plan_pair_sums(
-        units, None, memory=forced.memory, threads=check_threads(forced.threads), products=forced.products
-    )
+    threads = check_threads(forced.threads)
+    planner.plan_pair_sums(units, None, memory=forced.memory, threads=threads, products=forced.products, mapped=mapped)
