@@ -436,3 +436,20 @@ def test_column_products(shape: tuple[int, int], dtype: type[np.floating], backe
             assert np.array_equal(got, got.T)
             entry = "device products" if backend == "native_cuda" else "products"
             assert_close(16 * got, want, entry, np.float64 if exact else np.float32, n, p, scale=size)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_cosines_of_rows_of_every_size(backend: str | None) -> None:
+    """A row's length does not matter, down to where float64 has no reciprocal of it."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((60, 7))
+    y = x @ rng.standard_normal((7, 5)) + rng.standard_normal((60, 5))
+    want = sk.cka(x, y, kernel=sk.Cosine(), backend=backend)
+    sizes = np.resize(10.0 ** np.array([0.0, -150, -161, -165, -170, -250, -300, 290]), 60)
+    for scale in (sizes[:, None], 1e-300, 1e290):
+        assert sk.cka(x * scale, y, kernel=sk.Cosine(), backend=backend) == pytest.approx(want, abs=1e-12)
+    for tiny in (x * 1e-310, np.where(np.arange(60)[:, None] == 17, x * 1e-310, x)):
+        with pytest.raises(
+            ValueError, match=r"^row \d+ of x has the norm .*e-31\d, too small to divide by in float64: re"
+        ):
+            sk.cka(tiny, y, kernel=sk.Cosine(), backend=backend)

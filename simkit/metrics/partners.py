@@ -20,6 +20,7 @@ from ..kernels import Linear
 
 _LEAST = -1000  # the power of two that brings any float64 within reach of a square
 _REACH = 450  # powers of two below the largest entry whose squares are exact
+_SMALL = 2.0 ** (-2 * _REACH)  # squares below it may have lost digits
 _CHUNK = 2**15  # entries of rows that are widened at a time
 _NARROW = ("float16", "bfloat16", "float32")  # whose values all lie within that reach of each other
 
@@ -34,26 +35,40 @@ class Partners:
     route: str  # what scores were formed by; empty where nobody looked
 
 
-def row_norms(x: Matrix, largest: float, *, last: FloatArray | None = None, backend: str | None = None) -> FloatArray:
+def row_norms(
+    x: Matrix,
+    largest: float,
+    *,
+    last: FloatArray | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
+) -> FloatArray:
     """Norms ``[n]`` of the rows of ``x``, float64, of squares that neither overflow nor vanish.
 
-    ``largest`` is max |x|; ``last [n]`` one more entry of every row. On the host only the small rows are read again.
+    ``largest`` is max |x|; ``last [n]`` one more entry of every row; ``memory`` bounds what a pass takes. On the host
+    only the small rows are read again.
     """
-    norms_of = choose("row_norms", backend=backend, inputs=[x]).function
-    exponent = max(_LEAST, int(np.frexp(largest)[1]))
-    norms, small = np.zeros(x.n), np.ones(x.n, dtype=np.bool_)
-    while True:
-        block = Block(x, Linear(), np.zeros(x.p), exponent)
+    norms_of, team = choose("row_norms", backend=backend, inputs=[x]).function, check_threads(threads)
+
+    def squares(exponent: int) -> FloatArray:
         with np.errstate(over="ignore"):  # of larger rows, which are known already
-            squares: FloatArray = norms_of(block, threads=check_threads(None))
-        norms[small] = np.ldexp(np.sqrt(squares[small]), exponent)
-        small &= squares < 2.0 ** (-2 * _REACH)
-        if exponent == _LEAST or x.dtype in _NARROW or not small.any():
-            break
+            found: FloatArray = norms_of(Block(x, Linear(), np.zeros(x.p), exponent), threads=team, memory=memory)
+        return found
+
+    exponent = max(_LEAST, int(np.frexp(largest)[1]))
+    norms = squares(exponent)
+    again = exponent > _LEAST and x.dtype not in _NARROW and norms.min() < _SMALL
+    small = norms < _SMALL if again else np.empty(0, dtype=np.bool_)  # of long layers a vector more would be a layer
+    np.ldexp(np.sqrt(norms, out=norms), exponent, out=norms)
+    while small.any() and exponent > _LEAST:
         if x.device is None:
             _rescale(x, np.flatnonzero(small), norms)
             break
         exponent = max(_LEAST, exponent - _REACH)
+        found = squares(exponent)
+        norms[small] = np.ldexp(np.sqrt(found[small]), exponent)
+        small &= found < _SMALL
     return norms if last is None else np.hypot(norms, last)
 
 

@@ -14,6 +14,7 @@ from ..backends.preparing import check_pass
 from ..backends.routes import check_threads
 from ..kernels import RBF, Cosine, CustomKernel, Kernel, Laplacian, Polynomial
 from .measure import Degenerate
+from .partners import row_norms
 
 CONSTANT = "every feature is constant over the samples"
 _FAR = 100  # squared offset over variance from which distances are formed of centred rows, raw products apart
@@ -32,8 +33,9 @@ def prepare(
     """Make ``x [n, p]`` ready for products with ``kernel``; ``memory`` bounds what that takes, what stays included.
 
     Raises:
-        ValueError: non-finite entries, named with their number and the first position; zero rows under Cosine;
-            features too large to centre, or to multiply; too little memory, on the host.
+        ValueError: non-finite entries, named with their number and the first position; zero rows under Cosine, or
+            such whose norm is below 5.6e-309; features too large to centre, or to multiply; too little memory, on the
+            host.
         Degenerate: constant features.
     """
     return prepare_with_stats(x, kernel, backend=backend, threads=threads, memory=memory)[0]
@@ -56,9 +58,9 @@ def prepare_with_stats(
     stats = checked_stats(x, backend=backend, threads=threads, memory=memory)
     scale = None
     if isinstance(kernel, Cosine):
-        exponent = _exponent(stats.max_abs)
+        largest = stats.max_abs
         del stats  # two vectors as long as a row, for which the second pass has no room
-        scale = _row_scale(x, kernel, exponent, backend=backend, threads=team, memory=memory)
+        scale = _to_unit_length(x, row_norms(x, largest, backend=backend, threads=team, memory=memory))
         stats = stats_of.function(x, row_scale=scale, threads=team, memory=memory)
     if stats.max_dev == 0.0:
         raise Degenerate(x.name, CONSTANT)
@@ -79,20 +81,6 @@ def prepare_with_stats(
         t = kernel.bandwidth
         block = block.with_length(2 * t * t * median if isinstance(kernel, RBF) else t * math.sqrt(median))
     return block, stats
-
-
-def _row_scale(
-    x: Matrix, kernel: Cosine, exponent: int, *, backend: str | None, threads: int, memory: int | None
-) -> FloatArray:
-    """What brings every row to unit norm, formed in one vector: of long layers a second would be a layer of its own."""
-    plain = Block(x, kernel, np.zeros(x.p), exponent)
-    norms_of = choose("row_norms", backend=backend, inputs=[plain])
-    norms: FloatArray = norms_of.function(plain, threads=threads, memory=memory)
-    np.sqrt(norms, out=norms)
-    if not norms.all():
-        raise ValueError(f"{x.name} has a zero row, number {int(np.argmin(norms))}: its cosine is undefined")
-    np.divide(1.0, norms, out=norms)
-    return np.ldexp(norms, -exponent, out=norms)
 
 
 def preparing_steps(kernel: Kernel, *, backend: str | None = None, inputs: Sequence[Matrix] = ()) -> tuple[Step, ...]:
@@ -143,6 +131,25 @@ def checked_stats(
     if stats.max_abs > LARGEST:
         raise ValueError(f"{x.name} holds {stats.max_abs:.3g}, too large to centre in float64: rescale its features")
     return stats
+
+
+def _to_unit_length(x: Matrix, norms: FloatArray) -> FloatArray:
+    """What brings each row to unit length, in place of the norms: of long layers another vector would be a layer.
+
+    Raises:
+        ValueError: a zero row, or one so small that float64 has no such number.
+    """
+    row = int(np.argmin(norms))
+    least = float(norms[row])
+    if least == 0.0:
+        raise ValueError(f"{x.name} has a zero row, number {row}: its cosine is undefined")
+    with np.errstate(over="ignore"):
+        np.divide(1.0, norms, out=norms)
+    if np.isinf(norms[row]):
+        raise ValueError(
+            f"row {row} of {x.name} has the norm {least:.3g}, too small to divide by in float64: rescale its features"
+        )
+    return norms
 
 
 def _exponent(largest: float) -> int:
