@@ -18,6 +18,7 @@ import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import native_cuda, reference
 from simkit.backends.base import Block
+from simkit.backends.routes import plan_pair_sums
 from simkit.metrics.cka import ForcedRoute, normalised
 from simkit.metrics.prepare import prepare
 
@@ -105,6 +106,28 @@ def test_kernels_that_cancel_are_centred_by_their_row_means(programs: Any, debia
     values = pair_sums(programs, rows, [], debiased, True, 2**24)(0)
     agrees(values, rows, [], debiased, True)
     assert (values[2][0] < 10 * values[1][0]).all()  # what is left of K when the sums are formed is small
+
+
+@pytest.mark.parametrize("kernel", [sk.RBF(1.0), sk.Laplacian(3.0), sk.RBF(1e8)], ids=["rbf", "laplacian", "widest"])
+def test_wide_kernels_keep_what_they_fall_short_of_one_by(programs: Any, kernel: Any) -> None:
+    rows = blocks_of([relu(300, 5), relu(300, 9, 1)], kernel)
+    for debiased in (True, False):
+        agrees(every_order(pair_sums(programs, rows, [], debiased, True, 2**24)), rows, [], debiased, True)
+
+
+@pytest.mark.parametrize("debiased", [True, False])
+@pytest.mark.parametrize("n", [40, 600])
+def test_what_rounding_may_leave_of_a_kernel_is_told(programs: Any, n: int, debiased: bool) -> None:
+    """As the reference tells it, where the estimate of the row means takes off what all values have in common too."""
+    kernels = (sk.Polynomial(1), sk.Polynomial(1, None, 1e15), sk.Polynomial(3), sk.Linear())
+    layers = (1e-8 * relu(n, 4), relu(n, 4), relu(n, 3, 1) + 1e6, relu(n, 5, 2))
+    rows = [block_of(x, kernel)[0] for x, kernel in zip(layers, kernels, strict=True)]
+    _, own, raw = pair_sums(programs, rows, [], debiased, True, 2**24)(0)
+    route = plan_pair_sums(rows, None, route="sample")
+    want = reference.pair_sums(rows, None, estimator="debiased" if debiased else "biased", route=route)
+    assert raw[:3] == pytest.approx(want.raw_rows[:3], rel=1e-6, abs=0)
+    lost = own <= 8 * n * np.finfo(np.float64).eps * raw
+    assert lost.tolist() == [True, True, False, False]
 
 
 # The median of distances, which gives RBF and Laplacian kernels their length.
@@ -209,3 +232,13 @@ def test_kernels_run_on_a_named_device_from_end_to_end(kernel: Any) -> None:
     assert m.backend == "native_cuda"
     want = sk.cka(x, y, kernel=kernel, backend="reference")
     assert_close(m["x", "y"], want, "cka", "float64", 120, 20)
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("estimator", ["debiased", "biased"])
+def test_a_kernel_that_rounding_alone_tells_from_a_constant_is_an_error(estimator: Any) -> None:
+    x, y = relu(120, 5), relu(120, 9, 1)
+    zero = rf"^x is degenerate: its {estimator} HSIC with itself is zero within rounding$"
+    for measure in (sk.cka, sk.hsic):
+        with pytest.raises(ValueError, match=zero):
+            measure(1e-8 * x, y, kernel=sk.Polynomial(1), estimator=estimator, backend="native_cuda")

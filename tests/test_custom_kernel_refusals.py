@@ -121,10 +121,29 @@ def test_what_overflows_or_is_constant(backend: str) -> None:
         for estimator in ESTIMATORS:
             with pytest.raises(ValueError, match=rf"^x is degenerate: ({uniform}|its \w+ HSIC with itself is zero.*)$"):
                 sk.cka(x, y, kernel=constant, estimator=estimator, backend=backend)
-            assert abs(sk.hsic(x, y, kernel=constant, estimator=estimator, backend=backend)) <= 1e-30
+            if value == 1.0:
+                with pytest.raises(ValueError, match=r"^x is degenerate: its \w+ HSIC with itself is zero within"):
+                    sk.hsic(x, y, kernel=constant, estimator=estimator, backend=backend)
+            else:
+                assert abs(sk.hsic(x, y, kernel=constant, estimator=estimator, backend=backend)) <= 1e-30
     matrix = sk.similarity_matrix({"x": x, "y": y}, measure=sk.CKA(constant), backend=backend)
     assert ("row", "x") in matrix.degenerate
     assert np.isnan(matrix.values).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("n", [40, 600])
+def test_a_kernel_that_rounding_alone_tells_from_a_constant(n: int, estimator: Any, backend: str) -> None:
+    x, y = pair(n, 5, 6)
+    zero = f"^x is degenerate: its {estimator} HSIC with itself is zero within rounding$"
+    for kernel in (
+        sk.CustomKernel(lambda product, d: 1 + 1e-16 * d),
+        sk.CustomKernel(lambda product, d: 1e16 + product),
+    ):
+        for measure in (sk.cka, sk.hsic):
+            with pytest.raises(ValueError, match=zero):
+                measure(x, y, kernel=kernel, estimator=estimator, backend=backend)
 
 
 def test_the_binding_checks_its_function() -> None:

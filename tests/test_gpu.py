@@ -215,10 +215,10 @@ def test_cosine_agrees() -> None:
     assert_close(sk.cka(on_gpu(x), on_gpu(y), kernel=sk.Cosine()), want, "cka", np.float32, 300, 30)
 
 
-KERNELS = (sk.RBF(0.5), sk.Laplacian(0.7), sk.Polynomial(), sk.Polynomial(degree=6, gamma=0.1, coef0=-0.5))
+KERNELS = (sk.RBF(0.5), sk.Laplacian(0.7), sk.Polynomial(), sk.Polynomial(degree=6, gamma=0.1, coef0=-0.5), sk.RBF(1e8))
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=["rbf", "laplacian", "cubic", "sextic"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=["rbf", "laplacian", "cubic", "sextic", "wide rbf"])
 @pytest.mark.parametrize("n", [4, 63, 64, 65, 257, 520, 1500])
 def test_kernels_agree(n: int, kernel: Any) -> None:
     layers = [features(n, p, p).astype(np.float32) for p in (300, 5)]

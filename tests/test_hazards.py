@@ -267,6 +267,10 @@ def test_samples_that_are_all_equally_far_apart_have_no_debiased_hsic(
             ValueError, match=r"^x is degenerate: its debiased HSIC with itself is zero within rounding$"
         ):
             sk.cka(x, np.arange(n, dtype=dtype)[:, None], backend=backend)
+        with pytest.raises(
+            ValueError, match=r"^y is degenerate: its debiased HSIC with itself is zero within rounding$"
+        ):
+            sk.hsic(np.arange(n, dtype=dtype)[:, None], x, backend=backend)
         assert_close(sk.cka(x, x, estimator="biased", backend=backend), 1.0, "cka", dtype, n, n)
     if n > 500 and backend is None:
         stream = sk.StreamingCKA()

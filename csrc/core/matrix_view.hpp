@@ -43,7 +43,7 @@ struct BlockView {
     double scale;             // a power of two
     Kernel kernel;
     double length;
-    double coef0;
+    double coef0;  // of a polynomial; RBF and Laplacian: 0, or -1 where their values are formed less 1
     int degree;
     KernelFunction function;  // of a custom kernel, whose scale is 1; else null
 };

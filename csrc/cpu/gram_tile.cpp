@@ -112,8 +112,8 @@ SIMKIT_CLONES bool distances_of_row(double norm, const double* norms, double* c,
     return cancelled != 0;
 }
 
-// c = exp(factor c), or exp(factor sqrt(c)), by vectors; factor <= 0 <= c.
-SIMKIT_CLONES void exponentials(double* c, std::int64_t count, double factor, bool of_roots) {
+// c = exp(factor c), or exp(factor sqrt(c)), or either less 1, by vectors; factor <= 0 <= c.
+SIMKIT_CLONES void exponentials(double* c, std::int64_t count, double factor, bool of_roots, bool less_one) {
     using Doubles [[gnu::vector_size(64)]] = double;
     using Integers [[gnu::vector_size(64)]] = std::int64_t;
     constexpr std::int64_t lanes = sizeof(Doubles) / sizeof(double);
@@ -124,7 +124,8 @@ SIMKIT_CLONES void exponentials(double* c, std::int64_t count, double factor, bo
         std::memcpy(&x, c + k, bytes);
         if (of_roots)
             for (int l = 0; l < lanes; ++l) x[l] = std::sqrt(x[l]);
-        x = power_of_two<double, Doubles, Integers>(scale * x);
+        x = less_one ? power_of_two_less_one<double, Doubles, Integers>(scale * x)
+                     : power_of_two<double, Doubles, Integers>(scale * x);
         std::memcpy(c + k, &x, bytes);
     }
 }
@@ -162,10 +163,10 @@ void apply_kernel(const BlockView& block, double* c, std::int64_t count) {
         case Kernel::custom:  // apply_custom
             return;
         case Kernel::rbf:
-            exponentials(c, count, -1.0 / block.length, false);
+            exponentials(c, count, -1.0 / block.length, false, block.coef0 != 0.0);
             return;
         case Kernel::laplacian:
-            exponentials(c, count, -1.0 / block.length, true);
+            exponentials(c, count, -1.0 / block.length, true, block.coef0 != 0.0);
             return;
         case Kernel::polynomial:
             power_body(block.length, block.coef0, block.degree, c, count);

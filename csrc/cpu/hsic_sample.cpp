@@ -8,6 +8,7 @@
 #include "core/blas.hpp"
 #include "core/buffer.hpp"
 #include "core/pack.hpp"
+#include "core/rounding.hpp"
 #include "cpu/gram_tile.hpp"
 #include "cpu/sample_walk.hpp"
 #include "ops/hsic.hpp"
@@ -135,6 +136,25 @@ void absorb(Centre& centre, const double* r, std::int64_t n, bool debiased) {
     centre.mean += total / (each * all);
 }
 
+// The sums of squares of which rounding leaves eps^2: K_ij is right to eps of itself, and centred before it is squared.
+// One of products is right to eps of sqrt(K_ii K_jj), so that its diagonal counts even where it is dropped.
+std::vector<double> rounded(const PairProblem& problem, const std::vector<Centre>& centres, const Sums& sums) {
+    const std::int64_t m = problem.m(), n = problem.n();
+    std::vector<double> squares(m);
+    for (std::int64_t a = 0; a < m; ++a) {
+        const Kernel kernel = problem.blocks[a].kernel;
+        if (kernel == Kernel::linear) {
+            squares[a] = sums.traces[a] * sums.traces[a];
+            continue;
+        }
+        const bool distances = kernel == Kernel::rbf || kernel == Kernel::laplacian;
+        squares[a] = uncentred_square(sums.p[a * m + a], sums.r.data() + a * n, centres[a].means.data(),
+                                      centres[a].mean, n, problem.debiased) +
+                     (problem.debiased && !distances ? sums.squares[a] : 0.0);
+    }
+    return squares;
+}
+
 template <class T>
 PairSums run(const PairProblem& problem, const Poll& poll) {
     const std::int64_t m = problem.m(), n = problem.n();
@@ -143,17 +163,16 @@ PairSums run(const PairProblem& problem, const Poll& poll) {
     const Sums sums = walk<T>(problem, centres, poll);
     PairSums out = centre_sums(problem, sums);
     if constexpr (std::is_same_v<T, double>) {
+        const std::vector<double> squares = rounded(problem, centres, sums);
         bool cancelled = false;
         for (std::int64_t a = 0; a < m; ++a) cancelled |= out.self[a] < kCancelled * out.raw[a];
         if (cancelled) {
             for (std::int64_t a = 0; a < m; ++a) absorb(centres[a], sums.r.data() + a * n, n, problem.debiased);
-            PairSums again = centre_sums(problem, walk<T>(problem, centres, poll));
-            // K_ij is right to eps of sqrt(K_ii K_jj), and centred before it is squared: what rounding leaves is eps^2.
-            for (std::int64_t a = 0; a < m; ++a)
-                again.raw[a] = std::max(again.raw[a], std::numeric_limits<double>::epsilon() *
-                                                          std::max(sums.traces[a] * sums.traces[a], sums.squares[a]));
-            return again;
+            out = centre_sums(problem, walk<T>(problem, centres, poll));
         }
+        // Where nothing cancelled too: what all of K has in common went with the first estimate of its row means.
+        for (std::int64_t a = 0; a < m; ++a)
+            out.raw[a] = std::max(out.raw[a], std::numeric_limits<double>::epsilon() * squares[a]);
     }
     return out;
 }

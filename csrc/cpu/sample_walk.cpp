@@ -108,7 +108,9 @@ class Blocks {
                      next < problem_.m() ? &problem_.blocks[next] : nullptr, pause);
         if constexpr (std::is_same_v<T, double>) finish_kernel(tile, b, c, sums);
         for (std::int64_t i = 0; tile.diagonal() && i < tile.ti; ++i) {
-            sums.trace += std::fabs(c[i * tile.tj + i]);
+            const double own = c[i * tile.tj + i] + centres_[b].of_diagonal(tile.i0 + i);
+            sums.trace += std::fabs(own);
+            sums.squares += own * own;
             if (problem_.debiased) c[i * tile.tj + i] = T(0);
         }
         std::fill_n(columns, tile.tj, 0.0);
@@ -139,7 +141,6 @@ class Blocks {
         const std::int64_t k = apply_custom(block, centre.norms.data(), centre.no_shift(), tile.i0, tile.ti, block,
                                             tile.j0, tile.tj, 1, tile.diagonal(), strips_, arguments_, c);
         sums.bad = out_of_range(b, arguments_, c, k);
-        for (std::int64_t l = 0; l < tile.size(); ++l) sums.squares += (tile.diagonal() ? 1.0 : 2.0) * c[l] * c[l];
     }
 
     const PairProblem& problem_;

@@ -15,7 +15,7 @@ struct Sums {
     std::vector<double> p;        // [m, m], the pairs that were asked for and the diagonal
     std::vector<double> r;        // [m, n]
     std::vector<double> traces;   // [m], of |K_ii|
-    std::vector<double> squares;  // [m], of custom kernels, which need not be positive: |K|^2
+    std::vector<double> squares;  // [m], of K_ii^2
 };
 
 // What is subtracted from K before it is multiplied, c_i + c_j - mean, the row norms that distances need, and the zeros
@@ -27,6 +27,7 @@ struct Centre {
     double mean = 0.0;
 
     const double* no_shift() const { return zeros.empty() ? nullptr : zeros.data(); }
+    double of_diagonal(std::int64_t i) const { return means.empty() ? 0.0 : 2.0 * means[i] - mean; }
 };
 
 inline std::optional<KernelOutOfRange> out_of_range(std::int64_t block, const Arguments& arguments, const double* c,

@@ -72,7 +72,7 @@ static_assert(kSentAs<TilePlace, 16>);
 // for the end.
 //   panel [count, m, W, W], T: K_ij, zero outside of the n x n plane and, debiased, on the diagonal
 //   sums [count, m, 2, W], float64: of its rows and of its columns
-//   diagonal [m, n], float64: |K_ii|
+//   diagonal [m, n], float64: K_ii
 // Sums: T over Tile::kChunk columns, the chunks' sums in T; float64 from there on. Tensor: on tensor cores.
 template <class T, int R, bool Plain, class Value = LinearValue, bool Tensor = false>
 struct GramTiles {
@@ -173,8 +173,7 @@ struct GramTiles {
                         value = block.value(waiting ? to + registers.c[r][s] : registers.c[r][s], block.rows, i, j);
                 }
                 if (i == j && i < n) {
-                    const double own = static_cast<double>(value);
-                    diagonal[block.place * n + i] = own < 0.0 ? -own : own;
+                    diagonal[block.place * n + i] = static_cast<double>(value);
                     if (debiased) value = T(0);
                 }
                 to = value;

@@ -41,15 +41,17 @@ struct KernelOfRows {
     SIMKIT_BOTH double operator()(double product, const Operand& z, Index i, Index j, Index across = 0) const {
         switch (kernel) {
             case Kernel::rbf:
-                return exp(-squared_distance(product, z, i, j, across) / length);
+                return power(-squared_distance(product, z, i, j, across) / length);
             case Kernel::laplacian:
-                return exp(-sqrt(squared_distance(product, z, i, j, across)) / length);
+                return power(-sqrt(squared_distance(product, z, i, j, across)) / length);
             case Kernel::polynomial:
                 return whole_power(length * product + coef0, degree);
             default:
                 return product;
         }
     }
+
+    SIMKIT_BOTH double power(double x) const { return coef0 != 0.0 ? expm1(x) : exp(x); }
 
     SIMKIT_BOTH double squared_distance(double product, const Operand& z, Index i, Index j, Index across = 0) const {
         if (i == j) return 0.0;

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/rounding.hpp"
 #include "cuda/gram.hpp"
 #include "cuda/machine.hpp"
 #include "cuda/pilot.hpp"
@@ -34,8 +35,8 @@ inline std::vector<StripPair> strip_pairs(Index m, Index left, Index width) {
 
 // What a pass leaves on the host: as Sums in cpu/hsic_sample.cpp, with the products of row sums.
 struct SampleSums {
-    std::vector<double> p, rr;      // [m, m], the pairs that were asked for and the diagonal
-    std::vector<double> r, traces;  // [m, n], [m]
+    std::vector<double> p, rr;        // [m, m], the pairs that were asked for and the diagonal
+    std::vector<double> r, diagonal;  // [m, n]
 };
 
 // Bytes of workspace that a tile takes, and that all of them share.
@@ -77,7 +78,7 @@ std::vector<double> panel_products(M& machine, const typename M::template Array<
     return fetched<M, double>(machine, panel_products_there(machine, r, m, left, n), m * m);
 }
 
-// What a pass leaves on the machine: as SampleSums, with the diagonals whose sums the traces are.
+// What a pass leaves on the machine: as SampleSums.
 template <class M>
 struct SumsThere {
     typename M::template Array<double> p, rr, r, diagonal;  // [m, m], [m, m], [m, n], [m, n]
@@ -182,12 +183,8 @@ class SampleWalk {
 
     SampleSums sums() {
         const SumsThere<M> there = sums_there();
-        SampleSums out{fetched<M, double>(machine_, there.p, m_ * m_), fetched<M, double>(machine_, there.rr, m_ * m_),
-                       fetched<M, double>(machine_, there.r, m_ * n_), std::vector<double>(m_)};
-        const auto own = fetched<M, double>(machine_, there.diagonal, m_ * n_);
-        for (Index b = 0; b < m_; ++b)
-            out.traces[b] = std::accumulate(own.begin() + b * n_, own.begin() + (b + 1) * n_, 0.0);
-        return out;
+        return {fetched<M, double>(machine_, there.p, m_ * m_), fetched<M, double>(machine_, there.rr, m_ * m_),
+                fetched<M, double>(machine_, there.r, m_ * n_), fetched<M, double>(machine_, there.diagonal, m_ * n_)};
     }
 
   private:
@@ -238,6 +235,31 @@ inline PairSums centre_sums(const PlacedProblem& problem, const SampleSums& sums
 // that the pass has found, and the pass done again.
 constexpr double kCancelled = 1e-4;
 
+// As rounded in cpu/hsic_sample.cpp.
+inline std::vector<double> rounded(const PlacedProblem& problem, const std::vector<RowMeans>& means,
+                                   const SampleSums& sums) {
+    const Index m = problem.m(), n = problem.n();
+    std::vector<double> squares(m);
+    for (Index a = 0; a < m; ++a) {
+        const Kernel kernel = problem.blocks[a].view.kernel;
+        const std::vector<double>& centre = means[a].values;
+        double trace = 0.0, own = 0.0;
+        for (Index i = 0; i < n; ++i) {
+            const double value = sums.diagonal[a * n + i] + (centre.empty() ? 0.0 : 2.0 * centre[i] - means[a].mean);
+            trace += std::fabs(value);
+            own += value * value;
+        }
+        if (kernel == Kernel::linear) {
+            squares[a] = trace * trace;
+            continue;
+        }
+        squares[a] = uncentred_square(sums.p[a * m + a], sums.r.data() + a * n, centre.data(), means[a].mean, n,
+                                      problem.debiased) +
+                     (problem.debiased && kernel == Kernel::polynomial ? own : 0.0);
+    }
+    return squares;
+}
+
 // pass(means) is a walk over the whole plane; means: the first estimate.
 template <class T, class Pass>
 PairSums sums_by_passes(const PlacedProblem& problem, std::vector<RowMeans> means, const Pass& pass) {
@@ -245,14 +267,15 @@ PairSums sums_by_passes(const PlacedProblem& problem, std::vector<RowMeans> mean
     PairSums out = centre_sums(problem, sums);
     if constexpr (std::is_same_v<T, double>) {
         const Index m = problem.m(), n = problem.n();
+        const std::vector<double> squares = rounded(problem, means, sums);
         bool cancelled = false;
         for (Index a = 0; a < m; ++a) cancelled |= out.self[a] < kCancelled * out.raw[a];
-        if (!cancelled) return out;
-        for (Index a = 0; a < m; ++a) means[a].absorb(sums.r.data() + a * n, n, problem.debiased);
-        out = centre_sums(problem, pass(means));
-        // K_ij is right to eps of sqrt(K_ii K_jj), and centred before it is squared: what rounding leaves is eps^2.
+        if (cancelled) {
+            for (Index a = 0; a < m; ++a) means[a].absorb(sums.r.data() + a * n, n, problem.debiased);
+            out = centre_sums(problem, pass(means));
+        }
         for (Index a = 0; a < m; ++a)
-            out.raw[a] = std::max(out.raw[a], std::numeric_limits<double>::epsilon() * sums.traces[a] * sums.traces[a]);
+            out.raw[a] = std::max(out.raw[a], std::numeric_limits<double>::epsilon() * squares[a]);
     }
     return out;
 }

@@ -158,11 +158,20 @@ class UnitBlocks(Sequence[Block]):
 _NAMES: dict[type, str] = {RBF: "rbf", Laplacian: "laplacian", Polynomial: "polynomial", CustomKernel: "custom"}
 
 
+def less_one(kernel: Kernel) -> bool:
+    """Whether the Gram matrix of ``kernel`` is formed less 1, which no centred sum sees.
+
+    From a bandwidth of 1 on half of all values are above 1/3; of a wide kernel, whose values are all near 1, it is what
+    is left of them that counts, to its last digit.
+    """
+    return isinstance(kernel, RBF | Laplacian) and kernel.bandwidth >= 1.0
+
+
 def kernel_options(kernel: Kernel) -> dict[str, Any]:
     """A kernel as the compiled modules take it; the length stands in :class:`Block`."""
     return {
         "kernel": _NAMES.get(type(kernel), "linear"),
-        "coef0": kernel.coef0 if isinstance(kernel, Polynomial) else 0.0,
+        "coef0": kernel.coef0 if isinstance(kernel, Polynomial) else -float(less_one(kernel)),
         "degree": kernel.degree if isinstance(kernel, Polynomial) else 1,
     }
 

@@ -32,6 +32,7 @@ from .base import (
     Route,
     SquareMatrix,
     UnitFeatures,
+    less_one,
 )
 from .damage_room import reference_candidates as plan_candidates  # noqa: F401
 from .damage_room import reference_team as products_team  # noqa: F401
@@ -97,11 +98,11 @@ def squared_distances(z: FloatArray) -> FloatArray:
 
 
 def gram(block: Block) -> FloatArray:
-    """The Gram matrix ``[n, n]`` of a block's kernel."""
+    """The Gram matrix ``[n, n]`` of a block's kernel, of wide ones less 1 (:func:`~.base.less_one`)."""
     if isinstance(block.kernel, CustomKernel):
         return custom_matrix(block.matrix.float64(), block.kernel, block.matrix.name)
     z = unshifted(block) if isinstance(block.kernel, RBF | Laplacian) else features(block)
-    return kernel_matrix(z, block.kernel, block.length)
+    return kernel_matrix(z, block.kernel, block.length, less_one=less_one(block.kernel))
 
 
 def custom_matrix(x: FloatArray, kernel: CustomKernel, name: str) -> FloatArray:
@@ -115,15 +116,15 @@ def custom_matrix(x: FloatArray, kernel: CustomKernel, name: str) -> FloatArray:
     return values
 
 
-def kernel_matrix(z: FloatArray, kernel: Kernel, length: float) -> FloatArray:
-    """The kernel of all pairs of rows of ``z [n, p]``; ``length`` as in Block."""
+def kernel_matrix(z: FloatArray, kernel: Kernel, length: float, *, less_one: bool = False) -> FloatArray:
+    """The kernel of all pairs of rows of ``z [n, p]``, or a kernel of distances less 1; ``length`` as in Block."""
     if isinstance(kernel, Linear | Cosine):
         return z @ z.T
     if isinstance(kernel, Polynomial):
         return np.asarray((length * (z @ z.T) + kernel.coef0) ** kernel.degree)
     d2 = squared_distances(z)
     scaled = np.sqrt(d2) / length if isinstance(kernel, Laplacian) else d2 / length
-    return np.asarray(np.exp(-scaled))
+    return np.asarray(np.expm1(-scaled) if less_one else np.exp(-scaled))
 
 
 def unit_features(block: Block, columns: npt.NDArray[np.int64], *, double: bool, threads: int = 1) -> UnitFeatures:
@@ -211,6 +212,8 @@ def pair_sums(
         for block in blocks:
             k = gram(block)
             flat = centred(k, estimator).ravel()
+            if estimator == "debiased" and isinstance(block.kernel, RBF | Laplacian):
+                np.fill_diagonal(k, 0.0)  # it is dropped, and tells nothing of the rounding of the others
             # Centring comes before squaring, so what rounding leaves is eps² of ⟨K, K⟩, not eps.
             raw.append(max(np.vdot(flat, flat), np.finfo(np.float64).eps * np.vdot(k, k)))
             out.append(flat)

@@ -30,6 +30,7 @@ from ..backends.base import (
     RouteName,
     Step,
 )
+from ..backends.bits import BoolArray
 from ..backends.choose import check_backend, check_places, choose
 from ..backends.mapped import mapped_of
 from ..backends.preparing import pass_over, preparing_of
@@ -41,6 +42,7 @@ from .prepare import CONSTANT, prepare, preparing_steps
 
 # From self-products of this size on (of z, or of a kernel in the user's units) nothing has underflowed.
 TINY = 2.0**-900
+ZERO = "zero within rounding"
 VANISHED = "its kernel differs so little from one pair of samples to another that its squares vanish in float64"
 
 # A self-product below this share of the sum it was subtracted from has cancelled: the pass is done again, float32
@@ -126,7 +128,8 @@ def cka(
 
     Raises:
         ValueError: different n; n < 4 (debiased) or n < 2 (biased); NaN or infinite entries; a representation whose
-            features are constant; a custom kernel that is not finite. TypeError: input that is not numeric.
+            features are constant, or whose kernel is within rounding; a custom kernel that is not finite.
+            TypeError: input that is not numeric.
 
     Source: Kornblith et al. 2019, eq. 5; Song et al. 2012, eq. 5. Golden value: module ``tests/test_golden.py``.
     """
@@ -155,7 +158,8 @@ def hsic(
     times those of y. A constant representation is independent of everything: exactly 0.
 
     Raises:
-        ValueError: as :func:`cka`, but for constant features; OverflowError when the value exceeds float64.
+        ValueError: as :func:`cka`, but for constant features: of a kernel whose values rounding alone tells apart,
+            nothing else would be returned. OverflowError: the value exceeds float64.
 
     Source: Gretton et al. 2005; Song et al. 2012, eq. 5.
     """
@@ -172,6 +176,10 @@ def hsic(
         return 0.0
     a, b = blocks
     sums, _ = sums_of([a], [b], estimator, ForcedRoute(backend=backend, threads=threads))
+    for block, own, raw in ((a, sums.self_rows, sums.raw_rows), (b, sums.self_columns, sums.raw_columns)):
+        # Squares that vanish tell nothing, and the product with another kernel need not vanish with them.
+        if (_zero(own, raw, a.n) & (raw > TINY)).any():
+            raise Degenerate(block.matrix.name, f"its {estimator} HSIC with itself is {ZERO}")
     pairs = (a.n - 1) ** 2 if estimator == "biased" else a.n * (a.n - 3)
     try:
         return math.ldexp(float(sums.table[0, 0]) / pairs, a.gram_exponent + b.gram_exponent)
@@ -254,6 +262,11 @@ def normalised(
     return replace(scores, plan=plan)
 
 
+def _zero(own: FloatArray, raw: FloatArray, n: int) -> BoolArray:
+    """Whether self-products are zero within the rounding of n float64 sums."""
+    return np.asarray(~(own > 8 * n * np.finfo(np.float64).eps * raw))
+
+
 def scores_from_sums(
     sums: PairSums,
     rows: Sequence[str],
@@ -273,10 +286,10 @@ def scores_from_sums(
     degenerate: dict[tuple[str, str], str] = {}
 
     def norms(side: str, names: Sequence[str], own: FloatArray, raw: FloatArray) -> FloatArray:
-        zero = ~(own > 8 * n * np.finfo(np.float64).eps * raw) | (raw <= tiny)
+        zero = _zero(own, raw, n) | (raw <= tiny)
         lost = zero | (own < drowned * raw)
         for i in np.flatnonzero(lost).tolist():
-            what = "zero within rounding" if zero[i] else "drowned in rounding by a few rows that dwarf the others"
+            what = ZERO if zero[i] else "drowned in rounding by a few rows that dwarf the others"
             degenerate[side, names[i]] = f"its {estimator} HSIC with itself is {what}" if raw[i] > tiny else constant
         return np.sqrt(np.where(lost, np.nan, own))
 
