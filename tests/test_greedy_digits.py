@@ -114,7 +114,7 @@ def test_dead_units_left_alone_have_no_cka() -> None:
 @pytest.mark.parametrize(
     "kernel",
     [
-        *(sk.RBF(width) for width in (0.08, 0.1, 0.15, 0.3, 1.0, 20.0, 1e4)),
+        *(sk.RBF(width) for width in (0.045, 0.08, 0.15, 0.3, 1.0, 20.0, 1e4)),
         *(sk.Laplacian(width) for width in (0.03, 0.05, 0.2, 1.0, 1e3)),
     ],
     ids=repr,
@@ -155,6 +155,53 @@ def test_a_row_unlike_the_others(n: int, p: int, size: float, width: float, esti
         error, lost = off(x, kernel, estimator, sk.greedy_cka(x, kernel=kernel, estimator=estimator, count=3))
         assert error < 4e-6
         assert lost < 1e-6
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(("size", "width"), [(30, 5.0), (100, 20.0), (300, 100.0)])
+def test_a_row_unlike_the_others_in_one_unit(size: float, width: float, estimator: Estimator) -> None:
+    """Without the unit the row is like the others, so that levels of all kept units are far from that kernel's."""
+    x = np.random.default_rng(3).standard_normal((30, 6)).astype(np.float32)
+    x[0, 2] *= size
+    for kernel in (sk.RBF(width), sk.Laplacian(width)):
+        error, lost = off(x, kernel, estimator, sk.greedy_cka(x, kernel=kernel, estimator=estimator))
+        assert error < 1e-6
+        assert lost < 1e-7
+
+
+@pytest.mark.parametrize("backend", NAMED)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kernel", [sk.RBF(), sk.RBF(30.0), sk.Laplacian(), sk.Polynomial()], ids=repr)
+def test_what_is_constant_without_a_unit_has_no_cka(
+    kernel: Kernel, dtype: Any, estimator: Estimator, backend: str
+) -> None:
+    """Whatever the levels leave of such a kernel is rounding."""
+    for seed, mode in ((0, "greedy"), (1, "oneshot")):
+        r = np.random.default_rng(seed)
+        x = np.hstack([r.standard_normal((9, 1)) * 10.0 ** r.uniform(-3, 3), np.tile(r.standard_normal(3), (9, 1))])
+        found = sk.greedy_cka(
+            x.astype(dtype),
+            kernel=kernel,
+            estimator=estimator,
+            mode=mode,  # type: ignore[arg-type]
+            backend=backend,
+        )
+        assert mode == "oneshot" or found.order[-1] == 0
+        for step, cka in enumerate(found.cka):
+            assert np.isnan(cka) == (0 in found.order[: step + 1])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_memory_changes_no_bit_where_sums_are_formed_again(estimator: Estimator) -> None:
+    """For one candidate at a time or for all."""
+    x = np.random.default_rng(5).standard_normal((300, 12)) + np.linspace(0, 3e3, 12)
+    kernel = sk.Polynomial(2)
+    want = sk.greedy_cka(x, kernel=kernel, estimator=estimator)
+    for memory in ("1.2 MB", "1.5 MB", "3 MB"):
+        found = sk.greedy_cka(x, kernel=kernel, estimator=estimator, memory=memory)
+        assert found.order.tolist() == want.order.tolist()
+        assert found.cka.tobytes() == want.cka.tobytes()
 
 
 def test_a_custom_kernel_far_from_zero() -> None:

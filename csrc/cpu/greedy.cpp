@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -15,6 +16,7 @@ namespace {
 constexpr double kTie = 1e-12;
 constexpr double kStale = 0.25;       // share of Q that is left when q is formed again
 constexpr double kDominated = 0.125;  // and when it is formed without a unit, not by taking the unit off
+constexpr std::size_t kFollowed = 2;  // such units whose others are followed at once
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
 // (linear - r_i) / sqrt(quadratic - 2 q_i + d_i) * factor, -inf where the root is not of a positive number, or where
@@ -122,7 +124,8 @@ std::vector<std::int64_t> first_units(std::int64_t u) {
 
 // The units still kept. What a unit leaves of Q is lost in the rounding of Q where it makes up nearly all of it; the
 // others, without it, are then followed by themselves. (Of a biased A, whose elements are none below 0, that is one
-// unit at a time.)
+// unit at a time. Where others cancel it may be many, and little is left of the sums whatever is done: the two that
+// leave least are followed, at O(u^2) when they are first met.)
 class Kept {
   public:
     Kept(const double* a, std::int64_t u)
@@ -141,8 +144,19 @@ class Kept {
         const double least = kDominated * kept_.quadratic();
         const bool dominated = kept_.scores_without(factor_, least, scores);
         if (!dominated) rests_.clear();
-        for (std::size_t i = 0; dominated && i < scores.size(); ++i)
-            if (kept_.left(i) < least) scores[i] = rest(i).score(factor_);
+        if (!dominated) return;
+        std::vector<std::size_t> places;
+        for (std::size_t i = 0; i < scores.size(); ++i)
+            if (kept_.left(i) < least) places.push_back(i);
+        std::stable_sort(places.begin(), places.end(),
+                         [&](std::size_t i, std::size_t j) { return kept_.left(i) < kept_.left(j); });
+        if (places.size() > kFollowed) places.resize(kFollowed);
+        for (auto held = rests_.begin(); held != rests_.end();) {
+            const bool stays =
+                std::any_of(places.begin(), places.end(), [&](std::size_t i) { return alive()[i] == held->first; });
+            held = stays ? std::next(held) : rests_.erase(held);
+        }
+        for (std::size_t i : places) scores[i] = rest(i).score(factor_);
     }
 
     void remove(std::size_t place) {

@@ -9,9 +9,9 @@
 //   cross = sum K_ij L_ij,  squares = sum K_ij^2,  rows_i = sum_j K_ij,
 // over i != j, and over i = j too where the estimator is biased. L is f of all units' q less centre_i + centre_j: what
 // is left of it once it is centred, so that centring K changes nothing in `cross`. `levels` are any numbers: they
-// change no centred sum, but keep them from cancelling where the rows of f are about them, twice. f of distances is
-// formed less 1, and keeps the digits of what it lacks of it, unless it is small, far from 1: then it keeps all of its
-// own. So `levels` are of f - 1, or, `small`, of f; `centre` and `small_centre` alike.
+// change no centred sum, but keep them from cancelling where f_ij is near levels_i + levels_j. f of distances is formed
+// less 1, and keeps the digits of what it lacks of it, unless it is small, far from 1: then it keeps all of its own. So
+// `levels` are of f - 1, or, `small`, of f; `centre` and `small_centre` alike.
 //
 // T: distances, kernel values and sums over eight rows of a tile (128 pairs a lane) and its columns; float64:
 // everything else. Candidate -1 removes nothing. No n x n matrix of candidates is stored; L may be given, packed, or is

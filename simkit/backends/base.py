@@ -343,7 +343,7 @@ class CandidateProblem:
 
 @dataclass(frozen=True)
 class Levels:
-    """Any numbers, near those that the rows of a kernel f or f - 1 are about, twice.
+    """Numbers a with a_i + a_j near f_ij or f_ij - 1, where f is a kernel.
 
     What they are changes no centred sum, but keeps such sums from cancelling. The digits of what a kernel of distances
     lacks of 1 are kept, or, where it is small, far from 1, all of its own.

@@ -31,6 +31,7 @@ class CandidateRoom:
 
     threads: int
     at_once: int  # candidates of a call
+    apart: int  # the same where each has levels of its own, and its row sums come back
     # Bytes that half the kernel of all units may take; it is formed again for every call where it takes more.
     packed: int
     bytes: int  # of workspace, at most
@@ -119,14 +120,15 @@ def plan_candidates(block: Block, units: int, *, double: bool, threads: int, mem
     team = min(threads, search.tiles)
     if memory is None:
         packs = search.n * search.n // 2 * search.item <= PACKED
-        return CandidateRoom(team, most, PACKED, search.bytes(most, team, packed=packs))
+        return CandidateRoom(team, most, _apart(search.n, most), PACKED, search.bytes(most, team, packed=packs))
     rooms = []
     for workers in range(1, team + 1):
         for packs in (True, False):
             count = min(most, search.at_once(workers, memory, packed=packs))
             if count:
                 half = search.half_kernel if packs else 0
-                rooms.append(CandidateRoom(workers, count, half, search.bytes(count, workers, packed=packs)))
+                needed = search.bytes(count, workers, packed=packs)
+                rooms.append(CandidateRoom(workers, count, max(1, count // 4), half, needed))
     if not rooms:
         raise TooLittleMemory(f"{memory} bytes", _leaving_out(block, units), search.bytes(1, 1, packed=False))
     return min(rooms, key=search.time)
@@ -171,7 +173,8 @@ def reference_candidates(block: Block, units: int, *, double: bool, threads: int
     if memory is not None and least > memory:
         raise TooLittleMemory(f"{memory} bytes", f"{_leaving_out(block, units)} by the reference", least)
     at_once = most if memory is None else min(most, (memory - held - once) // row_sums)
-    return CandidateRoom(threads, at_once, PACKED, held + max(search.forming, once + at_once * row_sums))
+    taken = held + max(search.forming, once + at_once * row_sums)
+    return CandidateRoom(threads, at_once, max(1, at_once // 4), PACKED, taken)
 
 
 def reference_team(block: Block, *, double: bool, threads: int, memory: int | None) -> tuple[int, int]:
@@ -198,7 +201,13 @@ def device_candidates(block: Block, units: int, *, double: bool, threads: int, m
     n, item = block.n, 8 if double else 4
     half = n * n // 2 * item
     taken = n * block.p * item + (half if half <= PACKED else 0)
-    return CandidateRoom(threads, max(1, min(units, ROWS // (8 * n))), PACKED, taken)
+    most = max(1, min(units, ROWS // (8 * n)))
+    return CandidateRoom(threads, most, _apart(n, most), PACKED, taken)
+
+
+def _apart(n: int, most: int) -> int:
+    """Candidates whose levels are held beside their row sums, and copied: four times the bytes of these."""
+    return max(1, min(most, ROWS // (32 * n)))
 
 
 def device_team(block: Block, *, double: bool, threads: int, memory: int | None) -> tuple[int, int]:

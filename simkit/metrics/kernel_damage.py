@@ -32,9 +32,9 @@ from .measure import Degenerate
 TIE = 1e-12
 NONE = np.array([-1])
 # Centred sums are formed again, about the rows of the candidate's own kernel, where centring leaves less than this
-# share of them: their error is that of rounding over the share, and float32 is to be right to 1e-6, float64 to 1e-12.
+# share of them: sums are off by their rounding over the share, and are to be by less than 1e-6 or 1e-12.
 SHARE = {"float32": 1 / 4, "float64": 2.0**-10}
-ROUNDS = 6  # of that: each leaves of the rows what rounding does
+ROUNDS = 3  # of that: each leaves of the rows what rounding does
 STALE = 0.5  # share below which the levels that the next step begins with are formed again
 WIDE = 16.0  # mean exponent of 2 above which kernels take float64: an exponent of q rounds to q 2^-24, and 2^-q with it
 
@@ -98,8 +98,7 @@ class KernelDamage:
         if len(dominating) and len(kept) > 1:  # at most one: taking it off the others would cancel
             place = np.flatnonzero(candidates == dominating[0])
             rest = kept[kept != dominating[0]]
-            about = self.settled(rest, self.moved(levels, float(found.shift[place[0]])))
-            apart = self._scores(rest, NONE, about)
+            apart = self._scores(rest, NONE, self.moved(levels, float(found.shift[place[0]])))
             found.cka[place], found.share[place] = apart.cka, 0.0
         return found
 
@@ -109,8 +108,10 @@ class KernelDamage:
             sums = self.sums(kept, NONE, levels, rows=True)
             assert sums.rows is not None
             own, raw = self._own(sums)
-            levels = self.moved(levels, self._effects(sums.rows[0]))
-            if own[0] >= raw[0] / 2:
+            before, levels = levels, self.moved(levels, self._effects(sums.rows[0]))
+            if levels.small > before.small:  # of a small f, f - 1 tells what rounding does
+                levels = Levels(np.zeros_like(levels.values))
+            elif own[0] >= raw[0] / 2:
                 break
         return levels
 
@@ -149,8 +150,8 @@ class KernelDamage:
             own, share = self.own_of(sums, levels)
             cka = self._cka(sums, own)
             crowded = np.flatnonzero(share < SHARE[self.problem.z.dtype.name])
-            for first in range(0, len(crowded), max(1, at_once // 4)):  # whose rows and levels take room
-                few = crowded[first : first + max(1, at_once // 4)]
+            for first in range(0, len(crowded), self.room.apart):
+                few = crowded[first : first + self.room.apart]
                 cka[few] = self._apart(kept, some[few], levels)
             parts.append((cka, sums.totals / self._pairs / 2, share))
         return Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
