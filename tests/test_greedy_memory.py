@@ -217,10 +217,10 @@ def test_what_the_reference_takes_is_what_it_says(n: int, p: int, dtype: Any) ->
     for memory in (refused.value.needed, refused.value.needed + 8 * n * p // 3, None):
         tracemalloc.start()
         try:
-            damage, level = kernel_damage(
+            damage, levels = kernel_damage(
                 block, np.split(units, p), "biased", exact=False, backend="reference", threads=1, memory=memory
             )
-            scores.append(damage.scores(units, units, level)[0].tobytes())
+            scores.append(damage.scores(units, units, levels).cka.tobytes())
             assert tracemalloc.get_traced_memory()[1] <= damage.room.bytes
         finally:
             tracemalloc.stop()

@@ -20,7 +20,8 @@ STRIPS = 6  # that a worker holds; a custom kernel's holds two more
 PASS = 4  # what one candidate costs a pair of samples, in features
 ROWS = 2**26  # bytes of row sums at a time: candidates beyond them wait
 PACKED = 2**30  # bytes of half the kernel of all units: above, it is formed again for every batch of candidates
-VECTORS = 16  # of the length of the samples, and as many of that of the features
+VECTORS = 12  # of the length of the samples, and as many of that of the features
+LEVELS = 4  # more as long as the samples: what the rows of a kernel are about, before and after, and in the type of z
 REFERENCE = 12  # n x n matrices that the reference holds at once
 COLUMNS, DEPTH, GROUP = 528, 256, 1024  # columns of a tile of products; rows packed at a time; of a group (columns.cpp)
 
@@ -68,7 +69,7 @@ class _Candidates:
     @property
     def held(self) -> int:
         """Bytes of the units' rows, and of what is as long as one of them or as there are features."""
-        return self.pages + self.n * self.p * self.item + 8 * VECTORS * (self.n + self.p)
+        return self.pages + self.n * self.p * self.item + 8 * (VECTORS * (self.n + self.p) + LEVELS * self.n)
 
     def calls(self, at_once: int, *, packed: bool) -> Workspace:
         """What calls of so many candidates take beside what is held."""
