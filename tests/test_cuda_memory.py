@@ -101,13 +101,13 @@ def formed(programs: Any) -> Any:
 
 
 def candidates(programs: Any) -> Any:
-    how: Any = {"kernel": "rbf", "length": 1.0, "coef0": 0.0, "degree": 1, "debiased": True, "mean": 0.1}
+    how: Any = {"kernel": "rbf", "length": 1.0, "coef0": 0.0, "degree": 1, "debiased": True, "small_centre": True}
     offsets, room = np.array(UNITS, dtype=np.int64), {"at_once": 4, "packed": 2**20, "bytes": 2**20}
     search = emulated_candidates.Candidates(
         programs, 0, units=formed(programs), offsets=offsets, centre=np.zeros(N), **how, **room
     )
-    chosen = np.array([-1, 0, 2], dtype=np.int64)
-    return search.sums(kept=np.arange(3, dtype=np.int64), candidates=chosen, level=0.1, rows=True)
+    kept, chosen = np.arange(3, dtype=np.int64), np.array([-1, 0, 2], dtype=np.int64)
+    return search.sums(kept=kept, candidates=chosen, levels=np.full(N, 0.05), small=True, rows=True)
 
 
 def nearest(programs: Any) -> Any:
