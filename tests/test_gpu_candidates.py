@@ -17,7 +17,7 @@ from tolerance import assert_close
 
 import simkit as sk
 from simkit.backends import native_cuda, reference
-from simkit.backends.base import CandidateSums
+from simkit.backends.base import CandidateProblem, CandidateSums
 
 pytestmark = pytest.mark.gpu
 
@@ -29,6 +29,12 @@ REPEATS = 20
 def same_bits(one: CandidateSums, other: CandidateSums) -> bool:
     pairs = zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True)
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def agrees_about(problem: CandidateProblem, kept: Array, level: float) -> None:
+    """Each kept unit left out, about one level of all rows."""
+    found = native_cuda.candidate_sums(held(problem), kept, kept, levels=about(problem, level))
+    agrees(found, problem, kept, kept, level)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=NAMES)
@@ -90,26 +96,14 @@ def test_units_and_samples_unlike_the_others(size: float, kernel: Any) -> None:
         problem = problem_of(z.astype(dtype), kernel, "biased", (wide,) * (6 // wide))
         kept = np.arange(6 // wide)
         for level in (0.2, 0.9):
-            agrees(
-                native_cuda.candidate_sums(held(problem), kept, kept, levels=about(problem, level)),
-                problem,
-                kept,
-                kept,
-                level,
-            )
+            agrees_about(problem, kept, level)
 
 
 def test_both_forms_of_the_kernel_agree() -> None:
     problem = problem_of(features(20, 300).astype(np.float32), sk.RBF())
     kept = np.arange(20)
     for level in (0.5, 0.5000001):
-        agrees(
-            native_cuda.candidate_sums(held(problem), kept, kept, levels=about(problem, level)),
-            problem,
-            kept,
-            kept,
-            level,
-        )
+        agrees_about(problem, kept, level)
     flat = problem_of(features(20, 100, 1e-3).astype(np.float32), sk.RBF())
     level = level_of(flat, kept)
     got = native_cuda.candidate_sums(held(flat), kept, kept, levels=about(flat, level))
