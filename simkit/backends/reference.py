@@ -147,11 +147,8 @@ def _candidate_matrix(problem: CandidateProblem, rows: npt.NDArray[Any], small: 
     x = rows.T.astype(np.float64, copy=False)
     if isinstance(problem.kernel, CustomKernel):
         return custom_matrix(x, problem.kernel, problem.name)
-    if isinstance(problem.kernel, Polynomial):
-        return kernel_matrix(x, problem.kernel, problem.length)
-    d2 = squared_distances(x)
-    scaled = math.log(2) * (np.sqrt(d2) if isinstance(problem.kernel, Laplacian) else d2)
-    return np.asarray(np.exp(-scaled) if small else np.expm1(-scaled))
+    length = problem.length if isinstance(problem.kernel, Polynomial) else 1 / math.log(2)
+    return kernel_matrix(x, problem.kernel, length, less_one=not small)
 
 
 def candidate_sums(
