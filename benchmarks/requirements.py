@@ -130,7 +130,7 @@ REQUIRED: tuple[Required | Elsewhere, ...] = (
     Required("W1", "error ≤ 1e-8", "error", 1e-8),
     Required("W2", "≤ 1.25 × limit", "limit", 1.25),
     Required("W2", "≥ 10,000 × the loop over candidates", "faster", 1e4, True, ("the loop over candidates",)),
-    Required("W2", "the order of brute force, 100%", "note", 100.0, True, pattern=r"([\d.]+)% of the float32 order"),
+    Required("W2", "the order of float64 sums, 100%", "note", 100.0, True, pattern=r"([\d.]+)% of the float32 order"),
     Elsewhere("W2", "brute force's order on small cases", "test_similarity_greedy.py::test_equals_brute_force"),
     Required("W3", "≤ 1.25 × limit", "limit", 1.25),
     Required("W3", "≥ 10,000 × the loop over candidates", "faster", 1e4, True, ("the loop over candidates",)),

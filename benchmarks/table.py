@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .cells import error_cell, how, line, missing_line, origin, ratio_cell, time_cell
-from .requirements import MOVED, REQUIRED, Verdict, of, too_small, verdicts
+from .requirements import FORWARD, MOVED, REQUIRED, Verdict, of, too_small, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE = "No results yet: `pytest benchmarks --full`."
@@ -65,9 +65,9 @@ def speed(results: Sequence[Result]) -> str:
     """One row for each workload: simkit's time, share of the limit and error, beside the fastest other contestant."""
     lines = [
         "**Speed, with the error beside it.** × limit: the time over that of the least multiply-adds of the exact"
-        " answer at the rate of matrix products measured around each sample. Beside simkit stands whatever else took"
-        " the least time in the same run, right or not: its time over simkit's, and its error. Asked: what stands for"
-        " each workload in `benchmarks/requirements.py`; what falls short is named.",
+        " answer at the rate of matrix products measured around each sample. Beside simkit stands whatever else gave an"
+        " answer in the least time in the same run, right or not: its × limit over simkit's, and its error. Asked: what"
+        " stands for each workload in `benchmarks/requirements.py`; what falls short is named.",
         "",
         line(["", "workload", "simkit", "× limit", "error", "the fastest other", "× simkit", "its error", "asked"]),
         line(["---", "---", *["---:"] * 3, "---", *["---:"] * 2, "---"]),
@@ -75,7 +75,7 @@ def speed(results: Sequence[Result]) -> str:
     for result in results:
         rows = [row for row in result["contestants"] if "seconds" in row]
         own = next(row for row in rows if row["ratio_to_simkit"] == 1.0)
-        others = [row for row in rows if not row["name"].startswith("simkit")]
+        others = [row for row in rows if not row["name"].startswith("simkit") and row["name"] not in FORWARD]
         cells = [
             result["key"].split()[0],
             result["title"],
@@ -189,7 +189,7 @@ def workload_table(results: Sequence[Result]) -> str:
     """Time against the machine's limit and against every rival, errors and memory beside it."""
     lines = [
         "**Speed, with the error beside it.** Limit: the least multiply-adds of the exact answer at the rate of matrix"
-        " products measured around each sample; medians of ratios.",
+        " products measured around each sample. × simkit: × limit over simkit's, medians both.",
     ]
     for result in results:
         limit = result["limit"]
@@ -215,7 +215,7 @@ def _contestant(row: Result) -> str:
     once = " (once)" if row["samples"] == 1 else ""
     memory = "" if row["extra_bytes"] is None else f"{row['extra_bytes'] / 2**20:,.0f} MiB"
     ratio = "" if row["ratio_to_simkit"] == 1.0 else ratio_cell(row["ratio_to_simkit"])
-    error = error_cell(row["error"])
+    error = "" if row["name"] in FORWARD else error_cell(row["error"])
     return line(
         [row["name"], time_cell(row["seconds"]) + once, ratio_cell(row["ratio_to_limit"]), ratio, error, memory]
     )

@@ -58,7 +58,7 @@ def test_notes_growth_routes_and_seconds() -> None:
     assert fast == {"≥ 90% of the float32 limit: ≤ 1.11 ×": "1.20 short by 8.0%", "error ≤ 1e-6": "1e-8 kept"}
     assert said["any order within 1e-9"].endswith("test_any_order_gives_the_same_digits` asserted")
     said = _said(_workload("W2", _row("simkit", float("nan")), notes=("99% of the float32 order is that of float64",)))
-    assert said["the order of brute force, 100%"] == "99% short by 1.0%"
+    assert said["the order of float64 sums, 100%"] == "99% short by 1.0%"
     assert said["≤ 1.25 × limit"] == "nan short: nan"
     rows = [
         {"name": "W5, a stream", "variable": "n", "expected": 1, "exponent": 0.7, "expected_memory": 0, "memory": 0.1}

@@ -142,6 +142,16 @@ def test_a_workload_without_others_has_its_row() -> None:
     assert "| W2 | greedy order | 14.9 ms | 1.20 | 1e-9 |  |  |  | 1 of 3 kept, 1 asserted by" in table.speed([alone])
 
 
+def test_what_answers_nothing_is_no_rival() -> None:
+    """Bare forward passes take the least time, and stand in the whole table without an error."""
+    bare = RUN["results"][0]["contestants"][1] | {"name": "the forward passes alone", "seconds": 1e-9, "error": 0.0}  # type: ignore[index]
+    workload = RUN["results"][0] | {"contestants": [*RUN["results"][0]["contestants"], bare], "run": RUN}  # type: ignore[index, operator]
+    assert "| slow |" in table.speed([workload])
+    assert "forward" not in table.speed([workload])
+    (row,) = [one for one in table.workload_table([workload]).splitlines() if one.startswith("| the forward passes")]
+    assert row.split("|")[5].strip() == ""
+
+
 def test_a_workload_of_which_nothing_is_asked_has_its_rows() -> None:
     """A kernel's row stands after the linear one, with nothing kept or short."""
     linear, rbf = (RUN["results"][0] | {"key": key} for key in ("W1", "W1 RBF"))  # type: ignore[index, operator]

@@ -254,7 +254,7 @@ def test_the_route_is_the_cheaper_one() -> None:
 
 def test_the_precision_and_its_reason() -> None:
     for n, dtype, precision, why in (
-        (100, np.float32, "float32", "float32 input"),
+        (100, np.float32, "float32", "no float64 input"),
         (63, np.float32, "float64", "fewer than 64 samples"),
         (100, np.float64, "float64", "float64 input"),
     ):

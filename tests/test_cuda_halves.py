@@ -214,7 +214,7 @@ def test_the_plan_says_that_they_are_multiplied_as_they_are(device: Any, kind: s
         assert "as they are" not in want[cores].plan.explain()
         assert worst_error(want[cores].values, want["half"].values) <= 1e-7
     device(10, 0)
-    assert "float32 products: float32 input; feature" in scores_on_device(layers, route="sample").plan.explain()
+    assert "float32 products: no float64 input; feature" in scores_on_device(layers, route="sample").plan.explain()
     assert how in scores_on_device(layers, route="sample", cores="half").plan.explain()
 
 
@@ -234,7 +234,9 @@ def test_layers_that_are_not_multiplied_so_and_why(device: Any) -> None:
     ]
     for layers, kernel, why in cases:
         plan = scores_on_device(layers, kernel, route="sample").plan
-        assert f"float32 products on tensor cores, each three of TF32: float32 input; {why}; feature" in plan.explain()
+        assert (
+            f"float32 products on tensor cores, each three of TF32: no float64 input; {why}; feature" in plan.explain()
+        )
         with pytest.raises(NotImplementedError) as refused:
             scores_on_device(layers, kernel, cores="half")
         assert str(refused.value) == f"the layers are not multiplied as the 16-bit numbers that they are: {why}"

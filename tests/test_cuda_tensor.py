@@ -225,8 +225,13 @@ def scores_on_device(layers: dict[str, Array], **forced: Any) -> Any:
 
 def test_the_capability_of_the_device_chooses_and_the_caller_may_force(device: Any) -> None:
     layers = {str(p): relu(70, p, p).astype(np.float32) for p in (90, 40)}
-    how = "float32 products on tensor cores, each three of TF32: float32 input"
-    words = {(8, 0): how, (9, 0): how, (8, 6): "float32 products: float32 input", (7, 5): "float32 products: float32"}
+    how = "float32 products on tensor cores, each three of TF32: no float64 input"
+    words = {
+        (8, 0): how,
+        (9, 0): how,
+        (8, 6): "float32 products: no float64 input",
+        (7, 5): "float32 products: no float64",
+    }
     for capability, reason in words.items():
         device(*capability)
         plan = scores_on_device(layers, route="sample").plan

@@ -1,4 +1,4 @@
-"""Kernels whose values have little to tell samples apart by: what digits are left, and when there are none."""
+"""Digits of kernels: values of little difference, cosines of rows of any size, and when none are left."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def pass_over(x: Matrix, kernel: Kernel, *, in_memory: bool = False) -> Pass:
 
     The median of distances keeps to what it is given by itself. ``in_memory``: no pages of a file count.
     """
-    each = SUMS * x.p if in_memory else _sums(x)
+    each = SUMS * x.p if in_memory else _of_worker(x)
     scales = 8 * x.n if isinstance(kernel, Cosine) else 0
     rows = max(ROWS, PIECE // x.p)
     shift = 8 * x.p * (2 if isinstance(kernel, CustomKernel) else 1)  # the engine holds zeros in place of one
@@ -87,10 +87,10 @@ def stats_team(x: Matrix, threads: int, memory: int | None) -> int:
     """How many of ``threads`` may form the statistics of the columns of ``x`` within ``memory``, at least one."""
     if memory is None:
         return threads
-    return Pass(0, SUMS * x.p, _sums(x)).team(threads, memory)
+    return Pass(0, SUMS * x.p, _of_worker(x)).team(threads, memory)
 
 
-def _sums(x: Matrix) -> int:
+def _of_worker(x: Matrix) -> int:
     """Bytes of a worker that sums columns, and of the pages that it holds of a mapped file."""
     mapped = mapped_of([x])
     return SUMS * x.p if mapped is None else mapped.passing(x.p)

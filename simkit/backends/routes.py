@@ -98,7 +98,7 @@ def products_precision(blocks: Sequence[Block]) -> tuple[Precision, str]:
         return "float64", f"fewer than {SMALL_N} samples"
     if not all(block.linear for block in blocks):
         return "float64", "a non-linear kernel"
-    return "float32", "float32 input"
+    return "float32", "no float64 input"
 
 
 @dataclass(frozen=True)
