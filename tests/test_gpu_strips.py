@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,13 @@ def in_strips(layers: dict[str, Any], memory: int, **options: Any) -> Any:
     return m
 
 
-def smallest(layers: dict[str, Any], **options: Any) -> int:
+def smallest(layers: Any, call: Callable[..., Any] = sk.similarity_matrix, **options: Any) -> int:
     """The memory that is enough, by what the refusals say."""
     memory, needed = 0, 1000
     while memory < needed:
         memory = needed
         try:
-            sk.similarity_matrix(layers, memory=memory, backend="native_cuda", **options)
+            call(layers, memory=memory, backend="native_cuda", **options)
         except TooLittleMemory as error:
             needed = error.needed
     return memory
@@ -93,6 +94,27 @@ def test_feature_space_has_the_bits_of_whole_copies() -> None:
     least = smallest(layers)
     for memory, _ in itertools.product((least, 2 * least), range(REPEATS)):
         assert same_bits([in_strips(layers, memory).values], [want])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_orders_of_columns_have_the_bits_of_whole_copies(dtype: Any) -> None:
+    x = relu(40_000, 300).astype(dtype)
+    want = sk.greedy_cka(x, backend="native_cuda")
+    least = smallest(x, sk.greedy_cka)
+    for memory, _ in itertools.product((least, 2 * least), range(REPEATS)):
+        got = sk.greedy_cka(x, memory=memory, backend="native_cuda")
+        assert "pass" in got.plan.explain()
+        assert same_bits((got.order, got.cka), (want.order, want.cka))
+
+
+def test_orders_of_units_agree() -> None:
+    x = relu(20_000, 320).astype(np.float32)
+    for options in ({"units": 20}, {"units": 20, "estimator": "debiased"}):
+        want = sk.greedy_cka(x, backend="native_cpu", **options)
+        got = sk.greedy_cka(x, memory=smallest(x, sk.greedy_cka, **options), backend="native_cuda", **options)
+        assert "pass" in got.plan.explain()
+        assert got.order.tolist() == want.order.tolist()
+        assert_close(got.cka, want.cka, "greedy", "float32", 20_000, 320)
 
 
 def test_layouts_and_mapped_files(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from resident import AS_ASKED, COUNTED, RESIDENT
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import native_cpu, native_cuda, reference
+from simkit.backends import native_cpu, reference
 from simkit.backends.base import Block
 from simkit.backends.choose import choose
 from simkit.backends.damage_room import PACKED, ROWS, plan_candidates
@@ -161,7 +161,7 @@ def test_little_room_takes_fewer_candidates_and_holds_no_kernel(kernel: Kernel) 
     least = refused.value.needed
     rooms = []
     for memory in (least, least + 50_000, 2 * least, 10 * least):
-        room = plan_candidates(block, 12, double=True, threads=2, memory=memory)
+        room = plan_candidates(block, [1] * 12, double=True, threads=2, memory=memory)
         assert room.bytes <= memory
         rooms.append(room)
         assert sk.greedy_cka(x, kernel=kernel, memory=memory, threads=2).cka.tobytes() == free.cka.tobytes()
@@ -171,7 +171,7 @@ def test_little_room_takes_fewer_candidates_and_holds_no_kernel(kernel: Kernel) 
     assert rooms[-1].at_once == 12
     assert rooms[-1].packed >= 900 * 900 // 2 * 8
     assert [room.at_once for room in rooms] == sorted(room.at_once for room in rooms)
-    default = plan_candidates(block, 12, double=True, threads=2, memory=None)
+    default = plan_candidates(block, [1] * 12, double=True, threads=2, memory=None)
     assert (default.threads, default.packed, default.at_once) == (2, PACKED, min(12, ROWS // (8 * 900)))
 
 
@@ -211,7 +211,7 @@ def test_what_the_reference_takes_is_what_it_says(n: int, p: int, dtype: Any) ->
     x = features(n, p, dtype)
     block, units = prepare(as_matrix(x), sk.RBF()), np.arange(p)
     with pytest.raises(TooLittleMemory) as refused:
-        reference.plan_candidates(block, p, double=dtype is np.float64, threads=1, memory=1)
+        reference.plan_candidates(block, [1] * p, double=dtype is np.float64, threads=1, memory=1)
     sk.greedy_cka(x[:9, :3], kernel=sk.RBF(), backend="reference")  # imports what it takes
     scores, calls = [], []
     for memory in (refused.value.needed, refused.value.needed + 8 * n * p // 3, None):
@@ -249,16 +249,6 @@ def test_the_memory_is_that_of_one_layer(kernel: Kernel, options: dict[str, Any]
 def test_what_is_no_amount_of_bytes(kernel: Kernel, wrong: Any) -> None:
     with pytest.raises(ValueError, match=r'^memory must be a number of bytes or a text such as "64 MB", not '):
         sk.greedy_cka(features(30, 4), kernel=kernel, memory=wrong)
-
-
-def test_a_device_does_not_keep_to_it() -> None:
-    block = prepare(as_matrix(features(30, 4), name="fc"), sk.RBF())
-    sentence = r"^memory=9 bytes is not kept to on a device: {} needs a backend on the host$"
-    options: dict[str, Any] = {"double": True, "threads": 1, "memory": 9}
-    with pytest.raises(NotImplementedError, match=sentence.format(r"leaving out the 2 units of fc \[30, 4\]")):
-        native_cuda.plan_candidates(block, 2, **options)
-    with pytest.raises(NotImplementedError, match=sentence.format("ordering the 4 columns of fc by their products")):
-        native_cuda.products_team(block, **options)
 
 
 @pytest.mark.parametrize("kernel", [sk.RBF(), sk.Laplacian(), sk.Polynomial()])

@@ -82,6 +82,22 @@ Place place_of(const std::vector<const DeviceArray*>& arrays, bool on_host) {
     return place;
 }
 
+std::shared_ptr<DeviceArray> held(const Place& place, const cuda::DeviceMemory& owner, std::int64_t rows,
+                                  std::int64_t cols, Dtype dtype) {
+    const std::int64_t item = item_size(dtype);
+    return std::make_shared<DeviceArray>(DeviceArray{{owner.get(), rows, cols, item * cols, item, dtype, false},
+                                                     place.device,
+                                                     cuda::own_stream(place.device),
+                                                     owner});
+}
+
+const double* checked_squares(const std::shared_ptr<DeviceBlock>& block, const DoubleArray& sum_sq_dev) {
+    if (!block) throw std::invalid_argument("an argument is None");
+    if (sum_sq_dev.ndim() != 1 || sum_sq_dev.shape(0) != block->view.x.cols)
+        throw std::invalid_argument("sum_sq_dev must be [p]");
+    return sum_sq_dev.data();
+}
+
 DevicePairs pairs_of(const std::vector<std::shared_ptr<DeviceBlock>>& rows,
                      const std::vector<std::shared_ptr<DeviceBlock>>& columns, bool debiased, bool sample_space,
                      bool double_products, bool tensor) {

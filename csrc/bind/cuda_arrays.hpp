@@ -34,6 +34,13 @@ struct DeviceBlock {
 // Where an op on these arrays runs: on the first one's stream, after the others'. All of them lie on the host, or none.
 Place place_of(const std::vector<const DeviceArray*>& arrays, bool on_host = false);
 
+// A matrix [rows, cols] that an op left on the device of the place, row by row.
+std::shared_ptr<DeviceArray> held(const Place& place, const cuda::DeviceMemory& owner, std::int64_t rows,
+                                  std::int64_t cols, Dtype dtype);
+
+// The sums of squared deviations of a block's columns [p].
+const double* checked_squares(const std::shared_ptr<DeviceBlock>& block, const DoubleArray& sum_sq_dev);
+
 // All pairs of blocks, and the arrays that they read. Non-linear kernels need float64 products in sample space.
 struct DevicePairs {
     PairProblem problem;

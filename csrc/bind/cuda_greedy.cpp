@@ -28,26 +28,15 @@ const DeviceArray& checked_square(const Array& array) {
 
 const double* entries(const DeviceArray& square) { return reinterpret_cast<const double*>(square.view.data); }
 
-std::shared_ptr<DeviceArray> held(const Place& place, const cuda::DeviceMemory& owner, std::int64_t rows,
-                                  std::int64_t cols, Dtype dtype) {
-    const std::int64_t item = item_size(dtype);
-    return std::make_shared<DeviceArray>(DeviceArray{{owner.get(), rows, cols, item * cols, item, dtype, false},
-                                                     place.device,
-                                                     cuda::own_stream(place.device),
-                                                     owner});
-}
-
 Array column_products(const std::shared_ptr<DeviceBlock>& block, const DoubleArray& sum_sq_dev, bool exact, bool tensor,
-                      bool squared) {
-    if (!block) throw std::invalid_argument("an argument is None");
+                      bool squared, std::int64_t bytes) {
+    const double* squares = checked_squares(block, sum_sq_dev);
     const std::int64_t p = block->view.x.cols;
-    if (sum_sq_dev.ndim() != 1 || sum_sq_dev.shape(0) != p) throw std::invalid_argument("sum_sq_dev must be [p]");
-    const double* squares = sum_sq_dev.data();
     const Place place = place_of({block->x.get()});
     cuda::DeviceMemory owner;
     {
         py::gil_scoped_release release;
-        owner = cuda::column_products(place, block->view, squares, exact, tensor, squared);
+        owner = cuda::column_products(place, block->view, squares, exact, tensor, squared, bytes);
     }
     return held(place, owner, p, p, Dtype::f64);
 }
@@ -143,7 +132,7 @@ std::vector<py::tuple> eliminate(const std::vector<Array>& matrices, bool greedy
 void bind_cuda_greedy(py::module_& m) {
     using namespace py::literals;
     m.def("column_products", &bound::column_products, "block"_a, "sum_sq_dev"_a, py::kw_only(), "exact"_a, "tensor"_a,
-          "squared"_a);
+          "squared"_a, "bytes"_a);
     m.def("gather_columns", &bound::gather_columns, "x"_a, "index"_a);
     m.def("unit_sums", &bound::unit_sums, "block"_a, "offsets"_a, py::kw_only(), "debiased"_a, "sample_space"_a,
           "double_products"_a, "tensor"_a, "bytes"_a);

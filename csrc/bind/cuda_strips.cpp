@@ -53,6 +53,21 @@ double distance_median_in_strips(const Block& block, std::int64_t resident, std:
     return cuda::distance_median(place_of({block->x.get()}, true), block->view, strips);
 }
 
+Array column_products_in_strips(const Block& block, const DoubleArray& sum_sq_dev, bool exact, bool tensor,
+                                bool squared, std::int64_t resident, std::int64_t passing, std::int64_t bytes,
+                                int threads) {
+    const double* squares = checked_squares(block, sum_sq_dev);
+    const std::int64_t p = block->view.x.cols;
+    const Place place = place_of({block->x.get()}, true);
+    const Strips strips = strips_of(resident, passing, bytes, threads);
+    cuda::DeviceMemory owner;
+    {
+        py::gil_scoped_release release;
+        owner = cuda::column_products(place, block->view, squares, exact, tensor, squared, strips);
+    }
+    return held(place, owner, p, p, Dtype::f64);
+}
+
 py::tuple pair_sums_in_strips(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased,
                               bool sample_space, bool double_products, bool tensor, std::int64_t resident,
                               std::int64_t passing, std::int64_t bytes, int threads) {
@@ -79,6 +94,8 @@ void bind_cuda_strips(py::module_& m) {
           "bytes"_a, "threads"_a);
     m.def("distance_median_in_strips", &bound::distance_median_in_strips, "block"_a, py::kw_only(), "resident"_a,
           "passing"_a, "bytes"_a, "threads"_a);
+    m.def("column_products_in_strips", &bound::column_products_in_strips, "block"_a, "sum_sq_dev"_a, py::kw_only(),
+          "exact"_a, "tensor"_a, "squared"_a, "resident"_a, "passing"_a, "bytes"_a, "threads"_a);
     m.def("pair_sums_in_strips", &bound::pair_sums_in_strips, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a,
           "sample_space"_a, "double_products"_a, "tensor"_a, "resident"_a, "passing"_a, "bytes"_a, "threads"_a);
 }

@@ -2,7 +2,7 @@
 
 #include "core/pack.hpp"
 #include "cuda/device.cuh"
-#include "cuda/strips.hpp"
+#include "cuda/strip_columns.hpp"
 
 namespace simkit::cuda {
 
@@ -20,19 +20,34 @@ ColumnStats column_stats(const Place& place, const MatrixView& x, const double* 
                     [&](Machine& machine, const Strips& fit) { return column_stats(machine, x, row_scale, fit); });
 }
 
-DeviceMemory column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact,
-                             bool tensor, bool squared) {
+namespace {
+
+ColumnProblem problem_of(const BlockView& block, const double* sum_sq_dev, bool exact, bool tensor, bool squared) {
     const Index p = block.x.cols;
-    return at_place(place, kPartsRoom, [&](Machine& machine, Index room) {
-        BlockView there = block;
+    return {block,  shifts_in_float(block), {block.shift, block.shift + p}, {sum_sq_dev, sum_sq_dev + p}, exact, tensor,
+            squared};
+}
+
+}  // namespace
+
+DeviceMemory column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact,
+                             bool tensor, bool squared, std::int64_t bytes) {
+    return at_place(place, bytes, [&](Machine& machine, std::int64_t room) {
+        ColumnProblem of = problem_of(block, sum_sq_dev, exact, tensor, squared);
         std::optional<Machine::Array<double>> scale;
         if (block.row_scale) {
             scale.emplace(machine.array<double>(block.x.rows));
             machine.send(*scale, block.row_scale, block.x.rows);
-            there.row_scale = scale->data();
+            of.block.row_scale = scale->data();
         }
-        return column_products(machine, there, shifts_in_float(block), {block.shift, block.shift + p},
-                               {sum_sq_dev, sum_sq_dev + p}, exact, tensor, squared, room);
+        return column_products(machine, of, room);
+    });
+}
+
+DeviceMemory column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact,
+                             bool tensor, bool squared, const Strips& strips) {
+    return at_place(place, strips, [&](Machine& machine, const Strips& fit) {
+        return column_products(machine, problem_of(block, sum_sq_dev, exact, tensor, squared), fit);
     });
 }
 

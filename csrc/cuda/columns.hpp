@@ -250,8 +250,18 @@ struct CrossSquares {
     }
 };
 
-// g [p, p], both halves = the groups' parts in their order, less n rest rest^T off the diagonal; the diagonal is
-// squares[k] scale^2 where `squares` is not null; or their squares. Program blocks [squares]: one square each, kThreads
+// G [p, p] where it goes, on the machine, and what the parts do not hold of it: less n rest rest^T off the diagonal,
+// which is squares[k] scale^2 where `squares` is not null; or the squares of all that.
+struct Products {
+    Index p;
+    double n, scale;
+    const double *rest, *squares;  // [p], or null
+    bool squared;
+    double* g;
+};
+static_assert(kSentAs<Products, 56> && offsetof(Products, squared) == 40 && offsetof(Products, g) == 48);
+
+// Both halves of G from the groups' parts, added in their order. Program blocks [squares]: one square each, kThreads
 // elements at a time.
 struct JoinSquares {
     static constexpr int kThreads = 256, kResident = 1;
@@ -260,22 +270,19 @@ struct JoinSquares {
 
     const SquarePlace* places;
     const double* parts;
-    Index count, groups, width, p;
-    double n, scale;
-    const double *rest, *squares;  // [p], or null
-    bool squared;
-    double* g;
+    Index count, groups, width;
+    Products to;
 
     SIMKIT_BOTH bool step(Index number, int thread, int, Shared&, Registers&) const {
         for (Index at = thread; at < width * width; at += kThreads) {
             const Index i = places[number].i0 + at / width, j = places[number].j0 + at % width;
-            if (i >= p || j >= p || j < i) continue;
+            if (i >= to.p || j >= to.p || j < i) continue;
             double sum = 0.0;
             for (Index group = 0; group < groups; ++group) sum += parts[(group * count + number) * width * width + at];
-            if (rest && i != j) sum -= n * rest[i] * rest[j];
-            if (squares && i == j) sum = squares[i] * scale * scale;
-            if (squared) sum *= sum;
-            g[i * p + j] = g[j * p + i] = sum;
+            if (to.rest && i != j) sum -= to.n * to.rest[i] * to.rest[j];
+            if (to.squares && i == j) sum = to.squares[i] * to.scale * to.scale;
+            if (to.squared) sum *= sum;
+            to.g[i * to.p + j] = to.g[j * to.p + i] = sum;
         }
         return false;
     }
@@ -307,74 +314,91 @@ inline PartlyCentred partly_centred(const std::vector<double>& shift, const std:
     return out;
 }
 
-template <class T, int R, bool Plain, bool Tensor, class M>
-void cross_squares(M& machine, const Operand& columns, const double* rest, const double* squares, bool squared,
-                   double* g, Index room) {
-    using Squares = CrossSquares<T, R, Plain, Operand, Tensor>;
-    const Index p = columns.rows, strips = pieces(p, Squares::kWidth), size = Squares::kWidth * Squares::kWidth;
+// Those on the diagonal of G [p, p] and above it.
+inline std::vector<SquarePlace> upper_squares(Index p, Index width) {
     std::vector<SquarePlace> places;
-    for (Index i = 0; i < strips; ++i)
-        for (Index j = i; j < strips; ++j) places.push_back({i * Squares::kWidth, j * Squares::kWidth});
-    const Index count = static_cast<Index>(places.size()), group = group_rows(columns.depth, count, size * 8);
+    for (Index i = 0; i < p; i += width)
+        for (Index j = i; j < p; j += width) places.push_back({i, j});
+    return places;
+}
+
+// Squares is a CrossSquares; room: bytes of parts, about, which change no bit.
+template <class Squares, class M>
+void cross_squares(M& machine, const Operand& columns, const Products& to, Index room) {
+    constexpr Index cells = Squares::kWidth * Squares::kWidth;
+    std::vector<SquarePlace> places = upper_squares(to.p, Squares::kWidth);
+    const Index count = static_cast<Index>(places.size()), group = group_rows(columns.depth, count, cells * 8);
     const Index groups = pieces(columns.depth, group);
-    const Index batch = larger(1, smaller(count, room / (groups * size * 8)));
+    const Index batch = larger(1, smaller(count, room / (groups * cells * 8)));
     const auto held = sent(machine, std::move(places));
-    auto parts = machine.template array<double>(groups * batch * size);
+    auto parts = machine.template array<double>(groups * batch * cells);
     for (Index first = 0; first < count; first += batch) {
         const Index many = smaller(batch, count - first);
         const SquarePlace* here = held.data() + first;
         machine.run(Squares{columns, here, many, group, parts.data()}, many * groups);
-        machine.run(JoinSquares{here, parts.data(), many, groups, Squares::kWidth, p,
-                                static_cast<double>(columns.depth), columns.scale, rest, squares, squared, g},
-                    many);
+        machine.run(JoinSquares{here, parts.data(), many, groups, Squares::kWidth, to}, many);
         machine.pause();
     }
 }
 
-// G [p, p] of the columns of a block, or its squares: as ops/columns.hpp. The view, row_scale and g lie on the machine,
-// shift and sum_sq_dev [p] on the host. room: bytes of parts, about, which change no bit.
-template <bool Tensor, class M>
-void products_on(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
-                 const std::vector<double>& sum_sq_dev, bool exact, bool squared, double* g, Index room) {
-    const MatrixView& x = block.x;
-    Operand columns{x.data, x.cols, x.rows,  x.col_stride,    x.row_stride, x.dtype,
-                    false,  true,   nullptr, block.row_scale, nullptr,      block.scale};
-    if (exact) {
-        const auto wide = sent(machine, shift);
+// The columns of a block, and how their products are formed: as ops/columns.hpp. shift and sum_sq_dev [p] lie on the
+// host; tensor: by tensor cores, which the machine must have.
+struct ColumnProblem {
+    BlockView block;
+    bool narrow;
+    std::vector<double> shift, sum_sq_dev;
+    bool exact, tensor, squared;
+};
+
+// use(Type<a CrossSquares>, the columns as an operand, what becomes of their products): G goes to g.
+template <class Program>
+struct Type {
+    using Is = Program;
+};
+template <bool Tensor, class M, class Use>
+void products_on(M& machine, const ColumnProblem& of, double* g, const Use& use) {
+    const MatrixView& x = of.block.x;
+    const double n = static_cast<double>(x.rows), scale = of.block.scale;
+    Operand columns{x.data, x.cols, x.rows,  x.col_stride,       x.row_stride, x.dtype,
+                    false,  true,   nullptr, of.block.row_scale, nullptr,      scale};
+    if (of.exact) {
+        const auto wide = sent(machine, of.shift);
         columns.shift = wide.data();
-        cross_squares<double, 4, false, Tensor>(machine, columns, nullptr, nullptr, squared, g, room);
+        use(Type<CrossSquares<double, 4, false, Operand, Tensor>>{}, columns,
+            Products{x.cols, n, scale, nullptr, nullptr, of.squared, g});
         return;
     }
-    const PartlyCentred partly = partly_centred(shift, sum_sq_dev, static_cast<double>(x.rows), block.scale);
+    const PartlyCentred partly = partly_centred(of.shift, of.sum_sq_dev, n, scale);
     const auto wide = sent(machine, partly.shift), rest = sent(machine, partly.rest);
-    const auto squares = sent(machine, sum_sq_dev);
+    const auto squares = sent(machine, of.sum_sq_dev);
     const auto single = sent(machine, std::vector<float>(partly.shift.begin(), partly.shift.end()));
     columns.shift = wide.data();
-    columns.narrow = narrow;
-    columns.narrow_shift = narrow ? single.data() : nullptr;
-    if (narrow && x.dtype == Dtype::f32)
-        cross_squares<float, 8, true, Tensor>(machine, columns, rest.data(), squares.data(), squared, g, room);
+    columns.narrow = of.narrow;
+    columns.narrow_shift = of.narrow ? single.data() : nullptr;
+    const Products to{x.cols, n, scale, rest.data(), squares.data(), of.squared, g};
+    if (of.narrow && x.dtype == Dtype::f32)
+        use(Type<CrossSquares<float, 8, true, Operand, Tensor>>{}, columns, to);
     else
-        cross_squares<float, 8, false, Tensor>(machine, columns, rest.data(), squares.data(), squared, g, room);
+        use(Type<CrossSquares<float, 8, false, Operand, Tensor>>{}, columns, to);
+}
+template <class M, class Use>
+void products_on(M& machine, const ColumnProblem& of, double* g, const Use& use) {
+    on_cores(of.tensor, [&](auto cores) { products_on<decltype(cores)::value>(machine, of, g, use); });
 }
 
-// tensor: by tensor cores, which the machine must have.
+// G [p, p] of the columns of a block, or its squares. The block and g lie on the machine.
 template <class M>
-void column_products(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
-                     const std::vector<double>& sum_sq_dev, bool exact, bool tensor, bool squared, double* g,
-                     Index room = kPartsRoom) {
-    on_cores(tensor, [&](auto cores) {
-        products_on<decltype(cores)::value>(machine, block, narrow, shift, sum_sq_dev, exact, squared, g, room);
+void column_products(M& machine, const ColumnProblem& of, double* g, Index room = kPartsRoom) {
+    products_on(machine, of, g, [&](auto squares, const Operand& columns, const Products& to) {
+        cross_squares<typename decltype(squares)::Is>(machine, columns, to, room);
     });
 }
 
 // The same, in memory that stays.
 template <class M>
-DeviceMemory column_products(M& machine, const BlockView& block, bool narrow, const std::vector<double>& shift,
-                             const std::vector<double>& sum_sq_dev, bool exact, bool tensor, bool squared, Index room) {
-    auto g = machine.memory(8 * block.x.cols * block.x.cols);
-    column_products(machine, block, narrow, shift, sum_sq_dev, exact, tensor, squared,
-                    reinterpret_cast<double*>(g.get()), room);
+DeviceMemory column_products(M& machine, const ColumnProblem& of, Index room) {
+    auto g = machine.memory(8 * of.block.x.cols * of.block.x.cols);
+    column_products(machine, of, reinterpret_cast<double*>(g.get()), room);
     return g;
 }
 

@@ -108,26 +108,6 @@ PairSums pair_sums_sample(M& machine, const PairProblem& problem, const Strips& 
                     [&](auto tensor) { return sums_on<decltype(tensor)::value>(machine, problem, strips); });
 }
 
-// to [count] += parts [groups, count], in the order of the groups. Program blocks: pieces(count, kThreads).
-struct AddGroups {
-    static constexpr int kThreads = 256, kResident = 4;
-    struct Shared {};
-    struct Registers {};
-
-    const double* parts;
-    Index count, groups;
-    double* to;
-
-    SIMKIT_BOTH bool step(Index number, int thread, int, Shared&, Registers&) const {
-        const Index at = number * kThreads + thread;
-        if (at >= count) return false;
-        double sum = to[at];
-        for (Index group = 0; group < groups; ++group) sum += parts[group * count + at];
-        to[at] = sum;
-        return false;
-    }
-};
-
 // SumColumns over strips: shares [rows of the table, kThreads] wait from strip to strip. Program blocks: rows.
 struct SumColumnsOn {
     static constexpr int kThreads = SumColumns::kThreads, kResident = SumColumns::kResident;

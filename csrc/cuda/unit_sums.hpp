@@ -192,8 +192,9 @@ class UnitSums {
         auto squares = machine_.template array<double>(m * m);
         {
             auto g = machine_.template array<double>(p * p);
-            column_products(machine_, view, matrix.narrow, {matrix.shift, matrix.shift + p}, {}, true, problem_.tensor,
-                            false, g.data());
+            column_products(machine_,
+                            {view, matrix.narrow, {matrix.shift, matrix.shift + p}, {}, true, problem_.tensor, false},
+                            g.data());
             const int lanes = p / m >= 8 ? SquaresOfUnits::kThreads : 1;
             machine_.run(SquaresOfUnits{g.data(), offsets.data(), m, p, lanes, squares.data()},
                          pieces(m * m, SquaresOfUnits::kThreads / lanes));

@@ -37,12 +37,15 @@ void column_products(const BlockView& block, const double* sum_sq_dev, bool exac
 
 // On a device (core/place.hpp), where G stays; its entries are squared where `squared` says so. The sums go over
 // other pieces, so the last bits differ; the same bits every time. With Strips, of a matrix that lies on the host, the
-// same bits. tensor: products by tensor cores, which takes a device of capability 8.0.
+// same bits. tensor: products by tensor cores, which takes a device of capability 8.0; bytes: of workspace, about,
+// which change no bit.
 namespace cuda {
 ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale);
 ColumnStats column_stats(const Place& place, const MatrixView& x, const double* row_scale, const Strips& strips);
 DeviceMemory column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact,
-                             bool tensor, bool squared);
+                             bool tensor, bool squared, std::int64_t bytes);
+DeviceMemory column_products(const Place& place, const BlockView& block, const double* sum_sq_dev, bool exact,
+                             bool tensor, bool squared, const Strips& strips);
 std::vector<double> largest_entries(const Place& place, const std::vector<MatrixView>& matrices);
 }  // namespace cuda
 

@@ -332,6 +332,7 @@ class CandidateProblem:
     centre: FloatArray | None = None  # [n]; None: there is no L, and sums with it mean nothing
     small_centre: bool = True
     packed: Any = None  # by the same backend's ``pack_centred``; None: L is formed when needed
+    workspace: int | None = None  # bytes that a device has in flight; None: as it likes
     name: str = "x"
 
     @property

@@ -47,9 +47,11 @@ class Choice:
         return planner
 
     @property
-    def products_team(self) -> Callable[..., tuple[int, int]]:
+    def plan_products(self) -> Callable[..., damage_room.ProductsRoom]:
         """The backend's planner of what products of columns take."""
-        planner: Callable[..., tuple[int, int]] = getattr(self.module, "products_team", damage_room.products_team)
+        planner: Callable[..., damage_room.ProductsRoom] = getattr(
+            self.module, "plan_products", damage_room.plan_products
+        )
         return planner
 
     @property

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import TooLittleMemory
 from ..kernels import Polynomial
 from .base import (
     Block,
@@ -18,9 +20,12 @@ from .base import (
     UnitFeatures,
     kernel_options,
 )
-from .cuda_device import array_on, cuda, place_of
+from .cuda_device import array_on, bytes_of, cuda, place_of
+from .damage_room import PACKED, PASS, ROWS, CandidateRoom, apart_at_once, leaving_out
 from .unit_features import kernel_unit
 
+TILE = 64  # samples of a tile of pairs
+PART, PILOTS = 512, 255  # samples of a part of column sums, and those whose medians are taken
 WORKSPACE = 2**32  # bytes at most of distances and row sums in flight: what 512 units of 10,000 samples take
 
 
@@ -51,6 +56,96 @@ def unit_features(block: Block, columns: npt.NDArray[np.int64], *, double: bool,
     return UnitFeatures(DeviceFeatures(units, (len(columns), block.n), dtype), squares)
 
 
+@dataclass(frozen=True)
+class _Search:
+    """A search on a device: units of these widths of a layer [n, p] there, rows in numbers of ``item`` bytes."""
+
+    n: int
+    p: int
+    item: int
+    units: int
+    widest: int
+
+    @property
+    def strips(self) -> int:
+        """Of samples."""
+        return -(-self.n // TILE)
+
+    @property
+    def tiles(self) -> int:
+        """Of pairs of samples, on the diagonal and above it."""
+        return self.strips * (self.strips + 1) // 2
+
+    @property
+    def tile(self) -> int:
+        """Bytes of one."""
+        return TILE * TILE * self.item
+
+    @property
+    def candidate(self) -> int:
+        """Bytes of the workspace that one takes, as CandidateSizes counts them (csrc/cuda/candidates.hpp)."""
+        return self.n * (self.strips * self.item + 8) + self.strips * TILE * self.item + 16 * self.tiles
+
+    @property
+    def forming(self) -> int:
+        """Bytes beside the units while these are formed: the medians' samples, or parts of column sums."""
+        parts = 48 * (-(-self.n // PART) + 1) + 8
+        return max(self.p * (8 * PILOTS + 12), self.p * parts + 8 * self.n)
+
+    @property
+    def held(self) -> int:
+        """Bytes beside the units, the kernel and the workspace: the centre, tiles' places, lists, totals."""
+        lists = 4 * (self.p + 10) + self.units * (4 + 32 * self.widest)
+        return 8 * self.n + 16 * self.tiles + lists + 32 * self.units
+
+    def each(self, *, packed: bool) -> int:
+        """Bytes of a tile in flight."""
+        return self.tile if packed else 2 * self.tile
+
+    def time(self, workspace: int, *, packed: bool) -> float:
+        """Of one step of a search, in multiply-adds for each pair of samples: forming tiles, then candidates."""
+        each = self.each(packed=packed)
+        group = min(self.tiles, max(1, workspace // 2 // each))
+        at_once = max(1, (workspace - group * each) // self.candidate)
+        formed = 1 if group == self.tiles else -(-self.units // at_once)
+        return formed * self.p * (1 if packed else 2) + self.units * PASS
+
+
+def plan_candidates(
+    block: Block, widths: Sequence[int], *, double: bool, threads: int, memory: int | None
+) -> CandidateRoom:
+    """What :func:`simkit.backends.damage_room.plan_candidates` says of a device, the copy of a host layer included.
+
+    Raises:
+        TooLittleMemory: one tile of pairs and a single candidate do not fit.
+    """
+    n, units = block.n, len(widths)
+    search = _Search(n, block.p, 8 if double else 4, units, max(widths))
+    most = max(1, min(units, ROWS // (8 * n)))
+    layer = n * block.p * search.item + (bytes_of(block.matrix) if block.matrix.device is None else 0)
+    kernel = search.tiles * search.tile
+
+    def room(packed: bool, workspace: int) -> CandidateRoom:
+        taken = layer + max(search.forming, search.held + kernel * packed + workspace)
+        return CandidateRoom(threads, most, apart_at_once(n, most), kernel * packed, taken, workspace)
+
+    def wanted(packed: bool) -> int:
+        return 2 * search.tiles * search.each(packed=packed) + units * search.candidate
+
+    if memory is None:
+        packs = kernel <= PACKED
+        return room(packs, min(WORKSPACE, wanted(packs)))
+    rooms = []
+    for packs in (True, False):
+        left = memory - layer - search.held - kernel * packs
+        if left >= search.each(packed=packs) + search.candidate and memory >= layer + search.forming:
+            rooms.append(room(packs, min(left, wanted(packs))))
+    if not rooms:
+        least = room(False, search.each(packed=False) + search.candidate).bytes
+        raise TooLittleMemory(f"{memory} bytes", f"{leaving_out(block, units)} on a device", least)
+    return min(rooms, key=lambda found: search.time(found.workspace or 0, packed=found.packed > 0))
+
+
 def candidate_sums(
     problem: CandidateProblem,
     kept: npt.NDArray[np.int64],
@@ -79,7 +174,7 @@ def pack_centred(problem: CandidateProblem, *, room: int, threads: int = 1) -> A
     return hold(problem, len(problem.offsets) - 1, room)
 
 
-def hold(problem: CandidateProblem, at_once: int, room: int, workspace: int = WORKSPACE) -> Any:
+def hold(problem: CandidateProblem, at_once: int, room: int, workspace: int | None = None) -> Any:
     """What candidates, at most ``at_once`` of them at a time, need on the device; L in ``room`` bytes."""
     return cuda().Candidates(
         units=problem.z.units,
@@ -90,6 +185,6 @@ def hold(problem: CandidateProblem, at_once: int, room: int, workspace: int = WO
         small_centre=problem.small_centre,
         at_once=at_once,
         packed=room,
-        bytes=workspace,
+        bytes=workspace or problem.workspace or WORKSPACE,
         **kernel_options(problem.kernel),
     )

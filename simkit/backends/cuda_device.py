@@ -16,6 +16,7 @@ from ..arrays import DeviceMatrix, Matrix
 from .base import Block, Input, kernel_options, matrices_of
 
 SHARE = 0.8  # of the memory that is free, where no bound is given: others may want some, and pieces get lost between
+SHARE_IN_WORDS = f"{SHARE:.0%} of what is free"
 
 _held: dict[int, dict[int, tuple[Any, int]]] = {}  # id of a matrix -> device -> its copy and the bytes
 _holding = threading.Lock()  # of what is in it

@@ -14,19 +14,13 @@ from ..arrays import DeviceMatrix, FloatArray, Matrix
 from ..devices import LEGACY_STREAM, DeviceView
 from . import native_cpu
 from .base import (
-    Block,
-    ColumnStats,
-    Cores,
     EliminationOrder,
     Estimator,
-    Input,
     PairSums,
-    Precision,
     Route,
     SquareMatrix,
     UnitBlocks,
 )
-from .cuda_cores import cores_for, products_in_words
 from .cuda_device import array_on, block_on, cuda, place_of
 
 
@@ -62,32 +56,6 @@ class DeviceSquare:
         if copy is False:
             raise ValueError(f"the matrix of {self.name} lies on cuda:{self.device}: NumPy needs a copy of it")
         return self.host().astype(dtype or np.float64, copy=False)
-
-
-def column_products(
-    block: Block,
-    stats: ColumnStats,
-    *,
-    exact: bool = True,
-    squared: bool = False,
-    threads: int = 1,
-    cores: Cores | None = None,
-) -> DeviceSquare:
-    """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``; they stay there.
-
-    Raises:
-        NotImplementedError: ``cores`` forces tensor cores that the device does not have.
-    """
-    device, tensor = place_of([block]), cores_for([block], cores) == "tensor"
-    products = cuda().column_products(
-        block_on(block, device), stats.sum_sq_dev, exact=exact, tensor=tensor, squared=squared
-    )
-    return DeviceSquare(block.matrix.name, device, block.p, products)
-
-
-def words_of_columns(products: Precision, inputs: Sequence[Input]) -> str:
-    """What products of columns of ``inputs`` are here, for a plan."""
-    return products_in_words(products, cores_for(inputs), " of columns")
 
 
 def gather_columns(matrix: Matrix, columns: npt.NDArray[np.int64]) -> Matrix:

@@ -85,6 +85,18 @@ def plan_pair_sums(
     return Route(route, products, size, 1, cost, space.total(in_flight), reason, cores=cores)
 
 
+def squares_above(p: int, width: int) -> int:
+    """Squares of the products of p columns that lie on the diagonal and above it."""
+    return -(-p // width) * (-(-p // width) + 1) // 2
+
+
+def group_samples(n: int, squares: int, square: int) -> int:
+    """Samples of a group, as csrc/cuda/columns.hpp has them."""
+    chunks = -(-n // CHUNK)
+    wanted = min(-(-BUSY // squares), max(1, PARTS // (squares * square)))
+    return -(-chunks // min(wanted, chunks)) * CHUNK
+
+
 def sample_space(n: int, m: int, products: Precision, *, linear: bool, halves: bool = False) -> tuple[Workspace, int]:
     """Bytes shared and for each tile in flight, and the number of tiles."""
     size, item = TILES[products], 8 if products == "float64" else 4

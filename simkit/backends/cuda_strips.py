@@ -15,8 +15,8 @@ from ..errors import TooLittleMemory
 from . import cuda_routes
 from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
 from .cuda_cores import cores_for
-from .cuda_device import SHARE, bound_block, bytes_of, cuda, may_stay, release, room_on
-from .cuda_routes import BUSY, CHUNK, PARTS, TILES, WORKSPACE, feature_space, sample_space
+from .cuda_device import SHARE_IN_WORDS, bound_block, bytes_of, cuda, may_stay, release, room_on
+from .cuda_routes import CHUNK, TILES, WORKSPACE, feature_space, group_samples, sample_space, squares_above
 from .mapped import Mapped
 from .routes import PILOT
 
@@ -25,7 +25,6 @@ PART, BAND = 512, 32  # rows and columns of a part of column sums
 ROWS = 8  # whose norms a block of threads forms
 COLUMN = 48  # bytes of such a part
 PADDING = 256  # bytes by which a layer's rows in a strip may be longer
-SHARE_IN_WORDS = f"{SHARE:.0%} of what is free"
 SHARES = 128  # sums of a column that wait from strip to strip
 COLLECTED = 2**15  # distances that are collected at once, at least
 DISTANCES = 2**27  # bytes for tiles of distances, where there is room, and as many for what is collected of them
@@ -153,7 +152,8 @@ def pair_sums(
     rows: Sequence[Block], columns: Sequence[Block], device: int, debiased: bool, route: Route, strips: Strips
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """All-pairs sums as the compiled module returns them."""
-    release((block.matrix for block in (*rows, *columns)), device)
+    whole = [rows.whole] if isinstance(rows, UnitBlocks) else rows
+    release((block.matrix for block in (*whole, *columns)), device)
     found: tuple[FloatArray, FloatArray, FloatArray] = cuda().pair_sums_in_strips(
         rows=[bound_block(block, array_on_host(block.matrix, device)) for block in rows],
         columns=[bound_block(block, array_on_host(block.matrix, device)) for block in columns],
@@ -180,11 +180,11 @@ def plan_pair_sums(
 ) -> Route:
     """As :func:`simkit.backends.cuda_routes.plan_pair_sums`; blocks on the host are copied, or go in strips.
 
-    Then ``memory`` bounds all that is on the device, or else a share of what is free does. Units with themselves are
-    copied with their whole layer, never in strips: their sums stay there.
+    Then ``memory`` bounds all that is on the device, or else a share of what is free does. The sums of units with
+    themselves stay there where their layer is copied whole; in strips they are pairs like others.
 
     Raises:
-        TooLittleMemory: the smallest strips, or a layer of units, take more. Others as there.
+        TooLittleMemory: the smallest strips take more. Others as there.
     """
 
     def planned(room: int | None, cores: Cores | None = cores) -> Route:
@@ -193,10 +193,10 @@ def plan_pair_sums(
         )
 
     units = rows if columns is None and isinstance(rows, UnitBlocks) else None
-    blocks = [*rows, *(columns or ())] if units is None else [units.whole]
+    blocks = [*rows, *(columns or ())]
     if any(block.matrix.device is not None for block in blocks):
         return planned(memory)
-    matrices = {id(block.matrix): block.matrix for block in blocks}.values()
+    matrices = {id(m): m for m in ([b.matrix for b in blocks] if units is None else [units.whole.matrix])}.values()
     features = sum(map(bytes_of, matrices))
     room = room_on(int(cuda().current_device()), memory, matrices)
     found = planned(None)
@@ -204,10 +204,8 @@ def plan_pair_sums(
     try:
         return _whole(found if memory is None and found.bytes <= most else planned(most), features)
     except TooLittleMemory as error:
-        work, needed = error.work, error.needed + features
+        work = error.work
     said = f"{room} bytes" if memory is not None else f"{room} bytes, {SHARE_IN_WORDS},"
-    if units is not None:
-        raise TooLittleMemory(said, f"{work}, whole because the sums of a layer's units stay there,", needed)
     if cores == "half":
         raise NotImplementedError("layers that go to a device in strips are multiplied in float32, not as they are")
     if found.cores == "half":
@@ -304,43 +302,56 @@ def _feature_strips(
     space, _ = feature_space(n, m, sum(block.p for block in rows), sum(block.p for block in columns))
     fixed = space.shared + p * (2 * COLUMN + 20 + 8 * SHARES) + 16 * squares + 4 * PADDING * m
     fixed += 36 * (math.isqrt(2 * squares) + m + 1) ** 2
+    passing = rows_of_squares(n, row, room - fixed, squares, square, CHUNK)
+    if passing is None:
+        raise _refused(refusal, fixed + 2 * CHUNK * row + 2 * square)
+    strips = Strips(0, passing.rows, passing.bytes, threads)
+    total = fixed + 2 * passing.rows * row + passing.bytes
+    return _as_host(found, strips, total, f"{found.reason}; {passing.in_words(n)}")
+
+
+@dataclass(frozen=True)
+class SquareRows:
+    """Rows of a strip whose products are added to squares, and how often all rows pass; bytes of the squares."""
+
+    rows: int
+    passes: int
+    bytes: int
+
+    def in_words(self, n: int) -> str:
+        """For a plan."""
+        return f"{min(n, self.rows)} samples pass at a time, {self.passes} times all of them"
+
+
+def rows_of_squares(n: int, row: int, room: int, squares: int, square: int, chunk: int) -> SquareRows | None:
+    """As few passes of n rows as two strips and the squares have room for, then long strips; None: not even one chunk.
+
+    Squares are formed of whole groups of rows, or of whole chunks of one, each with one more for the sum so far.
+    """
+    group = group_samples(n, squares, square)
 
     def sized(wanted: int) -> Iterator[tuple[int, int, int]]:
-        """Batches that rows of a strip leave room for: (batches, -rows, squares of a batch)."""
-        group = _group(n, squares, square)
-        chunk = CHUNK if wanted < group else group
-        strip = min(max(1, wanted // chunk), -(-n // chunk)) * chunk
-        batch = (room - fixed - 2 * strip * row) // ((max(1, strip // group) + 1) * square)
+        """(passes, -rows, bytes) where rows of a strip, about so many, leave room."""
+        step = chunk if wanted < group else group
+        strip = min(max(1, wanted // step), -(-n // step)) * step
+        each = (max(1, strip // group) + 1) * square
+        batch = min(squares, (room - 2 * strip * row) // each)
         if batch > 0:
-            yield -(-squares // batch), -strip, min(batch, squares)
+            yield -(-squares // batch), -strip, batch * each
 
     options = [option for part in (1, 4, 16, PASSING) for option in sized(PASSING // part // row)]
     if not options:
-        raise _refused(refusal, fixed + 2 * CHUNK * row + 2 * square)
-    passes, strip, batch = min(options)
-    groups = max(1, -strip // _group(n, squares, square))
-    strips = Strips(0, -strip, batch * (groups + 1) * square, threads)
-    reason = f"{found.reason}; {min(n, -strip)} samples pass at a time, {passes} times all of them"
-    return _as_host(found, strips, fixed + 2 * -strip * row + strips.bytes, reason)
+        return None
+    passes, rows, taken = min(options)
+    return SquareRows(-rows, passes, taken)
 
 
 def _squares(rows: Sequence[Block], columns: Sequence[Block], width: int) -> int:
     """Squares of cross-products that are formed."""
-
-    def triangle(p: int) -> int:
-        return -(-p // width) * (-(-p // width) + 1) // 2
-
     left, right = sum(block.p for block in rows), sum(block.p for block in columns)
     if not columns:
-        return triangle(left)
-    return -(-left // width) * -(-right // width) + sum(triangle(block.p) for block in (*rows, *columns))
-
-
-def _group(n: int, squares: int, square: int) -> int:
-    """Samples of a group, as csrc/cuda/columns.hpp has them."""
-    chunks = -(-n // CHUNK)
-    wanted = min(-(-BUSY // squares), max(1, PARTS // (squares * square)))
-    return -(-chunks // min(wanted, chunks)) * CHUNK
+        return squares_above(left, width)
+    return -(-left // width) * -(-right // width) + sum(squares_above(block.p, width) for block in (*rows, *columns))
 
 
 def _refused(refusal: TooLittleMemory, needed: int) -> TooLittleMemory:

@@ -6,6 +6,7 @@ formed again, give the same sums, and so do products of columns by any team.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import TooLittleMemory
@@ -36,6 +37,16 @@ class CandidateRoom:
     # Bytes that half the kernel of all units may take; it is formed again for every call where it takes more.
     packed: int
     bytes: int  # of workspace, at most
+    workspace: int | None = None  # the part of them that a device's candidates have in flight; None: its own choice
+
+
+@dataclass(frozen=True)
+class ProductsRoom:
+    """What products of columns, and the order that they give, may hold."""
+
+    threads: int
+    bytes: int  # of workspace, at most
+    note: str = ""  # for the plan
 
 
 @dataclass(frozen=True)
@@ -102,26 +113,30 @@ def _search_of(block: Block, units: int, *, double: bool) -> _Candidates:
     return _Candidates(block.n, block.p, units, 8 if double else 4, isinstance(block.kernel, CustomKernel), pages)
 
 
-def _leaving_out(block: Block, units: int) -> str:
+def leaving_out(block: Block, units: int) -> str:
     return f"leaving out the {units} units of {block.matrix.name} [{block.n}, {block.p}]"
 
 
-def _ordering(block: Block) -> str:
+def ordering(block: Block) -> str:
+    """The work, for who has too little memory for it."""
     return f"ordering the {block.p} columns of {block.matrix.name} by their products"
 
 
-def plan_candidates(block: Block, units: int, *, double: bool, threads: int, memory: int | None) -> CandidateRoom:
-    """The team, the candidates of a call and whether the kernel of all units stays, such that all fits ``memory``.
+def plan_candidates(
+    block: Block, widths: Sequence[int], *, double: bool, threads: int, memory: int | None
+) -> CandidateRoom:
+    """The team, the candidates of a call and whether the kernel of all units, of these widths, stays within ``memory``.
 
     Raises:
         TooLittleMemory: a single candidate does not fit.
     """
+    units = len(widths)
     search = _search_of(block, units, double=double)
     most = max(1, min(units, ROWS // (8 * search.n)))
     team = min(threads, search.tiles)
     if memory is None:
         packs = search.n * search.n // 2 * search.item <= PACKED
-        return CandidateRoom(team, most, _apart(search.n, most), PACKED, search.bytes(most, team, packed=packs))
+        return CandidateRoom(team, most, apart_at_once(search.n, most), PACKED, search.bytes(most, team, packed=packs))
     rooms = []
     for workers in range(1, team + 1):
         for packs in (True, False):
@@ -131,12 +146,12 @@ def plan_candidates(block: Block, units: int, *, double: bool, threads: int, mem
                 needed = search.bytes(count, workers, packed=packs)
                 rooms.append(CandidateRoom(workers, count, max(1, count // 4), half, needed))
     if not rooms:
-        raise TooLittleMemory(f"{memory} bytes", _leaving_out(block, units), search.bytes(1, 1, packed=False))
+        raise TooLittleMemory(f"{memory} bytes", leaving_out(block, units), search.bytes(1, 1, packed=False))
     return min(rooms, key=search.time)
 
 
-def products_team(block: Block, *, double: bool, threads: int, memory: int | None) -> tuple[int, int]:
-    """(the team, the bytes of workspace) of the products of all columns and of the order that they give.
+def plan_products(block: Block, *, double: bool, threads: int, memory: int | None) -> ProductsRoom:
+    """The team of the products of all columns and of the order that they give.
 
     Raises:
         TooLittleMemory: a single worker does not fit.
@@ -149,20 +164,22 @@ def products_team(block: Block, *, double: bool, threads: int, memory: int | Non
         each += mapped.pages(min(n, GROUP))
     space = Workspace(8 * p * p + 8 * p * 2 * VECTORS, each)
     team = min(threads, strips * (strips + 1) // 2 * -(-n // GROUP))
-    if memory is None:
-        return team, space.total(team)
-    if space.total(1) > memory:
-        raise TooLittleMemory(f"{memory} bytes", _ordering(block), space.total(1))
-    team = space.workers(team, memory)
-    return team, space.total(team)
+    if memory is not None:
+        if space.total(1) > memory:
+            raise TooLittleMemory(f"{memory} bytes", ordering(block), space.total(1))
+        team = space.workers(team, memory)
+    return ProductsRoom(team, space.total(team))
 
 
-def reference_candidates(block: Block, units: int, *, double: bool, threads: int, memory: int | None) -> CandidateRoom:
+def reference_candidates(
+    block: Block, widths: Sequence[int], *, double: bool, threads: int, memory: int | None
+) -> CandidateRoom:
     """What :func:`plan_candidates` says of the reference, whose calls are shorter where there is little room.
 
     Raises:
         TooLittleMemory: more than ``memory``.
     """
+    units = len(widths)
     search = _search_of(block, units, double=double)
     n, p = search.n, search.p
     # A candidate's rows of z, in float64 where they are not, and as pdist turns them; its row sums besides.
@@ -172,14 +189,14 @@ def reference_candidates(block: Block, units: int, *, double: bool, threads: int
     once = REFERENCE * 8 * n * n + copies
     least = held + max(search.forming, once + row_sums)
     if memory is not None and least > memory:
-        raise TooLittleMemory(f"{memory} bytes", f"{_leaving_out(block, units)} by the reference", least)
+        raise TooLittleMemory(f"{memory} bytes", f"{leaving_out(block, units)} by the reference", least)
     at_once = most if memory is None else min(most, (memory - held - once) // row_sums)
     taken = held + max(search.forming, once + at_once * row_sums)
     return CandidateRoom(threads, at_once, max(1, at_once // 4), PACKED, taken)
 
 
-def reference_team(block: Block, *, double: bool, threads: int, memory: int | None) -> tuple[int, int]:
-    """What :func:`products_team` says of the reference, which takes what it takes.
+def reference_products(block: Block, *, double: bool, threads: int, memory: int | None) -> ProductsRoom:
+    """What :func:`plan_products` says of the reference, which takes what it takes.
 
     Raises:
         TooLittleMemory: more than ``memory``.
@@ -187,40 +204,10 @@ def reference_team(block: Block, *, double: bool, threads: int, memory: int | No
     n, p = block.n, block.p
     taken = 8 * (3 * (n * p + p * p) + 2 * VECTORS * p)
     if memory is not None and taken > memory:
-        raise TooLittleMemory(f"{memory} bytes", f"{_ordering(block)} by the reference", taken)
-    return threads, taken
+        raise TooLittleMemory(f"{memory} bytes", f"{ordering(block)} by the reference", taken)
+    return ProductsRoom(threads, taken)
 
 
-def device_candidates(block: Block, units: int, *, double: bool, threads: int, memory: int | None) -> CandidateRoom:
-    """What :func:`plan_candidates` says of a device, whose units, kernel and workspace are not bounded.
-
-    Raises:
-        NotImplementedError: there is a ``memory``.
-    """
-    if memory is not None:
-        raise _on_a_device(memory, _leaving_out(block, units))
-    n, item = block.n, 8 if double else 4
-    half = n * n // 2 * item
-    taken = n * block.p * item + (half if half <= PACKED else 0)
-    most = max(1, min(units, ROWS // (8 * n)))
-    return CandidateRoom(threads, most, _apart(n, most), PACKED, taken)
-
-
-def _apart(n: int, most: int) -> int:
+def apart_at_once(n: int, most: int) -> int:
     """Candidates whose levels are held beside their row sums, and copied: four times the bytes of these."""
     return max(1, min(most, ROWS // (32 * n)))
-
-
-def device_team(block: Block, *, double: bool, threads: int, memory: int | None) -> tuple[int, int]:
-    """What :func:`products_team` says of a device: the products' own bytes.
-
-    Raises:
-        NotImplementedError: there is a ``memory``.
-    """
-    if memory is not None:
-        raise _on_a_device(memory, _ordering(block))
-    return threads, 8 * block.p * block.p
-
-
-def _on_a_device(memory: int, work: str) -> NotImplementedError:
-    return NotImplementedError(f"memory={memory} bytes is not kept to on a device: {work} needs a backend on the host")

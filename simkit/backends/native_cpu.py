@@ -34,6 +34,7 @@ from .base import (
     UnitFeatures,
     kernel_options,
 )
+from .damage_room import ProductsRoom
 from .mapped import mapped_team
 from .mixed import among_wide
 from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
@@ -160,9 +161,10 @@ def _pair_sums(
 
 
 def column_products(
-    block: Block, stats: ColumnStats, *, exact: bool = True, squared: bool = False, threads: int = 1
+    block: Block, stats: ColumnStats, *, exact: bool = True, squared: bool = False, room: ProductsRoom | None = None
 ) -> FloatArray:
     """See :func:`simkit.backends.reference.column_products`; float32 products unless ``exact``."""
+    threads = 1 if room is None else room.threads
     products: FloatArray = _core().column_products(_bound(block), stats.sum_sq_dev, exact=exact, threads=threads)
     return np.multiply(products, products, out=products) if squared else products
 

@@ -16,17 +16,21 @@ from ..kernels import CustomKernel, Kernel
 from . import cuda_greedy, cuda_strips
 from .base import OPS as ALL_OPS
 from .base import Block, ColumnStats, Estimator, Input, PairSums, Route, UnitBlocks
-from .cuda_candidates import candidate_sums, pack_centred, unit_features  # noqa: F401 - ops of the table
+from .cuda_candidates import (  # noqa: F401 - ops of the table, and a planner
+    candidate_sums,
+    pack_centred,
+    plan_candidates,
+    unit_features,
+)
 from .cuda_device import array_on, block_on, cuda, device_report, place_of
 from .cuda_graphs import adjacency, components, cover  # noqa: F401
-from .cuda_greedy import column_products, eliminate, gather_columns, words_of_columns  # noqa: F401
+from .cuda_greedy import eliminate, gather_columns  # noqa: F401
 from .cuda_moments import hold_moments, largest_entries, moments_add, moments_rows  # noqa: F401
 from .cuda_partners import nearest_rows  # noqa: F401
-from .damage_room import device_candidates, device_team
+from .cuda_products import column_products, plan_products, words_of_columns  # noqa: F401
 
 OPS = ALL_OPS
 plan_pair_sums = cuda_strips.plan_pair_sums
-plan_candidates, products_team = device_candidates, device_team
 
 
 def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | None = None) -> list[str]:
@@ -90,7 +94,8 @@ def pair_sums(
     """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
     on_host = route if isinstance(route, cuda_strips.HostRoute) else None
     workspace = route.bytes if on_host is None else on_host.workspace
-    if isinstance(rows, UnitBlocks) and columns is None:
+    in_strips = on_host is not None and on_host.strips is not None
+    if isinstance(rows, UnitBlocks) and columns is None and not in_strips:
         return cuda_greedy.unit_sums(rows, estimator, route, workspace)
     device = place_of([*rows, *(columns or ())])
     debiased = estimator == "debiased"

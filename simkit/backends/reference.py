@@ -34,8 +34,9 @@ from .base import (
     UnitFeatures,
     less_one,
 )
+from .damage_room import ProductsRoom
 from .damage_room import reference_candidates as plan_candidates  # noqa: F401
-from .damage_room import reference_team as products_team  # noqa: F401
+from .damage_room import reference_products as plan_products  # noqa: F401
 from .nearest import TIE, NearestProblem, NearestRows, minmax
 from .reference_moments import moments_add, moments_rows  # noqa: F401
 from .unit_features import host_features
@@ -228,7 +229,7 @@ def pair_sums(
 
 
 def column_products(
-    block: Block, stats: ColumnStats, *, exact: bool = True, squared: bool = False, threads: int = 1
+    block: Block, stats: ColumnStats, *, exact: bool = True, squared: bool = False, room: ProductsRoom | None = None
 ) -> FloatArray:
     """zᵀz ``[p, p]`` of the centred columns; ``squared``: the squares of its entries."""
     z = features(block)

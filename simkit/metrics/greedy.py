@@ -102,10 +102,11 @@ def greedy_cka(
         exact: float64 products even for float32 activations. Otherwise float32 input is guaranteed to give choices
             within 1e-6 of the best; float64 input always gives the order of the brute force.
         memory: bytes of workspace beyond the features in memory, for one layer at a time, as a number or ``"64 MB"``;
-            what is resident of mapped files counts. Fewer candidates are evaluated at once, on fewer threads, and the
-            kernel of all units is formed again where it does not fit, to the same bits, as are products of columns;
-            sums of pairs of units may be formed by other tiles, which changes their rounding. The plan says what is
-            taken at most. Float copies of integers and booleans do not count.
+            what is resident of mapped files counts, and what of a layer on the host is copied to a device. Fewer
+            candidates are evaluated at once, on fewer threads, and the kernel of all units is formed again where it
+            does not fit, to the same bits, as are products of columns; sums of pairs of units may be formed by other
+            tiles, which changes their rounding. The plan says what is taken at most. Float copies of integers and
+            booleans do not count.
         backend: a backend's name; None lets simkit choose.
         threads: worker threads; None takes the processors of this process.
 
@@ -117,8 +118,7 @@ def greedy_cka(
         ValueError: no layers; wrong units, count or threshold; non-finite or constant activations; too few samples; a
             custom kernel that is not finite, or 1e144 or more in size, for kept units.
         TooLittleMemory: (a ValueError) ``memory`` does not hold the least that a layer needs.
-        NotImplementedError: the cosine kernel; a custom kernel by backend="native_cuda"; ``memory`` for products of
-            columns, or under a non-linear kernel, on a device.
+        NotImplementedError: the cosine kernel; a custom kernel by backend="native_cuda".
     """
     options: dict[str, Any] = {
         "units": units,
@@ -294,10 +294,11 @@ def _prepared(
     if not summed:
         products = choose("column_products", backend=backend, inputs=[block])
         double = exact or x.precision == "float64"
-        workers, taken = products.products_team(block, double=double, threads=team, memory=search.memory)
-        a = products.function(block, stats, exact=double, squared=True, threads=workers)
-        reason = f"{products.reason}; {products.words_of_columns('float64' if double else 'float32', [block])}"
-        ran = (Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, taken),)
+        room = products.plan_products(block, double=double, threads=team, memory=search.memory)
+        a = products.function(block, stats, exact=double, squared=True, room=room)
+        words = products.words_of_columns("float64" if double else "float32", [block])
+        reason = "; ".join(filter(None, (products.reason, words, room.note)))
+        ran = (Step("column_products", products.backend, reason, "", x.n * x.p * (x.p + 1) // 2, room.bytes),)
     else:
         sums, ran = sums_of_units(block, columns, len(ids), estimator, forced)
         a = sums.values
@@ -321,13 +322,14 @@ def _check_room(
     backend, memory, team = forced.backend, forced.memory, check_threads(forced.threads)
     try:
         if not isinstance(block.kernel, Linear):
-            check_candidates(block, units, exact=exact, backend=backend, threads=team, memory=memory)
+            widths = [block.p // units] * units if columns is None else [len(own) for own in columns]
+            check_candidates(block, widths, exact=exact, backend=backend, threads=team, memory=memory)
         elif summed:
             check_units(block, columns, units, forced)
         else:
             products = choose("column_products", backend=backend, inputs=[block])
             double = exact or block.matrix.precision == "float64"
-            products.products_team(block, double=double, threads=team, memory=memory)
+            products.plan_products(block, double=double, threads=team, memory=memory)
     except TooLittleMemory as error:
         needed = max(error.needed, pass_over(block.matrix, block.kernel).total(1))
         raise TooLittleMemory(error.memory, error.work, needed) from None

@@ -198,12 +198,12 @@ class KernelDamage:
         return np.asarray(rows / each - rows.sum(axis=-1, keepdims=True) / (2 * both))
 
 
-def check_candidates(block: Block, units: int, *, exact: bool, backend: str | None, threads: int, memory: int) -> None:
+def check_candidates(
+    block: Block, widths: Sequence[int], *, exact: bool, backend: str | None, threads: int, memory: int
+) -> None:
     """Raise TooLittleMemory where a single candidate of a layer that is yet to be prepared would need more."""
-    chosen = Chosen.of(block, backend).sums
-    if chosen.on_host:
-        double = _in_float64(block, exact=exact)
-        chosen.plan_candidates(block, units, double=double, threads=threads, memory=memory)
+    planner, double = Chosen.of(block, backend).sums, _in_float64(block, exact=exact)
+    planner.plan_candidates(block, widths, double=double, threads=threads, memory=memory)
 
 
 def _in_float64(block: Block, *, exact: bool) -> bool:
@@ -227,23 +227,26 @@ def kernel_damage(
 
     Raises:
         Degenerate: a kernel that is the same for all pairs of samples.
-        TooLittleMemory: a single candidate needs more. NotImplementedError: ``memory`` on a device.
+        TooLittleMemory: a single candidate needs more.
     """
     n, name = block.n, block.matrix.name
     double = _in_float64(block, exact=exact)
     chosen = Chosen.of(block, backend)
+    widths = [len(own) for own in columns]
 
     def formed(double: bool) -> tuple[CandidateRoom, UnitFeatures]:
-        room = chosen.sums.plan_candidates(block, len(columns), double=double, threads=threads, memory=memory)
+        room = chosen.sums.plan_candidates(block, widths, double=double, threads=threads, memory=memory)
         return room, chosen.features.function(block, np.concatenate(columns), double=double, threads=room.threads)
 
     room, features = formed(double)
     if not double and 2 * features.sum_sq_dev.sum() / (n - 1) > WIDE ** (1 + isinstance(block.kernel, Laplacian)):
         del room, features
         room, features = formed(double=True)
-    offsets = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
     everything = np.arange(len(columns))
-    problem = CandidateProblem(features.z, offsets, block.kernel, block.length, estimator, name=name)
+    problem = CandidateProblem(
+        features.z, offsets, block.kernel, block.length, estimator, workspace=room.workspace, name=name
+    )
     spread = np.add.reduceat(features.sum_sq_dev, offsets[:-1])
     damage = KernelDamage(problem, math.nan, spread, chosen, room, name)
     levels = damage.settled(everything, Levels(np.zeros(n), small=isinstance(block.kernel, Polynomial | CustomKernel)))

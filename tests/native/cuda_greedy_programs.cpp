@@ -1,9 +1,8 @@
 // Products of columns, sums of a matrix and elimination on the emulator, as C functions for ctypes. What lies on a
 // device lies in the caller's memory here.
-#include "cuda/columns.hpp"
 #include "cuda/elimination_run.hpp"
 #include "cuda/unit_sums.hpp"
-#include "emulated.hpp"
+#include "emulated_columns.hpp"
 
 using namespace simkit;
 using namespace emulated;
@@ -18,12 +17,12 @@ int copied(const std::byte* from, Index bytes, int order, std::byte* to) {
     });
 }
 
-int column_products(const Matrix* x, const double* squares, int exact, int tensor, int squared, int order, double* g) {
+int column_products(const Matrix* x, const double* squares, int exact, int tensor, int squared, Index bytes, int order,
+                    double* g) {
     return guarded([&] {
-        const auto held = on_machine(order, cuda::kPartsRoom, [&](Machine& machine, Index room) {
-            return cuda::column_products(machine, block_of(*x), narrow(*x), {x->shift, x->shift + x->cols},
-                                         {squares, squares + x->cols}, exact != 0, tensor != 0, squared != 0, room);
-        });
+        const auto of = columns_of(*x, squares, exact, tensor, squared);
+        const auto held = on_machine(
+            order, bytes, [&](Machine& machine, Index room) { return cuda::column_products(machine, of, room); });
         copy_out(held, x->cols * x->cols, g);
     });
 }

@@ -1,8 +1,9 @@
 // Matrices that go to the device in strips, on the emulator, as C functions for ctypes: the drivers that the device
 // runs, on machines whose two queues run at different paces, with as much memory as the test says.
+#include "cuda/strip_columns.hpp"
 #include "cuda/strip_distances.hpp"
 #include "cuda/strip_pairs.hpp"
-#include "emulated.hpp"
+#include "emulated_columns.hpp"
 
 using namespace simkit;
 using namespace emulated;
@@ -75,6 +76,16 @@ int distance_median(const Matrix* x, Terms* terms, double* median) {
     return on_machine(*terms, [&](Machine& machine, const Strips& strips) {
         *median = cuda::distance_median(machine, block_of(*x), strips);
     });
+}
+
+int column_products(const Matrix* x, const double* squares, int exact, int tensor, int squared, Terms* terms,
+                    double* g) {
+    cuda::DeviceMemory held;
+    const auto of = columns_of(*x, squares, exact, tensor, squared);
+    const int status = on_machine(
+        *terms, [&](Machine& machine, const Strips& strips) { held = cuda::column_products(machine, of, strips); });
+    if (status == nothing) copy_out(held, x->cols * x->cols, g);
+    return status;
 }
 
 int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample, int wide, int tensor, Terms* terms,

@@ -24,6 +24,7 @@ from simkit.backends import cuda_routes, cuda_strips, native_cuda
 from simkit.backends.base import Block, Cores, RouteName, UnitBlocks
 from simkit.backends.bits import on_host
 from simkit.backends.cuda_device import place_of
+from simkit.backends.cuda_products import DeviceProducts
 from simkit.backends.cuda_strips import HostRoute, Strips
 from simkit.backends.moment_sums import MomentSums, MomentUnits, SideSums
 from simkit.metrics.cka import ForcedRoute, normalised
@@ -146,6 +147,19 @@ def column_products(exact: bool, cores: Cores = "plain") -> Callable[[Place, Siz
         return run
 
     return make
+
+
+def products_in_strips(_place: Place, size: Size) -> Run:
+    """Of a matrix on the host, in the smallest strips."""
+    n, p = SIZES[size]
+    block, stats = prepare_with_stats(as_matrix(features(5 * n, p)), sk.Linear(), backend="native_cpu")
+    room = DeviceProducts(2, 0, strips=Strips(threads=2))
+
+    def run() -> list[Array]:
+        found = [native_cuda.column_products(block, stats, exact=exact, room=room) for exact in (True, False)]
+        return [np.asarray(products) for products in found]
+
+    return run
 
 
 def gather_columns(place: Place, size: Size) -> Run:
@@ -334,6 +348,7 @@ CASES: dict[str, Case] = {
     "products of columns, float64": Case("column_products", column_products(True)),
     "products of columns, tensor cores": Case("column_products", column_products(False, "tensor"), tensor=True),
     "products of columns, float64, tensor cores": Case("column_products", column_products(True, "tensor"), tensor=True),
+    "products of columns, in strips": Case("column_products", products_in_strips),
     "columns gathered": Case("gather_columns", gather_columns),
     "elimination": Case("eliminate", eliminate),
     "features of units": Case("unit_features", unit_features),

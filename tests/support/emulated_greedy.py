@@ -30,9 +30,10 @@ def column_products(
     exact: bool,
     tensor: bool,
     squared: bool,
+    bytes: int = 2**30,
 ) -> Array:
     g = np.full((block.x.shape[1],) * 2, np.nan)
-    how = int(exact), int(tensor), int(squared), order
+    how = int(exact), int(tensor), int(squared), ctypes.c_int64(bytes), order
     run(programs, "column_products", ctypes.byref(block.matrix), sum_sq_dev, *how, g)
     return square(g)
 

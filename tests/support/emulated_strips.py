@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import emulated_cuda
+import emulated_greedy
 import numpy as np
 import numpy.typing as npt
 from emulated_cuda import Floats, Matrix, run
@@ -67,6 +68,14 @@ class Emulated:
         run(self.programs, "distance_median", ctypes.byref(block.matrix), self._terms(strips), median)
         return float(median[0])
 
+    def column_products(
+        self, block: Any, sum_sq_dev: Floats, *, exact: bool, tensor: bool, squared: bool, **strips: int
+    ) -> emulated_cuda.Array:
+        g = np.full((block.x.shape[1],) * 2, np.nan)
+        how = int(exact), int(tensor), int(squared)
+        run(self.programs, "column_products", ctypes.byref(block.matrix), sum_sq_dev, *how, self._terms(strips), g)
+        return emulated_greedy.square(g)
+
     def pair_sums(
         self,
         *,
@@ -108,6 +117,6 @@ def module(programs: Any, emulated: Emulated, capability: tuple[int, int] = (7, 
     StripArray.uploads.clear()
     found.Array = StripArray
     found.memory_info = lambda device: (emulated.memory, emulated.memory)
-    for name in ("column_stats", "row_norms", "distance_median", "pair_sums"):
+    for name in ("column_stats", "column_products", "row_norms", "distance_median", "pair_sums"):
         setattr(found, f"{name}_in_strips", partial(getattr(emulated, name)))
     return found
