@@ -20,7 +20,7 @@ from tolerance import assert_close
 
 import simkit as sk
 from simkit.arrays import as_matrix
-from simkit.backends import cuda_routes, mixed, native_cpu, reference
+from simkit.backends import mixed, native_cpu, reference
 from simkit.backends.base import Block, Estimator, Route, UnitBlocks
 from simkit.backends.mapped import Mapped
 from simkit.backends.mixed import Counts, cheapest_split
@@ -200,11 +200,6 @@ def test_it_is_not_picked_where_it_cannot_run() -> None:
         assert plan_pair_sums(some, None).name == "sample"
     with pytest.raises(ValueError, match=r"^the mixed route needs more than 1 layer$"):
         plan_pair_sums(unread(5000, [9]), None, route="mixed")
-    with pytest.raises(
-        NotImplementedError, match=r"^native_cuda has the sample-space and the feature-space route, not"
-    ):
-        cuda_routes.plan_pair_sums(unread(5000, NEURONS), None, route="mixed")
-    assert cuda_routes.plan_pair_sums(unread(5000, NEURONS), None).name in ("sample", "feature")
 
 
 def test_units_of_one_layer_keep_to_one_route() -> None:

@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "bind/cuda_arrays.hpp"
@@ -50,6 +51,13 @@ void check_halves(const PairProblem& problem, bool sample_space) {
             throw std::invalid_argument("halves are multiplied as they are by a linear kernel, all of one type");
 }
 
+void check_apart(const PairProblem& problem, const std::vector<bool>& apart, bool sample_space) {
+    if (sample_space || apart.size() != problem.blocks.size())
+        throw std::invalid_argument("apart must be [m], in feature space");
+    if (std::find(apart.begin(), apart.end(), false) == apart.end())
+        throw std::invalid_argument("all blocks stand apart, which leaves nothing to form");
+}
+
 double distance_median(const Block& block) {
     const DeviceBlock& of = checked(block);
     py::gil_scoped_release release;
@@ -57,16 +65,17 @@ double distance_median(const Block& block) {
 }
 
 py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased, bool sample_space,
-                    bool double_products, bool tensor, bool halves, std::int64_t bytes) {
+                    bool double_products, bool tensor, bool halves, std::int64_t bytes, const std::vector<bool>& apart) {
     auto [problem, arrays] = pairs_of(rows, columns, debiased, sample_space, double_products, tensor);
     if (halves) check_halves(problem, sample_space);
     problem.halves = halves;
+    if (!apart.empty()) check_apart(problem, apart, sample_space);
     const Place place = place_of(arrays);
     PairSums sums;
     {
         py::gil_scoped_release release;
         sums = sample_space ? cuda::pair_sums_sample(place, problem, bytes)
-                            : cuda::pair_sums_feature(place, problem, bytes);
+                            : cuda::pair_sums_feature(place, problem, bytes, apart);
     }
     return to_tuple(std::move(sums), problem);
 }
@@ -80,7 +89,7 @@ void bind_cuda_ops(py::module_& m) {
     m.def("row_norms", &bound::row_norms, "block"_a);
     m.def("distance_median", &bound::distance_median, "block"_a);
     m.def("pair_sums", &bound::pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
-          "double_products"_a, "tensor"_a, "halves"_a, "bytes"_a);
+          "double_products"_a, "tensor"_a, "halves"_a, "bytes"_a, "apart"_a = std::vector<bool>());
 }
 
 }  // namespace simkit

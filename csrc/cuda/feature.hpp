@@ -133,12 +133,12 @@ struct RowsOfBlock {
     }
 };
 
-// The columns of all blocks side by side, and the squares of their cross-products that are asked for.
+// The columns of all blocks side by side, and the squares of their cross-products that are asked for: at least one.
 class FeatureSquares {
   public:
     static constexpr Index kWidth = CrossSquares<double, 4, false, ColumnTable>::kWidth;
 
-    explicit FeatureSquares(const PlacedProblem& problem) : left_(problem.left) {
+    explicit FeatureSquares(const PlacedProblem& problem) : problem_(problem) {
         for (const PlacedBlock& block : problem.blocks) {
             const Index first = begin(blocks());
             ends_.push_back(first + block.view.x.cols);
@@ -163,12 +163,14 @@ class FeatureSquares {
     }
 
   private:
-    // Squares of columns [i0, i1) with [j0, j1), cut by pairs of blocks. same: only what lies above the diagonal.
+    // Squares of columns [i0, i1) with [j0, j1), cut by pairs of blocks, unless no such pair is formed; of those on the
+    // diagonal what lies above it.
     void add_square(Index i0, Index i1, Index j0, Index j1) {
         const Index number = count();
-        places_.push_back({i0, j0});
+        const std::size_t before = shares_.size();
         for (Index a = block_of(i0); a < blocks() && begin(a) < i1; ++a)
             for (Index b = i0 == j0 ? a : block_of(j0); b < blocks() && begin(b) < j1; ++b) {
+                if (!problem_.formed(a, b)) continue;
                 const Share share{number,
                                   larger(begin(a), i0) - i0,
                                   smaller(ends_[a], i1) - i0,
@@ -179,6 +181,7 @@ class FeatureSquares {
                                   a == b && i0 != j0 ? 2.0 : 1.0};  // the other half of a block's own square
                 shares_.push_back(share);
             }
+        if (shares_.size() > before) places_.push_back({i0, j0});
     }
 
     Index block_of(Index column) const { return std::upper_bound(ends_.begin(), ends_.end(), column) - ends_.begin(); }
@@ -190,15 +193,15 @@ class FeatureSquares {
     }
 
     void list_squares() {
-        const Index all = columns(), middle = ends_[left_ - 1];
-        if (left_ == blocks()) return add_triangle(0, all);
+        const Index all = columns(), middle = ends_[problem_.left - 1];
+        if (problem_.left == blocks()) return add_triangle(0, all);
         for (Index i = 0; i < middle; i += kWidth)
             for (Index j = middle; j < all; j += kWidth)
                 add_square(i, smaller(middle, i + kWidth), j, smaller(all, j + kWidth));
         for (Index b = 0; b < blocks(); ++b) add_triangle(begin(b), ends_[b]);
     }
 
-    Index left_;
+    const PlacedProblem& problem_;
     std::vector<Index> ends_;  // of the blocks' columns
     std::vector<SquarePlace> places_;
     std::vector<Share> shares_;  // in the order of their squares
@@ -253,7 +256,7 @@ inline PairSums feature_sums(const PlacedProblem& problem, const std::vector<dou
     const double dn = static_cast<double>(problem.n());
     const auto centred = [&](Index a, Index b) {
         const Index at = smaller(a, b) * m + larger(a, b);
-        if (!problem.debiased) return p[at];
+        if (!problem.debiased || !problem.formed(a, b)) return p[at];
         return p[at] - of.norms[at] - 2.0 / (dn - 2.0) * of.rows[at] +
                of.totals[a] * of.totals[b] / ((dn - 1.0) * (dn - 2.0));
     };

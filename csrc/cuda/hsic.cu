@@ -7,9 +7,10 @@ namespace simkit::cuda {
 namespace {
 
 template <class Compute>
-PairSums with_placed(const Place& place, const PairProblem& problem, std::int64_t bytes, const Compute& compute) {
+PairSums with_placed(const Place& place, const PairProblem& problem, std::int64_t bytes, const std::vector<bool>& apart,
+                     const Compute& compute) {
     return at_place(place, bytes, [&](Machine& machine, std::int64_t room) {
-        PlacedProblem placed{{}, problem.left, problem.debiased, room, problem.tensor, problem.halves};
+        PlacedProblem placed{{}, problem.left, problem.debiased, room, problem.tensor, problem.halves, apart};
         std::vector<Sent> sent;
         sent.reserve(problem.blocks.size());
         for (const BlockView& block : problem.blocks)
@@ -21,13 +22,14 @@ PairSums with_placed(const Place& place, const PairProblem& problem, std::int64_
 }  // namespace
 
 PairSums pair_sums_sample(const Place& place, const PairProblem& problem, std::int64_t bytes) {
-    return with_placed(place, problem, bytes, [&](Machine& machine, const PlacedProblem& placed) {
+    return with_placed(place, problem, bytes, {}, [&](Machine& machine, const PlacedProblem& placed) {
         return pair_sums_sample(machine, placed, problem.double_products);
     });
 }
 
-PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::int64_t bytes) {
-    return with_placed(place, problem, bytes, [](Machine& machine, const PlacedProblem& placed) {
+PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::int64_t bytes,
+                           const std::vector<bool>& apart) {
+    return with_placed(place, problem, bytes, apart, [](Machine& machine, const PlacedProblem& placed) {
         return pair_sums_feature(machine, placed);
     });
 }

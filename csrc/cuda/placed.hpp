@@ -42,9 +42,11 @@ struct PlacedProblem {
     Index bytes;          // of workspace, about
     bool tensor = false;  // products by tensor cores, which the machine must have
     bool halves = false;  // as in PairProblem
+    std::vector<bool> apart = {};  // of feature space, as in ops/hsic.hpp
 
     Index n() const { return blocks.front().view.x.rows; }
     Index m() const { return static_cast<Index>(blocks.size()); }
+    bool formed(Index a, Index b) const { return apart.empty() || !(apart[a] && apart[b]); }
 };
 
 }  // namespace simkit::cuda

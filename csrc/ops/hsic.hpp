@@ -74,7 +74,8 @@ double distance_median(const BlockView& block, int threads, std::int64_t room, c
 // about, which change no bit.
 namespace cuda {
 PairSums pair_sums_sample(const Place& place, const PairProblem& problem, std::int64_t bytes);
-PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::int64_t bytes);
+PairSums pair_sums_feature(const Place& place, const PairProblem& problem, std::int64_t bytes,
+                           const std::vector<bool>& apart = {});
 std::vector<double> row_norms(const Place& place, const BlockView& block);
 double distance_median(const Place& place, const BlockView& block);
 

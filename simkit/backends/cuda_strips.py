@@ -16,7 +16,7 @@ from . import cuda_routes
 from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
 from .cuda_cores import cores_for
 from .cuda_device import SHARE_IN_WORDS, bound_block, bytes_of, cuda, may_stay, release, room_on
-from .cuda_routes import CHUNK, TILES, WORKSPACE, feature_space, group_samples, sample_space, squares_above
+from .cuda_routes import CHUNK, TILES, WORKSPACE, feature_space, group_samples, sample_space
 from .mapped import Mapped
 from .routes import PILOT
 
@@ -181,15 +181,15 @@ def plan_pair_sums(
     """As :func:`simkit.backends.cuda_routes.plan_pair_sums`; blocks on the host are copied, or go in strips.
 
     Then ``memory`` bounds all that is on the device, or else a share of what is free does. The sums of units with
-    themselves stay there where their layer is copied whole; in strips they are pairs like others.
+    themselves stay there where their layer is copied whole; in strips they are pairs like others. No strips are mixed.
 
     Raises:
         TooLittleMemory: the smallest strips take more. Others as there.
     """
 
-    def planned(room: int | None, cores: Cores | None = cores) -> Route:
+    def planned(room: int | None, cores: Cores | None = cores, *, split: bool = True) -> Route:
         return cuda_routes.plan_pair_sums(
-            rows, columns, memory=room, route=route, products=products, tile=tile, cores=cores
+            rows, columns, memory=room, route=route, products=products, tile=tile, cores=cores, split=split
         )
 
     units = rows if columns is None and isinstance(rows, UnitBlocks) else None
@@ -204,12 +204,16 @@ def plan_pair_sums(
     try:
         return _whole(found if memory is None and found.bytes <= most else planned(most), features)
     except TooLittleMemory as error:
-        work = error.work
+        work, workspace = error.work, error.needed
     said = f"{room} bytes" if memory is not None else f"{room} bytes, {SHARE_IN_WORDS},"
     if cores == "half":
         raise NotImplementedError("layers that go to a device in strips are multiplied in float32, not as they are")
+    if route == "mixed":  # whose layers are copied whole
+        raise TooLittleMemory(said, work, features + workspace)
+    if found.split is not None:
+        found = planned(None, split=False)
     if found.cores == "half":
-        found = planned(None, cores_for(blocks))
+        found = planned(None, cores_for(blocks), split=False)
         found = replace(found, reason=f"{found.reason}; in strips no layer is multiplied as it is")
     plan = _sample_strips if found.name == "sample" else _feature_strips
     return plan(found, rows, columns or (), room, threads, TooLittleMemory(said, work, 0))
@@ -298,8 +302,7 @@ def _feature_strips(
     row = _row_bytes(blocks) + 8 * sum(block.row_scale is not None for block in blocks)
     width = TILES["float64"]
     square = 8 * width * width
-    squares = _squares(rows, columns, width)
-    space, _ = feature_space(n, m, sum(block.p for block in rows), sum(block.p for block in columns))
+    space, squares = feature_space(n, [block.p for block in rows], [block.p for block in columns])
     fixed = space.shared + p * (2 * COLUMN + 20 + 8 * SHARES) + 16 * squares + 4 * PADDING * m
     fixed += 36 * (math.isqrt(2 * squares) + m + 1) ** 2
     passing = rows_of_squares(n, row, room - fixed, squares, square, CHUNK)
@@ -344,14 +347,6 @@ def rows_of_squares(n: int, row: int, room: int, squares: int, square: int, chun
         return None
     passes, rows, taken = min(options)
     return SquareRows(-rows, passes, taken)
-
-
-def _squares(rows: Sequence[Block], columns: Sequence[Block], width: int) -> int:
-    """Squares of cross-products that are formed."""
-    left, right = sum(block.p for block in rows), sum(block.p for block in columns)
-    if not columns:
-        return squares_above(left, width)
-    return -(-left // width) * -(-right // width) + sum(squares_above(block.p, width) for block in (*rows, *columns))
 
 
 def _refused(refusal: TooLittleMemory, needed: int) -> TooLittleMemory:

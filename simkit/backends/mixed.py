@@ -33,6 +33,8 @@ from ..arrays import FloatArray
 PLACES = 128  # of more layers on a side, in tables between two sides, every so many begin the wide ones
 
 T = TypeVar("T")
+Sums: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]  # of pairs, of layers, what these were subtracted from
+SumsOf: TypeAlias = Callable[[list[T], list[T] | None], Sums]
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,19 @@ def among_wide(
     if right is None or (left and right):
         return left, right, True
     return left or right, None, False
+
+
+def mixed_sums(
+    wide: Sequence[bool], rows: list[T], columns: list[T] | None, feature: SumsOf[T], sample: SumsOf[T]
+) -> Sums:
+    """The sums of all pairs: ``feature`` forms all but those of two wide layers, ``sample`` those."""
+    values, own, raw = feature(rows, columns)
+    flags = np.array(wide)
+    left, right, wanted = among_wide(wide, rows, columns)
+    pairs, own[flags], raw[flags] = sample(left, right)
+    if wanted:
+        values[np.ix_(flags[: len(rows)], flags[-len(values[0]) :])] = pairs
+    return values, own, raw
 
 
 def _alone(n: int, wide: Taken) -> FloatArray:

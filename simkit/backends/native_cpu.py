@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -29,14 +29,13 @@ from .base import (
     Levels,
     PairSums,
     Route,
-    Split,
     SquareMatrix,
     UnitFeatures,
     kernel_options,
 )
 from .damage_room import ProductsRoom
 from .mapped import mapped_team
-from .mixed import among_wide
+from .mixed import mixed_sums
 from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
 from .nearest import NearestProblem, NearestRows
 from .preparing import stats_team
@@ -112,26 +111,18 @@ def pair_sums(
     rows: Sequence[Block], columns: Sequence[Block] | None, *, estimator: Estimator, route: Route
 ) -> PairSums:
     """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
-    if route.split is None:
+    split = route.split
+    if split is None:
         values, own, raw = _pair_sums(rows, columns, estimator, route)
     else:
-        values, own, raw = _mixed_sums(rows, columns, estimator, route.split)
+        feature = partial(_pair_sums, estimator=estimator, route=split.feature, apart=split.wide)
+        sample = partial(_pair_sums, estimator=estimator, route=split.sample)
+        others = None if columns is None else list(columns)
+        values, own, raw = mixed_sums(split.wide, list(rows), others, feature, sample)
     left = len(rows)
     if columns is None:
         return PairSums(values, own, own, raw, raw)
     return PairSums(values, own[:left], own[left:], raw[:left], raw[left:])
-
-
-def _mixed_sums(
-    rows: Sequence[Block], columns: Sequence[Block] | None, estimator: Estimator, split: Split
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    values, own, raw = _pair_sums(rows, columns, estimator, split.feature, apart=split.wide)
-    wide = np.array(split.wide)
-    left, right, wanted = among_wide(split.wide, rows, columns)
-    pairs, own[wide], raw[wide] = _pair_sums(left, right, estimator, split.sample)
-    if wanted:
-        values[np.ix_(wide[: len(rows)], wide[-len(values[0]) :])] = pairs
-    return values, own, raw
 
 
 def _pair_sums(

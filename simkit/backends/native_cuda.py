@@ -10,6 +10,8 @@ that follow.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from ..arrays import FloatArray, Matrix
 from ..kernels import CustomKernel, Kernel
@@ -28,6 +30,7 @@ from .cuda_greedy import eliminate, gather_columns  # noqa: F401
 from .cuda_moments import hold_moments, largest_entries, moments_add, moments_rows  # noqa: F401
 from .cuda_partners import nearest_rows  # noqa: F401
 from .cuda_products import column_products, plan_products, words_of_columns  # noqa: F401
+from .mixed import Sums, mixed_sums
 
 OPS = ALL_OPS
 plan_pair_sums = cuda_strips.plan_pair_sums
@@ -102,17 +105,34 @@ def pair_sums(
     if on_host is not None and on_host.strips is not None:
         values, own, raw = cuda_strips.pair_sums(rows, columns or (), device, debiased, route, on_host.strips)
     else:
-        values, own, raw = cuda().pair_sums(
-            rows=[block_on(block, device) for block in rows],
-            columns=[block_on(block, device) for block in columns or ()],
-            debiased=debiased,
-            sample_space=route.name == "sample",
-            double_products=route.products == "float64",
-            tensor=route.cores != "plain",
-            halves=route.cores == "half",
-            bytes=workspace,
-        )
+        there = [block_on(block, device) for block in rows]
+        others = None if columns is None else [block_on(block, device) for block in columns]
+        split = route.split
+        if split is None:
+            values, own, raw = _pair_sums(there, others, debiased, route, workspace)
+        else:
+            feature = partial(_pair_sums, debiased=debiased, route=split.feature, workspace=split.feature.bytes)
+            sample = partial(_pair_sums, debiased=debiased, route=split.sample, workspace=split.sample.bytes)
+            values, own, raw = mixed_sums(split.wide, there, others, partial(feature, apart=split.wide), sample)
     left = len(rows)
     if columns is None:
         return PairSums(values, own, own, raw, raw)
     return PairSums(values, own[:left], own[left:], raw[:left], raw[left:])
+
+
+def _pair_sums(
+    rows: list[Any], columns: list[Any] | None, debiased: bool, route: Route, workspace: int, apart: Sequence[bool] = ()
+) -> Sums:
+    """As the compiled module returns them, of blocks that are bound; of pairs of two ``apart`` zero."""
+    sums: Sums = cuda().pair_sums(
+        rows=rows,
+        columns=columns or [],
+        debiased=debiased,
+        sample_space=route.name == "sample",
+        double_products=route.products == "float64",
+        tensor=route.cores != "plain",
+        halves=route.cores == "half",
+        bytes=workspace,
+        apart=list(apart),
+    )
+    return sums

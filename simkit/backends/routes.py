@@ -151,14 +151,15 @@ def sample_workspace(
 
 def count_multiply_adds(rows: Sequence[Block], columns: Sequence[Block] | None) -> tuple[int, int]:
     """What all-pairs sums of these blocks cost in sample space, panels included, and in feature space."""
-    return _count(rows[0].n, _widths(rows), None if columns is None else _widths(columns))
+    return multiply_adds_of(rows[0].n, _widths(rows), None if columns is None else _widths(columns))
 
 
 def _widths(blocks: Sequence[Block]) -> tuple[int, ...]:
     return tuple(block.p for block in blocks)
 
 
-def _count(n: int, rows: Sequence[int], columns: Sequence[int] | None) -> tuple[int, int]:
+def multiply_adds_of(n: int, rows: Sequence[int], columns: Sequence[int] | None) -> tuple[int, int]:
+    """The same of layers of these widths; rows that are none are in no pair."""
     left, right = sum(rows), sum(columns or ())
     if columns is None:
         return n * n * (left + len(rows) ** 2 // 2) // 2, n * left * left // 2
@@ -315,7 +316,7 @@ def _cheapest(table: _Table, *, units: bool) -> Route:
             needed = min(error.needed, table.needed(table.feature_space))
             raise TooLittleMemory(error.memory, error.work, needed) from None
     m, total = len(table.widths), sum(table.widths)
-    sample_cost, feature_cost = _count(table.n, table.rows, table.columns)
+    sample_cost, feature_cost = multiply_adds_of(table.n, table.rows, table.columns)
     route, least = _feature_route, float(_feature_time(table.n, m, total, total**2, feature_cost))
     sample = float(_sample_time(table.n, m, total, sample_cost, table.products))
     if sample <= least and table.fits(table.sample_space(TILES[-1])):
@@ -330,7 +331,7 @@ def _cheapest(table: _Table, *, units: bool) -> Route:
 
 def _feature_route(table: _Table) -> Route:
     space, width = table.feature_space, table.feature_width
-    sample_cost, cost = _count(table.n, table.rows, table.columns)
+    sample_cost, cost = multiply_adds_of(table.n, table.rows, table.columns)
     workers = space.workers(min(table.threads, _square(sum(table.widths), width)), table.room)
     reason = f"{cost:.3g} float64 multiply-adds against {sample_cost:.3g} {table.products} ones in sample space"
     return Route("feature", "float64", width, workers, cost, table.taken(space, workers), reason)
@@ -338,7 +339,7 @@ def _feature_route(table: _Table) -> Route:
 
 def _sample_route(table: _Table) -> Route:
     n, m = table.n, len(table.widths)
-    cost, feature_cost = _count(n, table.rows, table.columns)
+    cost, feature_cost = multiply_adds_of(n, table.rows, table.columns)
     shared = m >= SHARED
     size = table.tile or _sample_tile(table, shared=shared)
     space = table.sample_space(size)
@@ -360,8 +361,8 @@ def _mixed_route(table: _Table, wide: tuple[bool, ...]) -> Route:
     narrow = sum(p for p, far in zip(table.widths, wide, strict=True) if not far)
     strips, others = -(-narrow // table.feature_width), -(-sum(table.widths) // table.feature_width)
     workers = table.feature_space.workers(min(table.threads, strips * others), table.room)
-    sample_cost, feature_cost = _count(n, table.rows, table.columns)
-    cost = feature_cost - _count(n, *wide_ones(wide, table.rows, table.columns))[1]
+    sample_cost, feature_cost = multiply_adds_of(n, table.rows, table.columns)
+    cost = feature_cost - multiply_adds_of(n, *wide_ones(wide, table.rows, table.columns))[1]
     space = table.taken(table.feature_space, workers)
     feature = replace(_feature_route(table), threads=workers, multiply_adds=cost, bytes=space)
     alone = f"against {feature_cost:.3g} in feature space alone and {sample_cost:.3g} in sample space alone"

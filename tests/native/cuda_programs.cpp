@@ -45,10 +45,11 @@ int distance_median(const Matrix* x, Index most, int order, double* median) {
 }
 
 int pair_sums(const Matrix* x, Index count, Index left, int debiased, int sample, int wide, int tensor, int halves,
-              Index bytes, int order, double* values, double* self, double* raw) {
+              Index bytes, const std::uint8_t* apart, int order, double* values, double* self, double* raw) {
     return guarded([&] {
         std::vector<std::vector<float>> shifts;
-        cuda::PlacedProblem problem{{}, left, debiased != 0, bytes, tensor != 0, halves != 0};
+        cuda::PlacedProblem problem{{}, left, debiased != 0, bytes, tensor != 0, halves != 0, {}};
+        if (apart) problem.apart.assign(apart, apart + count);
         for (Index b = 0; b < count; ++b) {
             shifts.emplace_back(x[b].shift, x[b].shift + x[b].cols);
             problem.blocks.push_back({block_of(x[b]), shifts.back().data(), narrow(x[b]), x[b].shift});

@@ -334,6 +334,7 @@ CASES: dict[str, Case] = {
     ),
     "pairs in feature space": Case("pair_sums", pairs("feature")),
     "pairs in feature space, tensor cores": Case("pair_sums", pairs("feature", cores="tensor"), tensor=True),
+    "pairs in both spaces": Case("pair_sums", pairs("mixed")),
     "pairs of RBF kernels": Case("pair_sums", pairs(None, sk.RBF())),
     "pairs of Laplacian kernels": Case("pair_sums", pairs(None, sk.Laplacian())),
     "pairs of polynomial kernels": Case("pair_sums", pairs(None, sk.Polynomial())),

@@ -178,6 +178,7 @@ def pair_sums(
     tensor: bool,
     bytes: int,
     halves: bool,
+    apart: Sequence[bool] = (),
 ) -> tuple[Floats, Floats, Floats]:
     m, left = len(rows) + len(columns), len(rows)
     values, own, raw = np.empty((left, len(columns) or left)), np.empty(m), np.empty(m)
@@ -192,7 +193,8 @@ def pair_sums(
         int(halves),
         ctypes.c_int64(bytes),
     )
-    run(programs, "pair_sums", table, *sizes, order, values, own, raw)
+    flags = np.array(apart, dtype=np.uint8)
+    run(programs, "pair_sums", table, *sizes, address(flags) if apart else None, order, values, own, raw)
     return values, own, raw
 
 

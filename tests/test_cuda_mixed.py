@@ -1,0 +1,295 @@
+"""The mixed route on a device, without one: pairs that stand apart are left out of feature space and come from sample
+space; the plan counts what the programs do, and is picked only where it gains.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import emulated_cuda
+import numpy as np
+import numpy.typing as npt
+import oracles
+import pytest
+from cuda_cases import block_of, bound, every_order, half, relu, see_device
+from emulated_cuda import compile_programs
+from emulated_strips import Emulated, StripArray
+from emulated_strips import module as strips_module
+from tolerance import assert_close
+
+import simkit as sk
+from simkit.arrays import as_matrix
+from simkit.backends import cuda_routes, cuda_strips, native_cuda
+from simkit.backends.base import Block, UnitBlocks
+from simkit.backends.cuda_routes import squares_formed
+from simkit.errors import TooLittleMemory
+from simkit.metrics.cka import ForcedRoute, normalised, sums_of
+from simkit.metrics.prepare import prepare
+
+Array = npt.NDArray[Any]
+LINEAR = sk.Linear()
+NEURONS = [1] * 2048 + [16384] * 4
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    found = compile_programs(tmp_path_factory.getbasetemp())
+    return found or pytest.skip("there is no C++ compiler")
+
+
+def unread(n: int, widths: Sequence[int], dtype: type[np.floating] = np.float32, kernel: Any = LINEAR) -> list[Block]:
+    """Blocks for a plan, which reads no features."""
+    zero = np.zeros((1, 1), dtype)
+    return [Block(as_matrix(np.broadcast_to(zero, (n, p))), kernel, np.empty(0), 0) for p in widths]
+
+
+def subsets(m: int) -> list[tuple[bool, ...]]:
+    return [wide for wide in itertools.product((False, True), repeat=m) if any(wide) and not all(wide)]
+
+
+# The programs.
+
+
+def feature_sums(
+    programs: Any, order: int, rows: Sequence[Block], columns: Sequence[Block], debiased: bool, apart: Sequence[bool]
+) -> Sequence[Array]:
+    return emulated_cuda.pair_sums(
+        programs,
+        order,
+        rows=[bound(block) for block in rows],
+        columns=[bound(block) for block in columns],
+        debiased=debiased,
+        sample_space=False,
+        double_products=True,
+        bytes=0,
+        tensor=False,
+        halves=False,
+        apart=apart,
+    )
+
+
+@pytest.mark.parametrize("left", [None, 1, 3])  # the columns begin here; None: pairs of all layers
+@pytest.mark.parametrize("debiased", [True, False])
+def test_what_stands_apart_is_left_out(programs: Any, left: int | None, debiased: bool) -> None:
+    """Of layers that share squares with others and that fill some alone; the rest is what it was, and the rest is 0."""
+    blocks = [block_of(relu(90, p, seed))[0] for seed, p in enumerate((5, 200, 1, 130))]
+    rows, columns = (blocks, []) if left is None else (blocks[:left], blocks[left:])
+    want = feature_sums(programs, 0, rows, columns, debiased, ())
+    for apart in subsets(4):
+        values, own, raw = feature_sums(programs, 0, rows, columns, debiased, apart)
+        far = np.array(apart)
+        both = np.outer(far[: len(rows)], far if left is None else far[left:])
+        assert not np.any(values[both])
+        assert not np.any(own[far])
+        assert not np.any(raw[far])
+        for got, whole, kept in zip((values, own, raw), want, (~both, ~far, ~far), strict=True):
+            np.testing.assert_allclose(got[kept], whole[kept], rtol=1e-12)
+
+
+def test_no_order_of_threads_changes_a_bit(programs: Any) -> None:
+    blocks = [block_of(relu(70, p, seed))[0] for seed, p in enumerate((100, 3, 140))]
+    apart = (True, False, True)
+    every_order(lambda order: feature_sums(programs, order, blocks, [], True, apart))
+    every_order(lambda order: feature_sums(programs, order, blocks[:2], blocks[2:], True, apart))
+
+
+# The plan.
+
+
+def squares_listed(rows: Sequence[int], columns: Sequence[int], wide: Sequence[bool]) -> int:
+    """Squares of which some entry belongs to a pair that is asked for, counted entry by entry."""
+    owner = np.repeat(np.arange(len(rows) + len(columns)), [*rows, *columns])
+    far, middle, width = np.array(wide), sum(rows), cuda_routes.TILES["float64"]
+
+    def cut(begin: int, end: int) -> list[Array]:
+        return [far[owner[i : min(end, i + width)]] for i in range(begin, end, width)]
+
+    if not columns:
+        pairs = list(itertools.combinations_with_replacement(cut(0, middle), 2))
+    else:
+        pairs = list(itertools.product(cut(0, middle), cut(middle, len(owner))))
+        for layer in range(len(far)):
+            own = np.flatnonzero(owner == layer)
+            pairs += itertools.combinations_with_replacement(cut(int(own[0]), int(own[-1]) + 1), 2)
+    return sum(not np.outer(a, b).all() for a, b in pairs)
+
+
+def test_squares_are_counted_as_they_are_listed() -> None:
+    r = np.random.default_rng(0)
+    for _ in range(60):
+        widths = r.choice([1, 2, 30, 63, 64, 65, 128, 200], r.integers(2, 7)).tolist()
+        left = int(r.integers(1, len(widths) + 1))
+        for wide in [(False,) * len(widths), *subsets(len(widths))]:
+            rows, columns = widths[:left], widths[left:]
+            assert squares_formed(rows, columns, wide) == squares_listed(rows, columns, wide)
+        assert squares_formed(rows, columns) == squares_listed(rows, columns, (False,) * len(widths))
+
+
+def test_many_narrow_layers_beside_wide_ones_are_mixed() -> None:
+    """And some of the narrow ones with the wide: a few cost less in panels than in products with all wide columns."""
+    blocks = unread(8192, NEURONS)
+    for rows, columns in ((blocks, None), (blocks[1024:-2], [*blocks[:1024], *blocks[-2:]])):
+        route = cuda_routes.plan_pair_sums(rows, columns)
+        assert (route.name, route.products, route.cores, route.tile) == ("mixed", "float32", "plain", 128)
+        assert route.split is not None
+        far = [block.p for block, wide in zip([*rows, *(columns or ())], route.split.wide, strict=True) if wide]
+        assert far.count(16384) == 4
+        assert len(far) < len(route.split.wide)
+        assert route.words.startswith(f"mixed: sample space among the {len(far)} widest of 2052 layers, feature space")
+        feature, sample = route.split.feature, route.split.sample
+        assert (feature.name, feature.products) == ("feature", "float64")
+        assert (sample.name, sample.products) == ("sample", "float32")
+        assert route.multiply_adds == feature.multiply_adds + sample.multiply_adds
+        assert route.bytes == max(feature.bytes, sample.bytes)
+        assert "of float32 products, against" in route.reason
+        assert min(alone_in(rows, columns)) > 2 * route.multiply_adds
+        assert cuda_routes.plan_pair_sums(rows, columns, split=False).split is None
+
+
+def alone_in(rows: Sequence[Block], columns: Sequence[Block] | None) -> list[int]:
+    """Multiply-adds of the other routes."""
+    spaces: Any = ("sample", "feature")
+    return [cuda_routes.plan_pair_sums(rows, columns, route=name).multiply_adds for name in spaces]
+
+
+def test_it_is_not_picked_where_it_gains_little_or_cannot_run() -> None:
+    for n, widths in itertools.product(
+        (300, 3000, 50_000), ([64] * 144 + [768] * 12, [1] * 512 + [64] * 4, [64] * 7 + [256] * 4 + [2048] * 3, [300])
+    ):
+        assert cuda_routes.plan_pair_sums(unread(n, widths), None).name != "mixed"
+    for kernel in (sk.RBF(), sk.Laplacian(), sk.Polynomial()):
+        blocks = unread(8192, NEURONS, kernel=kernel)
+        assert cuda_routes.plan_pair_sums(blocks, None).name == "sample"
+        with pytest.raises(ValueError, match=r"^the mixed route needs a linear kernel$"):
+            cuda_routes.plan_pair_sums(blocks, None, route="mixed")
+    with pytest.raises(ValueError, match=r"^the mixed route needs more than 1 layer$"):
+        cuda_routes.plan_pair_sums(unread(5000, [9]), None, route="mixed")
+    with pytest.raises(NotImplementedError, match=r"^feature space takes float64 products, not those of 16-bit "):
+        cuda_routes.plan_pair_sums(unread(5000, NEURONS, np.float16), None, route="mixed", cores="half")
+    units = UnitBlocks(unread(8192, [sum(NEURONS)])[0], np.cumsum([0, *NEURONS]))
+    assert cuda_routes.plan_pair_sums(list(units), None).name == "mixed"
+    assert cuda_routes.plan_pair_sums(units, None).name != "mixed"
+    with pytest.raises(NotImplementedError, match=r"^the units of a layer keep to one route on a device$"):
+        cuda_routes.plan_pair_sums(units, None, route="mixed")
+
+
+def test_memory_bounds_both_halves() -> None:
+    blocks = unread(8192, NEURONS)
+    mixed = cuda_routes.plan_pair_sums(blocks, None, route="mixed")
+    with pytest.raises(TooLittleMemory) as refused:
+        cuda_routes.plan_pair_sums(blocks, None, route="mixed", memory=1)
+    least = refused.value.needed
+    tight = cuda_routes.plan_pair_sums(blocks, None, route="mixed", memory=least)
+    assert tight.bytes <= least < mixed.bytes
+    assert tight.split is not None
+    assert max(tight.split.feature.bytes, tight.split.sample.bytes) == tight.bytes
+    with pytest.raises(TooLittleMemory):
+        cuda_routes.plan_pair_sums(blocks, None, route="mixed", memory=least - 1)
+
+
+# The answer, end to end.
+
+WIDTHS = [1, 7, 64, 33, 300, 2, 300, 5]
+TABLES: list[tuple[Sequence[int], Sequence[int] | None]] = [
+    (range(8), None),
+    ([0], range(1, 8)),
+    ([5, 4, 3], [0, 1, 2]),
+    ([2, 3], [3, 2, 2]),
+    ([4, 6], [0, 1, 5]),
+]
+
+
+@pytest.fixture
+def device(programs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    see_device(monkeypatch, emulated_cuda.module(programs))
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("estimator", ["debiased", "biased"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("n", [64, 90, 333])
+def test_ragged_tables(n: int, dtype: str, estimator: Any) -> None:
+    given = [half(relu(n, p, seed), dtype) for seed, p in enumerate(WIDTHS)]
+    exact = [np.asarray(x.float() if dtype == "bfloat16" else x, dtype=np.float64) for x in given]
+    want = oracles.cka_matrix(exact, exact, estimator=estimator)
+    blocks = [prepare(as_matrix(x, name=f"l{i}"), LINEAR) for i, x in enumerate(given)]
+    for left, right in TABLES:
+        rows, columns = ([blocks[i] for i in left], None if right is None else [blocks[i] for i in right])
+        scores = normalised(rows, columns, estimator, ForcedRoute(route="mixed", backend="native_cuda"))
+        assert scores.plan.steps[0].route.startswith("mixed: ")
+        expected = want[np.ix_(left, left if right is None else right)]
+        assert_close(scores.values, expected, "cka", "float64" if dtype == "float64" else "float32", n, 300)
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("left", [None, 1, 3])
+def test_every_subset_may_be_wide(left: int | None) -> None:
+    """Own sums and what they were subtracted from are those of the half that each layer is in."""
+    blocks = [block_of(relu(70, p, p))[0] for p in (5, 90, 1, 40)]
+    rows, columns = (blocks, None) if left is None else (blocks[:left], blocks[left:])
+    names: Any = ("sample", "feature", "mixed")
+    routes = {name: cuda_strips.plan_pair_sums(rows, columns, route=name) for name in names}
+    found = {
+        name: native_cuda.pair_sums(rows, columns, estimator="debiased", route=routes[name])
+        for name in ("sample", "feature")
+    }
+    split = routes["mixed"].split
+    assert split is not None
+    for wide in subsets(4):
+        route = replace(routes["mixed"], split=replace(split, wide=wide))
+        got = native_cuda.pair_sums(rows, columns, estimator="debiased", route=route)
+        assert got.table == pytest.approx(found["sample"].table, rel=1e-9, abs=1e-9 * got.self_rows.max())
+        for side, on_columns in (("rows", False), ("columns", True)):
+            sample = route.in_sample_space(len(getattr(got, f"self_{side}")), columns=on_columns)
+            for what in ("self", "raw"):
+                halves = [getattr(found[name], f"{what}_{side}") for name in ("sample", "feature")]
+                assert getattr(got, f"{what}_{side}") == pytest.approx(np.where(sample, *halves), rel=1e-11)
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize(("narrow", "wide"), [(False, False), (False, True), (True, False), (True, True)])
+def test_sums_that_cancel_are_formed_again(monkeypatch: pytest.MonkeyPatch, narrow: bool, wide: bool) -> None:
+    """One sample dwarfs the others: in a wide layer float32 products lose it, in a narrow one feature space does."""
+    monkeypatch.setattr(cuda_routes, "SECOND_WALK", -1e12)  # it is picked unasked
+    given = [relu(300, p, seed).astype(np.float32) for seed, p in enumerate([1] * 40 + [800])]
+    dwarfs = np.where(np.arange(300) == 7, 3e4, 1)[:, None].astype(np.float32)
+    given[-2] = given[-2] * dwarfs if narrow else given[-2]
+    given[-1] = given[-1] * dwarfs if wide else given[-1]
+    blocks = [prepare(as_matrix(x), LINEAR) for x in given]
+    sums, plan = sums_of(blocks, None, "debiased", ForcedRoute(backend="native_cuda"))
+    passes = ["mixed", "sample"] if narrow else ["mixed", "mixed"] if wide else ["mixed"]
+    assert [step.route[: len(name)] for step, name in zip(plan.steps, passes, strict=True)] == passes
+    got = sums.table / np.sqrt(np.outer(sums.self_rows, sums.self_columns))
+    want = normalised(blocks, None, "debiased", ForcedRoute(backend="reference")).values
+    assert_close(got, want, "cka", "float32", 300, 800)
+
+
+def test_layers_in_strips_are_not_mixed(programs: Any, tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where copies fit they are; where not, the cheaper of the two other routes is, and a forced one is refused."""
+    strips = compile_programs(tmp_path_factory.getbasetemp(), "cuda_strips_programs")
+    emulated = Emulated(strips)
+    see_device(monkeypatch, strips_module(programs, emulated))
+    monkeypatch.setattr(cuda_routes, "SECOND_WALK", -1e12)
+    layers = {str(p): relu(520, p, p).astype(np.float32) for p in (1, 2, 300)}
+    want = sk.similarity_matrix(layers).values
+    StripArray.uploads.clear()
+    whole = sk.similarity_matrix(layers, backend="native_cuda")
+    assert whole.plan.steps[0].route.startswith("mixed: ")
+    assert whole.plan.steps[0].reason.endswith("; copied to the device")
+    assert sorted(StripArray.uploads) == [4 * 520, 4 * 520 * 2, 4 * 520 * 300]  # once each
+    assert not emulated.ran
+    assert_close(whole.values, want, "cka", "float32", 520, 300)
+    emulated.memory = 900_000
+    tight = sk.similarity_matrix(layers, backend="native_cuda")
+    assert emulated.ran
+    assert tight.plan.steps[0].route in ("sample space", "feature space")
+    assert_close(tight.values, want, "cka", "float32", 520, 300)
+    blocks = [prepare(as_matrix(x, name=name), LINEAR) for name, x in layers.items()]
+    sentence = (
+        r"^memory=720000 bytes, 80% of what is free, is too little: comparing 3 layers of 520 samples on a device by "
+    )
+    with pytest.raises(TooLittleMemory, match=sentence):
+        normalised(blocks, None, "debiased", ForcedRoute(backend="native_cuda", route="mixed"))
