@@ -101,12 +101,12 @@ def test_no_bit_depends_on_the_memory(kernel: Any, options: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("there", [False, True])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("dtype", "n", "u"), [(np.float32, 300, 30), (np.float64, 300, 30), (np.float64, 2000, 3)])
 def test_a_search_holds_what_its_plan_says(
-    device: Searches, monkeypatch: pytest.MonkeyPatch, dtype: Any, there: bool
+    device: Searches, monkeypatch: pytest.MonkeyPatch, dtype: Any, n: int, u: int, there: bool
 ) -> None:
-    """Where machines have not a byte more, none is tried again."""
-    x, everything = relu(300, 30).astype(dtype), np.arange(30)
+    """Where machines have not a byte more, none is tried again; of many samples one candidate takes most of it."""
+    x, everything = relu(n, u).astype(dtype), np.arange(u)
     block = prepare(as_matrix(There(x) if there else x), sk.RBF(0.5))
     copied, double = 0 if there else x.nbytes, dtype is np.float64
     hold = device.module.Candidates
@@ -124,22 +124,41 @@ def test_a_search_holds_what_its_plan_says(
         monkeypatch.setattr(device.module, "Candidates", held)
         device.bounded(most)
         damage, levels = kernel_damage(
-            block, np.split(everything, 30), "biased", exact=double, backend="native_cuda", threads=1, memory=memory
+            block, np.split(everything, u), "biased", exact=double, backend="native_cuda", threads=1, memory=memory
         )
         found: Array = damage.scores(everything, everything, levels).cka
         device.bounded(0)
         return found.tobytes()
 
     with pytest.raises(TooLittleMemory) as no:
-        native_cuda.plan_candidates(block, [1] * 30, double=double, threads=1, memory=1)
+        native_cuda.plan_candidates(block, [1] * u, double=double, threads=1, memory=1)
     least, rooms, want = no.value.needed, [], scores(None)
     for memory in (least, least + 70_000, 3 * least, 40 * least, None):
-        room = native_cuda.plan_candidates(block, [1] * 30, double=double, threads=1, memory=memory)
+        room = native_cuda.plan_candidates(block, [1] * u, double=double, threads=1, memory=memory)
         assert memory is None or room.bytes <= memory
         assert scores(memory, room.bytes - copied) == want
         rooms.append(room)
     assert [room.packed > 0 for room in rooms] == sorted(room.packed > 0 for room in rooms)
     assert (rooms[0].packed, rooms[-1].packed > 0, rooms[0].bytes) == (0, True, least)
+
+
+def test_what_is_free_bounds_a_search(device: Searches) -> None:
+    """Where no memory is given: fewer candidates in flight, to the same bits, and then a refusal; the plan says it."""
+    x = relu(200, 12)
+    want = order(x, sk.Polynomial())
+    assert (
+        "the kernel of all units is held; 10 of 10 tiles of pairs, 12 of 12 candidates at once" in want.plan.explain()
+    )
+    with pytest.raises(TooLittleMemory) as no:
+        native_cuda.plan_candidates(prepare(as_matrix(x), sk.Polynomial()), [1] * 12, double=True, threads=1, memory=1)
+    least = no.value.needed
+    device.module.memory_info = lambda _: (least * 13 // 10, least * 13 // 10)
+    tight = order(x, sk.Polynomial())
+    assert same(tight, want)
+    assert "; 10 of 10 tiles of pairs" not in tight.plan.explain()
+    device.module.memory_info = lambda _: (least, least)
+    with pytest.raises(TooLittleMemory, match=r" bytes, 80% of what is free, is too little: leaving out the 12 units"):
+        order(x, sk.Polynomial())
 
 
 @pytest.mark.usefixtures("device")

@@ -15,7 +15,7 @@ from emulated_cuda import compile_programs
 from tolerance import assert_close
 
 import simkit as sk
-from simkit.backends import cuda_device, native_cpu, native_cuda, reference
+from simkit.backends import cuda_device, cuda_routes, native_cpu, native_cuda, reference
 from simkit.backends.base import PairSums, UnitBlocks
 from simkit.backends.routes import plan_pair_sums
 from simkit.errors import TooLittleMemory
@@ -120,7 +120,7 @@ def test_arrays_on_a_device_stay_there(units: str) -> None:
 
 
 @pytest.mark.parametrize("route", ["sample", "feature"])
-def test_units_on_the_host_are_copied_whole_or_refused(device: Any, route: Any) -> None:
+def test_units_on_the_host_are_copied_whole_or_pass_in_strips(device: Any, route: Any) -> None:
     """The layer counts once, whether it is there already or not; what is left of the memory is the workspace."""
     block, _ = block_of(relu(150, 24).astype(np.float32))
     units, features, told = UnitBlocks(block, np.arange(0, 25, 4)), 4 * 150 * 24, []
@@ -141,15 +141,14 @@ def test_units_on_the_host_are_copied_whole_or_refused(device: Any, route: Any) 
     ) as no:
         planned(1)
     least = no.value.needed
-    assert planned(least).bytes == least
-    whole = r"a device, whole because the sums of a layer's units stay there, needs \d+$"
-    with pytest.raises(TooLittleMemory, match=whole):
+    assert (planned(least).strips, planned(least).bytes) == (None, least)
+    with pytest.raises(TooLittleMemory):  # strips of so few samples take more
         planned(least - 1)
     free(least)
     smallest = planned()
     assert (smallest.strips, smallest.bytes) == (None, least)
     free(least - 100)
-    with pytest.raises(TooLittleMemory, match=whole):
+    with pytest.raises(TooLittleMemory, match=r" bytes, 80% of what is free, is too little: comparing 6 layers"):
         planned()
     want = reference.pair_sums(units, None, estimator="debiased", route=plan_pair_sums(units, None))
     for way in (plan, smallest):
@@ -160,10 +159,23 @@ def test_units_on_the_host_are_copied_whole_or_refused(device: Any, route: Any) 
     assert planned().bytes == least
 
 
-def test_a_host_layer_that_a_device_has_no_room_for_is_refused(device: Any) -> None:
-    device.memory_info = lambda _: (40_000, 40_000)  # the layer's 14 400 bytes fit, twice: no statistics in strips
-    with pytest.raises(TooLittleMemory, match=r"comparing 6 layers of 150 samples on a device, whole because the sums"):
-        sk.greedy_cka(relu(150, 24).astype(np.float32), units=6, estimator="debiased", backend="native_cuda")
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("route", ["sample", "feature"])
+def test_units_of_many_samples_pass_in_strips_where_there_is_no_room(route: Any) -> None:
+    block, _ = block_of(relu(5000, 24).astype(np.float32))
+    units = UnitBlocks(block, np.arange(0, 25, 4))
+    with pytest.raises(TooLittleMemory) as whole:
+        cuda_routes.plan_pair_sums(units, None, memory=1, route=route)
+    with pytest.raises(TooLittleMemory) as no:
+        native_cuda.plan_pair_sums(units, None, memory=1, route=route)
+    least, copied = no.value.needed, 4 * 5000 * 24 + whole.value.needed
+    assert least < copied
+    for memory in (least, copied - 1, copied):
+        plan = native_cuda.plan_pair_sums(units, None, memory=memory, route=route)
+        assert plan.bytes <= memory
+        assert (plan.strips is None) == (memory == copied)
+    with pytest.raises(TooLittleMemory):
+        native_cuda.plan_pair_sums(units, None, memory=least - 1, route=route)
 
 
 @pytest.mark.parametrize("units", [None, 200, np.random.default_rng(1).permutation(np.arange(400) % 200)])

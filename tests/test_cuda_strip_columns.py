@@ -5,10 +5,14 @@ The CUDA programs run on the emulator's two queues (tests/native), as in ``test_
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import emulated_cuda
 import emulated_greedy
 import emulated_strips
 import numpy as np
@@ -43,8 +47,34 @@ def device(programs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Emulate
     found = emulated_greedy.module(programs[WHOLE], programs[GREEDY])
     for name, value in vars(emulated_strips.module(programs[WHOLE], emulated)).items():
         setattr(found, name, value)
+    for name in OPS:
+        setattr(found, name, partial(within_limit, emulated, programs[GREEDY], getattr(found, name)))
     see_device(monkeypatch, found)
+    LIMIT.clear()
     return emulated
+
+
+OPS = ("column_products", "unit_sums", "total", "eliminate", "column_products_in_strips", "pair_sums_in_strips")
+LIMIT: dict[int, int] = {}  # of an emulated device, by its id: bytes for an op of an order and what it finds there
+
+
+def within_limit(emulated: Emulated, library: Any, op: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Runs an op with what copies and matrices leave; it is not tried again."""
+    limit = LIMIT.get(id(emulated))
+    if limit is None:
+        return op(*args, **options)
+    given = args[0] if args and isinstance(args[0], list) else args
+    held = sum(a.held.nbytes for a in given if isinstance(a, emulated_cuda.Array)) + cuda_device.held_bytes(0)
+    ran = len(emulated.ran)
+    library.set_memory(ctypes.c_int64(max(1, limit - held)), ctypes.c_int64(0))
+    try:
+        found = op(*args, **options)
+        library.machines.restype = ctypes.c_int64
+        assert library.machines() <= 1
+    finally:
+        library.set_memory(ctypes.c_int64(0), ctypes.c_int64(0))
+    assert all(terms.most <= limit - held for terms in emulated.ran[ran:])
+    return found
 
 
 # Products of columns.
@@ -123,17 +153,34 @@ def test_a_walk_can_be_stopped(programs: dict[str, Any], pace: str) -> None:
 
 # Orders, end to end.
 
-UNITS: dict[str, Any] = {"columns": {}, "debiased": {"estimator": "debiased"}, "blocks": {"units": 6}}
+UNITS: dict[str, Any] = {
+    "columns": {},
+    "debiased": {"estimator": "debiased"},
+    "blocks": {"units": 6},
+    "ids": {"units": np.arange(120) % 2},
+}
+
+
+def options_of(units: str, p: int) -> dict[str, Any]:
+    """Of a layer of p columns; those of ids lie apart."""
+    options = UNITS[units]
+    return {**options, "units": options["units"][:p]} if units == "ids" else options
 
 
 def order(emulated: Emulated, x: Any, memory: int | None, **options: Any) -> sk.Elimination:
-    """Within so much memory, which no op exceeded."""
+    """Within so much memory, and with not a byte more than the plan says: no op exceeded it."""
+    LIMIT.clear()
     emulated.ran.clear()
     found: sk.Elimination = sk.greedy_cka(x, memory=memory, backend="native_cuda", **options)
     assert all(terms.machines == 1 for terms in emulated.ran)
+    said = max(step.bytes for step in found.plan.steps)
     if memory is not None:
-        assert max(step.bytes for step in found.plan.steps) <= memory
+        assert said <= memory
         assert all(terms.most <= memory for terms in emulated.ran)
+    LIMIT[id(emulated)] = said
+    again: sk.Elimination = sk.greedy_cka(x, memory=memory, backend="native_cuda", **options)
+    LIMIT.clear()
+    assert (again.order.tobytes(), again.cka.tobytes()) == (found.order.tobytes(), found.cka.tobytes())
     return found
 
 
@@ -152,7 +199,7 @@ def least(emulated: Emulated, x: Any, **options: Any) -> int:
 @pytest.mark.parametrize("units", UNITS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_memory_from_the_least_to_plenty(device: Emulated, units: str, dtype: Any) -> None:
-    x, options = relu(2600, 24).astype(dtype), UNITS[units]
+    x, options = relu(2600, 24).astype(dtype), options_of(units, 24)
     want = sk.greedy_cka(x, backend="reference", exact=True, **options)
     smallest, ways = least(device, x, **options), []
     for memory in (smallest, smallest + 8, 10**7, None):
@@ -175,19 +222,75 @@ def test_a_device_with_little_memory_takes_strips(device: Emulated) -> None:
         assert "pass" in got.plan.explain()
         if not options:
             assert (got.order.tobytes(), got.cka.tobytes()) == (want.order.tobytes(), want.cka.tobytes())
-    device.memory = 100_000
-    sentence = r"^memory=80000 bytes, 80% of what is free, is too little: ordering the 60 columns of x by their "
-    with pytest.raises(TooLittleMemory, match=sentence + r"products on a device needs \d+$"):
-        order(device, x, None)
+    for free, work in ((300_000, "ordering the 60 columns of x by their products"), (100_000, "the statistics of x")):
+        device.memory = free
+        sentence = rf"^memory={free * 8 // 10} bytes, 80% of what is free, is too little: {work} on a device needs \d+$"
+        with pytest.raises(TooLittleMemory, match=sentence):
+            order(device, x, None)
 
 
-@pytest.mark.parametrize("estimator", ["biased", "debiased"])
-def test_too_little_is_said_before_anything_is_sent(device: Emulated, estimator: Any) -> None:
+UNSAID = {
+    "columns": "ordering the 30 columns of x by their products",
+    "debiased": "comparing 30 layers of 500 samples",
+    "blocks": "comparing 6 layers of 500 samples",
+    "ids": "bringing the columns of 2 units of x together and comparing 2 layers of 500 samples",
+}
+
+
+@pytest.mark.parametrize("units", UNITS)
+def test_too_little_is_said_before_anything_is_sent(device: Emulated, units: str) -> None:
+    """Also where there would be enough for the statistics."""
     x = relu(500, 30)
-    with pytest.raises(TooLittleMemory, match=r"^memory=9000 bytes is too little: .* on a device needs \d+$"):
-        order(device, x, 9000, estimator=estimator)
-    assert not device.ran
-    assert not StripArray.uploads
+    for memory in (9000, 150_000):
+        sentence = rf"^memory={memory} bytes is too little: {UNSAID[units]} on a device needs \d+$"
+        with pytest.raises(TooLittleMemory, match=sentence):
+            order(device, x, memory, **options_of(units, 30))
+        assert not device.ran
+        assert not StripArray.uploads
+
+
+@pytest.mark.parametrize(("n", "p"), [(500, 30), (60, 512), (100, 700), (3000, 40)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_byte_less_than_the_least_is_too_little(device: Emulated, n: int, p: int, dtype: Any) -> None:
+    """Of layers that need less copied whole than in strips, and of others."""
+    block, _ = block_of(relu(n, p).astype(dtype))
+    how: dict[str, Any] = {"double": dtype is np.float64, "threads": 1}
+    with pytest.raises(TooLittleMemory) as no:
+        native_cuda.plan_products(block, memory=1, **how)
+    smallest = native_cuda.plan_products(block, memory=no.value.needed, **how)
+    assert smallest.bytes <= no.value.needed
+    assert (smallest.strips is None) == (n < 1000)
+    with pytest.raises(TooLittleMemory):
+        native_cuda.plan_products(block, memory=no.value.needed - 1, **how)
+
+
+def test_a_search_of_many_columns_holds_what_its_plan_says(device: Emulated) -> None:
+    """The parts of its sums grow as the square of their number."""
+    x = relu(64, 1500).astype(np.float32)
+    memory = least(device, x, count=3)
+    assert order(device, x, memory, count=3).plan.steps[0].bytes <= memory
+
+
+def test_a_copy_that_statistics_made_goes_before_strips(device: Emulated) -> None:
+    x = relu(1000, 1000).astype(np.float32)
+    got = order(device, x, 11_000_000, count=2)
+    assert StripArray.uploads == [x.nbytes] * 2  # in both of `order`'s searches
+    assert "pass" in got.plan.explain()
+
+
+def test_layers_within_memory_are_ordered_one_by_one(device: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix of one is let go before the products of the next are formed."""
+    ran: list[str] = []
+    for name in ("column_products", "eliminate"):
+        op = getattr(native_cuda, name)
+        monkeypatch.setattr(native_cuda, name, lambda *a, op=op, name=name, **k: ran.append(name) or op(*a, **k))
+    layers = {name: relu(300, 20, seed) for seed, name in enumerate("abc")}
+    found = sk.greedy_cka(layers, memory=10**6, backend="native_cuda")
+    assert ran == ["column_products", "eliminate"] * 3
+    ran.clear()
+    want = sk.greedy_cka(layers, backend="native_cuda")
+    assert ran == ["column_products"] * 3 + ["eliminate"]
+    assert all(found[name].cka.tobytes() == want[name].cka.tobytes() for name in layers)
 
 
 def test_files_that_are_mapped(device: Emulated, tmp_path: Path) -> None:

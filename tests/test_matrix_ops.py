@@ -13,6 +13,7 @@ import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends.base import Block
 from simkit.backends.choose import choose
+from simkit.backends.damage_room import ProductsRoom
 
 Array = npt.NDArray[np.floating]
 
@@ -33,7 +34,8 @@ def test_every_row_is_multiplied_once(n: int, exact: bool) -> None:
     want = wide.T @ wide
     for threads in (1, 2):
         block = Block(matrix, sk.Linear(), stats.mean, 0)
-        got = choose("column_products", backend="native_cpu").function(block, stats, exact=exact, threads=threads)
+        op = choose("column_products", backend="native_cpu").function
+        got = op(block, stats, exact=exact, room=ProductsRoom(threads, 0))
         assert np.abs(got - want).max() <= (1e-12 if exact else 1e-6) * want.max()
 
 
@@ -118,7 +120,8 @@ def test_column_products(shape: tuple[int, int], dtype: type[np.floating], backe
         for threads in (1, 2, 3):
             block = Block(matrix, sk.Linear(), stats.mean, 2)
             op = choose("column_products", backend=backend).function
-            got = np.asarray(op(block, stats, exact=exact, threads=threads))  # of a device: its copy on the host
+            room = ProductsRoom(threads, 0)
+            got = np.asarray(op(block, stats, exact=exact, room=room))  # of a device: its copy on the host
             assert np.array_equal(got, got.T)
             entry = "device products" if backend == "native_cuda" else "products"
             assert_close(16 * got, want, entry, np.float64 if exact else np.float32, n, p, scale=size)

@@ -22,6 +22,7 @@ import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends.base import Estimator, Precision
 from simkit.backends.choose import choose
+from simkit.backends.damage_room import ProductsRoom
 from simkit.kernels import Kernel
 from simkit.metrics.cka import ForcedRoute, normalised
 from simkit.metrics.prepare import prepare
@@ -296,5 +297,5 @@ def test_column_stats_and_products_change_no_bit_with_threads() -> None:
         assert np.array_equal(more.mean, one.mean)
         assert np.array_equal(more.sum_sq_dev, one.sum_sq_dev)
         for exact in (False, True):
-            a, b = (products(block, one, exact=exact, threads=t) for t in (1, threads))
+            a, b = (products(block, one, exact=exact, room=ProductsRoom(t, 0)) for t in (1, threads))
             assert np.array_equal(a, b)

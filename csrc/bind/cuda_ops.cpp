@@ -65,7 +65,8 @@ double distance_median(const Block& block) {
 }
 
 py::tuple pair_sums(const std::vector<Block>& rows, const std::vector<Block>& columns, bool debiased, bool sample_space,
-                    bool double_products, bool tensor, bool halves, std::int64_t bytes, const std::vector<bool>& apart) {
+                    bool double_products, bool tensor, bool halves, std::int64_t bytes,
+                    const std::vector<bool>& apart) {
     auto [problem, arrays] = pairs_of(rows, columns, debiased, sample_space, double_products, tensor);
     if (halves) check_halves(problem, sample_space);
     problem.halves = halves;

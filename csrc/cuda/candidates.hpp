@@ -34,10 +34,11 @@ struct CandidateSizes {
         const Index tile = PairTile::kCells * static_cast<Index>(sizeof(T));
         sizes.packed = sizes.tiles * tile <= room.packed;
         const Index each = sizes.packed ? tile : 2 * tile;  // starts, and L where it is formed again
-        sizes.group = smaller(sizes.tiles, larger(1, room.bytes / 2 / each));
         const Index wide = sizes.strips * PairTile::kWidth;
         const Index candidate = problem.n * (sizes.strips * static_cast<Index>(sizeof(T)) + 8) +
                                 wide * static_cast<Index>(sizeof(T)) + 16 * sizes.tiles;
+        // Tiles get half of the room, or what a single candidate leaves.
+        sizes.group = smaller(sizes.tiles, larger(1, smaller(room.bytes / 2, room.bytes - candidate) / each));
         const Index left = larger(room.bytes - sizes.group * each, 0) / candidate;
         sizes.candidates = larger(1, smaller(room.candidates, left));
         return sizes;
@@ -289,10 +290,10 @@ class CandidateSearch {
 template <class M, class T, class Make>
 std::unique_ptr<CandidateSearch<M, T>> held_search(const Make& make, const CandidateProblem<T>& problem,
                                                    const CandidateRoom& room) {
-    constexpr Index small = Index{1} << 28;  // bytes, where memory is full
+    constexpr Index small = Index{1} << 28;  // bytes, where memory is full; of less room one tile and one candidate
     bool again = false;
     return with_memory(make, room.bytes, [&](M& machine, Index) {
-        const CandidateRoom less{room.candidates, 0, smaller(room.bytes, small)};
+        const CandidateRoom less{room.candidates, 0, room.bytes > small ? small : 0};
         return std::make_unique<CandidateSearch<M, T>>(machine, problem, std::exchange(again, true) ? less : room);
     });
 }

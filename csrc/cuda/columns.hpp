@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "cuda/machine.hpp"
@@ -350,11 +351,7 @@ struct ColumnProblem {
     bool exact, tensor, squared;
 };
 
-// use(Type<a CrossSquares>, the columns as an operand, what becomes of their products): G goes to g.
-template <class Program>
-struct Type {
-    using Is = Program;
-};
+// use(std::type_identity<a CrossSquares>, the columns as an operand, what becomes of their products): G goes to g.
 template <bool Tensor, class M, class Use>
 void products_on(M& machine, const ColumnProblem& of, double* g, const Use& use) {
     const MatrixView& x = of.block.x;
@@ -364,7 +361,7 @@ void products_on(M& machine, const ColumnProblem& of, double* g, const Use& use)
     if (of.exact) {
         const auto wide = sent(machine, of.shift);
         columns.shift = wide.data();
-        use(Type<CrossSquares<double, 4, false, Operand, Tensor>>{}, columns,
+        use(std::type_identity<CrossSquares<double, 4, false, Operand, Tensor>>{}, columns,
             Products{x.cols, n, scale, nullptr, nullptr, of.squared, g});
         return;
     }
@@ -377,9 +374,9 @@ void products_on(M& machine, const ColumnProblem& of, double* g, const Use& use)
     columns.narrow_shift = of.narrow ? single.data() : nullptr;
     const Products to{x.cols, n, scale, rest.data(), squares.data(), of.squared, g};
     if (of.narrow && x.dtype == Dtype::f32)
-        use(Type<CrossSquares<float, 8, true, Operand, Tensor>>{}, columns, to);
+        use(std::type_identity<CrossSquares<float, 8, true, Operand, Tensor>>{}, columns, to);
     else
-        use(Type<CrossSquares<float, 8, false, Operand, Tensor>>{}, columns, to);
+        use(std::type_identity<CrossSquares<float, 8, false, Operand, Tensor>>{}, columns, to);
 }
 template <class M, class Use>
 void products_on(M& machine, const ColumnProblem& of, double* g, const Use& use) {
@@ -390,7 +387,7 @@ void products_on(M& machine, const ColumnProblem& of, double* g, const Use& use)
 template <class M>
 void column_products(M& machine, const ColumnProblem& of, double* g, Index room = kPartsRoom) {
     products_on(machine, of, g, [&](auto squares, const Operand& columns, const Products& to) {
-        cross_squares<typename decltype(squares)::Is>(machine, columns, to, room);
+        cross_squares<typename decltype(squares)::type>(machine, columns, to, room);
     });
 }
 

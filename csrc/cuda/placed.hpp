@@ -39,9 +39,9 @@ struct PlacedProblem {
     std::vector<PlacedBlock> blocks;
     Index left;  // as in PairProblem
     bool debiased;
-    Index bytes;          // of workspace, about
-    bool tensor = false;  // products by tensor cores, which the machine must have
-    bool halves = false;  // as in PairProblem
+    Index bytes;                   // of workspace, about
+    bool tensor = false;           // products by tensor cores, which the machine must have
+    bool halves = false;           // as in PairProblem
     std::vector<bool> apart = {};  // of feature space, as in ops/hsic.hpp
 
     Index n() const { return blocks.front().view.x.rows; }

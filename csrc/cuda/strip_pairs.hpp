@@ -7,6 +7,7 @@
 #include "cuda/feature.hpp"
 #include "cuda/pair_sums.hpp"
 #include "cuda/strip_problem.hpp"
+#include "cuda/strip_squares.hpp"
 #include "cuda/strip_triangle.hpp"
 
 namespace simkit::cuda {
@@ -149,19 +150,16 @@ template <bool Tensor, class M>
 class FeatureStrips {
   public:
     using Squares = CrossSquares<double, 4, false, ColumnTable, Tensor>;
-    static constexpr Index kCells = Squares::kWidth * Squares::kWidth, kChunk = Squares::kChunkSlices * kSlice;
 
     FeatureStrips(M& machine, const PairProblem& problem, const Strips& strips)
         : machine_(machine),
           n_(problem.n()),
-          bytes_(strips.bytes),
           problem_(machine, problem, strips.bytes, false),
           squares_(problem_.placed()),
-          group_(group_rows(n_, squares_.count(), kCells * 8)),
-          rows_(strip_rows(strips.passing)),
-          pair_(two_strips(machine, problem_.on_host(), rows_)),
+          sizes_(n_, squares_.count(), strips),
+          pair_(two_strips(machine, problem_.on_host(), sizes_.rows)),
           columns_{table(pair_[0]), table(pair_[1])},
-          feed_(machine, problem_.on_host(), rows_, strips.threads) {}
+          feed_(machine, problem_.on_host(), sizes_.rows, strips.threads) {}
 
     PairSums sums() {
         const PlacedProblem& placed = problem_.placed();
@@ -173,47 +171,34 @@ class FeatureStrips {
   private:
     using Doubles = typename M::template Array<double>;
 
-    // Whole groups, or whole chunks of one.
-    Index strip_rows(Index wanted) const { return whole_chunks(wanted, wanted < group_ ? kChunk : group_, n_); }
-
     typename M::template Array<ColumnPlace> table(const Strip<M>& strip) {
         return sent(machine_, all_columns(problem_.in(strip, n_)));
     }
 
     template <class Use>
     void pass(const Use& use) {
-        pass_strips(machine_, feed_, pair_, rows_, group_, [&](const Strip<M>& strip, Index first, Index end) {
-            const auto& columns = columns_[&strip == &pair_[1]];
-            use(ColumnTable{columns.data(), squares_.columns(), end - first}, first, end);
-        });
+        pass_strips(machine_, feed_, pair_, sizes_.rows, sizes_.group,
+                    [&](const Strip<M>& strip, Index first, Index end) {
+                        const auto& columns = columns_[&strip == &pair_[1]];
+                        use(ColumnTable{columns.data(), squares_.columns(), end - first}, first, end);
+                    });
     }
 
     // As FeatureSums::products. totals: of the columns, found on the way.
     std::vector<double> products(Doubles& totals) {
         const PlacedProblem& placed = problem_.placed();
-        const Index m = placed.m(), all = squares_.count(), groups = larger(1, rows_ / group_);
-        const Index batch = larger(1, smaller(all, bytes_ / ((groups + 1) * kCells * 8)));
+        const Index m = placed.m();
         const auto places = sent(machine_, squares_.places());
-        auto parts = machine_.template array<double>(groups * batch * kCells);
-        auto joined = machine_.template array<double>(batch * kCells);
         std::vector<double> p(m * m, 0.0);
-        for (Index first = 0; first < all; first += batch) {
-            const Index count = smaller(batch, all - first);
-            machine_.zero(joined, count * kCells);
-            const auto add = [&](const ColumnTable& table, Index begin, Index end) {
-                const Index own = pieces(end - begin, group_);
-                machine_.run(Squares{table, places.data() + first, count, group_, parts.data(), begin % group_ != 0},
-                             count * own);
-                if (end % group_ != 0 && end != n_) return;
-                machine_.run(AddGroups{parts.data(), count * kCells, own, joined.data()},
-                             pieces(count * kCells, AddGroups::kThreads));
-            };
-            if (first == 0 && placed.debiased)
+        const auto all_rows = [&](bool first, const auto& add) {
+            if (first && placed.debiased)
                 pass_with_totals(add, totals);
             else
                 pass(add);
-            add_squares(machine_, squares_.shares(first, count), joined.data(), count, 1, m, p);
-        }
+        };
+        sizes_.walk(machine_, places.data(), all_rows, [&](Index first, Index count, const double* joined) {
+            add_squares(machine_, squares_.shares(first, count), joined, count, 1, m, p);
+        });
         return p;
     }
 
@@ -243,10 +228,10 @@ class FeatureStrips {
     }
 
     M& machine_;
-    Index n_, bytes_;
+    Index n_;
     StripProblem<M> problem_;
     FeatureSquares squares_;
-    Index group_, rows_;
+    StripSquares<Squares> sizes_;
     std::array<Strip<M>, 2> pair_;
     std::array<typename M::template Array<ColumnPlace>, 2> columns_;
     StripFeed<M> feed_;

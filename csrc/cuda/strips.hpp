@@ -215,26 +215,6 @@ void pass_strips(M& machine, StripFeed<M>& feed, std::array<Strip<M>, 2>& strips
     }
 }
 
-// to [count] += parts [groups, count], in the order of the groups. Program blocks: pieces(count, kThreads).
-struct AddGroups {
-    static constexpr int kThreads = 256, kResident = 4;
-    struct Shared {};
-    struct Registers {};
-
-    const double* parts;
-    Index count, groups;
-    double* to;
-
-    SIMKIT_BOTH bool step(Index number, int thread, int, Shared&, Registers&) const {
-        const Index at = number * kThreads + thread;
-        if (at >= count) return false;
-        double sum = to[at];
-        for (Index group = 0; group < groups; ++group) sum += parts[group * count + at];
-        to[at] = sum;
-        return false;
-    }
-};
-
 // The statistics of columns, whose rows come in strips: the parts of one join what is there, in their order; `first` is
 // the strip's first row. Program blocks: pieces(cols, kThreads).
 struct JoinStrip {

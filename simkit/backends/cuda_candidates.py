@@ -20,7 +20,8 @@ from .base import (
     UnitFeatures,
     kernel_options,
 )
-from .cuda_device import array_on, bytes_of, cuda, place_of
+from .cuda_device import array_on, bytes_of, cuda, place_of, room_on
+from .cuda_strips import room_in_words
 from .damage_room import PACKED, PASS, ROWS, CandidateRoom, apart_at_once, leaving_out
 from .unit_features import kernel_unit
 
@@ -102,13 +103,23 @@ class _Search:
         """Bytes of a tile in flight."""
         return self.tile if packed else 2 * self.tile
 
+    def in_flight(self, workspace: int, *, packed: bool) -> tuple[int, int]:
+        """(tiles, candidates) at once, as CandidateSizes has them."""
+        each = self.each(packed=packed)
+        group = min(self.tiles, max(1, min(workspace // 2, workspace - self.candidate) // each))
+        return group, max(1, min(self.units, (workspace - group * each) // self.candidate))
+
     def time(self, workspace: int, *, packed: bool) -> float:
         """Of one step of a search, in multiply-adds for each pair of samples: forming tiles, then candidates."""
-        each = self.each(packed=packed)
-        group = min(self.tiles, max(1, workspace // 2 // each))
-        at_once = max(1, (workspace - group * each) // self.candidate)
+        group, at_once = self.in_flight(workspace, packed=packed)
         formed = 1 if group == self.tiles else -(-self.units // at_once)
         return formed * self.p * (1 if packed else 2) + self.units * PASS
+
+    def in_words(self, workspace: int, *, packed: bool) -> str:
+        """For a plan."""
+        group, at_once = self.in_flight(workspace, packed=packed)
+        kernel = "the kernel of all units is held" if packed else "the kernel of all units is formed again and again"
+        return f"{kernel}; {group} of {self.tiles} tiles of pairs, {at_once} of {self.units} candidates at once"
 
 
 def plan_candidates(
@@ -116,33 +127,36 @@ def plan_candidates(
 ) -> CandidateRoom:
     """What :func:`simkit.backends.damage_room.plan_candidates` says of a device, the copy of a host layer included.
 
+    ``memory`` bounds it, or else a share of what is free does.
+
     Raises:
         TooLittleMemory: one tile of pairs and a single candidate do not fit.
     """
-    n, units = block.n, len(widths)
+    n, units, matrix = block.n, len(widths), block.matrix
     search = _Search(n, block.p, 8 if double else 4, units, max(widths))
     most = max(1, min(units, ROWS // (8 * n)))
-    layer = n * block.p * search.item + (bytes_of(block.matrix) if block.matrix.device is None else 0)
+    on_host = matrix.device is None
+    layer = n * block.p * search.item + (bytes_of(matrix) if on_host else 0)
     kernel = search.tiles * search.tile
+    bound = room_on(place_of([block]), memory, [matrix])
 
     def room(packed: bool, workspace: int) -> CandidateRoom:
         taken = layer + max(search.forming, search.held + kernel * packed + workspace)
-        return CandidateRoom(threads, most, apart_at_once(n, most), kernel * packed, taken, workspace)
+        note = f"{search.in_words(workspace, packed=packed)}{'; copied to the device' if on_host else ''}"
+        return CandidateRoom(threads, most, apart_at_once(n, most), kernel * packed, taken, workspace, note)
 
-    def wanted(packed: bool) -> int:
-        return 2 * search.tiles * search.each(packed=packed) + units * search.candidate
-
-    if memory is None:
-        packs = kernel <= PACKED
-        return room(packs, min(WORKSPACE, wanted(packs)))
     rooms = []
     for packs in (True, False):
-        left = memory - layer - search.held - kernel * packs
-        if left >= search.each(packed=packs) + search.candidate and memory >= layer + search.forming:
-            rooms.append(room(packs, min(left, wanted(packs))))
+        left = bound - layer - search.held - kernel * packs
+        if left < search.each(packed=packs) + search.candidate or bound < layer + search.forming:
+            continue
+        if memory is None and packs and kernel > PACKED:
+            continue
+        wanted = 2 * search.tiles * search.each(packed=packs) + units * search.candidate
+        rooms.append(room(packs, min(left, wanted, WORKSPACE if memory is None else left)))
     if not rooms:
         least = room(False, search.each(packed=False) + search.candidate).bytes
-        raise TooLittleMemory(f"{memory} bytes", f"{leaving_out(block, units)} on a device", least)
+        raise TooLittleMemory(room_in_words(bound, memory), f"{leaving_out(block, units)} on a device", least)
     return min(rooms, key=lambda found: search.time(found.workspace or 0, packed=found.packed > 0))
 
 
@@ -174,7 +188,7 @@ def pack_centred(problem: CandidateProblem, *, room: int, threads: int = 1) -> A
     return hold(problem, len(problem.offsets) - 1, room)
 
 
-def hold(problem: CandidateProblem, at_once: int, room: int, workspace: int | None = None) -> Any:
+def hold(problem: CandidateProblem, at_once: int, room: int) -> Any:
     """What candidates, at most ``at_once`` of them at a time, need on the device; L in ``room`` bytes."""
     return cuda().Candidates(
         units=problem.z.units,
@@ -185,6 +199,6 @@ def hold(problem: CandidateProblem, at_once: int, room: int, workspace: int | No
         small_centre=problem.small_centre,
         at_once=at_once,
         packed=room,
-        bytes=workspace or problem.workspace or WORKSPACE,
+        bytes=WORKSPACE if problem.workspace is None else problem.workspace,
         **kernel_options(problem.kernel),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import DeviceMatrix, FloatArray, Matrix
-from ..devices import LEGACY_STREAM, DeviceView
+from ..devices import DeviceView
 from . import native_cpu
 from .base import (
     EliminationOrder,
@@ -21,7 +21,7 @@ from .base import (
     SquareMatrix,
     UnitBlocks,
 )
-from .cuda_device import array_on, block_on, cuda, place_of
+from .cuda_device import array_on, block_on, cuda, place_of, release
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,17 @@ class DeviceSquare:
 
 
 def gather_columns(matrix: Matrix, columns: npt.NDArray[np.int64]) -> Matrix:
-    """See :func:`simkit.backends.reference.gather_columns`; the columns stay on the device."""
+    """See :func:`simkit.backends.reference.gather_columns`: where the matrix lies, on its device or on the host.
+
+    What is gathered on the host may go to a device in strips; the copy of the matrix there is let go.
+    """
+    if not isinstance(matrix, DeviceMatrix):
+        release([matrix], place_of([matrix]))
+        return native_cpu.gather_columns(matrix, columns)
     device = place_of([matrix])
     held = cuda().gather_columns(array_on(matrix, device), np.ascontiguousarray(columns, dtype=np.int64))
     strides = len(columns) * matrix.itemsize, matrix.itemsize
-    stream = matrix.view.stream if isinstance(matrix, DeviceMatrix) else LEGACY_STREAM
-    view = DeviceView(held.pointer, (matrix.n, len(columns)), strides, matrix.dtype, device, stream, held)
+    view = DeviceView(held.pointer, (matrix.n, len(columns)), strides, matrix.dtype, device, matrix.view.stream, held)
     return DeviceMatrix(matrix.name, view, matrix.origin)
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from ..errors import TooLittleMemory
 from .base import Block, ColumnStats, Cores, Input, Precision
 from .cuda_cores import cores_for, products_in_words
-from .cuda_device import SHARE_IN_WORDS, block_on, bound_block, bytes_of, cuda, place_of, release, room_on
+from .cuda_device import block_on, bound_block, bytes_of, cuda, place_of, release, room_on
 from .cuda_greedy import DeviceSquare
 from .cuda_routes import CHUNK, TILES, WORKSPACE, group_samples, squares_above
-from .cuda_strips import PADDING, Strips, array_on_host, rows_of_squares
-from .damage_room import VECTORS, ProductsRoom, ordering
+from .cuda_strips import PADDING, Strips, array_on_host, room_in_words, rows_of_squares
+from .damage_room import ProductsRoom, ordering
 
 SHORT = 256  # samples of a chunk of float32 sums, where cores are plain
+STRIP, GROUP = 128, 256  # columns and rows of which a block of threads forms sums
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,30 @@ def plan_products(
     square, squares = 8 * width * width, squares_above(p, width)
     parts = -(-n // group_samples(n, squares, square)) * square  # of one square, all groups
     weights = 8 * n * (block.row_scale is not None)
-    # The products; squares' places and four vectors of columns, or those of the search, which comes later.
-    held = 8 * p * p + max(16 * squares + 28 * p + 4 * PADDING, 8 * VECTORS * p)
+    # The products; squares' places and four vectors of columns, or the search, which comes later.
+    held = 8 * p * p + max(16 * squares + 28 * p + 4 * PADDING, _search_bytes(p))
     copied = held + weights + (bytes_of(matrix) if on_host else 0)
     bounded = on_host or memory is not None
     room = room_on(place_of([block]), memory, [matrix]) if bounded else copied + squares * parts
     if copied + parts <= room:
         workspace = min(room - copied, WORKSPACE, squares * parts)
         return DeviceProducts(threads, copied + workspace, "copied to the device" if on_host else "", workspace)
-    said = f"{room} bytes" if memory is not None else f"{room} bytes, {SHARE_IN_WORDS},"
+    said, work = room_in_words(room, memory), f"{ordering(block)} on a device"
     if not on_host:
-        raise TooLittleMemory(said, f"{ordering(block)} on a device", copied + parts)
+        raise TooLittleMemory(said, work, copied + parts)
     chunk = SHORT if not double and cores_for([block], cores) == "plain" else CHUNK
     row = p * matrix.itemsize + 8 * (block.row_scale is not None)
     passing = rows_of_squares(n, row, room - held, squares, square, chunk)
     if passing is None:
-        raise TooLittleMemory(said, f"{ordering(block)} on a device", held + 2 * chunk * row + 2 * square)
+        raise TooLittleMemory(said, work, min(copied + parts, held + 2 * chunk * row + 2 * square))
     total = held + 2 * passing.rows * row + passing.bytes
     return DeviceProducts(threads, total, passing.in_words(n), strips=Strips(0, passing.rows, passing.bytes, threads))
+
+
+def _search_bytes(u: int) -> int:
+    """Of a greedy order beside its matrix [u, u], as KeptSums and EliminationRun hold them (csrc/cuda)."""
+    strips, groups = -(-u // STRIP), -(-u // GROUP)
+    return 8 * u * groups + 12 * strips * groups + 57 * u + PADDING
 
 
 def column_products(

@@ -265,7 +265,6 @@ def feature_space(
     """Bytes shared and for each square of cross-products in flight, and the number of squares."""
     m, square = len(rows) + len(columns), 8 * TILES["float64"] ** 2
     squares = squares_formed(rows, columns, wide)
-    chunks = -(-n // CHUNK)
-    groups = min(-(-BUSY // squares), max(1, PARTS // (squares * square)), chunks)
+    groups = -(-n // group_samples(n, squares, square))
     shared = 64 * (sum(rows) + sum(columns)) + 16 * m * n + 8 * (4 + -(-n // PIECE)) * m * m
     return Workspace(shared, groups * square), squares

@@ -62,7 +62,7 @@ def column_strips(matrix: Matrix, device: int, memory: int | None, threads: int)
     """The strips in which sums of columns read a host matrix; None: its copy on the device is read.
 
     Raises:
-        TooLittleMemory: strips of the fewest columns take more than ``memory``.
+        TooLittleMemory: strips of the fewest columns take more than there is room for.
     """
     if may_stay(matrix, device, memory):
         return None
@@ -71,8 +71,7 @@ def column_strips(matrix: Matrix, device: int, memory: int | None, threads: int)
     # Of a column two strips of a part, that part's sums and those of all so far, the origin; of a row two weights.
     of_column, of_rows = 2 * PART * item + 2 * COLUMN + 8, 16 * PART + 4 * PADDING
     least = of_rows + min(BAND, p) * of_column
-    if memory is not None and least > room:
-        raise TooLittleMemory(f"{memory} bytes", f"the statistics of {matrix.name} on a device", 2 * least)
+    _check_least(least, room, memory, f"the statistics of {matrix.name}")
     columns = min(p, max(BAND, (room - of_rows) // of_column))
     parts = 1
     if columns == p:
@@ -84,14 +83,13 @@ def row_strips(matrix: Matrix, device: int, memory: int | None, threads: int) ->
     """The strips in which sums of rows read a host matrix; None: its copy on the device is read.
 
     Raises:
-        TooLittleMemory: the smallest strips take more than ``memory``.
+        TooLittleMemory: the smallest strips take more than there is room for.
     """
     if may_stay(matrix, device, memory):
         return None
     row, fixed = matrix.p * matrix.itemsize, 8 * (matrix.n + matrix.p) + 4 * PADDING
     room, least = _beside_copies(matrix, device, memory), fixed + 2 * ROWS * row
-    if memory is not None and least > room:
-        raise TooLittleMemory(f"{memory} bytes", f"the row norms of {matrix.name} on a device", 2 * least)
+    _check_least(least, room, memory, f"the row norms of {matrix.name}")
     spare = room - fixed
     return Strips(passing=max(ROWS, min(PASSING // row, spare // (2 * row))) // ROWS * ROWS, threads=threads)
 
@@ -100,7 +98,7 @@ def median_strips(matrix: Matrix, device: int, memory: int | None, threads: int)
     """The strips in which distances are formed of a host matrix; None: its copy on the device is read.
 
     Raises:
-        TooLittleMemory: the smallest strips take more than ``memory``.
+        TooLittleMemory: the smallest strips take more than there is room for.
     """
     n, row, width = matrix.n, matrix.p * matrix.itemsize, TILES["float64"]
     tiles = -(-n // width) * (-(-n // width) + 1) // 2
@@ -112,8 +110,7 @@ def median_strips(matrix: Matrix, device: int, memory: int | None, threads: int)
     size = _TriangleSize(n, width, row, fixed, 2 * DISTANCE_TILE, 0)
     room = _beside_copies(matrix, device, memory)
     least = size.needed(1, 1, 0)
-    if memory is not None and least > room:
-        raise TooLittleMemory(f"{memory} bytes", f"the distances of {matrix.name}'s rows on a device", 2 * least)
+    _check_least(least, room, memory, f"the distances of {matrix.name}'s rows")
     resident, passing, in_flight = size.fitting(room, min(tiles, DISTANCES // DISTANCE_TILE))
     return Strips(resident * width, passing * width, in_flight * 2 * DISTANCE_TILE, threads)
 
@@ -121,6 +118,18 @@ def median_strips(matrix: Matrix, device: int, memory: int | None, threads: int)
 def _beside_copies(matrix: Matrix, device: int, memory: int | None) -> int:
     """The room of a pass: what is free has lost the copies that stay, and of ``memory`` they may take half."""
     return room_on(device, None, [matrix]) if memory is None else memory // 2
+
+
+def _check_least(least: int, room: int, memory: int | None, work: str) -> None:
+    """Refuse a pass of which the smallest strips take more than its room."""
+    if least > room:
+        needed = least if memory is None else 2 * least
+        raise TooLittleMemory(room_in_words(room if memory is None else memory, memory), f"{work} on a device", needed)
+
+
+def room_in_words(room: int, memory: int | None) -> str:
+    """A bound on what a device holds, for an error: ``memory``, or what is free."""
+    return f"{room} bytes" if memory is not None else f"{room} bytes, {SHARE_IN_WORDS},"
 
 
 def array_on_host(matrix: Matrix, device: int) -> Any:
@@ -205,18 +214,19 @@ def plan_pair_sums(
         return _whole(found if memory is None and found.bytes <= most else planned(most), features)
     except TooLittleMemory as error:
         work, workspace = error.work, error.needed
-    said = f"{room} bytes" if memory is not None else f"{room} bytes, {SHARE_IN_WORDS},"
+    said = room_in_words(room, memory)
     if cores == "half":
         raise NotImplementedError("layers that go to a device in strips are multiplied in float32, not as they are")
+    refusal = TooLittleMemory(said, work, features + workspace)
     if route == "mixed":  # whose layers are copied whole
-        raise TooLittleMemory(said, work, features + workspace)
+        raise refusal from None
     if found.split is not None:
         found = planned(None, split=False)
     if found.cores == "half":
         found = planned(None, cores_for(blocks), split=False)
         found = replace(found, reason=f"{found.reason}; in strips no layer is multiplied as it is")
     plan = _sample_strips if found.name == "sample" else _feature_strips
-    return plan(found, rows, columns or (), room, threads, TooLittleMemory(said, work, 0))
+    return plan(found, rows, columns or (), room, threads, refusal)
 
 
 def _whole(found: Route, features: int) -> HostRoute:
@@ -350,4 +360,5 @@ def rows_of_squares(n: int, row: int, room: int, squares: int, square: int, chun
 
 
 def _refused(refusal: TooLittleMemory, needed: int) -> TooLittleMemory:
-    return TooLittleMemory(refusal.memory, refusal.work, needed)
+    """The refusal of a whole copy and of strips, of which the smallest take ``needed`` bytes."""
+    return TooLittleMemory(refusal.memory, refusal.work, min(refusal.needed, needed))

@@ -38,6 +38,7 @@ class CandidateRoom:
     packed: int
     bytes: int  # of workspace, at most
     workspace: int | None = None  # the part of them that a device's candidates have in flight; None: its own choice
+    note: str = ""  # for the plan
 
 
 @dataclass(frozen=True)

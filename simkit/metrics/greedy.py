@@ -213,7 +213,7 @@ class _Prepared:
 def _orders(layers: Iterable[_Prepared | Elimination], search: _Search) -> list[Elimination]:
     """The orders of layers: those whose matrices lie on one device are searched together, others each by itself.
 
-    A matrix on the host is let go before the next layer is prepared.
+    A matrix on the host, or within ``memory``, which is that of one layer, is let go before the next one is prepared.
     """
     found: list[Elimination] = []
     waiting: list[_Prepared] = []
@@ -223,7 +223,7 @@ def _orders(layers: Iterable[_Prepared | Elimination], search: _Search) -> list[
             waiting = []
         if isinstance(layer, Elimination):
             found.append(layer)
-        elif layer.device is None:
+        elif layer.device is None or search.memory is not None:
             found += _eliminated([layer], search)
         else:
             waiting.append(layer)
@@ -232,8 +232,6 @@ def _orders(layers: Iterable[_Prepared | Elimination], search: _Search) -> list[
 
 
 def _together(layers: Sequence[_Prepared], search: _Search) -> bool:
-    if search.memory is not None:  # which is that of one layer
-        return False
     devices = {layer.device for layer in layers}
     return len(devices) == 1 and None not in devices and sum(layer.a.nbytes for layer in layers) <= TOGETHER
 

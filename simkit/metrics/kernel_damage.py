@@ -297,7 +297,8 @@ def damage_steps(damage: KernelDamage, candidates: int) -> tuple[Step, ...]:
     """What ran: the pass over the pairs for so many candidates."""
     sums = damage.chosen.sums
     n = damage.problem.z.shape[1]
-    reason = f"{sums.reason}; {damage.problem.z.dtype.name} kernels, {candidates} of them over {n * (n - 1) // 2} pairs"
+    kernels = f"{damage.problem.z.dtype.name} kernels, {candidates} of them over {n * (n - 1) // 2} pairs"
+    reason = "; ".join(filter(None, (sums.reason, kernels, damage.room.note)))
     first = Step("candidate_sums", sums.backend, reason, "", candidates * n * (n - 1) // 2, damage.room.bytes)
     others = {"pack_centred": damage.chosen.pack} if damage.problem.packed is not None else {}
     others["unit_features"] = damage.chosen.features

@@ -55,8 +55,7 @@ def sums_of_units(
     gather = choose("gather_columns", backend=forced.backend, inputs=[block])
     taken = _together_bytes(block)
     with _room_beside(block, count, forced) as left:
-        # Of a layer that goes to a device, only once it is there: until then its copy would count as well.
-        if left.memory is not None and (left.memory <= 0 or gather.on_host):
+        if left.memory is not None:
             _check_room(UnitBlocks(block, offsets), left)
         matrix = gather.function(block.matrix, order)
         together = Block(matrix, block.kernel, block.shift[order], block.exponent)
@@ -67,8 +66,6 @@ def sums_of_units(
 
 def check_units(block: Block, columns: list[npt.NDArray[np.int64]] | None, count: int, forced: ForcedRoute) -> None:
     """Raise TooLittleMemory where there is no room for the sums of units of a layer that is yet to be prepared."""
-    if not choose("pair_sums", backend=forced.backend, inputs=[block]).on_host:
-        return
     offsets, order = _laid_out(columns, count, block.p)
     if order is None:
         _check_room(UnitBlocks(block, offsets), forced, mapped_of([block.matrix]))

@@ -73,8 +73,8 @@ def on_device(problem: CandidateProblem) -> CandidateProblem:
 
 def held(problem: CandidateProblem, *, at_once: int = 64, packed: int = 2**30, room: int = 2**26) -> CandidateProblem:
     """The problem on the device and what candidates need there, in so much room."""
-    there = on_device(problem)
-    return dataclasses.replace(there, packed=hold(there, at_once, packed, room))
+    there = dataclasses.replace(on_device(problem), workspace=room)
+    return dataclasses.replace(there, packed=hold(there, at_once, packed))
 
 
 def level_of(problem: CandidateProblem, kept: Array) -> float:
