@@ -4,9 +4,11 @@ space; the plan counts what the programs do, and is picked only where it gains.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import emulated_cuda
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
-from cuda_cases import block_of, bound, every_order, half, relu, see_device
+from cuda_cases import There, block_of, bound, every_order, half, relu, see_device
 from emulated_cuda import compile_programs
 from emulated_strips import Emulated, StripArray
 from emulated_strips import module as strips_module
@@ -24,7 +26,7 @@ import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import cuda_routes, cuda_strips, native_cuda
 from simkit.backends.base import Block, UnitBlocks
-from simkit.backends.cuda_routes import squares_formed
+from simkit.backends.cuda_routes import feature_size
 from simkit.errors import TooLittleMemory
 from simkit.metrics.cka import ForcedRoute, normalised, sums_of
 from simkit.metrics.prepare import prepare
@@ -124,8 +126,8 @@ def test_squares_are_counted_as_they_are_listed() -> None:
         left = int(r.integers(1, len(widths) + 1))
         for wide in [(False,) * len(widths), *subsets(len(widths))]:
             rows, columns = widths[:left], widths[left:]
-            assert squares_formed(rows, columns, wide) == squares_listed(rows, columns, wide)
-        assert squares_formed(rows, columns) == squares_listed(rows, columns, (False,) * len(widths))
+            assert feature_size(90, rows, columns, wide).squares == squares_listed(rows, columns, wide)
+        assert feature_size(90, rows, columns).squares == squares_listed(rows, columns, (False,) * len(widths))
 
 
 def test_many_narrow_layers_beside_wide_ones_are_mixed() -> None:
@@ -176,6 +178,35 @@ def test_it_is_not_picked_where_it_gains_little_or_cannot_run() -> None:
         cuda_routes.plan_pair_sums(units, None, route="mixed")
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_one_layer_of_float64_makes_all_products_so(first: bool) -> None:
+    """Wherever it stands, and though it is not wide."""
+    blocks = unread(5000, NEURONS)
+    double = unread(5000, [1], np.float64)
+    route = cuda_routes.plan_pair_sums([*double, *blocks] if first else [*blocks[:-4], *double, *blocks[-4:]], None)
+    assert (route.name, route.products) == ("mixed", "float64")
+    assert route.split is not None
+    assert route.split.sample.products == "float64"
+
+
+def test_a_forced_tile_is_that_of_one_space() -> None:
+    blocks = unread(8192, NEURONS)
+    route = cuda_routes.plan_pair_sums(blocks, None, tile=64)
+    assert (route.name, route.tile) == ("feature", 64)
+    with pytest.raises(NotImplementedError, match=r"^native_cuda multiplies float32 in tiles of 128, not 64$"):
+        cuda_routes.plan_pair_sums(blocks, None, route="mixed", tile=64)
+
+
+def test_a_plan_says_why_halves_are_not_multiplied_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(current_device=lambda: 0, capability=lambda device: (9, 0))
+    see_device(monkeypatch, module)
+    blocks = unread(8192, NEURONS, np.float16)
+    far = [replace(block, shift=np.full(block.p, 30.0), spread=float(block.p)) for block in blocks]
+    route = cuda_routes.plan_pair_sums(far, None)
+    assert route.name == "mixed"
+    assert "on tensor cores, each three of TF32; the mean of x lies 30 times as far from zero" in route.reason
+
+
 def test_memory_bounds_both_halves() -> None:
     blocks = unread(8192, NEURONS)
     mixed = cuda_routes.plan_pair_sums(blocks, None, route="mixed")
@@ -188,6 +219,52 @@ def test_memory_bounds_both_halves() -> None:
     assert max(tight.split.feature.bytes, tight.split.sample.bytes) == tight.bytes
     with pytest.raises(TooLittleMemory):
         cuda_routes.plan_pair_sums(blocks, None, route="mixed", memory=least - 1)
+
+
+@pytest.mark.parametrize("widths", [[1] * 256 + [400] * 2, [200] * 6, [3, 5000, 70]])
+@pytest.mark.parametrize("route", ["mixed", "feature"])
+def test_no_half_takes_more_than_its_plan(programs: Any, device: None, widths: list[int], route: Any) -> None:
+    """With not a byte more neither is tried again: squares of many narrow layers have many shares."""
+    rng = np.random.default_rng(0)
+    blocks = [block_of(rng.standard_normal((66, p)), name=f"l{i}")[0] for i, p in enumerate(widths)]
+    there = [replace(block, matrix=as_matrix(There(block.matrix.values))) for block in blocks]
+    with pytest.raises(TooLittleMemory) as no:
+        cuda_routes.plan_pair_sums(there, None, memory=1, route=route)
+    least, halves = no.value.needed, 2 if route == "mixed" else 1
+    programs.machines.restype = ctypes.c_int64
+    for memory in (least, least * 6 // 5, 3 * least):
+        plan = cuda_routes.plan_pair_sums(there, None, memory=memory, route=route)
+        assert plan.bytes <= memory
+        programs.set_memory(ctypes.c_int64(plan.bytes), ctypes.c_int64(0))
+        native_cuda.pair_sums(there, None, estimator="debiased", route=plan)
+        assert programs.machines() == halves
+        programs.set_memory(ctypes.c_int64(0), ctypes.c_int64(0))
+
+
+@pytest.mark.usefixtures("device")
+def test_copies_that_fit_are_compared_whole() -> None:
+    """Where no memory is given: the least workspace may be more than tiles in flight are worth."""
+    blocks = unread(20_000, NEURONS)
+    for route in ("mixed", None):
+        plan = cuda_strips.plan_pair_sums(blocks, None, route=route)  # type: ignore[arg-type]
+        assert (plan.name, plan.multiply_adds) == ("mixed", cuda_routes.plan_pair_sums(blocks, None).multiply_adds)
+        assert plan.bytes > 2**30 + 4 * 20_000 * sum(NEURONS)
+
+
+@pytest.mark.parametrize("route", ["mixed", "sample", "feature"])
+def test_a_refusal_asks_for_more_than_there_is(programs: Any, monkeypatch: pytest.MonkeyPatch, route: Any) -> None:
+    module = emulated_cuda.module(programs)
+    see_device(monkeypatch, module)
+    for n, widths in ((5000, [1] * 520), (200, [40, 3000, 7]), (100_000, [1, 1])):
+        blocks, asked = unread(n, widths), {}
+        for free in 10 ** np.arange(3, 11):
+            module.memory_info = lambda _, free=int(free): (free, free)
+            try:
+                cuda_strips.plan_pair_sums(blocks, None, route=route)
+            except TooLittleMemory as error:
+                asked[0.8 * free] = error.needed
+        assert asked
+        assert all(needed > room for room, needed in asked.items())
 
 
 # The answer, end to end.

@@ -152,6 +152,8 @@ class FeatureSquares {
     Index columns() const { return ends_.back(); }
     Index count() const { return static_cast<Index>(places_.size()); }
     const std::vector<SquarePlace>& places() const { return places_; }
+    // Of a square, at most.
+    Index most_shares() const { return most_; }
 
     // The shares of squares [first, first + count), which are numbered from there on.
     std::vector<Share> shares(Index first, Index count) const {
@@ -181,7 +183,9 @@ class FeatureSquares {
                                   a == b && i0 != j0 ? 2.0 : 1.0};  // the other half of a block's own square
                 shares_.push_back(share);
             }
-        if (shares_.size() > before) places_.push_back({i0, j0});
+        if (shares_.size() == before) return;
+        places_.push_back({i0, j0});
+        most_ = larger(most_, static_cast<Index>(shares_.size() - before));
     }
 
     Index block_of(Index column) const { return std::upper_bound(ends_.begin(), ends_.end(), column) - ends_.begin(); }
@@ -205,6 +209,7 @@ class FeatureSquares {
     std::vector<Index> ends_;  // of the blocks' columns
     std::vector<SquarePlace> places_;
     std::vector<Share> shares_;  // in the order of their squares
+    Index most_ = 0;
 };
 
 // The columns of all blocks, whose views lie on the machine.
@@ -286,7 +291,10 @@ class FeatureSums {
     std::vector<double> products() {
         const Index m = problem_.m(), all = squares_.count(), cells = kWidth * kWidth;
         const Index group = group_rows(problem_.n(), all, cells * 8), groups = pieces(problem_.n(), group);
-        const Index batch = larger(1, smaller(all, problem_.bytes / (groups * cells * 8)));
+        constexpr Index place = sizeof(ColumnPlace), share = sizeof(Share) + sizeof(double);
+        const Index room = problem_.bytes - squares_.columns() * place - all * static_cast<Index>(sizeof(SquarePlace));
+        const Index each = groups * cells * 8 + squares_.most_shares() * share;
+        const Index batch = larger(1, smaller(all, room / each));
         const auto places = sent(machine_, squares_.places());
         auto parts = machine_.template array<double>(groups * batch * cells);
         std::vector<double> p(m * m, 0.0);

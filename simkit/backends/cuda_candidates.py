@@ -21,6 +21,7 @@ from .base import (
     kernel_options,
 )
 from .cuda_device import array_on, bytes_of, cuda, place_of, room_on
+from .cuda_routes import triangle
 from .cuda_strips import room_in_words
 from .damage_room import PACKED, PASS, ROWS, CandidateRoom, apart_at_once, leaving_out
 from .unit_features import kernel_unit
@@ -75,7 +76,7 @@ class _Search:
     @property
     def tiles(self) -> int:
         """Of pairs of samples, on the diagonal and above it."""
-        return self.strips * (self.strips + 1) // 2
+        return triangle(self.strips)
 
     @property
     def tile(self) -> int:

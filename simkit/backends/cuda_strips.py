@@ -16,7 +16,7 @@ from . import cuda_routes
 from .base import Block, Cores, Precision, Route, RouteName, UnitBlocks
 from .cuda_cores import cores_for
 from .cuda_device import SHARE_IN_WORDS, bound_block, bytes_of, cuda, may_stay, release, room_on
-from .cuda_routes import CHUNK, TILES, WORKSPACE, feature_space, group_samples, sample_space
+from .cuda_routes import CHUNK, TILES, WORKSPACE, feature_size, group_samples, sample_space, triangle
 from .mapped import Mapped
 from .routes import PILOT
 
@@ -101,7 +101,7 @@ def median_strips(matrix: Matrix, device: int, memory: int | None, threads: int)
         TooLittleMemory: the smallest strips take more than there is room for.
     """
     n, row, width = matrix.n, matrix.p * matrix.itemsize, TILES["float64"]
-    tiles = -(-n // width) * (-(-n // width) + 1) // 2
+    tiles = triangle(-(-n // width))
     whole = 8 * n + 16 * tiles + min(tiles * DISTANCE_TILE, 2 * DISTANCES) + min(4 * n * n, 8 * 2**20)
     if may_stay(matrix, device, memory) and (memory is None or whole <= memory // 2):
         return None
@@ -196,9 +196,9 @@ def plan_pair_sums(
         TooLittleMemory: the smallest strips take more. Others as there.
     """
 
-    def planned(room: int | None, cores: Cores | None = cores, *, split: bool = True) -> Route:
+    def planned(room: int | None, cores: Cores | None = cores, **how: Any) -> Route:
         return cuda_routes.plan_pair_sums(
-            rows, columns, memory=room, route=route, products=products, tile=tile, cores=cores, split=split
+            rows, columns, memory=room, route=route, products=products, tile=tile, cores=cores, **how
         )
 
     units = rows if columns is None and isinstance(rows, UnitBlocks) else None
@@ -209,9 +209,11 @@ def plan_pair_sums(
     features = sum(map(bytes_of, matrices))
     room = room_on(int(cuda().current_device()), memory, matrices)
     found = planned(None)
-    most = room - features if memory is not None else min(WORKSPACE, room - features)
+    most = room - features
     try:
-        return _whole(found if memory is None and found.bytes <= most else planned(most), features)
+        if memory is None and found.bytes <= most:
+            return _whole(found, features)
+        return _whole(planned(most, tiles=WORKSPACE if memory is None else most), features)
     except TooLittleMemory as error:
         work, workspace = error.work, error.needed
     said = room_in_words(room, memory)
@@ -312,8 +314,9 @@ def _feature_strips(
     row = _row_bytes(blocks) + 8 * sum(block.row_scale is not None for block in blocks)
     width = TILES["float64"]
     square = 8 * width * width
-    space, squares = feature_space(n, [block.p for block in rows], [block.p for block in columns])
-    fixed = space.shared + p * (2 * COLUMN + 20 + 8 * SHARES) + 16 * squares + 4 * PADDING * m
+    size = feature_size(n, [block.p for block in rows], [block.p for block in columns])
+    squares = size.squares
+    fixed = size.space.shared + p * (2 * COLUMN + 20 + 8 * SHARES) + 4 * PADDING * m
     fixed += 36 * (math.isqrt(2 * squares) + m + 1) ** 2
     passing = rows_of_squares(n, row, room - fixed, squares, square, CHUNK)
     if passing is None:

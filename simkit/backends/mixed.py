@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray
+from .base import RouteName
 
 PLACES = 128  # of more layers on a side, in tables between two sides, every so many begin the wide ones
 
@@ -113,6 +114,19 @@ def among_wide(
     if right is None or (left and right):
         return left, right, True
     return left or right, None, False
+
+
+def alone_in_words(sample: int, feature: int) -> str:
+    """What a mixed route is picked against, for a plan."""
+    return f"against {feature:.3g} in feature space alone and {sample:.3g} in sample space alone"
+
+
+def check_route(route: RouteName | None, layers: int, *, linear: bool) -> None:
+    """Raise ValueError for a route that is forced where it cannot run."""
+    if route in ("feature", "mixed") and not linear:
+        raise ValueError(f"the {'feature-space' if route == 'feature' else route} route needs a linear kernel")
+    if route == "mixed" and layers == 1:
+        raise ValueError(f"the mixed route needs more than {layers} layer")
 
 
 def mixed_sums(

@@ -22,7 +22,7 @@ from ..errors import TooLittleMemory
 from ..kernels import CustomKernel, as_integer
 from .base import Block, Cores, Precision, Route, RouteName, Split, UnitBlocks
 from .mapped import SUMS, Mapped
-from .mixed import Counts, among_wide, cheapest_split, wide_ones
+from .mixed import Counts, alone_in_words, among_wide, cheapest_split, check_route, wide_ones
 from .preparing import Preparing, preparing_of
 
 Number: TypeAlias = float | FloatArray
@@ -293,16 +293,13 @@ def plan_pair_sums(
         mapped=mapped,
         preparing=preparing_of(((block.matrix, block.kernel) for block in layers), in_memory=mapped is None),
     )
+    check_route(route, len(blocks), linear=table.linear)
     if route is None:
         return _cheapest(table, units=isinstance(rows, UnitBlocks))
     if route == "sample":
         return _sample_route(table)
-    if not table.linear:
-        raise ValueError(f"the {'feature-space' if route == 'feature' else route} route needs a linear kernel")
     if route == "feature":
         return _feature_route(table)
-    if len(blocks) == 1:
-        raise ValueError(f"the mixed route needs more than {len(blocks)} layer")
     return _mixed_route(table, _split(table)[0])
 
 
@@ -365,7 +362,6 @@ def _mixed_route(table: _Table, wide: tuple[bool, ...]) -> Route:
     cost = feature_cost - multiply_adds_of(n, *wide_ones(wide, table.rows, table.columns))[1]
     space = table.taken(table.feature_space, workers)
     feature = replace(_feature_route(table), threads=workers, multiply_adds=cost, bytes=space)
-    alone = f"against {feature_cost:.3g} in feature space alone and {sample_cost:.3g} in sample space alone"
     return Route(
         "mixed",
         table.products,
@@ -373,7 +369,8 @@ def _mixed_route(table: _Table, wide: tuple[bool, ...]) -> Route:
         sample.threads,
         cost + sample.multiply_adds,
         max(feature.bytes, table.held + sample.bytes),
-        f"{cost:.3g} float64 multiply-adds and {sample.multiply_adds:.3g} {table.products} ones, {alone}",
+        f"{cost:.3g} float64 multiply-adds and {sample.multiply_adds:.3g} {table.products} ones, "
+        f"{alone_in_words(sample_cost, feature_cost)}",
         sample.shared,
         split=Split(wide, feature, sample),
     )

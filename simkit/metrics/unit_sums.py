@@ -60,7 +60,8 @@ def sums_of_units(
         matrix = gather.function(block.matrix, order)
         together = Block(matrix, block.kernel, block.shift[order], block.exponent)
         sums, plan = sums_of(UnitBlocks(together, offsets), None, estimator, left)
-    ran = Step("gather_columns", gather.backend, gather.reason, bytes=taken)
+    where = "" if gather.on_host or matrix.device is not None else "; on the host, where the layer lies"
+    ran = Step("gather_columns", gather.backend, f"{gather.reason}{where}", bytes=taken)
     return sums, (ran, *plan.steps)
 
 
