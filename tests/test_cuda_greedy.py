@@ -37,7 +37,11 @@ def test_column_products(programs: Any, n: int, p: int) -> None:
 
         def compute(order: int, block: Block = block, squares: Any = stats.sum_sq_dev, exact: bool = exact) -> Any:
             options = {"exact": exact, "tensor": False, "squared": order == 3}
-            return (emulated_greedy.column_products(programs, order % 3, bound(block), squares, **options).held,)
+            return (
+                emulated_greedy.column_products(
+                    programs, order % 3, bound(block), squares, **options, bytes=2**30
+                ).held,
+            )
 
         (g,) = every_order(compute) if n < 200 else compute(0)
         want = reference.column_products(block, stats)
@@ -101,7 +105,9 @@ def test_the_plan_counts_the_cross_products_of_all_columns() -> None:
     assert [len(rows), rows[-1].p, len(rows[2:4])] == [8, 5, 2]
     assert len({rows, UnitBlocks(block, rows.offsets)}) == 2  # by identity: arrays have no one answer
     whole, apart = (cuda_routes.plan_pair_sums(blocks, None, route="feature") for blocks in (rows, list(rows)))
-    assert whole.bytes == apart.bytes + 8 * 40 * 40
+    size = cuda_routes.feature_size(300, [5] * 8, [])
+    assert apart.bytes == size.space.total(1)  # one square, of which the units' sums ask for no shares
+    assert whole.bytes == size.space.shared + size.parts + 8 * 40 * 40
     assert whole.multiply_adds == apart.multiply_adds
 
 

@@ -75,7 +75,7 @@ CORES = {"double_products": False, "tensor": False, "bytes": 2**20}
 
 def whole(programs: Any) -> Any:
     how = CORES | {"rows": [bound(BLOCK)], "columns": [], "debiased": True, "sample_space": True, "halves": False}
-    return emulated_cuda.pair_sums(programs, 0, **how)
+    return emulated_cuda.pair_sums(programs, 0, **how, apart=())
 
 
 def copied(programs: Any) -> Array:
@@ -146,7 +146,7 @@ OPS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "column_products": (
         "cuda_greedy_programs",
         lambda m: emulated_greedy.column_products(
-            m, 0, bound(BLOCK), STATS.sum_sq_dev, exact=False, tensor=False, squared=True
+            m, 0, bound(BLOCK), STATS.sum_sq_dev, exact=False, tensor=False, squared=True, bytes=2**20
         ),
     ),
     "gather_columns": (

@@ -30,6 +30,7 @@ from simkit.backends.cuda_products import DeviceProducts
 from simkit.errors import TooLittleMemory
 
 Array = npt.NDArray[Any]
+PARTS = 2**30  # bytes of the parts of whole copies
 WHOLE, GREEDY, STRIPS = "cuda_programs", "cuda_greedy_programs", "cuda_strips_programs"
 
 
@@ -87,7 +88,9 @@ def products(
     block, stats = block_of(x)
     how: Any = {"exact": exact, "tensor": tensor, "squared": exact}
     got = emulated.column_products(bound(block), stats.sum_sq_dev, **how, **strips(**sizes))
-    return got.held, emulated_greedy.column_products(programs[GREEDY], 0, bound(block), stats.sum_sq_dev, **how).held
+    return got.held, emulated_greedy.column_products(
+        programs[GREEDY], 0, bound(block), stats.sum_sq_dev, **how, bytes=PARTS
+    ).held
 
 
 def same_bits(pair: tuple[Array, Array]) -> bool:
@@ -105,7 +108,7 @@ def test_products_have_the_bits_of_whole_copies(programs: dict[str, Any], pace: 
             assert same_bits(products(programs, x, emulated, exact=exact, **sizes))
 
 
-@pytest.mark.parametrize("pace", ["copies", "work"])
+@pytest.mark.parametrize("pace", ["copies", pytest.param("work", marks=pytest.mark.slow)])
 def test_parts_of_a_group_wait_for_one_another(programs: dict[str, Any], pace: str) -> None:
     """So many squares that they keep a device busy without more groups than one, which comes in three strips."""
     x = np.repeat(relu(600, 132).astype(np.float32), 32, axis=1)
@@ -129,7 +132,7 @@ def test_products_of_any_layout_type_and_weights(programs: dict[str, Any]) -> No
     assert block.row_scale is not None
     how: Any = {"exact": True, "tensor": False, "squared": False}
     got = emulated.column_products(bound(block), stats.sum_sq_dev, **how, **strips())
-    want = emulated_greedy.column_products(programs[GREEDY], 0, bound(block), stats.sum_sq_dev, **how)
+    want = emulated_greedy.column_products(programs[GREEDY], 0, bound(block), stats.sum_sq_dev, **how, bytes=PARTS)
     assert same_bits((got.held, want.held))
 
 
@@ -197,7 +200,7 @@ def least(emulated: Emulated, x: Any, **options: Any) -> int:
 
 
 @pytest.mark.parametrize("units", UNITS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_memory_from_the_least_to_plenty(device: Emulated, units: str, dtype: Any) -> None:
     x, options = relu(2600, 24).astype(dtype), options_of(units, 24)
     want = sk.greedy_cka(x, backend="reference", exact=True, **options)

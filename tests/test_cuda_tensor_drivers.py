@@ -113,7 +113,11 @@ def test_column_products(programs: dict[str, Any], n: int, p: int) -> None:
 
         def compute(order: int, block: Block = block, squares: Any = stats.sum_sq_dev, exact: bool = exact) -> Any:
             how: Any = {"exact": exact, "tensor": True, "squared": order == 3}
-            return (emulated_greedy.column_products(programs[GREEDY], order % 3, bound(block), squares, **how).held,)
+            return (
+                emulated_greedy.column_products(
+                    programs[GREEDY], order % 3, bound(block), squares, **how, bytes=2**30
+                ).held,
+            )
 
         (g,) = every_order(compute) if n < 100 else compute(2)
         want = reference.column_products(block, stats)
@@ -134,7 +138,9 @@ def test_errors_of_columns_are_a_few_eps(programs: dict[str, Any]) -> None:
     found = []
     for tensor in (False, True):
         how: Any = {"exact": False, "tensor": tensor, "squared": False}
-        g = emulated_greedy.column_products(programs[GREEDY], 0, bound(block), stats.sum_sq_dev, **how).held
+        g = emulated_greedy.column_products(
+            programs[GREEDY], 0, bound(block), stats.sum_sq_dev, **how, bytes=2**30
+        ).held
         found.append(worst_error(g, want, scale=size))
         assert reference.eliminate([g * g])[0].order.tolist() == order
     assert max(found) < 5 * EPS

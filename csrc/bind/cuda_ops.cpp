@@ -90,7 +90,7 @@ void bind_cuda_ops(py::module_& m) {
     m.def("row_norms", &bound::row_norms, "block"_a);
     m.def("distance_median", &bound::distance_median, "block"_a);
     m.def("pair_sums", &bound::pair_sums, py::kw_only(), "rows"_a, "columns"_a, "debiased"_a, "sample_space"_a,
-          "double_products"_a, "tensor"_a, "halves"_a, "bytes"_a, "apart"_a = std::vector<bool>());
+          "double_products"_a, "tensor"_a, "halves"_a, "bytes"_a, "apart"_a);
 }
 
 }  // namespace simkit

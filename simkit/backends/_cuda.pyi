@@ -131,7 +131,7 @@ def pair_sums(
     tensor: bool,
     halves: bool,
     bytes: int,
-    apart: list[bool] = ...,
+    apart: list[bool],
 ) -> tuple[_F64, _F64, _F64]: ...
 def eliminate(
     matrices: list[Array], *, greedy: bool, counts: list[int], min_cka: float

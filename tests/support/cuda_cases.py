@@ -132,6 +132,7 @@ def pair_sums(
             bytes=room,
             tensor=tensor,
             halves=halves,
+            apart=(),
         )
 
     return compute

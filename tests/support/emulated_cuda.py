@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 NATIVE = Path(__file__).parents[1] / "native"
+OPTIONS = ("-O2", "-ffp-contract=off")  # no fused products: the device is told which ones it must not fuse
 SANITIZE = "SIMKIT_TEST_SANITIZE"  # environment: what programs are compiled with, such as address,undefined
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 KERNELS = ("linear", "rbf", "laplacian", "polynomial")
@@ -49,8 +50,7 @@ class Matrix(ctypes.Structure):
 
 def compile_programs(folder: Path, source: str = "cuda_programs") -> Any:
     """A file of ``tests/native`` with CUDA programs on the emulator, compiled once in ``folder``; None: no compiler."""
-    # No fused products: the device is told which ones it must not fuse.
-    loaded = compile_native(folder, source, "-O2", "-ffp-contract=off")
+    loaded = compile_native(folder, source, *OPTIONS)
     if loaded is not None:
         loaded.last_error.restype = ctypes.c_char_p
     return loaded
@@ -63,13 +63,31 @@ def compile_native(folder: Path, source: str, *options: str) -> Any:
         return None
     if folder.name.startswith("popen-"):  # of one of several workers, who share what they compile
         folder = folder.parent
+        # While another one compiles this, the first file that nobody has begun.
+        if _compile_once(compiler, folder, source, options, wait=False) == "busy":
+            others = (path.stem for path in sorted(NATIVE.glob("cuda_*programs.cpp")))
+            for other in others:
+                if _compile_once(compiler, folder, other, OPTIONS, wait=False) == "made":
+                    break
+    _compile_once(compiler, folder, source, options)
+    return ctypes.CDLL(str(folder / f"{source}.so"))
+
+
+def _compile_once(
+    compiler: str, folder: Path, source: str, options: Sequence[str], *, wait: bool = True
+) -> Literal["there", "made", "busy"]:
+    """Compile a file, unless that was done; without ``wait`` not where another process does it, which is busy."""
     library = folder / f"{source}.so"
     with (folder / f"{source}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return "busy"
         sources = [path for of in (NATIVE, NATIVE.parents[1] / "csrc") for path in of.rglob("*.[ch]pp")]
-        if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in sources):
-            _compile(compiler, source, library, options)
-    return ctypes.CDLL(str(library))
+        if library.exists() and library.stat().st_mtime >= max(path.stat().st_mtime for path in sources):
+            return "there"
+        _compile(compiler, source, library, options)
+        return "made"
 
 
 def _compile(compiler: str, source: str, library: Path, options: Sequence[str]) -> None:
@@ -178,7 +196,7 @@ def pair_sums(
     tensor: bool,
     bytes: int,
     halves: bool,
-    apart: Sequence[bool] = (),
+    apart: Sequence[bool],
 ) -> tuple[Floats, Floats, Floats]:
     m, left = len(rows) + len(columns), len(rows)
     values, own, raw = np.empty((left, len(columns) or left)), np.empty(m), np.empty(m)

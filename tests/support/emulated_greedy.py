@@ -30,7 +30,7 @@ def column_products(
     exact: bool,
     tensor: bool,
     squared: bool,
-    bytes: int = 2**30,
+    bytes: int,
 ) -> Array:
     g = np.full((block.x.shape[1],) * 2, np.nan)
     how = int(exact), int(tensor), int(squared), ctypes.c_int64(bytes), order
