@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cuda_cases import There, relu, see_device
+from least_memory import least_memory
 
 import simkit as sk
 from simkit.arrays import as_matrix
@@ -66,15 +67,8 @@ def order(x: Any, kernel: Any, memory: int | None = None, **options: Any) -> sk.
 
 
 def least_for(x: Any, kernel: Any, **options: Any) -> int:
-    """The memory that is enough, by what the refusals say: of the median and the statistics too."""
-    memory, needed = 0, 1
-    while memory < needed:
-        memory = needed
-        try:
-            order(x, kernel, memory, count=1, **options)
-        except TooLittleMemory as error:
-            needed = error.needed
-    return memory
+    """Of the median and the statistics too."""
+    return least_memory(lambda memory: order(x, kernel, memory, count=1, **options))
 
 
 def same(one: sk.Elimination, other: sk.Elimination) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
-from cuda_cases import There, block_of, bound, every_order, half, relu, see_device
+from cuda_cases import There, block_of, every_order, half, pair_sums, relu, see_device
 from emulated_cuda import compile_programs
 from emulated_strips import Emulated, StripArray
 from emulated_strips import module as strips_module
+from mixed_cases import check_every_subset, subsets, unread
 from tolerance import assert_close
 
 import simkit as sk
@@ -42,35 +43,13 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return found or pytest.skip("there is no C++ compiler")
 
 
-def unread(n: int, widths: Sequence[int], dtype: type[np.floating] = np.float32, kernel: Any = LINEAR) -> list[Block]:
-    """Blocks for a plan, which reads no features."""
-    zero = np.zeros((1, 1), dtype)
-    return [Block(as_matrix(np.broadcast_to(zero, (n, p))), kernel, np.empty(0), 0) for p in widths]
-
-
-def subsets(m: int) -> list[tuple[bool, ...]]:
-    return [wide for wide in itertools.product((False, True), repeat=m) if any(wide) and not all(wide)]
-
-
 # The programs.
 
 
 def feature_sums(
-    programs: Any, order: int, rows: Sequence[Block], columns: Sequence[Block], debiased: bool, apart: Sequence[bool]
-) -> Sequence[Array]:
-    return emulated_cuda.pair_sums(
-        programs,
-        order,
-        rows=[bound(block) for block in rows],
-        columns=[bound(block) for block in columns],
-        debiased=debiased,
-        sample_space=False,
-        double_products=True,
-        bytes=0,
-        tensor=False,
-        halves=False,
-        apart=apart,
-    )
+    programs: Any, rows: Sequence[Block], columns: Sequence[Block], debiased: bool, apart: Sequence[bool]
+) -> Callable[[int], Sequence[Array]]:
+    return pair_sums(programs, rows, columns, debiased, True, 0, sample=False, apart=apart)
 
 
 @pytest.mark.parametrize("left", [None, 1, 3])  # the columns begin here; None: pairs of all layers
@@ -79,9 +58,9 @@ def test_what_stands_apart_is_left_out(programs: Any, left: int | None, debiased
     """Of layers that share squares with others and that fill some alone; the rest is what it was, and the rest is 0."""
     blocks = [block_of(relu(90, p, seed))[0] for seed, p in enumerate((5, 200, 1, 130))]
     rows, columns = (blocks, []) if left is None else (blocks[:left], blocks[left:])
-    want = feature_sums(programs, 0, rows, columns, debiased, ())
+    want = feature_sums(programs, rows, columns, debiased, ())(0)
     for apart in subsets(4):
-        values, own, raw = feature_sums(programs, 0, rows, columns, debiased, apart)
+        values, own, raw = feature_sums(programs, rows, columns, debiased, apart)(0)
         far = np.array(apart)
         both = np.outer(far[: len(rows)], far if left is None else far[left:])
         assert not np.any(values[both])
@@ -94,8 +73,8 @@ def test_what_stands_apart_is_left_out(programs: Any, left: int | None, debiased
 def test_no_order_of_threads_changes_a_bit(programs: Any) -> None:
     blocks = [block_of(relu(70, p, seed))[0] for seed, p in enumerate((100, 3, 140))]
     apart = (True, False, True)
-    every_order(lambda order: feature_sums(programs, order, blocks, [], True, apart))
-    every_order(lambda order: feature_sums(programs, order, blocks[:2], blocks[2:], True, apart))
+    every_order(feature_sums(programs, blocks, [], True, apart))
+    every_order(feature_sums(programs, blocks[:2], blocks[2:], True, apart))
 
 
 # The plan.
@@ -304,26 +283,13 @@ def test_ragged_tables(n: int, dtype: str, estimator: Any) -> None:
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("left", [None, 1, 3])
 def test_every_subset_may_be_wide(left: int | None) -> None:
-    """Own sums and what they were subtracted from are those of the half that each layer is in."""
     blocks = [block_of(relu(70, p, p))[0] for p in (5, 90, 1, 40)]
     rows, columns = (blocks, None) if left is None else (blocks[:left], blocks[left:])
-    names: Any = ("sample", "feature", "mixed")
-    routes = {name: cuda_strips.plan_pair_sums(rows, columns, route=name) for name in names}
-    found = {
-        name: native_cuda.pair_sums(rows, columns, estimator="debiased", route=routes[name])
-        for name in ("sample", "feature")
-    }
-    split = routes["mixed"].split
-    assert split is not None
-    for wide in subsets(4):
-        route = replace(routes["mixed"], split=replace(split, wide=wide))
-        got = native_cuda.pair_sums(rows, columns, estimator="debiased", route=route)
-        assert got.table == pytest.approx(found["sample"].table, rel=1e-9, abs=1e-9 * got.self_rows.max())
-        for side, on_columns in (("rows", False), ("columns", True)):
-            sample = route.in_sample_space(len(getattr(got, f"self_{side}")), columns=on_columns)
-            for what in ("self", "raw"):
-                halves = [getattr(found[name], f"{what}_{side}") for name in ("sample", "feature")]
-                assert getattr(got, f"{what}_{side}") == pytest.approx(np.where(sample, *halves), rel=1e-11)
+    check_every_subset(
+        lambda name: cuda_strips.plan_pair_sums(rows, columns, route=name),
+        lambda route: native_cuda.pair_sums(rows, columns, estimator="debiased", route=route),
+        4,
+    )
 
 
 @pytest.mark.usefixtures("device")

@@ -21,6 +21,7 @@ import pytest
 from cuda_cases import There, block_of, bound, half, layouts, relu, see_device
 from emulated_cuda import DTYPES, compile_programs
 from emulated_strips import PACES, Emulated, StripArray
+from least_memory import least_memory
 from strip_cases import strips
 from tolerance import assert_close
 
@@ -188,15 +189,7 @@ def order(emulated: Emulated, x: Any, memory: int | None, **options: Any) -> sk.
 
 
 def least(emulated: Emulated, x: Any, **options: Any) -> int:
-    """The memory that is enough, by what the refusals say."""
-    memory, needed = 0, 1000
-    while memory < needed:
-        memory = needed
-        try:
-            order(emulated, x, memory, **options)
-        except TooLittleMemory as error:
-            needed = error.needed
-    return memory
+    return least_memory(lambda memory: order(emulated, x, memory, **options))
 
 
 @pytest.mark.parametrize("units", UNITS)

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cuda_cases import half, layouts, relu
+from least_memory import least_memory
 from tolerance import assert_close
 
 import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import cuda_strips, native_cuda
-from simkit.errors import TooLittleMemory
 from simkit.metrics.prepare import prepare
 
 pytestmark = pytest.mark.gpu
@@ -37,15 +37,7 @@ def in_strips(layers: dict[str, Any], memory: int, **options: Any) -> Any:
 
 
 def smallest(layers: Any, call: Callable[..., Any] = sk.similarity_matrix, **options: Any) -> int:
-    """The memory that is enough, by what the refusals say."""
-    memory, needed = 0, 1000
-    while memory < needed:
-        memory = needed
-        try:
-            call(layers, memory=memory, backend="native_cuda", **options)
-        except TooLittleMemory as error:
-            needed = error.needed
-    return memory
+    return least_memory(lambda memory: call(layers, memory=memory, backend="native_cuda", **options))
 
 
 @pytest.mark.parametrize(("n", "p"), [(511, 3000), (513, 3000), (40_000, 33), (100_000, 2000)])

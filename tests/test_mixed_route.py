@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import oracles
 import pytest
+from mixed_cases import check_every_subset, subsets, unread
 from tolerance import assert_close
 
 import simkit as sk
@@ -54,12 +54,6 @@ def ready(given: Sequence[Array], kernel: Kernel = LINEAR) -> list[Block]:
     return [prepare(as_matrix(x, name=f"l{i}"), kernel) for i, x in enumerate(given)]
 
 
-def unread(n: int, widths: Widths, dtype: type[np.floating] = np.float32, kernel: Kernel = LINEAR) -> list[Block]:
-    """Blocks for a plan, which reads no features."""
-    zero = np.zeros((1, 1), dtype)
-    return [Block(as_matrix(np.broadcast_to(zero, (n, p))), kernel, np.empty(0), 0) for p in widths]
-
-
 # What splits cost.
 
 
@@ -82,10 +76,6 @@ def counted(n: int, rows: Widths, columns: Widths | None, wide: Sequence[bool]) 
         met, own = m * (m - 1) / 2, m / 2
     tiles = sum(p for p, far in zip(widths, wide, strict=True) if far) + met + own
     return n * feature, n * n * tiles / 2
-
-
-def subsets(m: int) -> Iterator[tuple[bool, ...]]:
-    return (wide for wide in itertools.product((False, True), repeat=m) if any(wide) and not all(wide))
 
 
 def by_count(counts: Counts) -> npt.NDArray[np.float64]:
@@ -262,32 +252,16 @@ def test_small_pairs(n: int, estimator: Estimator) -> None:
                     assert np.abs(got - (want if columns is None else want[:1, 1:])).max() < 1e-10
 
 
-def every_split(m: int) -> list[tuple[bool, ...]]:
-    return list(subsets(m))
-
-
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("left", [None, 1, 3])  # the columns begin here; None: pairs of all layers
 def test_every_subset_may_be_wide(estimator: Estimator, left: int | None) -> None:
-    """Own sums and what they were subtracted from are those of the half that each layer is in."""
     blocks = ready(layers(70, [5, 90, 1, 40]))
     rows, columns = (blocks, None) if left is None else (blocks[:left], blocks[left:])
-    routes = {name: plan_pair_sums(rows, columns, route=name, tile=24) for name in ("sample", "feature", "mixed")}  # type: ignore[arg-type]
-    found = {
-        name: native_cpu.pair_sums(rows, columns, estimator=estimator, route=routes[name])
-        for name in ("sample", "feature")
-    }
-    split = routes["mixed"].split
-    assert split is not None
-    for wide in every_split(4):
-        route = replace(routes["mixed"], split=replace(split, wide=wide))
-        got = native_cpu.pair_sums(rows, columns, estimator=estimator, route=route)
-        assert got.values == pytest.approx(found["sample"].values, rel=1e-9, abs=1e-9 * got.self_rows.max())
-        for side, on_columns in (("rows", False), ("columns", True)):
-            sample = route.in_sample_space(len(getattr(got, f"self_{side}")), columns=on_columns)
-            for what in ("self", "raw"):
-                halves = [getattr(found[name], f"{what}_{side}") for name in ("sample", "feature")]
-                assert getattr(got, f"{what}_{side}") == pytest.approx(np.where(sample, *halves), rel=1e-11)
+    check_every_subset(
+        lambda name: plan_pair_sums(rows, columns, route=name, tile=24),
+        lambda route: native_cpu.pair_sums(rows, columns, estimator=estimator, route=route),
+        4,
+    )
 
 
 def test_the_reference_takes_any_route() -> None:

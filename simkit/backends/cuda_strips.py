@@ -208,11 +208,8 @@ def plan_pair_sums(
     matrices = {id(m): m for m in ([b.matrix for b in blocks] if units is None else [units.whole.matrix])}.values()
     features = sum(map(bytes_of, matrices))
     room = room_on(int(cuda().current_device()), memory, matrices)
-    found = planned(None)
     most = room - features
     try:
-        if memory is None and found.bytes <= most:
-            return _whole(found, features)
         return _whole(planned(most, tiles=WORKSPACE if memory is None else most), features)
     except TooLittleMemory as error:
         work, workspace = error.work, error.needed
@@ -222,8 +219,7 @@ def plan_pair_sums(
     refusal = TooLittleMemory(said, work, features + workspace)
     if route == "mixed":  # whose layers are copied whole
         raise refusal from None
-    if found.split is not None:
-        found = planned(None, split=False)
+    found = planned(None, split=False)
     if found.cores == "half":
         found = planned(None, cores_for(blocks), split=False)
         found = replace(found, reason=f"{found.reason}; in strips no layer is multiplied as it is")

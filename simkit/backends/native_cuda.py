@@ -97,13 +97,13 @@ def pair_sums(
     """See :func:`simkit.backends.reference.pair_sums`; ``route`` says how the sums are formed."""
     on_host = route if isinstance(route, cuda_strips.HostRoute) else None
     workspace = route.bytes if on_host is None else on_host.workspace
-    in_strips = on_host is not None and on_host.strips is not None
-    if isinstance(rows, UnitBlocks) and columns is None and not in_strips:
+    strips = None if on_host is None else on_host.strips
+    if isinstance(rows, UnitBlocks) and columns is None and strips is None:
         return cuda_greedy.unit_sums(rows, estimator, route, workspace)
     device = place_of([*rows, *(columns or ())])
     debiased = estimator == "debiased"
-    if on_host is not None and on_host.strips is not None:
-        values, own, raw = cuda_strips.pair_sums(rows, columns or (), device, debiased, route, on_host.strips)
+    if strips is not None:
+        values, own, raw = cuda_strips.pair_sums(rows, columns or (), device, debiased, route, strips)
     else:
         there = [block_on(block, device) for block in rows]
         others = None if columns is None else [block_on(block, device) for block in columns]

@@ -119,6 +119,7 @@ def pair_sums(
     sample: bool = True,
     tensor: bool = False,
     halves: bool = False,
+    apart: Sequence[bool] = (),
 ) -> Callable[[int], Sequence[Array]]:
     def compute(order: int) -> Sequence[Array]:
         return emulated_cuda.pair_sums(
@@ -132,7 +133,7 @@ def pair_sums(
             bytes=room,
             tensor=tensor,
             halves=halves,
-            apart=(),
+            apart=apart,
         )
 
     return compute

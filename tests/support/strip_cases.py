@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from cuda_cases import bound
 from emulated_strips import Emulated
+from least_memory import least_memory
 
 import simkit as sk
 from simkit.backends import cuda_device
 from simkit.backends.base import Block
-from simkit.errors import TooLittleMemory
 
 
 def strips(resident: int = 0, passing: int = 0, room: int = 2**20, threads: int = 2) -> dict[str, int]:
@@ -59,12 +59,4 @@ def within(emulated: Emulated, layers: dict[str, Any], memory: int | None, **opt
 
 
 def smallest(emulated: Emulated, layers: dict[str, Any], **options: Any) -> int:
-    """The memory that is enough, by what the refusals say."""
-    memory, needed = 0, 1000
-    while memory < needed:
-        memory = needed
-        try:
-            within(emulated, layers, memory, **options)
-        except TooLittleMemory as error:
-            needed = error.needed
-    return memory
+    return least_memory(lambda memory: within(emulated, layers, memory, **options))
