@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .compare.matrix import SimilarityMatrix, similarity_matrix
 from .compare.models import compare
-from .errors import DegenerateWarning, EstimateWarning, OverfitWarning, SimkitWarning
+from .errors import DegenerateWarning, EstimateWarning, OverfitWarning, SimkitWarning, SlowBackendWarning
 from .kernels import RBF, Cosine, CustomKernel, Laplacian, Linear, Polynomial
 from .metrics.cka import CKA, cka, hsic
 
@@ -55,6 +55,7 @@ __all__ = [
     "Redundancy",
     "SimilarityMatrix",
     "SimkitWarning",
+    "SlowBackendWarning",
     "StreamingCKA",
     "cca",
     "cka",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+_STREAMS_SAID = 3  # the version of __cuda_array_interface__ from which on it says when values are ready
 LEGACY_STREAM = 1  # the handle of CUDA's legacy default stream, as both protocols write it
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's kDLCUDA, kDLCUDAManaged
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -61,7 +62,9 @@ def device_view(x: Any) -> DeviceView | None:
     if len(shape) > 2:
         x = x.reshape(shape[0], -1)
     interface = None if _type_name(x) == "bfloat16" else getattr(x, "__cuda_array_interface__", None)
-    return _of_interface(x, interface, device) if interface is not None else _of_dlpack(x, device)
+    if interface is None or (interface.get("version", 0) < _STREAMS_SAID and hasattr(x, "__dlpack__")):
+        return _of_dlpack(x, device)
+    return _of_interface(x, interface, device)
 
 
 def dlpack_device(x: Any) -> tuple[int, int]:
@@ -96,13 +99,22 @@ def _of_torch(x: Any, torch: Any) -> DeviceView | None:
 
 
 def _of_interface(x: Any, interface: dict[str, Any], device: int) -> DeviceView | None:
-    """By ``__cuda_array_interface__``; a stream of None, or none at all, means that nobody needs to wait."""
+    """By ``__cuda_array_interface__``; a stream of None means that nobody needs to wait.
+
+    Before version 3 nothing is said of streams. What has such an interface alone is read after the legacy default
+    stream; what speaks DLPack too, as JAX does, whose streams that one does not wait for, never comes here.
+    """
     dtype = np.dtype(interface["typestr"])
     if dtype.name not in _FLOATS or not dtype.isnative or interface.get("mask") is not None:
         return None
     n, p = interface["shape"]
     strides = interface.get("strides") or (p * dtype.itemsize, dtype.itemsize)
-    stream = interface.get("stream") or LEGACY_STREAM
+    stream = LEGACY_STREAM if interface.get("stream") is None else interface["stream"]
+    if not isinstance(stream, int) or stream < 1:
+        raise ValueError(
+            f"the array's __cuda_array_interface__ names stream {stream!r}: it must be None, 1 (the legacy default "
+            f"stream), 2 (the one of a thread) or a stream's handle"
+        )
     return DeviceView(interface["data"][0], (n, p), tuple(strides), dtype.name, device, stream, x)
 
 

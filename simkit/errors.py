@@ -10,6 +10,10 @@ class SimkitWarning(UserWarning):
     """The category of every warning simkit emits."""
 
 
+class SlowBackendWarning(SimkitWarning):
+    """The NumPy reference computes what the compiled module would, many times slower, because that is not there."""
+
+
 class EstimateWarning(SimkitWarning):
     """A number is an estimate although an exact one was conceivable."""
 

@@ -128,7 +128,7 @@ def test_choose_refuses_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=f"^'svd' is not an op; ops are {', '.join(OPS)}$"):
         choose("svd")
     monkeypatch.setattr(native_cpu, "unsupported_reasons", lambda op, inputs, kernel: ["no compiler", "no luck"])
-    with pytest.raises(NotImplementedError, match=r"^no backend runs eliminate: native_cpu: no compiler, no luck$"):
+    with pytest.raises(NotImplementedError, match=r"^backend 'native_cpu' cannot run eliminate: no compiler, no luck$"):
         choose("eliminate", backend="native_cpu")
     choice = choose("eliminate")
     assert (choice.backend, choice.function) == ("reference", reference.eliminate)
@@ -142,15 +142,19 @@ def test_choose_refuses_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_module_is_said_in_the_plan(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_cpu, "_load", lambda: (None, "the compiled module does not import (gone)"))
-    m = sk.similarity_matrix({"x": x})
+    slower = r"^NumPy computes this, many times slower: the compiled module does not import \(gone\)$"
+    with pytest.warns(sk.SlowBackendWarning, match=slower):
+        m = sk.similarity_matrix({"x": x})
     assert m.backend == "reference"
     assert m.plan.steps[0].reason.startswith("native_cpu: the compiled module does not import (gone); ")
+    sk.cka(x, x, backend="reference")  # who asks for it needs no warning
     with pytest.raises(
-        NotImplementedError, match=r"^no backend runs column_stats: native_cpu: the compiled module does"
+        NotImplementedError, match=r"^backend 'native_cpu' cannot run column_stats: the compiled module does"
     ):
         sk.cka(x, x, backend="native_cpu")
 
 
+@pytest.mark.filterwarnings("ignore::simkit.SlowBackendWarning")
 def test_what_numpy_does_needs_no_module(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     """Merging, above all, whose reference forms whole tables."""
     want = merging(x, np.arange(len(x)) % 2 == 0)

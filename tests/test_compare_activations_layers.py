@@ -106,7 +106,7 @@ def test_bad_selections() -> None:
     model, x = cnn(), images()
     with pytest.raises(ValueError, match=r"model_a has no layer 'conv_1': did you mean 'conv1' or 'conv2'\?"):
         compare(model, data=x, layers=["conv_1"])
-    with pytest.raises(ValueError, match="model_b has no layer 'conv1': its layers are 0"):
+    with pytest.raises(ValueError, match="model_b has no layer 'conv1': its layers are '0'"):
         compare(model, nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), data=x, layers=["conv1"])
     with pytest.raises(ValueError, match="layers is empty"):
         compare(model, data=x, layers=[])

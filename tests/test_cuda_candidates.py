@@ -281,7 +281,7 @@ def test_custom_kernels_are_refused_by_name() -> None:
     x = relu(40, 4)
     with pytest.raises(
         NotImplementedError,
-        match=r"^no backend runs candidate_sums: native_cuda: there is no CUDA candidate_sums of CustomKernel\(",
+        match=r"^backend 'native_cuda' cannot run candidate_sums: there is no CUDA candidate_sums of CustomKernel\(",
     ):
         sk.greedy_cka(x, kernel=custom, backend="native_cuda")
     block = prepare(as_matrix(There(x)), sk.RBF())

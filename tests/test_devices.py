@@ -111,6 +111,30 @@ def test_streams(x: Array, stream: int | None, version: int, read: int) -> None:
     assert found.stream == read
 
 
+@pytest.mark.parametrize("stream", [0, -1, "x", 1.0])
+def test_streams_that_are_none(x: Array, stream: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^the array's __cuda_array_interface__ names stream {stream!r}: it must be"):
+        sk.cka(OnDevice(x, stream=stream), x)
+
+
+def test_an_interface_that_says_nothing_of_streams_gives_way_to_dlpack(x: Array) -> None:
+    """As JAX's, of version 2: its values may not be there yet, and only DLPack waits for them."""
+
+    asked_for: list[int] = []
+
+    class Both(OnDevice):
+        def __dlpack__(self, *, stream: int) -> object:
+            asked_for.append(stream)
+            return self.values.__dlpack__()
+
+    for version, asked in ((2, [LEGACY_STREAM]), (3, [])):
+        asked_for.clear()
+        found = device_view(Both(x, version=version))
+        assert found is not None
+        assert (found.pointer, found.stream) == (x.ctypes.data, LEGACY_STREAM if asked else 77)
+        assert asked_for == asked
+
+
 def test_dlpack_is_read_and_kept(x: Array) -> None:
     for values in (x, x.astype(np.float64)[:, ::-2], x.astype(np.float16).T):
         before = sys.getrefcount(values)
@@ -297,9 +321,9 @@ def test_the_kernel_that_no_device_takes(x: Array, monkeypatch: pytest.MonkeyPat
 
     custom = Block(m, sk.CustomKernel(own), np.zeros(6), 0)
     assert choose("column_products", inputs=[custom]).backend == "native_cuda"  # no kernel comes into it
-    why = f"native_cuda: there is no CUDA pair_sums for {custom.kernel!r}"
-    assert choose("pair_sums", inputs=[custom]).reason == f"{why}; copied from the device to the host"
-    with pytest.raises(NotImplementedError, match=f"^no backend runs pair_sums: {re.escape(why)}$"):
+    why = f"there is no CUDA pair_sums for {custom.kernel!r}"
+    assert choose("pair_sums", inputs=[custom]).reason == f"native_cuda: {why}; copied from the device to the host"
+    with pytest.raises(NotImplementedError, match=f"^backend 'native_cuda' cannot run pair_sums: {re.escape(why)}$"):
         choose("pair_sums", backend="native_cuda", inputs=[custom])
 
 
@@ -330,7 +354,7 @@ def test_a_named_device_backend_never_falls_back(x: Array) -> None:
     for call in (sk.cka, sk.hsic):
         with pytest.raises(
             NotImplementedError,
-            match=r"^no backend runs column_stats: native_cuda: no CUDA-capable device is detected$",
+            match=r"^backend 'native_cuda' cannot run column_stats: no CUDA-capable device is detected$",
         ):
             call(x, x, backend="native_cuda")
 

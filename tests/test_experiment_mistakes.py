@@ -87,6 +87,8 @@ def test_results_that_are_not_whole(run_simkit: Run, tmp_path: Path) -> None:
         ("l1-0.5-*", lambda content: content["rounds"][1].pop("accuracy"), "is damaged: its 'rounds' is missing"),
         ("l1-0.5-*", lambda content: content.update(id="0" * 12), "is the result of another run, '000000000000'"),
         ("dense-*", lambda content: content.update(accuracy="high"), "is damaged: its 'accuracy' is missing or wrong"),
+        ("dense-*", lambda content: content.update(accuracy=1.7), "is damaged: its 'accuracy' is missing or wrong"),
+        ("dense-*", lambda content: content.update(latency=-0.5), "is damaged: its 'latency' is missing or wrong"),
         ("dense-*", lambda content: content.update(kind=[]), "is damaged: its 'kind' is missing or wrong"),
     ):
         (file,) = runs.glob(f"{pattern}/result.json")

@@ -218,7 +218,8 @@ def test_folders_that_are_no_task(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loader", [train.cifar10, train.svhn])
 def test_a_missing_data_set_says_where_to_put_it(loader: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"was not found: put .* into a folder and pass it as path=, or into \$SIMKIT"):
+    said = r"was not found: put .* into a folder and pass it as path= \(--set data\.path=FOLDER\), or into \$SIMKIT"
+    with pytest.raises(ValueError, match=said):
         loader(tmp_path)
 
 

@@ -44,6 +44,14 @@ def product(a: Any, b: Any, precision: str) -> Any:
         return a @ b
 
 
+def right_products(b: Any, precision: str) -> Callable[[Any], Any]:
+    """``product(a, b, precision)`` as a function of ``a``, for many of them: ``b`` is split once."""
+    if precision != "tf32 split":
+        return partial(product, b=b, precision=precision)
+    parts = split(b)
+    return lambda a: product_of_splits(split(a), parts)
+
+
 def product_of_splits(left: tuple[Any, Any], right: tuple[Any, Any]) -> Any:
     """Three TF32 products for one, each added to those before as it is formed."""
     (high, low), (other, rest) = left, right

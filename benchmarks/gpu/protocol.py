@@ -282,17 +282,16 @@ def limits(workload: Workload, ceilings: Sequence[Ceilings]) -> dict[str, float]
     }
 
 
-def fastest_same(entries: Sequence[Entry]) -> Entry | None:
-    """The fastest contestant by a product mode of the library whose error is simkit's, the first entry's, at most."""
+def as_good(entries: Sequence[Entry]) -> list[Entry]:
+    """The contestants by a product mode of the library whose error is simkit's, the first entry's, at most."""
     own = entries[0].error
     assert own is not None
     allowed = max(SAME * own, NOTHING)
-    good = [
+    return [
         entry
         for entry in entries[1:]
         if entry.contestant.mode and entry.samples and entry.error is not None and entry.error <= allowed
     ]
-    return min(good, key=lambda entry: entry.median("events"), default=None)
 
 
 def limiting(workload: Workload, own: Entry, least: dict[str, float], errors: Mapping[str, object]) -> str:
@@ -322,10 +321,12 @@ def record(
     ``errors``: of square products, by precision; ``exponentials``: a second, where that rate is known.
     """
     least = limits(workload, ceilings) if workload.of_products else {}
-    same = fastest_same(entries)
+    good = as_good(entries)
+    same = min(good, key=lambda entry: entry.median("events"), default=None)
     precision = None
-    if workload.of_products:
-        precision = limiting(workload, entries[0], least, errors) if same is None else str(same.contestant.mode)
+    if workload.of_products:  # the fastest mode, whatever its contestant does beside its products
+        modes = sorted({str(entry.contestant.mode) for entry in good})
+        precision = min(modes, key=least.__getitem__) if modes else limiting(workload, entries[0], least, errors)
     elif workload.exponentials and exponentials is not None:
         precision, least = COUNTED, {COUNTED: workload.exponentials / exponentials}
     limit = None if precision is None else least[precision]

@@ -18,7 +18,7 @@ from . import truth
 from .conftest import Measure
 from .device import Device, Library
 from .inputs import on_host, relu_layers
-from .products import gram, prepared, product
+from .products import gram, prepared, right_products
 from .protocol import Contestant, Workload
 from .rivals import by_arrays, in_each_mode
 
@@ -136,9 +136,9 @@ def unit_products(z: Any, units: int, precision: str, strip: int = 2**28) -> Any
     blocks = z.view(n, units, -1).transpose(0, 1)
     found = torch.zeros((units, units), dtype=torch.float64, device=z.device)
     rows = max(1, min(n, strip // (units * n)))
+    times = right_products(blocks.transpose(1, 2), precision)
     for start in range(0, n, rows):
-        part = product(blocks[:, start : start + rows].contiguous(), blocks.transpose(1, 2), precision).flatten(1)
-        found += gram(part, precision)
+        found += gram(times(blocks[:, start : start + rows].contiguous()).flatten(1), precision)
     return found
 
 

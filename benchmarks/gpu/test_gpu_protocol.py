@@ -24,8 +24,18 @@ from . import conftest, table, test_g2_greedy, truth
 from .conftest import run_record, write_run
 from .device import Cuda, Rehearsal, Timed, array_library, driver_version
 from .inputs import on_host, relu_layers
-from .products import MODES, PRECISIONS, gram, measure_ceilings, product, product_errors, product_of_splits, split
-from .protocol import Contestant, Entry, Workload, asked, limiting, measure
+from .products import (
+    MODES,
+    PRECISIONS,
+    Ceilings,
+    gram,
+    measure_ceilings,
+    product,
+    product_errors,
+    product_of_splits,
+    split,
+)
+from .protocol import Contestant, Entry, Run, Workload, asked, limiting, measure, record
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 STEP = SimpleNamespace(op="sum", backend="native_cpu", route="rows", reason="first choice")
@@ -105,6 +115,22 @@ def test_without_a_mode_that_is_as_good_the_workload_names_the_limit() -> None:
     found = measure(Rehearsal(), sums(), OWN, RIVALS[:1], side=16, rounds=1)
     assert found["fastest_same_error"] is None
     assert found["limit"]["precision"] in ("float32", "float64")
+
+
+def test_the_fastest_mode_that_is_as_good_is_the_limit() -> None:
+    """Though the contestant by it loses to another one; one that is less exact does not count."""
+    device = Counting()
+    rivals = [
+        Contestant(mode, device.taking(seconds, lambda x, off=off: right(x) + off), mode=mode)
+        for mode, seconds, off in (("float32", 1.0, 0.0), ("tf32 split", 2.0, 0.0), ("tf32", 0.5, 0.1))
+    ]
+    rates = {"float64": 1e9, "float32": 1e9, "tf32 split": 3e9, "tf32": 8e9, "bf16": 2e10, "fp16": 2e10}
+    entries = [Entry(each, 0.1 * (each.mode == "tf32")) for each in (OWN, *rivals)]
+    for entry, seconds in zip(entries, (1.0, 1.0, 2.0, 0.5), strict=True):
+        entry.samples.append(Run(None, seconds, seconds, 0.0, seconds))
+    found = record(sums(), entries, [], [Ceilings("now", 1e12, rates)], dict.fromkeys(PRECISIONS, 0.0))
+    assert found["fastest_same_error"] == "float32"
+    assert (found["limit"]["precision"], found["limit"]["seconds"]) == ("tf32 split", 1000 / 3e9)
 
 
 def test_no_limit_flatters() -> None:

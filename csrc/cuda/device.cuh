@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "core/place.hpp"
+#include "cuda/launch.cuh"
 #include "cuda/machine.hpp"
 
 namespace simkit::cuda {
@@ -31,12 +32,10 @@ inline void check_allocation(cudaError_t error, std::size_t bytes, const std::st
     if (error != cudaSuccess) fail(error, "allocate " + std::to_string(bytes) + " bytes " + where);
 }
 
-// Whether memory comes and goes in the order of streams.
-inline bool has_pools(int device) {
-    int pools = 0;
-    check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device), "describe the device");
-    return pools != 0;
-}
+// The pool that the ops' memory on a device comes from, in the order of streams; null where devices have none. It keeps
+// a share of the device's memory for the next op, which would otherwise map it again: the default pool gives everything
+// back whenever a stream has been waited for.
+cudaMemPool_t own_pool(int device);
 
 // Refuses a stream that the driver no longer knows, before anything is put on it: nothing runs, no memory is taken.
 // CUDA promises nothing of the handle of a destroyed stream and has no list of those that live: the answer is the
@@ -68,18 +67,20 @@ class Visit {
     bool changed_ = false;
 };
 
-// Memory that outlives what is done on `stream`, where it is allocated in that order; freed on the device's own stream
-// (own_stream), for a caller may destroy his. Where a device has no pools of memory, `ordered` is false, and both wait
-// for the whole device.
-DeviceMemory lasting_memory(int device, cudaStream_t stream, bool ordered, std::size_t bytes);
-
-template <class P>
-__global__ void __launch_bounds__(P::kThreads, P::kResident) run_program(const __grid_constant__ P program) {
-    extern __shared__ __align__(16) unsigned char memory[];
-    auto& shared = *reinterpret_cast<typename P::Shared*>(memory);
-    typename P::Registers registers;
-    for (int k = 0; program.step(blockIdx.x, static_cast<int>(threadIdx.x), k, shared, registers); ++k) __syncthreads();
+// Memory of a pool, or where that is null memory for which the whole device waits, here and when it is freed.
+inline cudaError_t allocate(void** at, std::size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
+    return pool ? cudaMallocFromPoolAsync(at, bytes, pool, stream) : cudaMalloc(at, bytes);
 }
+inline void give_back(void* at, cudaMemPool_t pool, cudaStream_t stream) {
+    if (pool)
+        cudaFreeAsync(at, stream);
+    else
+        cudaFree(at);
+}
+
+// Memory that outlives what is done on `stream`, where it is allocated in that order; freed on the device's own stream
+// (own_stream), for a caller may destroy his.
+DeviceMemory lasting_memory(int device, cudaStream_t stream, cudaMemPool_t pool, std::size_t bytes);
 
 // Runs programs in the order of the caller's stream; its arrays come and go in that order too. Only `fetch` waits, and
 // `wait` and `pause`, and the end of a machine whose work was not fetched: an error must not leave kernels that read
@@ -91,7 +92,7 @@ class Machine {
           device_(place.device),
           stream_(static_cast<cudaStream_t>(place.stream)),
           poll_(place.poll) {
-        ordered_ = has_pools(place.device);
+        pool_ = own_pool(place.device);
         check_stream(stream_);
         for (void* other : place.before) follow(other);
     }
@@ -109,28 +110,23 @@ class Machine {
     template <class T>
     class Array {
       public:
-        Array(const Machine& machine, Index count) : stream_(machine.stream_), ordered_(machine.ordered_) {
+        Array(const Machine& machine, Index count) : pool_(machine.pool_), stream_(machine.stream_) {
             const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
-            const cudaError_t error = ordered_ ? cudaMallocAsync(&data_, bytes, stream_) : cudaMalloc(&data_, bytes);
-            check_allocation(error, bytes, "on the device");
+            check_allocation(allocate(&data_, bytes, pool_, stream_), bytes, "on the device");
         }
-        Array(Array&& other) noexcept : data_(other.data_), stream_(other.stream_), ordered_(other.ordered_) {
+        Array(Array&& other) noexcept : data_(other.data_), pool_(other.pool_), stream_(other.stream_) {
             other.data_ = nullptr;
         }
         Array& operator=(Array&&) = delete;
         ~Array() {
-            if (!data_) return;
-            if (ordered_)
-                cudaFreeAsync(data_, stream_);
-            else
-                cudaFree(data_);
+            if (data_) give_back(data_, pool_, stream_);
         }
         T* data() const { return static_cast<T*>(data_); }
 
       private:
         void* data_ = nullptr;
+        cudaMemPool_t pool_;
         cudaStream_t stream_;
-        bool ordered_;
     };
 
     template <class T>
@@ -141,7 +137,7 @@ class Machine {
     // do when an error takes them.
     DeviceMemory memory(Index bytes) {
         busy_ = true;  // another stream frees it: not before this one has allocated it
-        return lasting_.emplace_back(lasting_memory(device_, stream_, ordered_, static_cast<std::size_t>(bytes)));
+        return lasting_.emplace_back(lasting_memory(device_, stream_, pool_, static_cast<std::size_t>(bytes)));
     }
     template <class T>
     void send(Array<T>& array, const T* values, Index count) {
@@ -199,8 +195,7 @@ class Machine {
     void run(const P& program, Index blocks) {
         check_launch<P>(blocks);
         busy_ = true;
-        run_program<P><<<static_cast<unsigned>(blocks), P::kThreads, sizeof(typename P::Shared), stream_>>>(program);
-        check(cudaGetLastError(), "start a kernel");
+        check(launch(program, static_cast<unsigned>(blocks), stream_), "start a kernel");
     }
 
     class Event {
@@ -312,7 +307,7 @@ class Machine {
     std::vector<Event> pauses_;
     std::vector<DeviceMemory> lasting_;
     std::size_t paused_ = 0;
-    bool ordered_ = false;
+    cudaMemPool_t pool_ = nullptr;
     bool busy_ = false;  // work was begun that no `fetch` has waited for
 };
 

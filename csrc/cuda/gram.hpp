@@ -196,26 +196,34 @@ struct GramTiles {
     }
 };
 
-// Row sums r [m, n] += those of `count` tiles, in the order of the tiles. Program blocks [m, pieces(n, kThreads)].
+// A strip of rows whose sums some tiles hold: their sides [first, end), in the order of the tiles.
+struct RowShare {
+    Index strip, first, end;
+};
+static_assert(kSentAs<RowShare, 24>);
+
+// Row sums r [m, n] += those of a group of tiles, in the order of the tiles. Program blocks [m, shares]: one strip
+// each.
 struct AddRowSums {
-    static constexpr int kThreads = 256, kResident = 1;
+    static constexpr int kThreads = 128, kResident = 1;
     struct Shared {};
     struct Registers {};
 
-    const TilePlace* tiles;
-    const double* sums;  // [count, m, 2, width]
-    Index m, n, count, width;
+    const RowShare* shares;
+    const std::uint32_t* sides;  // 2 t for the rows of tile t of the group, 2 t + 1 for its columns
+    const double* sums;          // [tiles, m, 2, width]
+    Index m, n, count, width;    // count: of shares
     double* r;
 
     SIMKIT_BOTH bool step(Index number, int thread, int, Shared&, Registers&) const {
-        const Index strips = pieces(n, kThreads), b = number / strips, i = number % strips * kThreads + thread;
-        if (i >= n) return false;
-        const Index strip = i / width, within = i % width;
+        const Index b = number / count;
+        const RowShare& share = shares[number % count];
+        const Index i = share.strip * width + thread;
+        if (thread >= width || i >= n) return false;
         double sum = r[b * n + i];
-        for (Index t = 0; t < count; ++t) {
-            const double* of = sums + (t * m + b) * 2 * width + within;
-            if (tiles[t].row == strip) sum += of[0];
-            if (tiles[t].column == strip && !tiles[t].diagonal()) sum += of[width];
+        for (Index at = share.first; at < share.end; ++at) {
+            const Index side = sides[at];
+            sum += sums[(side / 2 * m + b) * 2 * width + side % 2 * width + thread];
         }
         r[b * n + i] = sum;
         return false;

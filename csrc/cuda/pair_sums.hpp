@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/rounding.hpp"
@@ -31,6 +32,37 @@ inline std::vector<StripPair> strip_pairs(Index m, Index left, Index width) {
         for (Index b = a; b < pieces(m, width); ++b)
             if (left == m || a == b || (a * width < left && (b + 1) * width > left)) pairs.push_back({a, b});
     return pairs;
+}
+
+// Which strips of rows the tiles of groups, `size` each, have sums of; a group's shares are one after another.
+struct RowShares {
+    std::vector<RowShare> shares;
+    std::vector<std::uint32_t> sides;
+    std::vector<Index> groups = {0};  // where a group's shares begin, and the last one's end
+};
+inline RowShares row_shares(const std::vector<TilePlace>& places, Index size) {
+    RowShares found;
+    std::vector<std::pair<Index, std::uint32_t>> sides;  // strips and sides of a group
+    const Index all = static_cast<Index>(places.size());
+    for (Index first = 0; first < all; first += size) {
+        sides.clear();
+        for (Index t = first; t < smaller(all, first + size); ++t) {
+            const auto side = static_cast<std::uint32_t>(2 * (t - first));
+            sides.emplace_back(places[t].row, side);
+            if (!places[t].diagonal()) sides.emplace_back(places[t].column, side + 1);
+        }
+        std::stable_sort(sides.begin(), sides.end(), [](const auto& x, const auto& y) { return x.first < y.first; });
+        const auto begin = found.shares.size();
+        for (const auto& [strip, side] : sides) {
+            const Index at = static_cast<Index>(found.sides.size());
+            if (found.shares.size() == begin || found.shares.back().strip != strip)
+                found.shares.push_back({strip, at, at});
+            found.shares.back().end = at + 1;
+            found.sides.push_back(side);
+        }
+        found.groups.push_back(static_cast<Index>(found.shares.size()));
+    }
+    return found;
 }
 
 // What a pass leaves on the host: as Sums in cpu/hsic_sample.cpp, with the products of row sums.
@@ -141,7 +173,7 @@ class SampleWalk {
           problem_(problem),
           m_(problem.m()),
           n_(problem.n()),
-          group_(larger(1, smaller(most, room() / tile_bytes<T, R>(m_)))),
+          group_(larger(1, smaller(smaller(most, kMostTiles), room() / tile_bytes<T, R>(m_)))),
           strips_(strip_pairs(m_, problem.left, Pairs::kWidth)),
           pairs_(sent(machine, strips_)),
           panel_(machine.template array<T>(group_ * m_ * kSize)),
@@ -158,15 +190,20 @@ class SampleWalk {
     void add(const std::vector<GramBlock<Value>>& ordered, const std::vector<TilePlace>& places) {
         const auto blocks = sent(machine_, ordered);
         const auto tiles = sent(machine_, places);
+        RowShares of_rows = row_shares(places, group_);
+        const auto shares = sent(machine_, std::move(of_rows.shares));
+        const auto sides = sent(machine_, std::move(of_rows.sides));
         const Index all = static_cast<Index>(places.size());
         for (Index first = 0; first < all; first += group_) {
             const Index count = smaller(group_, all - first);
+            const Index* group = &of_rows.groups[first / group_];
             const TilePlace* here = tiles.data() + first;
             machine_.run(Tiles{blocks.data(), here, m_, n_, count, problem_.debiased, panel_.data(), sums_.data(),
                                diagonal_.data()},
                          m_ * count);
-            machine_.run(AddRowSums{here, sums_.data(), m_, n_, count, Tiles::kWidth, r_.data()},
-                         m_ * pieces(n_, AddRowSums::kThreads));
+            machine_.run(AddRowSums{shares.data() + group[0], sides.data(), sums_.data(), m_, n_, group[1] - group[0],
+                                    Tiles::kWidth, r_.data()},
+                         m_ * (group[1] - group[0]));
             machine_.run(Pairs{panel_.data(), pairs_.data(), m_, kSize, count, parts_.data()},
                          static_cast<Index>(strips_.size()) * count * kCuts);
             machine_.run(AddParts{here, parts_.data(), m_, problem_.left, count, kCuts, p_.data()},
@@ -188,6 +225,8 @@ class SampleWalk {
     }
 
   private:
+    static_assert(Tiles::kWidth <= AddRowSums::kThreads);
+    static constexpr Index kMostTiles = Index{1} << 31;  // whose sides are numbered
     static constexpr Index kSize = Tiles::kWidth * Tiles::kWidth, kCuts = pieces(kSize, Pairs::kPiece);
 
     Index room() const { return larger(problem_.bytes - shared_bytes<T, Value>(m_, n_), 0); }

@@ -27,10 +27,8 @@ MemoryInfo memory_info(int device) {
     const Visit visit(device);
     MemoryInfo info{};
     check(cudaMemGetInfo(&info.free, &info.total), "tell how much memory is free");
-    if (has_pools(device)) {  // what the pool of ordered allocations keeps for the next ones is free for them
-        cudaMemPool_t pool = nullptr;
+    if (const cudaMemPool_t pool = own_pool(device)) {  // what it keeps for the next op is free for that
         std::uint64_t reserved = 0, used = 0;
-        check(cudaDeviceGetDefaultMemPool(&pool, device), "find the pool of memory");
         check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved),
               "describe the pool of memory");
         check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used), "describe the pool of memory");
@@ -47,30 +45,50 @@ void check_address(const std::byte* address, int device) {
         throw std::invalid_argument("the array's memory is not that of CUDA device " + std::to_string(device));
 }
 
-// Never destroyed: what is freed last is freed on them.
-void* own_stream(int device) {
+// What a device has one of, made when it is first asked for and never destroyed: what is freed last needs it.
+template <class Handle, class Make>
+Handle one_of(int device, const Make& make) {
     static std::mutex mutex;
-    static std::map<int, cudaStream_t> streams;
+    static std::map<int, Handle> made;
     const std::lock_guard<std::mutex> alone(mutex);
-    cudaStream_t& stream = streams[device];
-    if (!stream) {
-        const Visit visit(device);
-        check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "make a stream");
-    }
-    return stream;
+    if (const auto found = made.find(device); found != made.end()) return found->second;
+    const Visit visit(device);
+    return made[device] = make();
 }
 
-DeviceMemory lasting_memory(int device, cudaStream_t stream, bool ordered, std::size_t bytes) {
+void* own_stream(int device) {
+    return one_of<cudaStream_t>(device, [] {
+        cudaStream_t stream = nullptr;
+        check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "make a stream");
+        return stream;
+    });
+}
+
+cudaMemPool_t own_pool(int device) {
+    constexpr std::size_t share = 32;  // of the device's memory stays with the pool, at most
+    return one_of<cudaMemPool_t>(device, [device]() -> cudaMemPool_t {
+        int pools = 0;
+        check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device), "describe the device");
+        if (!pools) return nullptr;
+        std::size_t free = 0, total = 0;
+        check(cudaMemGetInfo(&free, &total), "tell how much memory is free");
+        cudaMemPoolProps wanted{};
+        wanted.allocType = cudaMemAllocationTypePinned;
+        wanted.location.type = cudaMemLocationTypeDevice;
+        wanted.location.id = device;
+        cudaMemPool_t pool = nullptr;
+        check(cudaMemPoolCreate(&pool, &wanted), "make a pool of memory");
+        std::uint64_t kept = total / share;
+        check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept), "keep memory in its pool");
+        return pool;
+    });
+}
+
+DeviceMemory lasting_memory(int device, cudaStream_t stream, cudaMemPool_t pool, std::size_t bytes) {
     const auto last = static_cast<cudaStream_t>(own_stream(device));
     void* data = nullptr;
-    check_allocation(ordered ? cudaMallocAsync(&data, bytes, stream) : cudaMalloc(&data, bytes), bytes,
-                     "on the device");
-    return {static_cast<std::byte*>(data), [last, ordered](std::byte* held) {
-                if (ordered)
-                    cudaFreeAsync(held, last);
-                else
-                    cudaFree(held);
-            }};
+    check_allocation(allocate(&data, bytes, pool, stream), bytes, "on the device");
+    return {static_cast<std::byte*>(data), [last, pool](std::byte* held) { give_back(held, pool, last); }};
 }
 
 DeviceMemory device_copy(const Place& place, const std::byte* from, std::size_t bytes) {

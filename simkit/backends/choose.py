@@ -8,12 +8,14 @@ reasons.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from ..arrays import COPIED, Matrix
+from ..errors import SlowBackendWarning
 from ..kernels import Kernel
 from . import damage_room, routes
 from .base import OPS, Input, Precision, Route, matrices_of
@@ -102,9 +104,20 @@ def choose(
             why = "asked for" if backend else ("; ".join(refusals) or "first choice")
             if name in ON_HOST and places != {None}:
                 why += "; copied from the device to the host"
+            if backend is None and name == PREFERENCE[-1]:
+                _warn_where_slow()
             return Choice(name, module, getattr(module, op), "; ".join([why, *_copied(inputs)]))
         refusals.append(f"{name}: {', '.join(reasons)}")
+    if backend is not None:
+        raise NotImplementedError(f"backend {backend!r} cannot run {op}: {refusals[0].removeprefix(f'{backend}: ')}")
     raise NotImplementedError(f"no backend runs {op}: {'; '.join(refusals)}")
+
+
+def _warn_where_slow() -> None:
+    """NumPy stands in for a compiled module that is not there."""
+    gone = importlib.import_module("simkit.backends.native_cpu").missing()
+    if gone:
+        warnings.warn(f"NumPy computes this, many times slower: {gone}", SlowBackendWarning, stacklevel=3)
 
 
 def check_places(inputs: Sequence[Input], backend: str | None) -> set[int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache, partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -52,12 +53,20 @@ def _load() -> tuple[ModuleType | None, str]:
     try:
         from . import _core
     except ImportError as error:
+        tree = Path(__file__).parents[2]
+        if (tree / "csrc").is_dir():  # found first, because Python was started in it
+            return None, f"{tree} is simkit's source, not what pip installs: start Python in another folder"
         return None, f"the compiled module does not import ({error}); install simkit with pip"
     return _core, ""
 
 
 def _core() -> Any:
     return _load()[0]
+
+
+def missing() -> str:
+    """Why there is no compiled module; empty where there is one."""
+    return _load()[1]
 
 
 def unsupported_reasons(op: str, inputs: Sequence[Input] = (), kernel: Kernel | None = None) -> list[str]:

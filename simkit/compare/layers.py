@@ -158,8 +158,9 @@ def _resolve(entry: object, modules: dict[str, nn.Module], spellings: dict[str, 
     if entry in spellings:
         return spellings[entry]
     near = difflib.get_close_matches(entry, modules, n=3, cutoff=0.5)
-    listed = [name for name, module in modules.items() if not list(module.children())][:6]
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"its layers are {', '.join(listed)}, ..."
+    leaves = [repr(name) for name, module in modules.items() if not list(module.children())]
+    listed = ", ".join(leaves[:6] + ["..."] * (len(leaves) > 6))
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"its layers are {listed}"
     raise ValueError(f"{what} has no layer {entry!r}: {hint}")
 
 

@@ -26,6 +26,7 @@ CHECKPOINTS, TRAINING = "checkpoints", "training"
 LOCK = ".lock"
 REMEDY = "remove the folder of that run, and it is carried out anew"
 _LARGEST = 1e300  # of any number; NaN is not below it
+_RANGES = {"accuracy": (0.0, 1.0), "parameters": (0, _LARGEST), "macs": (0, _LARGEST), "latency": (0.0, _LARGEST)}
 _MEASURED = {"accuracy": float, "parameters": int, "macs": (int, type(None)), "latency": float}
 _DENSE: dict[str, Any] = {"seed": int, "experiment": str, "title": str, "name": str, "loss": float, **_MEASURED}
 _PRUNED: dict[str, Any] = {
@@ -80,8 +81,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{first_line(error)}; {REMEDY}") from error
 
 
-def _wrong(content: Any, kinds: Mapping[str, Any]) -> str | None:
-    """The first of the names whose value is not there, or not of its kind; an integer is a float as well."""
+def _wrong(content: Any, kinds: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]] = _RANGES) -> str | None:
+    """The first of the names whose value is not there, not of its kind (an integer is a float as well) or none that
+    can be."""
     if not isinstance(content, dict):
         return "object"
     for name, kind in kinds.items():
@@ -89,7 +91,8 @@ def _wrong(content: Any, kinds: Mapping[str, Any]) -> str | None:
         allowed = (int, float) if kind is float else kind
         if name not in content or not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
             return name
-        if isinstance(value, (int, float)) and not abs(value) < _LARGEST:
+        least, most = ranges.get(name, (-_LARGEST, _LARGEST))
+        if isinstance(value, (int, float)) and not (least <= value <= most and abs(value) < _LARGEST):
             return name
     return None
 
@@ -114,7 +117,7 @@ def _whole(measured: Any) -> bool:
         return False
     for layers in measured["similarity"].values():
         defined = [name for name, value in layers.items() if value is not None] if isinstance(layers, dict) else []
-        if not isinstance(layers, dict) or _wrong(layers, dict.fromkeys(defined, float)) is not None:
+        if not isinstance(layers, dict) or _wrong(layers, dict.fromkeys(defined, float), {}) is not None:
             return False
     return True
 

@@ -124,12 +124,22 @@ def cka(
     """Centred kernel alignment of ``x [n, p]`` and ``y [n, q]``: 1 for equal up to rotation and scale.
 
     Range [0, 1] for the biased estimator; at most 1 and possibly negative for the debiased one (the default, because
-    the biased one calls independent wide features alike).
+    the biased one calls independent wide features alike); up to rounding, which may give 1 + 2e-15.
+
+    Args:
+        x: an array of NumPy, PyTorch, CuPy, JAX, or what NumPy reads; trailing dimensions are flattened.
+        y: another one, of the same samples.
+        kernel: of two samples: ``Linear()``, ``RBF()``, ``Laplacian()``, ``Polynomial()``, ``Cosine()``,
+            ``CustomKernel(f)``.
+        estimator: ``"debiased"`` or ``"biased"``.
+        backend: None takes the fastest that is there; ``"native_cpu"``, ``"native_cuda"`` or ``"reference"`` insists.
+        threads: of the processor, at most; None takes those that the process may use.
 
     Raises:
         ValueError: different n; n < 4 (debiased) or n < 2 (biased); NaN or infinite entries; a representation whose
             features are constant, or whose kernel is within rounding; a custom kernel that is not finite.
-            TypeError: input that is not numeric.
+        TypeError: input that is not numeric.
+        NotImplementedError: the named backend cannot run here.
 
     Source: Kornblith et al. 2019, eq. 5; Song et al. 2012, eq. 5. Golden value: module ``tests/test_golden.py``.
     """
@@ -156,6 +166,14 @@ def hsic(
 
     Range: at least 0 for the biased estimator; any real number for the debiased one. Units: those of the kernel of x
     times those of y. A constant representation is independent of everything: exactly 0.
+
+    Args:
+        x: as of :func:`cka`.
+        y: as there.
+        kernel: as there.
+        estimator: as there.
+        backend: as there.
+        threads: as there.
 
     Raises:
         ValueError: as :func:`cka`, but for constant features: of a kernel whose values rounding alone tells apart,

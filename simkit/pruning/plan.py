@@ -43,9 +43,10 @@ def plan(
     Args:
         model: any model that :func:`trace` understands; it is neither run nor changed, a copy in eval mode is.
         example_inputs: a tensor, or a tuple of tensors, that the model runs on.
-        data: what :class:`CKADamage` runs the model on: inputs ``[n, ...]``, or batches (inputs first).
+        data: what :class:`CKADamage` and :class:`Taylor` run the model on: inputs ``[n, ...]``, or batches (inputs
+            first), with targets for :class:`Taylor`.
         score: a criterion: :class:`CKADamage`, :class:`Redundancy`, :class:`L1`, :class:`L2`,
-            :class:`GeometricMedian`, :class:`BNScale` or :class:`Random`.
+            :class:`GeometricMedian`, :class:`BNScale`, :class:`Taylor` or :class:`Random`.
         amount: the share to remove: ``int(round(amount * n))`` units of a layer of n, or shares by layer name (layers
             that are not named stay whole). In ``scope="global"`` the share of all open layers' units together. With
             another budget, the share of all that the model has (or takes), of which the least removal that meets it

@@ -31,6 +31,6 @@ def first_file(folder: Path, names: Sequence[str], suffixes: Sequence[str] = (""
 def missing(name: str, files: str, searched: Sequence[Path]) -> ValueError:
     """The one sentence on a data set that is not there: what to put where."""
     return ValueError(
-        f"{name} was not found: put {files} into a folder and pass it as path=, or into $SIMKIT_DATA/{name} "
-        f"(searched: {', '.join(map(str, searched))})"
+        f"{name} was not found: put {files} into a folder and pass it as path= (--set data.path=FOLDER), or into "
+        f"$SIMKIT_DATA/{name} (searched: {', '.join(map(str, searched))})"
     )

@@ -2,22 +2,17 @@
 //
 // Nothing is done before `fetch` needs it: what a copy reads, and what a program's memory belongs to, must stay as long
 // as on a device. Of the two queues either may be ahead of the other, as far as events let it (Pace): where a wait is
-// missing, a program reads what is not there yet, or a copy overwrites what is still needed. Arrays and shared memory
-// start out as NaN; what lies before and behind an array is watched; every thread of a block must agree on whether
-// another step follows. A program that lets one thread read what another writes in the same step gives another answer
-// in another order.
+// missing, a program reads what is not there yet, or a copy overwrites what is still needed.
 #pragma once
 
 #include <algorithm>
 #include <array>
-#include <cstdint>
 #include <cstring>
 #include <deque>
 #include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <set>
 #include <stdexcept>
@@ -26,21 +21,12 @@
 #include <utility>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(at, bytes)
-#define ASAN_UNPOISON_MEMORY_REGION(at, bytes)
-#endif
-
 #include "cuda/machine.hpp"
+#include "threads.hpp"
 
 namespace emulator {
 
-using simkit::cuda::Index;
 using simkit::cuda::Queue;
-
-enum class Order { ascending, descending, shuffled };
 
 struct Event {
     Queue queue = Queue::work;
@@ -62,33 +48,6 @@ Trial trial;
 Index fetched_bytes = 0;            // by all machines of a library, whatever other libraries fetch
 std::set<std::string> ran_by_name;  // the programs that they ran
 }  // namespace
-
-// Bytes that start out as NaN, between ends that nobody may touch.
-class Guarded {
-  public:
-    explicit Guarded(Index bytes) : whole_(kGuard + bytes + kGuard, 0xff) {
-        ASAN_POISON_MEMORY_REGION(whole_.data(), kGuard);
-        ASAN_POISON_MEMORY_REGION(end(), kGuard);
-    }
-    Guarded(const Guarded&) = delete;
-    Guarded& operator=(const Guarded&) = delete;
-    ~Guarded() { ASAN_UNPOISON_MEMORY_REGION(whole_.data(), whole_.size()); }
-
-    std::byte* data() const { return reinterpret_cast<std::byte*>(const_cast<unsigned char*>(whole_.data())) + kGuard; }
-    bool intact() const {
-        ASAN_UNPOISON_MEMORY_REGION(whole_.data(), whole_.size());
-        const auto untouched = [](const unsigned char* at) {
-            return std::all_of(at, at + kGuard, [](unsigned char byte) { return byte == 0xff; });
-        };
-        return untouched(whole_.data()) && untouched(end());
-    }
-
-  private:
-    static constexpr std::size_t kGuard = 256;
-    const unsigned char* end() const { return whole_.data() + whole_.size() - kGuard; }
-
-    std::vector<unsigned char> whole_;
-};
 
 class Machine {
   public:
@@ -230,17 +189,10 @@ class Machine {
     void run(const P& program, Index blocks) {
         simkit::cuda::check_launch<P>(blocks);
         ran_by_name.insert(typeid(P).name());
-        put(work, [this, program, blocks] { execute(program, blocks); });
+        put(work, [this, program, blocks] { run_threads(program, blocks, order_, random_); });
     }
 
   private:
-    template <class T>
-    struct Memory {
-        alignas(16) unsigned char bytes[sizeof(T)];
-        void forget() { std::memset(bytes, 0xff, sizeof bytes); }
-        T& value() { return *reinterpret_cast<T*>(bytes); }
-    };
-
     static constexpr Queue work = Queue::work, copies = Queue::copies;
     static constexpr const char* kSpoiled = "a program wrote outside of its array";
 
@@ -305,29 +257,6 @@ class Machine {
     void finish() {
         reach(work, line(work).end());
         kept.release();
-    }
-
-    template <class P>
-    void execute(const P& program, Index blocks) {
-        std::vector<int> threads(P::kThreads);
-        std::iota(threads.begin(), threads.end(), 0);
-        if (order_ == Order::descending) std::reverse(threads.begin(), threads.end());
-        auto shared = std::make_unique<Memory<typename P::Shared>>();
-        std::vector<Memory<typename P::Registers>> registers(P::kThreads);
-        for (Index b = 0; b < blocks; ++b) {
-            const Index block = order_ == Order::ascending ? b : blocks - 1 - b;
-            shared->forget();
-            for (auto& own : registers) own.forget();
-            bool more = true;
-            for (int k = 0; more; ++k) {
-                if (order_ == Order::shuffled) std::shuffle(threads.begin(), threads.end(), random_);
-                int staying = 0;
-                for (const int thread : threads)
-                    staying += program.step(block, thread, k, shared->value(), registers[thread].value());
-                if (staying && staying != P::kThreads) throw std::runtime_error("threads disagree about the next step");
-                more = staying > 0;
-            }
-        }
     }
 
     Order order_;
