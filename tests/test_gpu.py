@@ -270,6 +270,21 @@ def test_work_waits_for_the_stream_that_an_array_comes_with() -> None:
     call(cuda.cuStreamDestroy_v2, stream)
 
 
+def test_work_waits_for_the_streams_of_all_arrays() -> None:
+    """The second one's values are written on its own stream, behind work that takes a while."""
+    x, y = features(300, 30).astype(np.float32), features(300, 7).astype(np.float32)
+    want = sk.cka(on_gpu(x), on_gpu(y))
+    cuda, streams = driver(), [new_stream(), new_stream()]
+    source, slow = on_gpu(y), OnGpu(np.zeros(2**24, dtype=np.uint8))
+    first, late = OnGpu(x, stream=streams[0].value), OnGpu(np.ones_like(y), stream=streams[1].value)
+    for value in range(50):
+        call(cuda.cuMemsetD8Async, slow.pointer, ctypes.c_ubyte(value), ctypes.c_size_t(2**24), streams[1])
+    call(cuda.cuMemcpyDtoDAsync_v2, late.pointer, source.pointer, ctypes.c_size_t(y.nbytes), streams[1])
+    assert sk.cka(first, late) == want
+    for stream in streams:
+        call(cuda.cuStreamDestroy_v2, stream)
+
+
 def test_memory_that_is_elsewhere_is_refused() -> None:
     x = features(20, 3).astype(np.float32)
     wrong = OnGpu(x)

@@ -137,6 +137,27 @@ def test_memory_that_is_written_to_after_an_update() -> None:
     assert stream.samples == 8000
 
 
+def test_batches_of_several_streams() -> None:
+    """The sums wait for those of the batch before, whichever stream that came with; memory that goes waits too."""
+    layers = features(4096, [70, 9])  # whole blocks: no row is kept, for which an update would wait
+    cuts = [0, 700, 1300, 2600, 4096]
+    want = on_gpu(layers, None, np.diff(cuts).tolist()).state_dict()
+    queues = [new_stream() for _ in range(3)]
+    spans = zip([*itertools.pairwise(cuts), (0, 4096)], [*queues, *queues], strict=False)
+    batches = [  # kept: the whole device waits for memory that is freed
+        {name: OnGpu(x[start:end], stream=queue.value) for name, x in layers.items()} for (start, end), queue in spans
+    ]
+    for _ in range(3):
+        stream = sk.StreamingCKA()
+        for batch in batches[:-1]:
+            stream.update(batch)
+        assert same_state(stream.state_dict(), want)
+        stream.update(batches[-1])
+        del stream  # with work left on a caller's stream
+    for queue in queues:
+        call(driver().cuStreamDestroy_v2, queue)
+
+
 def test_torch_models_on_the_device_agree() -> None:
     torch = torch_on_gpu()
     torch.manual_seed(0)

@@ -122,7 +122,8 @@ class SimilarityMatrix:
                 Plan(tuple(Step(**step) for step in meta["steps"]), tuple(meta["notes"])),
             )
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise ValueError(f"{os.fspath(path)!r} is not a saved SimilarityMatrix: {error}") from None
+            said = f"it has no entry {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{os.fspath(path)!r} is not a saved SimilarityMatrix: {said}") from None
         if matrix.values.shape != (len(matrix.rows), len(matrix.columns)):
             raise ValueError(f"{os.fspath(path)!r} holds {matrix.values.shape} values for other names")
         return matrix

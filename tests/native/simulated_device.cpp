@@ -2,14 +2,15 @@
 //
 // What is put on a stream is done when somebody waits for it, at once, or by chance (Pace), as far as the order of
 // streams, events and the legacy default stream allow. Memory holds NaN until the stream that it was allocated on comes
-// to it, and again from when it is freed on; its ends are watched. Threads of a block run as emulator::run_threads
-// says. What a device refuses is an error here: handles that are gone, a launch on a stream or an event recorded on one
-// of another device than the current, copies beyond an allocation, empty allocations, memory freed twice. An error
-// while something runs ends all that follows, as there. Not simulated: speed, rounding of pools, kernels at the same
-// time.
+// to it, and again from when it is freed on, when nobody may write to it; its ends are watched. Threads of a block run
+// as emulator::run_threads says. What a device refuses is an error here: handles that are gone, a launch on a stream or
+// an event recorded on one of another device than the current, copies beyond an allocation, empty allocations, memory
+// freed twice. An error while something runs ends all that follows, as there. Not simulated: speed, rounding of pools,
+// kernels at the same time.
 //
 // Environment: SIMULATED_PACE, SIMULATED_ORDER by number (Pace, Order), SIMULATED_CAPABILITY (80), SIMULATED_POOLS (1).
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -71,7 +72,17 @@ enum class Pace { late, eager, chance };
 struct Allocation {
     Allocation(int device_, Index bytes_, cudaMemPool_t pool_)
         : device(device_), bytes(bytes_), pool(pool_), memory(bytes_) {}
-    void forget() { std::memset(memory.data(), 0xff, static_cast<std::size_t>(bytes)); }
+    void fill() { std::memset(memory.data(), 0xff, static_cast<std::size_t>(bytes)); }
+    // Another NaN, a signalling one: who adds to it leaves a quiet one.
+    void spoil() {
+        for (Index at = 0; at < bytes; ++at) memory.data()[at] = spoilt(at);
+    }
+    bool untouched() const {
+        for (Index at = 0; at < bytes; ++at)
+            if (memory.data()[at] != spoilt(at)) return false;
+        return true;
+    }
+    static std::byte spoilt(Index at) { return static_cast<std::byte>(0x7ff4a5a57fa5a5a5 >> (at % 8 * 8)); }
 
     static constexpr int kPinned = -1;
     int device;
@@ -222,18 +233,27 @@ class World {
         return held;
     }
 
-    // When its turn has come. Its memory stays for a while: who still reads it shall find NaN, not a crash.
+    // When its turn has come. Its memory stays for a while: who still reads it finds NaN, who writes it is found out.
     void forget(const Held& held) {
         if (!held->there) throw std::runtime_error("memory is freed before it was allocated");
         held->there = false;
         if (!held->memory.intact()) throw std::runtime_error("a kernel wrote outside of its array");
-        held->forget();
+        held->spoil();
         gone_.push_back(held);
         gone_bytes_ += held->bytes;
         while (gone_bytes_ > kGone) {
-            gone_bytes_ -= gone_.front()->bytes;
+            const Held oldest = std::move(gone_.front());
             gone_.pop_front();
+            gone_bytes_ -= oldest->bytes;
+            if (!oldest->untouched()) throw std::runtime_error("memory was written to after it was freed");
         }
+    }
+
+    // At the end of the process, all streams done: what was left to find.
+    void close() {
+        for (int device = 0; device < kDevices; ++device) reach_all(device);
+        for (const Held& held : gone_)
+            if (!held->untouched() && failure.empty()) failure = "memory was written to after it was freed";
     }
 
   private:
@@ -263,7 +283,15 @@ class World {
 };
 
 World& world() {
-    static World* const only = new World;  // never destroyed: Python's last objects may come after it
+    static World* const only = [] {  // never destroyed: Python's last objects may come after it
+        std::atexit([] {
+            world().close();
+            if (world().failure.empty()) return;
+            std::fprintf(stderr, "simulated device: %s\n", world().failure.c_str());
+            std::_Exit(99);
+        });
+        return new World;
+    }();
     return *only;
 }
 
@@ -462,7 +490,7 @@ cudaError_t cudaMallocFromPoolAsync(void** at, std::size_t bytes, cudaMemPool_t 
         if (error != cudaSuccess) return error;
         return of.put(handle, [held] {
             held->there = true;
-            held->forget();
+            held->fill();
         });
     });
 }
@@ -547,11 +575,13 @@ cudaError_t simulated::launch(cudaStream_t handle, Kernel kernel) {
 extern "C" {
 
 int cuInit(unsigned) { return 0; }
-int cuDevicePrimaryCtxRetain(void** context, int) {
-    *context = nullptr;
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+    *context = reinterpret_cast<void*>(static_cast<std::intptr_t>(device + 1));
     return 0;
 }
-int cuCtxSetCurrent(void*) { return 0; }
+int cuCtxSetCurrent(void* context) {
+    return cudaSetDevice(static_cast<int>(reinterpret_cast<std::intptr_t>(context)) - 1);
+}
 int cuMemAlloc_v2(std::uint64_t* at, std::size_t bytes) {
     void* found = nullptr;
     const int error = cudaMalloc(&found, bytes);

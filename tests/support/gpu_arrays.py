@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -13,13 +15,30 @@ Array = npt.NDArray[Any]
 
 @cache
 def driver() -> Any:
-    """The CUDA driver, with the primary context of device 0, which the runtime shares, made current."""
+    """The CUDA driver, with device 0 made current."""
     cuda = ctypes.CDLL("libcuda.so.1")
-    context = ctypes.c_void_p()
     call(cuda.cuInit, 0)
-    call(cuda.cuDevicePrimaryCtxRetain, ctypes.byref(context), 0)
-    call(cuda.cuCtxSetCurrent, context)
+    call(cuda.cuCtxSetCurrent, _context(cuda, 0))
     return cuda
+
+
+@cache
+def _context(cuda: Any, device: int) -> ctypes.c_void_p:
+    """The primary context of a device, which the runtime shares."""
+    context = ctypes.c_void_p()
+    call(cuda.cuDevicePrimaryCtxRetain, ctypes.byref(context), device)
+    return context
+
+
+@contextmanager
+def current(device: int) -> Iterator[Any]:
+    """The driver, with another device made current."""
+    cuda = driver()
+    call(cuda.cuCtxSetCurrent, _context(cuda, device))
+    try:
+        yield cuda
+    finally:
+        call(cuda.cuCtxSetCurrent, _context(cuda, 0))
 
 
 def call(function: Any, *arguments: Any) -> None:
@@ -29,10 +48,11 @@ def call(function: Any, *arguments: Any) -> None:
         raise RuntimeError(f"{function.__name__} returns {status}")
 
 
-def new_stream() -> ctypes.c_void_p:
+def new_stream(device: int = 0) -> ctypes.c_void_p:
     """A stream that does not wait for the default one."""
     stream = ctypes.c_void_p()
-    call(driver().cuStreamCreate, ctypes.byref(stream), 1)
+    with current(device) as cuda:
+        call(cuda.cuStreamCreate, ctypes.byref(stream), 1)
     return stream
 
 
@@ -44,13 +64,16 @@ def bounds(values: Array) -> tuple[int, int]:
 
 
 class OnGpu:
-    """A copy of ``values`` on device 0, with the strides that it has on the host."""
+    """A copy of ``values`` on a device, with the strides that it has on the host."""
 
-    def __init__(self, values: Array, *, typestr: str | None = None, stream: int | None = None) -> None:
+    def __init__(
+        self, values: Array, *, typestr: str | None = None, stream: int | None = None, device: int = 0
+    ) -> None:
         low, high = bounds(values)
-        self.pointer = ctypes.c_uint64()
-        call(driver().cuMemAlloc_v2, ctypes.byref(self.pointer), ctypes.c_size_t(high - low))
-        call(driver().cuMemcpyHtoD_v2, self.pointer, ctypes.c_void_p(low), ctypes.c_size_t(high - low))
+        self.pointer, self.device = ctypes.c_uint64(), device
+        with current(device) as cuda:
+            call(cuda.cuMemAlloc_v2, ctypes.byref(self.pointer), ctypes.c_size_t(high - low))
+            call(cuda.cuMemcpyHtoD_v2, self.pointer, ctypes.c_void_p(low), ctypes.c_size_t(high - low))
         self.values, self.shape, self.dtype = values, values.shape, values.dtype
         self.stream = stream
         self.at = self.pointer.value + values.ctypes.data - low
@@ -62,10 +85,11 @@ class OnGpu:
         return {"shape": self.shape, "typestr": self.typestr, **place}
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return 2, 0
+        return 2, self.device
 
     def get(self) -> Array:
         raise AssertionError("an array on the device was copied to the host")
 
     def __del__(self) -> None:
-        driver().cuMemFree_v2(self.pointer)
+        with current(self.device) as cuda:
+            cuda.cuMemFree_v2(self.pointer)
