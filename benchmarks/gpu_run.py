@@ -29,8 +29,8 @@ PARTS = ("build", "tests", "sanitize", "bench")
 # Small cases: a sanitizer takes ten to a hundred times as long as the kernels.
 LARGE = ("large_", "torch", "cupy", "1500", "3000", "5000", "10000", "20000")  # in the names of tests
 CHECKED = " and not ".join(["(agree or elimination or small_case)", *LARGE])
-# simkit checks every call of the runtime itself, and asks streams whether they are done, to which "not ready" is an
-# answer and no error.
+# simkit asks streams whether they are done, to which "not ready" is an answer and no error; what the calls of its ops
+# return it checks itself, what those of destructors return nobody does then.
 MEMCHECK = ("--report-api-errors", "no", "--track-stream-ordered-races", "all")
 COUNTS = re.compile(r"\d+ (?:passed|failed|error)[^\n]* in [0-9.]+s|ERROR SUMMARY: [^\n]*|RACECHECK SUMMARY: [^\n]*")
 UNTESTED = re.compile(r"^NOT TESTED [^\n]*", re.MULTILINE)  # as tests/conftest.py says it

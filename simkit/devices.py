@@ -1,6 +1,6 @@
 """CUDA arrays where they lie: pointer, strides, device and stream, read from the objects that own them.
 
-torch tensors say it themselves; CuPy and JAX arrays through ``__cuda_array_interface__`` (version 2 or 3), others
+torch tensors say it themselves; CuPy arrays through ``__cuda_array_interface__``, version 3; others, JAX's among them,
 through DLPack. No framework is imported, nothing is copied, and nobody is made to wait. An array that does not say by
 ``__dlpack_device__`` where it lies, such as Numba's, is none of these: its own ``__array__`` copies it to the host.
 """
@@ -101,8 +101,8 @@ def _of_torch(x: Any, torch: Any) -> DeviceView | None:
 def _of_interface(x: Any, interface: dict[str, Any], device: int) -> DeviceView | None:
     """By ``__cuda_array_interface__``; a stream of None means that nobody needs to wait.
 
-    Before version 3 nothing is said of streams. What has such an interface alone is read after the legacy default
-    stream; what speaks DLPack too, as JAX does, whose streams that one does not wait for, never comes here.
+    Before version 3 it says nothing of streams: an array that has it alone is read after the legacy default stream.
+    One that speaks DLPack too does not come here, for its streams may not be ordered with that one (JAX).
     """
     dtype = np.dtype(interface["typestr"])
     if dtype.name not in _FLOATS or not dtype.isnative or interface.get("mask") is not None:

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from simkit.arrays import as_matrix
 from simkit.backends import choose as choosing
 from simkit.backends import native_cpu, reference
 from simkit.backends.base import OPS, Plan, Step
-from simkit.backends.choose import ON_HOST, PREFERENCE, choose
+from simkit.backends.choose import ON_HOST, PREFERENCE, _warn_slow, choose
 from simkit.backends.routes import check_threads, default_threads, plan_pair_sums
 from simkit.metrics.cka import ForcedRoute, normalised
 from simkit.metrics.merging import merging
@@ -143,8 +144,10 @@ def test_choose_refuses_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_module_is_said_in_the_plan(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_cpu, "_load", lambda: (None, "the compiled module does not import (gone)"))
     slower = r"^NumPy computes this, many times slower: the compiled module does not import \(gone\)$"
-    with pytest.warns(sk.SlowBackendWarning, match=slower):
+    _warn_slow.cache_clear()  # another test may have been told
+    with pytest.warns(sk.SlowBackendWarning, match=slower) as told:
         m = sk.similarity_matrix({"x": x})
+    assert [Path(warning.filename).name for warning in told] == [Path(__file__).name]
     assert m.backend == "reference"
     assert m.plan.steps[0].reason.startswith("native_cpu: the compiled module does not import (gone); ")
     sk.cka(x, x, backend="reference")  # who asks for it needs no warning

@@ -116,3 +116,23 @@ def test_layouts_and_mapped_files(tmp_path: Path) -> None:
     want = in_strips({"x": x, "y": y}, memory).values
     for view in (*layouts(x), np.load(tmp_path / "x.npy", mmap_mode="r")):
         assert same_bits([want], [in_strips({"x": view, "y": y}, memory).values])
+
+
+@pytest.mark.parametrize("kernel", [sk.Linear(), sk.RBF(0.5)], ids=["linear", "rbf"])
+def test_small_layers_in_strips_agree(kernel: Any) -> None:
+    """In as little memory as there may be: through every wait between copies and programs."""
+    layers = {str(p): relu(600, p, p).astype(np.float32) for p in (700, 40)}
+    measure = sk.CKA(kernel=kernel)
+    want = sk.similarity_matrix(layers, measure=measure, backend="native_cpu").values
+    memory = smallest(layers, measure=measure)
+    found = in_strips(layers, memory, measure=measure).values
+    assert_close(found, want, "cka", "float32", 600, 700)
+    assert same_bits([found], [in_strips(layers, memory, measure=measure).values])
+
+
+def test_small_orders_in_strips_have_the_bits_of_whole_copies() -> None:
+    x = relu(3000, 20).astype(np.float32)
+    want = sk.greedy_cka(x, backend="native_cuda")
+    got = sk.greedy_cka(x, memory=smallest(x, sk.greedy_cka), backend="native_cuda")
+    assert "pass" in got.plan.explain()
+    assert same_bits((got.order, got.cka), (want.order, want.cka))

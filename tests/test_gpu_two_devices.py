@@ -24,6 +24,8 @@ def two() -> None:
     _, devices, _ = cuda_device.device_report()
     if len(devices) < 2:
         may("there is no second device")
+    if cuda_device.cuda().capability(0) != cuda_device.cuda().capability(1):
+        may("the devices are of two kinds, which may multiply by different cores")
 
 
 def relu(n: int, p: int) -> Any:

@@ -8,9 +8,11 @@ reasons.
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -117,7 +119,18 @@ def _warn_where_slow() -> None:
     """NumPy stands in for a compiled module that is not there."""
     gone = importlib.import_module("simkit.backends.native_cpu").missing()
     if gone:
-        warnings.warn(f"NumPy computes this, many times slower: {gone}", SlowBackendWarning, stacklevel=3)
+        _warn_slow(gone)
+
+
+@cache
+def _warn_slow(gone: str) -> None:
+    """Once a process, at the line that called simkit."""
+    level, frame = 2, inspect.currentframe()
+    while frame := frame and frame.f_back:
+        if not frame.f_globals.get("__name__", "").startswith("simkit."):
+            break
+        level += 1
+    warnings.warn(f"NumPy computes this, many times slower: {gone}", SlowBackendWarning, stacklevel=level)
 
 
 def check_places(inputs: Sequence[Input], backend: str | None) -> set[int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from functools import cache, partial
@@ -54,7 +55,8 @@ def _load() -> tuple[ModuleType | None, str]:
         from . import _core
     except ImportError as error:
         tree = Path(__file__).parents[2]
-        if (tree / "csrc").is_dir():  # found first, because Python was started in it
+        built = importlib.util.find_spec(f"{__package__}._core")
+        if built is None and (tree / "csrc").is_dir():  # found first, because Python was started in it
             return None, f"{tree} is simkit's source, not what pip installs: start Python in another folder"
         return None, f"the compiled module does not import ({error}); install simkit with pip"
     return _core, ""

@@ -11,6 +11,8 @@ from pathlib import Path
 from ..backends.cuda_device import device_report
 from ..files import writable, write_atomically
 
+# `python -m pytest` would put the clone first on the path, and simkit's source before what is installed.
+PYTEST = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.console_main())"
 SOURCE = "they come with simkit's source, not with its wheel: run this in a clone of it, or name the folder"
 
 
@@ -48,7 +50,7 @@ def bench(
 
 def _run(package: Path, records: Path, *, full: bool, select: str | None, gpu: bool) -> Path:
     """Run them by pytest; what they recorded."""
-    command = [sys.executable, "-m", "pytest", "-q", "--record", str(records), "--override-ini", "addopts="]
+    command = [sys.executable, "-c", PYTEST, "-q", "--record", str(records), "--override-ini", "addopts="]
     command += ["-p", "no:cacheprovider", "--import-mode=importlib", "-m", f"not slow and {'' if gpu else 'not '}gpu"]
     command += ["--full"] * full + (["-k", select] if select else [])
     # Workers of OpenBLAS would otherwise spin after each product and take a core from the next contestant.

@@ -124,7 +124,7 @@ def cka(
     """Centred kernel alignment of ``x [n, p]`` and ``y [n, q]``: 1 for equal up to rotation and scale.
 
     Range [0, 1] for the biased estimator; at most 1 and possibly negative for the debiased one (the default, because
-    the biased one calls independent wide features alike); up to rounding, which may give 1 + 2e-15.
+    the biased one calls independent wide features alike). Rounding may add some 1e-9 where products are of float32.
 
     Args:
         x: an array of NumPy, PyTorch, CuPy, JAX, or what NumPy reads; trailing dimensions are flattened.
@@ -165,15 +165,8 @@ def hsic(
     """Hilbert-Schmidt independence criterion of ``x [n, p]`` and ``y [n, q]``.
 
     Range: at least 0 for the biased estimator; any real number for the debiased one. Units: those of the kernel of x
-    times those of y. A constant representation is independent of everything: exactly 0.
-
-    Args:
-        x: as of :func:`cka`.
-        y: as there.
-        kernel: as there.
-        estimator: as there.
-        backend: as there.
-        threads: as there.
+    times those of y. A constant representation is independent of everything: exactly 0. Arguments are those of
+    :func:`cka`.
 
     Raises:
         ValueError: as :func:`cka`, but for constant features: of a kernel whose values rounding alone tells apart,
