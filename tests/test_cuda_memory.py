@@ -120,7 +120,7 @@ def nearest(programs: Any) -> Any:
 
 def moments(programs: Any) -> Any:
     """A whole life: what every call returned, and the sums at its end."""
-    of = emulated_moments.Moments(programs, 0, device=0, left=[4], right=[2], blocks=1)
+    of = emulated_moments.Moments(programs, 0, device=0, left=[4], right=[2], blocks=1, tensor=False)
     layers = [array_of(as_matrix(X[:, :4])), array_of(as_matrix(X[:, 4:]))]
     of.set(np.full(6, 0.5), np.full(6, 2.0), np.linspace(0, 1, of.count))
     of.keep(layers, first=0, count=30, at=0)
@@ -215,7 +215,7 @@ def test_moments_that_do_not_fit_say_what_they_take(device: Device) -> None:
 @pytest.mark.parametrize("device", ["cuda_moments_programs"], indirect=True)
 def test_a_call_that_fails_leaves_the_moments_as_they_were(device: Device) -> None:
     device.memory()
-    of = emulated_moments.Moments(device.programs, 0, device=0, left=[4], right=[2], blocks=1)
+    of = emulated_moments.Moments(device.programs, 0, device=0, left=[4], right=[2], blocks=1, tensor=False)
     layers, rows = [array_of(as_matrix(X[:, :4])), array_of(as_matrix(X[:, 4:]))], ROWS[[3, 9]]
     of.set(np.full(6, 0.5), np.full(6, 2.0), np.zeros(of.count))
     of.rows(layers, first=0, rows=N, staged=False)

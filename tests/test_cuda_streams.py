@@ -35,15 +35,20 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return found if all(found) else pytest.skip("there is no C++ compiler")
 
 
-def use(programs: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, order: int = 0) -> Any:
-    module = module_with_moments(*programs, order)
+@pytest.fixture
+def device(programs: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = module_with_moments(*programs)
     see_device(monkeypatch, module)
     return module
 
 
-@pytest.fixture
-def device(programs: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    return use(programs, monkeypatch)
+@pytest.fixture(params=["plain", "tensor cores"])
+def either(programs: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
+    """A device without tensor cores, then one that has them, whose threads run downwards."""
+    tensor = request.param != "plain"
+    module = module_with_moments(*programs, 1 if tensor else 0, (9, 0) if tensor else (7, 5))
+    see_device(monkeypatch, module)
+    return " on tensor cores" if tensor else ""
 
 
 there = functools.partial(placed, kind=There)
@@ -52,7 +57,7 @@ on_device = functools.partial(streamed, kind=There)
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("n", [4, 511, 512, 513, 1100])
-def test_a_stream_on_the_device_is_the_whole_datas_number(device: Any, n: int, estimator: Estimator) -> None:
+def test_a_stream_on_the_device_is_the_whole_datas_number(either: str, n: int, estimator: Estimator) -> None:
     layers, others = features(n, [3, 17, 1]), features(n, [9, 2], 1)
     for other in (None, others):
         got = on_device(layers, other, split(n, 0), estimator=estimator).compute()
@@ -63,10 +68,11 @@ def test_a_stream_on_the_device_is_the_whole_datas_number(device: Any, n: int, e
         if n >= 512:
             assert got.backend == "native_cuda"
             assert [step.op for step in got.plan.steps] == ["moments_add", "moments_rows", "largest_entries"]
+            assert got.plan.steps[0].reason == f"first choice; float64 products{either}"
             assert not got.plan.notes
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("both", [False, True])
 def test_any_split_of_one_order_gives_the_same_bits(both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows apart, a layer that wakes up and rows for which the units move are in them."""
@@ -164,6 +170,18 @@ def test_merging_a_stream_of_the_device_and_one_of_the_host() -> None:
 
 
 @pytest.mark.usefixtures("device")
+def test_streams_of_a_device_that_was_named_meet() -> None:
+    """Rows that wait in both fill a block, which is added to sums on the host by the backend that was named."""
+    layers = features(1500, [6, 20])
+    cut = {name: x[700:] for name, x in layers.items()}
+    one = streamed({name: x[:700] for name, x in layers.items()}, backend="native_cuda")
+    one.merge(streamed(cut, backend="native_cuda"))
+    assert one.samples == 1500
+    assert_close(one.compute().values, truth(layers, None, "debiased"), "stream", np.float32, 1500, 20)
+    assert one.compute().backend == "native_cuda"
+
+
+@pytest.mark.usefixtures("device")
 def test_who_added_the_rows_is_known_of_streams_that_were_merged() -> None:
     layers = features(600, [6, 20])
     device, host, taken = on_device(layers), streamed(layers), on_device(layers)
@@ -184,9 +202,36 @@ def test_who_added_the_rows_is_known_of_streams_that_were_merged() -> None:
     assert taken.compute().plan.notes == ()
     estimates = [sk.StreamingCKA(mode="minibatch") for _ in range(3)]
     for estimate in estimates[1:]:
+        estimate.update(there(layers, slice(3), kind=Copied))  # too few, so that the next join them on the host
         estimate.update(there(layers, kind=Copied))
+        estimate.update(there(layers))
         estimates[0].merge(estimate)
-    assert estimates[0].compute().plan.notes[-1] == "batches copied to the host and added there: 2"
+    assert estimates[0].compute().backend == "native_cpu, native_cuda"
+    assert estimates[0].compute().plan.notes[-1] == "batches copied to the host and added there: 4"
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("both", [False, True])
+def test_batches_of_an_estimate_are_multiplied_where_they_lie(both: bool) -> None:
+    layers = features(700, [3, 17, 1])
+    layers["l0"][:100] = 2.5  # constant in the first batch
+    others = features(700, [9, 2], 1) if both else None
+    sizes = [100, 4, 333, 263]
+    want = streamed(layers, others, sizes, mode="minibatch").compute()
+    got = on_device(layers, others, sizes, mode="minibatch").compute()
+    assert_close(got.values, want.values, "stream", np.float32, 700, 17)
+    assert got.backend == "native_cuda"
+    assert [step.op for step in got.plan.steps] == ["pair_sums", "column_stats", "largest_entries"]
+    assert got.plan.notes == want.plan.notes
+    assert [step.backend for step in want.plan.steps] == ["native_cpu"] * 3
+    stream = sk.StreamingCKA(mode="minibatch")
+    with pytest.raises(ValueError, match=r"^l0 lies on cuda:0 and l1 on the host: move one of them"):
+        stream.update({"l0": There(layers["l0"]), "l1": layers["l1"]})
+    bad = {name: x.copy() for name, x in layers.items()}
+    bad["l1"][690, 4] = np.nan
+    with pytest.raises(ValueError, match=r"^l1 has 1 non-finite entry, the first at row 690, column 4$"):
+        stream.update(there(bad))
+    assert stream.samples == 0
 
 
 @pytest.mark.usefixtures("device")
@@ -292,9 +337,6 @@ def test_batches_here_and_there() -> None:
     assert mixed.compute().plan.notes == (off,)
     mixed.update(layers)
     assert mixed.compute().plan.notes == (off, on)
-    estimate = sk.StreamingCKA(mode="minibatch")
-    estimate.update(there(layers, kind=Copied))
-    assert estimate.compute().plan.notes[-1] == off
     fast = sk.StreamingCKA(products="float32")
     fast.update(there(layers, kind=Copied))
     assert fast.compute().plan.notes[-1] == off

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,15 +18,19 @@ from tolerance import assert_close
 import simkit as sk
 from simkit.arrays import as_matrix
 from simkit.backends import native_cuda, reference
+from simkit.backends.base import Cores
+from simkit.backends.cuda_cores import FIRST
+from simkit.backends.cuda_device import capability_of
 from simkit.backends.moment_sums import MomentSums, MomentUnits, SideSums
 
 pytestmark = pytest.mark.gpu
 
 Layers = dict[str, Array]
 REPEATS = 20
+CORES: tuple[Cores, ...] = ("plain", "tensor")
 
-there = functools.partial(placed, kind=OnGpu)
-on_gpu = functools.partial(streamed, kind=OnGpu)
+there = partial(placed, kind=OnGpu)
+on_gpu = partial(streamed, kind=OnGpu)
 
 
 def test_largest_entries_agree() -> None:
@@ -42,18 +46,22 @@ def test_largest_entries_agree() -> None:
 def test_moments_of_a_block_agree(rows: int, widths: list[int]) -> None:
     r = np.random.default_rng(rows)
     others = [7, *widths[:8]]
+    tensor = capability_of([]) >= FIRST
+    adding = [reference.moments_add, *(partial(native_cuda.moments_add, cores=cores) for cores in CORES[: 1 + tensor])]
     layers = [[as_matrix(r.standard_normal((rows, w)).astype(np.float32)) for w in of] for of in (widths, others)]
     for alone in (True, False):
         found = []
-        for backend in (reference, native_cuda):
+        for add in adding:
+            backend = reference if add is reference.moments_add else native_cuda
             sides = [empty_side(of, alone) for of in ([widths] if alone else [widths, others])]
             units = [MomentUnits(x, s, np.empty((rows, s.offsets[-1]))) for x, s in zip(layers, sides, strict=False)]
             moved = backend.moments_rows(units)
             sums = empty_sums(sides)
-            backend.moments_add(sums, moved[0], None if alone else moved[1])
+            add(sums, moved[0], None if alone else moved[1])
             found.append([sums.cross, sums.sum_ab, sums.sum_ay, sums.left.sum_z, sums.left.sum_az, *sums.left.gram])
-        for want, got in zip(*found, strict=True):
-            assert np.abs(got - want).max() <= 1e-13 * np.abs(want).max()
+        for got in found[1:]:
+            for number, want in zip(got, found[0], strict=True):
+                assert np.abs(number - want).max() <= 1e-13 * np.abs(want).max()
 
 
 def empty_side(widths: Sequence[int], alone: bool) -> SideSums:
@@ -102,6 +110,21 @@ def test_the_same_bits_for_any_split_and_every_time(both: bool) -> None:
     for _ in range(REPEATS):
         assert same_state(on_gpu(layers, others).state_dict(), want)
     assert same_state(streamed(layers, others, [1300, 1300], backend="native_cuda").state_dict(), want)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_batches_of_an_estimate_are_multiplied_where_they_lie(both: bool) -> None:
+    layers = features(700, [3, 170, 1])
+    layers["l0"][:100] = 2.5  # constant in the first batch
+    others = features(700, [90, 2], 1) if both else None
+    sizes = [100, 4, 333, 263]
+    want = streamed(layers, others, sizes, mode="minibatch").compute()
+    got = on_gpu(layers, others, sizes, mode="minibatch").compute()
+    assert_close(got.values, want.values, "stream", np.float32, 700, 170)
+    assert got.backend == "native_cuda"
+    assert got.plan.notes == want.plan.notes
+    first = on_gpu(layers, others, sizes, mode="minibatch").state_dict()
+    assert same_state(on_gpu(layers, others, sizes, mode="minibatch").state_dict(), first)
 
 
 def test_streams_of_the_device_and_of_the_host_meet() -> None:

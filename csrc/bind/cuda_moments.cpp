@@ -62,13 +62,13 @@ void check_rows(std::int64_t rows, std::int64_t room) {
 }
 
 std::unique_ptr<Moments> make(int device, const std::vector<std::int64_t>& left, const std::vector<std::int64_t>& right,
-                              std::int64_t blocks) {
+                              std::int64_t blocks, bool tensor) {
     for (const auto* widths : {&left, &right})
         for (const std::int64_t width : *widths)
             if (width < 1) throw std::invalid_argument("a layer has no columns");
     if (left.empty() || blocks < 1) throw std::invalid_argument("there are no layers, or no blocks");
     py::gil_scoped_release release;
-    return std::make_unique<Moments>(device, left, right, blocks);
+    return std::make_unique<Moments>(device, left, right, blocks, tensor);
 }
 
 void set(Moments& moments, const DoubleArray& shift, const DoubleArray& scale, const DoubleArray& numbers) {
@@ -166,7 +166,7 @@ void bind_cuda_moments(py::module_& m) {
     using namespace py::literals;
     m.def("largest_entries", &bound::largest_entries, "matrices"_a);
     py::class_<cuda::DeviceMoments>(m, "Moments")
-        .def(py::init(&bound::make), py::kw_only(), "device"_a, "left"_a, "right"_a, "blocks"_a)
+        .def(py::init(&bound::make), py::kw_only(), "device"_a, "left"_a, "right"_a, "blocks"_a, "tensor"_a)
         .def_property_readonly("count", &cuda::DeviceMoments::count)
         .def("set", &bound::set, "shift"_a, "scale"_a, "numbers"_a)
         .def("numbers", &bound::numbers)

@@ -9,11 +9,13 @@ namespace simkit::cuda {
 struct DeviceMoments::Memory {
     MomentLayout layout;
     int device;
+    bool tensor;
     void* own;  // stream
     DeviceMemory data;
     cudaEvent_t done = nullptr;
 
-    Memory(int device_, MomentLayout layout_) : layout(std::move(layout_)), device(device_), own(own_stream(device)) {
+    Memory(int device_, MomentLayout layout_, bool tensor_)
+        : layout(std::move(layout_)), device(device_), tensor(tensor_), own(own_stream(device)) {
         const Place place{device, own, {}};
         data = moments_there([&] { return Machine(place); }, layout);
         const Visit visit(device);
@@ -45,8 +47,8 @@ struct DeviceMoments::Memory {
 };
 
 DeviceMoments::DeviceMoments(int device, const std::vector<std::int64_t>& left, const std::vector<std::int64_t>& right,
-                             std::int64_t blocks)
-    : memory_(std::make_unique<Memory>(device, MomentLayout(left, right, blocks))) {}
+                             std::int64_t blocks, bool tensor)
+    : memory_(std::make_unique<Memory>(device, MomentLayout(left, right, blocks), tensor)) {}
 DeviceMoments::~DeviceMoments() = default;
 
 int DeviceMoments::device() const { return memory_->device; }
@@ -90,7 +92,7 @@ void DeviceMoments::put(const Place& place, const double* z, const double* norms
 }
 
 void DeviceMoments::add(const Place& place, std::int64_t first, std::int64_t rows) {
-    memory_->work(place, false, [&](auto& work) { work.add(first, rows); });
+    memory_->work(place, false, [&](auto& work) { work.add(first, rows, memory_->tensor); });
 }
 
 }  // namespace simkit::cuda

@@ -13,7 +13,8 @@
 // side, 8 (2 p q / 64) 512 from the second-level cache, reads and writes 16 (p q + sum w^2 / 2), and does 512 (p q +
 // sum w^2 / 2) float64 multiply-adds. An H200 at 34 TFLOP/s and 4.8 TB/s: p = q = 1024 in layers of 256, 0.54 + 0.13 G
 // multiply-adds, 40 us, and 21 MB to and from sums that stay in the cache; p = q = 4096 in layers of 1024, 8.6 + 2.1 G,
-// 630 us, and 340 MB, 70 us, beside them.
+// 630 us, and 340 MB, 70 us, beside them. Tensor cores take half of that, so that squares of 64 columns leave the
+// second-level cache as the limit, at 5.5 TB/s 30 and 490 us; of 128 they would need more shared memory than 48 KB.
 #pragma once
 
 #include <string>
@@ -21,7 +22,7 @@
 #include <vector>
 
 #include "cuda/machine.hpp"
-#include "cuda/product.hpp"
+#include "cuda/tensor_product.hpp"
 #include "ops/moments.hpp"
 
 namespace simkit::cuda {
@@ -122,9 +123,10 @@ static_assert(kSentAs<CrossTile, 56> && offsetof(CrossTile, upper) == 48);
 
 // sums += Z_i^T Z_j, one square a program block: the rows of a block of kMomentBlock one after another, in registers,
 // and block after block to the sum, so that it matters to no bit how many blocks a launch adds.
+template <bool Tensor>
 struct AddCross {
     static constexpr int R = 4;
-    using Tile = Product<double, R, false, MomentColumns>;
+    using Tile = ProductOn<Tensor, double, R, false, MomentColumns>;
     static constexpr int kThreads = Tile::kThreads, kResident = 2, kWidth = Tile::kWidth;
     static constexpr int kBlockSlices = kMomentBlock / kSlice;
     static_assert(kMomentBlock % kSlice == 0, "a block is whole slices");
@@ -282,7 +284,7 @@ class MomentLayout {
 
     // Columns [i0, i1) by [j0, j1), to a matrix `leading` wide whose first element is that of (i0, j0).
     void add_square(Index i0, Index i1, Index j0, Index j1, Index to, Index leading, bool own) {
-        constexpr Index width = AddCross::kWidth;
+        constexpr Index width = AddCross<false>::kWidth;
         for (Index i = i0; i < i1; i += width)
             for (Index j = own ? i : j0; j < j1; j += width)
                 tiles_.push_back({i, smaller(i1, i + width), j, smaller(j1, j + width),
@@ -375,11 +377,15 @@ class MomentWork {
         machine_.send(at(layout_.norms()) + 2 * layout_.room() * layout_.layers(), norms, 2 * count * layout_.layers());
     }
 
-    void add(Index first, Index rows) {
+    // tensor: products by tensor cores, which the machine must have.
+    void add(Index first, Index rows, bool tensor) {
         const double* z = at(layout_.z()) + first * layout_.columns();
         const Index groups = size(layout_.groups());
-        machine_.run(AddCross{tables<CrossTile>(layout_.tiles_at()), z, rows, layout_.columns(), at(layout_.numbers())},
-                     size(layout_.tiles()));
+        on_cores(tensor, [&](auto cores) {
+            machine_.run(AddCross<decltype(cores)::value>{tables<CrossTile>(layout_.tiles_at()), z, rows,
+                                                          layout_.columns(), at(layout_.numbers())},
+                         size(layout_.tiles()));
+        });
         machine_.run(
             AddWeighted{tables<WeightedColumns>(layout_.groups_at()), groups, rows, layout_.columns(), layout_.layers(),
                         z, at(layout_.norms()) + 2 * first * layout_.layers(), at(layout_.numbers())},

@@ -89,9 +89,10 @@ constexpr std::int64_t kMomentBlock = 512;
 // `keep` and `add` return while the device works; everything else returns when it is done.
 class DeviceMoments {
   public:
-    // Widths of the layers; right is empty where the left side meets itself. z has room for `blocks` blocks.
+    // Widths of the layers; right is empty where the left side meets itself. z has room for `blocks` blocks. tensor:
+    // products by tensor cores, which takes a device of capability 8.0.
     DeviceMoments(int device, const std::vector<std::int64_t>& left, const std::vector<std::int64_t>& right,
-                  std::int64_t blocks);
+                  std::int64_t blocks, bool tensor);
     ~DeviceMoments();
     DeviceMoments(const DeviceMoments&) = delete;
     DeviceMoments& operator=(const DeviceMoments&) = delete;

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import DeviceMatrix, FloatArray, Matrix
+from .base import Cores
+from .cuda_cores import cores_for, products_in_words
 from .cuda_device import array_on, cuda, place_of
 from .moment_sums import MomentRows, MomentSums, MomentUnits, SideSums
 
@@ -37,20 +39,29 @@ def moments_rows(units: Sequence[MomentUnits], *, threads: int = 1) -> list[Mome
     return hold_moments(layers, widths[0], widths[1] if len(widths) > 1 else None).rows_in(units)
 
 
-def moments_add(sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1) -> None:
-    """See :func:`simkit.backends.reference.moments_add`; the sums go to the device and back."""
-    held = hold_moments([], _widths(sums.left), None if sums.right is None else _widths(sums.right))
+def moments_add(
+    sums: MomentSums, left: MomentRows, right: MomentRows | None, *, threads: int = 1, cores: Cores | None = None
+) -> bool:
+    """See :func:`simkit.backends.reference.moments_add`; the sums go to the device and back. ``cores`` forces them."""
+    held = hold_moments([], _widths(sums.left), None if sums.right is None else _widths(sums.right), cores=cores)
     held.load(sums)
     held.add_rows(left, right)
     sums.add_norms(left.a, None if right is None else right.a)
     added = held.whole(sums)
     for mine, theirs in zip(_large(sums), _large(added), strict=True):
         mine[...] = theirs
+    return False
 
 
-def hold_moments(layers: Sequence[Matrix], left: Sequence[int], right: Sequence[int] | None) -> CudaMoments:
-    """:class:`simkit.backends.moment_sums.HeldMoments` of layers of these widths, on the device of ``layers``."""
-    return CudaMoments(place_of(layers), left, right)
+def hold_moments(
+    layers: Sequence[Matrix], left: Sequence[int], right: Sequence[int] | None, *, cores: Cores | None = None
+) -> CudaMoments:
+    """:class:`simkit.backends.moment_sums.HeldMoments` of layers of these widths, on the device of ``layers``.
+
+    Raises:
+        NotImplementedError: ``cores`` forces what the device does not have.
+    """
+    return CudaMoments(place_of(layers), left, right, cores_for(layers, cores))
 
 
 class CudaMoments:
@@ -58,13 +69,17 @@ class CudaMoments:
 
     backend = "native_cuda"
 
-    def __init__(self, device: int, left: Sequence[int], right: Sequence[int] | None) -> None:
+    def __init__(self, device: int, left: Sequence[int], right: Sequence[int] | None, cores: Cores) -> None:
         self._widths = [list(left)] + ([] if right is None else [list(right)])
         columns = sum(map(sum, self._widths))
         self.room = max(1, min(MOST, ROOM // (8 * BLOCK * columns)))
-        self.device = device
+        self.device, self.products = device, products_in_words("float64", cores)
         self._held = cuda().Moments(
-            device=device, left=self._widths[0], right=[] if right is None else self._widths[1], blocks=self.room
+            device=device,
+            left=self._widths[0],
+            right=[] if right is None else self._widths[1],
+            blocks=self.room,
+            tensor=cores == "tensor",
         )
         self._stream = 0  # that the last batch came with
 

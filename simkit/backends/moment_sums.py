@@ -105,6 +105,7 @@ class HeldMoments(Protocol):
     backend: str
     device: int
     room: int  # blocks of rows at a time
+    products: str  # what they are, for a plan
 
     def load(self, sums: MomentSums) -> MomentSums:
         """Take units and sums; returns them without those that are held here."""

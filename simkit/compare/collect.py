@@ -161,11 +161,11 @@ def in_full(error: TooLittleMemory, decision: Decision, asked: str, features: in
 
 
 def stays(features: Sequence[Matrix], mode: str) -> bool:
-    """Whether a stream of these features, which may then stay on their device, has its sums there."""
+    """Whether a stream of these features, which may then stay on their device, is summed there."""
     places = {x.device for x in features}
-    if mode != "exact" or len(places) > 1 or None in places:
+    if len(places) > 1 or None in places:
         return False
-    return choose("moments_add", inputs=features).hold_moments is not None
+    return not choose("moments_add" if mode == "exact" else "pair_sums", inputs=features).on_host
 
 
 def copied(features: Matrix, *, stay: bool) -> Matrix:

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import COPIED, FloatArray, Matrix, as_matrices, enough_samples, same_samples
-from ..backends.base import Estimator, PairSums, Plan, Precision, Step
+from ..backends.base import Estimator, PairSums, Plan, Precision
 from ..backends.choose import Choice, check_backend, choose
 from ..backends.moment_sums import HeldMoments
 from ..backends.routes import check_threads, parse_memory
 from ..kernels import Linear
 from ..metrics.cka import CKA, TINY, VANISHED, check_estimator, scores_from_sums
-from ..metrics.prepare import CONSTANT, check_finite, preparing_steps
+from ..metrics.prepare import CONSTANT, check_finite
 from ..streaming import finish, held, minibatch, moments, state
 from .added import Added
 from .batch_hsic import batch_hsic
@@ -52,8 +52,9 @@ class StreamingCKA:
         backend, threads: as in :func:`simkit.cka`.
 
     Batches on a CUDA device stay there, and so do the exact sums, from the first such batch on; batches on the host are
-    then copied to it. Minibatch estimates, float32 products, and backends that have no memory of their own, take copies
-    on the host. The plan says which. Another stream's sums and saved states meet this one's on the host.
+    then copied to it. Minibatch estimates are sums on the host, of batches each where it lies; those of fewer than four
+    rows, and what joins them, are copied there, as all batches are for float32 products and by the host's backends. The
+    plan says which. Another stream's sums and saved states meet this one's on the host.
 
     An exception in the middle of a batch (Ctrl-C, say) leaves part of it in the sums: the stream then refuses to go on
     (RuntimeError) until it is reset or takes a saved state.
@@ -125,20 +126,21 @@ class StreamingCKA:
         both = [*rows, *(columns or ())]
         same_samples(both)
         names = self._check_layers(rows, columns)
-        chosen = self._adder(both) if self._mode == "exact" else None
-        hold = None if chosen is None else chosen.hold_moments
-        if hold is None:
+        chosen = self._adder(both)
+        hold = chosen.hold_moments if self._mode == "exact" else None
+        if chosen.on_host or (hold is None and minibatch.waits(self._estimate, both[0].n)):
             both = self._on_host(both)
-        backend = self._backend if chosen is None or hold is None else chosen.backend
+        backend = self._backend if hold is None else chosen.backend
         check_finite(both, first_row=self.samples, backend=backend, threads=self._threads)
         widths = _widths(rows), None if columns is None else _widths(columns)
         there = None if self._exact is None else self._exact.held
         room = there if hold is None or there is not None else hold(both, *widths)
         self._torn = True
         self._rows, self._columns = names
-        if chosen is not None:
+        if self._mode == "exact":
             self._exact = self._exact or moments.empty(*widths, self._products)
-            self._added = self._added.by(chosen.backend, chosen.reason)
+            products = "" if room is None else f"; {room.products}"
+            self._added = self._added.by(chosen.backend, chosen.reason + products)
             self._add(self._exact, both, room)
         else:
             if self._estimate is None:
@@ -196,8 +198,7 @@ class StreamingCKA:
                 return self._few_rows(exact)
             sums, rounded = finish.finish(exact, self._estimator)
             bytes_held = moments.state_bytes(exact.left_widths, exact.right_widths, exact.products)
-            added, choice = self._added, self._adder([])
-            added = added if added.reasons else added.by(choice.backend, choice.reason)  # of a saved state's
+            added = self._adders()
             route = "float32 products, one pass" if exact.multiplied else "float64 moments, one pass"
             steps = added.steps(["moments_add"], route=route, workspace=bytes_held)
             checks = added.steps(["moments_rows", "largest_entries"])
@@ -260,6 +261,8 @@ class StreamingCKA:
         Raises:
             ValueError: layers on another device than the sums. NotImplementedError: float32 products on a device.
         """
+        if self._mode == "minibatch":
+            return choose("pair_sums", backend=self._backend, inputs=layers)
         if self._products == "float32":
             chosen = choose("moments_add", backend=self._backend)
             if chosen.hold_moments is not None:
@@ -325,9 +328,10 @@ class StreamingCKA:
         if needed > self._memory:
             raise ValueError(f"the exact state takes {needed} bytes, more than memory={self._memory}")
 
-    def _ran(self, *ops: str) -> list[Step]:
-        choices = [(op, choose(op, backend=self._backend)) for op in ops]
-        return [Step(op, choice.backend, choice.reason) for op, choice in choices]
+    def _adders(self) -> Added:
+        """Who added; of a saved state, who would."""
+        choice = self._adder([])
+        return self._added if self._added.reasons else self._added.by(choice.backend, choice.reason)
 
     def _few_rows(self, exact: moments.Moments) -> SimilarityMatrix:
         """Fewer rows than one block: the array engine on the staged rows."""
@@ -360,6 +364,8 @@ class StreamingCKA:
 
     def _batch_hsic(self, layers: Sequence[Matrix]) -> minibatch.BatchHsic:
         alone = self._columns is None
+        chosen = self._adder(layers)
+        self._added = self._added.by(chosen.backend, chosen.reason)
         return batch_hsic(layers, len(self._rows), alone=alone, backend=self._backend, threads=self._threads)
 
     def _merge_estimate(self, other: minibatch.Estimate) -> None:
@@ -376,15 +382,12 @@ class StreamingCKA:
         sums = PairSums(
             estimate.values, estimate.own_rows, estimate.own_columns, estimate.own_rows, estimate.own_columns
         )
-        chosen = choose("pair_sums", backend=self._backend)
         notes = [f"an estimate: the mean of {estimate.batches} batches weighted by their pairs, not the whole data"]
         if estimate.waiting:
             notes.append(f"the last {len(estimate.waiting[0])} samples were too few for a batch and do not count")
-        step = Step("pair_sums", chosen.backend, chosen.reason, "minibatch")
-        plan = Plan(
-            (step, *preparing_steps(Linear(), backend=self._backend), *self._ran("largest_entries")), tuple(notes)
-        )
-        return self._matrix(sums, plan, estimate.samples)
+        added = self._adders()
+        steps = added.steps(["pair_sums"], route="minibatch"), added.steps(["column_stats", "largest_entries"])
+        return self._matrix(sums, Plan((*steps[0], *steps[1]), tuple(notes)), estimate.samples)
 
 
 def _widths(layers: Sequence[Matrix]) -> list[int]:

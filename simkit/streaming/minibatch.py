@@ -51,6 +51,11 @@ def empty(rows: int, columns: int | None) -> Estimate:
     return Estimate(np.zeros((rows, wide)), np.zeros(rows), np.zeros(wide), [None] * (rows + (columns or 0)))
 
 
+def waits(state: Estimate | None, rows: int) -> bool:
+    """Whether a batch of so many rows is kept, or joined with what was kept, in memory of the host."""
+    return rows < SMALLEST or (state is not None and bool(state.waiting))
+
+
 def update(state: Estimate, layers: Sequence[Matrix], hsic: Callable[[Sequence[Matrix]], BatchHsic]) -> None:
     """Add one batch; a batch of fewer than four rows waits and joins the next."""
     if state.waiting:

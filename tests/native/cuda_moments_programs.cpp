@@ -13,11 +13,13 @@ namespace {
 
 struct Moments {
     cuda::MomentLayout layout;
+    bool tensor;
     int order;
     cuda::DeviceMemory data;
 
-    Moments(cuda::MomentLayout layout_, int order_)
+    Moments(cuda::MomentLayout layout_, bool tensor_, int order_)
         : layout(std::move(layout_)),
+          tensor(tensor_),
           order(order_),
           data(cuda::moments_there([=] { return machine_of(order_); }, layout)) {}
 
@@ -50,10 +52,10 @@ int largest_entries(const Matrix* x, Index count, int order, double* found) {
     });
 }
 
-int moments_new(const Index* widths, Index left, Index right, Index blocks, int order, void** made, Index* sizes) {
+int moments_new(const Index* widths, Index left, Index right, Index blocks, int tensor, int order, void** made, Index* sizes) {
     return guarded([&] {
         cuda::MomentLayout layout({widths, widths + left}, {widths + left, widths + left + right}, blocks);
-        auto moments = std::make_unique<Moments>(std::move(layout), order);
+        auto moments = std::make_unique<Moments>(std::move(layout), tensor != 0, order);
         const cuda::MomentLayout& of = moments->layout;
         const Index told[] = {of.columns(), of.layers(), of.room(), of.count()};
         std::copy_n(told, 4, sizes);
@@ -100,7 +102,8 @@ int moments_put(void* moments, const double* z, const double* norms, Index count
 }
 
 int moments_add(void* moments, Index first, Index rows) {
-    return static_cast<Moments*>(moments)->work([&](auto& work) { work.add(first, rows); });
+    auto& of = *static_cast<Moments*>(moments);
+    return of.work([&](auto& work) { work.add(first, rows, of.tensor); });
 }
 
 }  // extern "C"

@@ -268,7 +268,7 @@ def empty_side(widths: tuple[int, ...], alone: bool) -> SideSums:
     return SideSums(tuple(np.cumsum([0, *widths]).tolist()), np.full(p, 0.5), np.full(p, 0.25), *zeros, grams)
 
 
-def moments(alone: bool, added: bool) -> Callable[[Place, Size], Run]:
+def moments(alone: bool, added: bool, cores: Cores = "plain") -> Callable[[Place, Size], Run]:
     """The rows of a block of a stream of one or two sides; ``added``: to the sums."""
 
     def make(place: Place, size: Size) -> Run:
@@ -293,7 +293,7 @@ def moments(alone: bool, added: bool) -> Callable[[Place, Size], Run]:
                 np.zeros((counts[0], columns[-1])),
                 np.zeros((0, 0)) if alone else np.zeros((counts[1], columns[0])),
             )
-            native_cuda.moments_add(sums, rows[0], None if alone else rows[1])
+            native_cuda.moments_add(sums, rows[0], None if alone else rows[1], cores=cores)
             return arrays_of(sums)
 
         return run
@@ -365,6 +365,9 @@ CASES: dict[str, Case] = {
     "rows of a stream": Case("moments_rows", moments(alone=False, added=False)),
     "sums of a stream": Case("moments_add", moments(alone=True, added=True)),
     "sums of a stream of two sides": Case("moments_add", moments(alone=False, added=True)),
+    "sums of a stream, tensor cores": Case(
+        "moments_add", moments(alone=False, added=True, cores="tensor"), tensor=True
+    ),
     "nearest rows": Case("nearest_rows", nearest(ties=False)),
     "nearest rows, ties": Case("nearest_rows", nearest(ties=True)),
 }

@@ -33,7 +33,7 @@ def module(libraries: list[Any], order: int = 0, capability: tuple[int, int] = (
         emulated_strips.module(whole, emulated_strips.Emulated(strips, order), capability),
         emulated_graphs.module(graphs, order),
         emulated_candidates.module(whole, candidates, order),
-        emulated_moments.module_with_moments(whole, moments, order),
+        emulated_moments.module_with_moments(whole, moments, order, capability),
         emulated_partners.module(whole, partners, order),
     ):
         for name, value in vars(other).items():

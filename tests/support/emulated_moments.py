@@ -26,13 +26,14 @@ class Moments:
         left: Sequence[int],
         right: Sequence[int],
         blocks: int,
+        tensor: bool,
         calls: list[str] | None = None,
     ) -> None:
         self._programs, self.calls = programs, [] if calls is None else calls
         self._at, sizes = ctypes.c_void_p(), np.empty(4, np.int64)
         widths = np.array([*left, *right], dtype=np.int64)
         made = programs.moments_new(
-            address(widths), _Index(len(left)), _Index(len(right)), _Index(blocks), order,
+            address(widths), _Index(len(left)), _Index(len(right)), _Index(blocks), int(tensor), order,
             ctypes.byref(self._at), address(sizes),
         )  # fmt: skip
         raise_of(programs, made)
@@ -109,9 +110,9 @@ def largest_entries(programs: Any, order: int, matrices: list[Array]) -> list[fl
     return [float(x) for x in found]
 
 
-def module_with_moments(all_pairs: Any, programs: Any, order: int = 0) -> Any:
+def module_with_moments(all_pairs: Any, programs: Any, order: int = 0, capability: tuple[int, int] = (7, 5)) -> Any:
     """As ``_cuda``; ``calls`` lists what was asked of its Moments."""
-    made = module(all_pairs, order)
+    made = module(all_pairs, order, capability)
     made.calls = []
     made.Moments = partial(Moments, programs, order, calls=made.calls)
     made.largest_entries = partial(largest_entries, programs, order)
