@@ -22,6 +22,7 @@ from simkit.compare import collect  # noqa: E402
 from simkit.compare.collect import Shape, decide  # noqa: E402
 from simkit.compare.matrix import SimilarityMatrix, similarity_matrix  # noqa: E402
 from simkit.compare.models import compare  # noqa: E402
+from simkit.compare.on_device import OnDevice  # noqa: E402
 from simkit.kernels import RBF  # noqa: E402
 from simkit.metrics.cka import CKA  # noqa: E402
 from simkit.metrics.nbs import NBS  # noqa: E402
@@ -234,6 +235,21 @@ def test_decisions(left: Any, right: Any, rows: int | None, memory: int, way: st
     assert decision.way == way
     assert decide(shape, CKA(RBF()), memory=memory, mode="exact").way == "spool"
     assert decide(shape, CKA(), memory=memory, mode="minibatch").way == "minibatch"
+
+
+def test_features_stay_on_a_device_that_has_room() -> None:
+    there = OnDevice(1, "native_cuda", 4 * 10**6, bounded=False)
+    known, unknown, large = (Shape((500,), None, 2000, rows) for rows in (1000, None, 1001))
+    decision = decide(known, CKA(), memory=None, mode="exact", there=there)  # half of what is free
+    assert decision.way == "device"
+    assert decision.reason == "features stay on cuda:1: 1.907 MiB, and 3.815 MiB are free there"
+    assert decide(known, CKA(RBF()), memory=None, mode="exact", there=there).way == "device"
+    for shape, memory in ((unknown, None), (large, None), (known, 4 * 10**6)):  # or 0.4 of what is allowed
+        assert decide(shape, CKA(), memory=memory, mode="exact", there=there).way != "device"
+    decision = decide(known, CKA(), memory=5 * 10**6, mode="exact", there=there)
+    assert (decision.way, decision.memory) == ("device", 5 * 10**6)
+    assert decision.reason.endswith("; memory=4.768 MiB")
+    assert decide(known, CKA(), memory=None, mode="minibatch", there=there).way == "minibatch"
 
 
 def test_the_default_budget_is_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

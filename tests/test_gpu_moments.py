@@ -6,6 +6,7 @@ import ctypes
 import itertools
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,11 +187,22 @@ def test_torch_models_on_the_device_agree() -> None:
     torch.manual_seed(0)
     nn = torch.nn
     models = [nn.Sequential(nn.Linear(20, p), nn.ReLU(inplace=True), nn.Linear(p, 30)) for p in (60, 90)]
-    data, found = list(torch.randn(20_000, 20).split(1000)), []
+    data = list(torch.randn(20_000, 20).split(1000))
+    found = {}
     for device in ("cpu", "cuda"):
         on = [model.to(device) for model in models]
-        found.append(sk.compare(*on, data=data, layers=["0", "1", "2"], device=device, memory="2 MB", progress=False))
-    assert_close(found[1].values, found[0].values, "cka", np.float32, 20_000, 90)
+        for mode, memory in (("exact", "2 MB"), ("exact", None), ("minibatch", None)):
+            how: dict[str, Any] = {"mode": mode, "memory": memory, "device": device, "progress": False}
+            found[device, mode, memory] = sk.compare(*on, data=data, layers=["0", "1", "2"], **how)
+    for (device, mode, memory), matrix in found.items():
+        assert_close(matrix.values, found["cpu", mode, memory].values, "cka", np.float32, 20_000, 90)
+        assert matrix.backend == {"cpu": "native_cpu", "cuda": "native_cuda"}[device]
+    assert found["cuda", "exact", None].plan.notes[-1].endswith(" of features stayed on cuda:0")
+    options: dict[str, Any] = {"layers": ["0", "1", "2"], "measure": sk.CKA(sk.RBF()), "progress": False}
+    spooled = sk.compare(*on, data=iter(data[:3]), **options)  # which does not say how many samples it has
+    assert spooled.backend == "native_cuda"
+    whole = sk.compare(*on, data=data[:3], **options)
+    assert_close(spooled.values, whole.values, "cka", np.float32, 3000, 90)
     for batch, kind in itertools.product((data[0],), (torch.float16, torch.bfloat16)):
         stream = sk.StreamingCKA()
         stream.update({"x": batch.to("cuda", kind), "y": batch[:, :5].cuda()})

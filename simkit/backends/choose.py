@@ -64,6 +64,11 @@ class Choice:
         return self.backend in ON_HOST
 
     @property
+    def free_memory(self) -> Callable[[int], int] | None:
+        """The free bytes of a device that is given; None where the backend computes on the host."""
+        return getattr(self.module, "free_memory", None)
+
+    @property
     def hold_moments(self) -> Callable[..., HeldMoments] | None:
         """What begins moments in the backend's own memory; None where that is the host's."""
         return getattr(self.module, "hold_moments", None)

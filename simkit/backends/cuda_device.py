@@ -140,6 +140,12 @@ def held_bytes(device: int, matrices: Iterable[Matrix] | None = None) -> int:
     return sum(size for _, size in copies)
 
 
+def free_memory(device: int) -> int:
+    """Bytes that nobody has taken on a device."""
+    free, _ = cuda().memory_info(device)
+    return int(free)
+
+
 def room_on(device: int, memory: int | None, matrices: Iterable[Matrix]) -> int:
     """Bytes that work on these matrices, their copies included, may take on a device.
 
@@ -147,8 +153,7 @@ def room_on(device: int, memory: int | None, matrices: Iterable[Matrix]) -> int:
     """
     if memory is not None:
         return memory
-    free, _ = cuda().memory_info(device)
-    return int(SHARE * (free + held_bytes(device, matrices)))
+    return int(SHARE * (free_memory(device) + held_bytes(device, matrices)))
 
 
 def may_stay(matrix: Matrix, device: int, memory: int | None) -> bool:

@@ -24,7 +24,7 @@ from .cuda_candidates import (  # noqa: F401 - ops of the table, and a planner
     plan_candidates,
     unit_features,
 )
-from .cuda_device import array_on, block_on, cuda, device_report, place_of
+from .cuda_device import array_on, block_on, cuda, device_report, free_memory, place_of  # noqa: F401 - of a device
 from .cuda_graphs import adjacency, components, cover  # noqa: F401
 from .cuda_greedy import eliminate, gather_columns  # noqa: F401
 from .cuda_moments import hold_moments, largest_entries, moments_add, moments_rows  # noqa: F401

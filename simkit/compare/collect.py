@@ -1,7 +1,8 @@
-"""Where the features of a run go: into moments, or into a spool and then the engine. Decided once, after one batch.
+"""Where the features of a run go: into moments, or whole to where the engine takes them. Decided once, after one batch.
 
-Both ways are exact. Moments cost float64 products of every pair of features and memory that does not grow with the
-samples; the spool costs the bytes of the features, in memory or on disk, and leaves the engine its choice of route.
+Every way but minibatches is exact. Features that lie on a device stay there where there is room. Otherwise moments cost
+float64 products of every pair of features and memory that does not grow with the samples; the spool costs the bytes of
+the features, in memory or on disk, and leaves the engine its choice of route.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from ..arrays import DeviceMatrix, Matrix, as_matrix
 from ..backends.base import Block
 from ..backends.choose import choose
 from ..backends.mapped import Mapped
-from ..backends.routes import FLOAT64_COST, default_threads, plan_pair_sums
+from ..backends.routes import FLOAT64_COST, default_threads
 from ..errors import TooLittleMemory
 from ..kernels import Linear
 from ..metrics.cka import CKA
@@ -30,8 +31,11 @@ from .matrix import SimilarityMatrix, similarity_matrix
 from .spool import Spool
 from .stream import StreamingCKA
 
+if TYPE_CHECKING:
+    from .on_device import OnDevice
+
 Side: TypeAlias = Literal["a", "b"]
-Way: TypeAlias = Literal["moments", "minibatch", "spool"]
+Way: TypeAlias = Literal["moments", "minibatch", "device", "spool"]
 
 SHARE_OF_FREE = 4  # the default budget is free memory over this
 DISK_COST = 100  # multiply-adds in the time of writing and reading back one byte
@@ -86,17 +90,25 @@ def linear_cka(measure: Measure) -> bool:
     return isinstance(measure, CKA) and isinstance(measure.kernel, Linear)
 
 
-def decide(shape: Shape, measure: Measure, *, memory: int | None, mode: str) -> Decision:
+def decide(shape: Shape, measure: Measure, *, memory: int | None, mode: str, there: OnDevice | None = None) -> Decision:
     """Pick the way by counted multiply-adds and bytes; ``memory=None`` is a quarter of what is free.
 
+    Features that lie on a device, ``there``, stay where they take no more than their share of it, and of ``memory``.
     Measures that prepare every layer may then take all that is free for it: they have no smaller way to run.
     """
     free = free_memory()
     budget = free // SHARE_OF_FREE if memory is None else memory
     ram = int(budget * IN_MEMORY)
-    told = f"memory={_mib(budget)}" + (" (a quarter of what is free)" if memory is None else "")
+    told = f"memory={mib(budget)}" + (" (a quarter of what is free)" if memory is None else "")
     if mode == "minibatch":
         return Decision("minibatch", budget, ram, 'mode="minibatch": an estimate from batches, nothing is kept')
+    if (
+        there is not None
+        and shape.bytes is not None
+        and shape.bytes <= min(there.room, there.room if memory is None else ram)
+    ):
+        reason = f"features stay on cuda:{there.ordinal}: {mib(shape.bytes)}, and {mib(there.free)} are free there"
+        return Decision("device", budget, ram, reason + ("" if memory is None else f"; {told}"))
     total = "an unknown number of" if shape.rows is None else f"{shape.rows}"
     if not linear_cka(measure):
         prepares = memory is None and not isinstance(measure, CKA)
@@ -105,30 +117,41 @@ def decide(shape: Shape, measure: Measure, *, memory: int | None, mode: str) -> 
     state = state_bytes(shape.left, shape.right)
     if shape.rows is None or shape.bytes is None:
         if state <= budget // 4:
-            return Decision("moments", budget, ram, f"moments: {total} rows, their state is {_mib(state)}; {told}")
-        return Decision("spool", budget, ram, f"features spooled: {total} rows, moments take {_mib(state)}; {told}")
+            return Decision("moments", budget, ram, f"moments: {total} rows, their state is {mib(state)}; {told}")
+        return Decision("spool", budget, ram, f"features spooled: {total} rows, moments take {mib(state)}; {told}")
     if shape.bytes <= ram:
-        return Decision("spool", budget, ram, f"features spooled: {_mib(shape.bytes)} stay in memory; {told}")
+        return Decision("spool", budget, ram, f"features spooled: {mib(shape.bytes)} stay in memory; {told}")
     feature, sample = _costs(shape)
     engine = min(sample, feature * FLOAT64_COST) + DISK_COST * shape.bytes
-    costs = f"{feature * FLOAT64_COST:.3g} against {engine:.3g} multiply-adds for spooling {_mib(shape.bytes)}"
+    costs = f"{feature * FLOAT64_COST:.3g} against {engine:.3g} multiply-adds for spooling {mib(shape.bytes)}"
     if state > budget // 2:
-        return Decision("spool", budget, ram, f"features spooled: moments take {_mib(state)}; {told}")
+        return Decision("spool", budget, ram, f"features spooled: moments take {mib(state)}; {told}")
     if feature * FLOAT64_COST <= engine:
-        return Decision("moments", budget, ram, f"moments: {costs}, their state is {_mib(state)}; {told}")
+        return Decision("moments", budget, ram, f"moments: {costs}, their state is {mib(state)}; {told}")
     return Decision("spool", budget, ram, f"features spooled: moments cost {costs}; {told}")
 
 
 def check_engine(
-    left: Sequence[Matrix], right: Sequence[Matrix] | None, rows: int, measure: Measure, memory: int
+    left: Sequence[Matrix],
+    right: Sequence[Matrix] | None,
+    rows: int,
+    measure: Measure,
+    memory: int,
+    *,
+    stay: bool = False,
 ) -> None:
     """Plan what follows for ``rows`` samples now, so that too little memory is said before the models have run.
+
+    ``stay``: the features stay on their device, else they come to the host.
 
     Raises:
         TooLittleMemory: the smallest workspace is larger than ``memory`` leaves.
     """
 
     def grown(layers: Sequence[Matrix]) -> list[Matrix]:
+        if stay:
+            device = [x for x in layers if isinstance(x, DeviceMatrix)]
+            return [DeviceMatrix(x.name, replace(x.view, shape=(rows, x.p)), x.origin) for x in device]
         return [Matrix(x.name, np.broadcast_to(_zeros(x), (rows, x.p)), x.dtype, x.origin) for x in layers]
 
     if not isinstance(measure, CKA):
@@ -140,12 +163,12 @@ def check_engine(
         return [Block(layer, kernel, np.empty(0), 0) for layer in grown(layers)]
 
     widest = max(layer.p * layer.itemsize for layer in (*left, *(right or ())))
-    plan_pair_sums(
-        blocks(left),
-        None if right is None else blocks(right),
+    ready = blocks(left), None if right is None else blocks(right)
+    choose("pair_sums", inputs=[*ready[0], *(ready[1] or ())]).plan_pair_sums(
+        *ready,
         memory=int(memory * FOR_ENGINE),
         threads=default_threads(),
-        mapped=Mapped(((widest, rows * widest),)),
+        mapped=None if stay else Mapped(((widest, rows * widest),)),
     )
 
 
@@ -158,14 +181,6 @@ def in_full(error: TooLittleMemory, decision: Decision, asked: str, features: in
     if features is not None and features <= needed * IN_MEMORY:
         needed += features
     return TooLittleMemory(asked or f"{decision.memory} bytes (of what is free)", error.work, needed)
-
-
-def stays(features: Sequence[Matrix], mode: str) -> bool:
-    """Whether a stream of these features, which may then stay on their device, is summed there."""
-    places = {x.device for x in features}
-    if len(places) > 1 or None in places:
-        return False
-    return not choose("moments_add" if mode == "exact" else "pair_sums", inputs=features).on_host
 
 
 def copied(features: Matrix, *, stay: bool) -> Matrix:
@@ -196,7 +211,8 @@ def _costs(shape: Shape) -> tuple[float, float]:
     return rows * (p * q + own), rows**2 * ((p + q) / 2 + m * k / 2)
 
 
-def _mib(count: int) -> str:
+def mib(count: int) -> str:
+    """A number of bytes in words."""
     return f"{count / 2**20:.4g} MiB"
 
 
@@ -249,13 +265,26 @@ class ToStream:
 
 
 class ToSpool:
-    """Features go to a :class:`Spool`, and through the engine at the end."""
+    """Features go to a :class:`Spool`, and at the end through the engine, on the device that they came from, if any."""
 
-    def __init__(self, spool: Spool, order: Mapping[Side, tuple[str, ...]], measure: Measure, memory: int) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        order: Mapping[Side, tuple[str, ...]],
+        measure: Measure,
+        memory: int,
+        there: OnDevice | None = None,
+    ) -> None:
         self.spool = spool
+        self._there = there
         self._order = order
         self._measure = measure
         self._memory = memory
+
+    @property
+    def bytes(self) -> int:
+        """What the features take."""
+        return self.spool.bytes
 
     def add(self, side: Side, name: str, features: Matrix) -> None:
         """Append the rows at once."""
@@ -272,9 +301,16 @@ class ToSpool:
             side: {name: stored[spooled_name(side, name)] for name in names} for side, names in self._order.items()
         }
         memory = max(int((self._memory - held) * FOR_ENGINE), 1)
-        result = similarity_matrix(sides["a"], sides.get("b"), measure=self._measure, memory=memory)
-        note = f"{_mib(self.spool.bytes)} of features were {'on disk' if self.spool.on_disk else 'in memory'}"
-        return replace(result, plan=replace(result.plan, notes=(*result.plan.notes, note)))
+        compare = similarity_matrix if self._there is None else self._there.similarity
+        result = compare(sides["a"], sides.get("b"), measure=self._measure, memory=memory)
+        return noted(
+            result, f"{mib(self.spool.bytes)} of features were {'on disk' if self.spool.on_disk else 'in memory'}"
+        )
+
+
+def noted(result: SimilarityMatrix, note: str) -> SimilarityMatrix:
+    """The matrix, its plan with one note more."""
+    return replace(result, plan=replace(result.plan, notes=(*result.plan.notes, note)))
 
 
 def spooled_name(side: Side, name: str) -> str:

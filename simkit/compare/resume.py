@@ -23,6 +23,7 @@ from ..files import is_draft, write_atomically
 from ..metrics.measure import Measure
 from .batches import Data, arrays_in
 from .collect import Side, ToSpool, spooled_name
+from .on_device import OnDevice
 from .spool import Spool, Stored, check_same_width
 
 FORMAT = "simkit.compare.1"
@@ -79,7 +80,13 @@ class Checkpoint:
         return self._batches <= int(self._left["batches"])
 
     def collector(
-        self, order: Mapping[Side, tuple[str, ...]], measure: Measure, memory: int, *, expected: int | None
+        self,
+        order: Mapping[Side, tuple[str, ...]],
+        measure: Measure,
+        memory: int,
+        there: OnDevice | None = None,
+        *,
+        expected: int | None,
     ) -> KeptFeatures:
         """The collector that writes into the folder, after what is there."""
         names = [spooled_name(side, name) for side, rows in order.items() for name in rows]
@@ -93,7 +100,7 @@ class Checkpoint:
             raise ValueError(f"resume={str(self._folder)!r} holds the layers {list(stored)}, not {names}")
         spool = Spool(ram=0, expected=None if expected is None or self.continues else expected, directory=self._folder)
         spool.restore(stored)
-        self._collector = KeptFeatures(spool, order, measure, memory, self)
+        self._collector = KeptFeatures(spool, order, measure, memory, there, self)
         return self._collector
 
     def commit(self, *, now: bool = False) -> None:
@@ -196,9 +203,10 @@ class KeptFeatures(ToSpool):
         order: Mapping[Side, tuple[str, ...]],
         measure: Measure,
         memory: int,
+        there: OnDevice | None,
         checkpoint: Checkpoint,
     ) -> None:
-        super().__init__(spool, order, measure, memory)
+        super().__init__(spool, order, measure, memory, there)
         self._checkpoint = checkpoint
         self._verifying = checkpoint.continues
 

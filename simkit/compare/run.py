@@ -30,10 +30,9 @@ from .collect import (
     copied,
     decide,
     in_full,
-    linear_cka,
-    stays,
 )
 from .matrix import SimilarityMatrix
+from .on_device import ToDevice, device_of_all
 from .spool import Spool
 from .stream import StreamingCKA
 
@@ -106,7 +105,7 @@ class Run:
                 self._checkpoint.finish()
             if bar.format_dict["elapsed"] > SHOW_AFTER:  # setting a description shows the bar
                 bar.set_description("comparing the layers")
-            with self._whole_memory(self._collector.spool.bytes if isinstance(self._collector, ToSpool) else None):
+            with self._whole_memory(self._collector.bytes if isinstance(self._collector, ToSpool | ToDevice) else None):
                 result = self._collector.result()
             return self._described(result)
 
@@ -151,8 +150,8 @@ class Run:
                 f"{self._batch_rows[1]} rows in a batch and {layer} has {features.n}"
             )
         if self._collector is None:
-            stay = stays([features], self._options.mode) and linear_cka(self._options.measure)
-            self._first[side, name] = copied(features, stay=stay and self._checkpoint is None)
+            stay = device_of_all([features], self._options.measure) is not None
+            self._first[side, name] = copied(features, stay=stay)
         else:
             self._collector.add(side, name, features)
 
@@ -161,23 +160,27 @@ class Run:
         order: dict[Side, tuple[str, ...]] = {side: recorder.rows for side, recorder in self._recorders.items()}
         shape = self._shape(order, keep)
         options = self._options
-        decision = decide(shape, options.measure, memory=options.memory, mode=options.mode)
+        there = device_of_all(list(self._first.values()), options.measure, options.memory)
+        decision = decide(shape, options.measure, memory=options.memory, mode=options.mode, there=there)
         if self._checkpoint is not None:
             decision = replace(decision, way="spool", ram=0, reason="features kept in the folder of resume=")
         self._decision = decision
-        if decision.way != "spool":
+        if decision.way in ("moments", "minibatch"):
             estimator = options.measure.estimator if isinstance(options.measure, CKA) else "debiased"
             stream = StreamingCKA(estimator=estimator, mode="exact" if decision.way == "moments" else "minibatch")
-            return ToStream(stream, order, stay=stays(list(self._first.values()), options.mode))
-        if shape.rows is not None:
+            return ToStream(stream, order, stay=there is not None)
+        stay = decision.way == "device"
+        if shape.rows is not None and not (stay and options.memory is None):
             sides = {side: [self._first[side, name] for name in names] for side, names in order.items()}
-            in_memory = shape.bytes if shape.bytes is not None and shape.bytes <= decision.ram else 0
+            held = shape.bytes if shape.bytes is not None and (stay or shape.bytes <= decision.ram) else 0
             with self._whole_memory(shape.bytes):
-                check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory - in_memory)
+                check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory - held, stay=stay)
+        if stay and shape.rows is not None:
+            return ToDevice(shape.rows, order, options.measure, options.memory)
+        how = order, options.measure, decision.memory, there
         if self._checkpoint is not None:
-            return self._checkpoint.collector(order, options.measure, decision.memory, expected=shape.bytes)
-        spool = self._stack.enter_context(Spool(ram=decision.ram, expected=shape.bytes, rows=shape.rows))
-        return ToSpool(spool, order, options.measure, decision.memory)
+            return self._checkpoint.collector(*how, expected=shape.bytes)
+        return ToSpool(self._stack.enter_context(Spool(ram=decision.ram, expected=shape.bytes, rows=shape.rows)), *how)
 
     def _shape(self, order: Mapping[Side, tuple[str, ...]], keep: int) -> Shape:
         widths = {side: tuple(self._first[side, name].p for name in names) for side, names in order.items()}
