@@ -4,6 +4,7 @@ layers at once; the same bits twenty times.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from cuda_cases import moved, relu
 from gpu_arrays import OnGpu
+from needed import torch_on_gpu
 from tolerance import assert_close
 
 import simkit as sk
@@ -104,3 +106,34 @@ def test_greedy_orders_agree() -> None:
         assert got.backend == "native_cuda"
         assert got.order.tolist() == want.order.tolist()
         assert_close(got.cka, want.cka, "greedy", "float64", 2000, 96)
+
+
+def test_models_on_the_device_are_ranked_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a criterion keeps of a model's layers stays on the model's device, and so does the search."""
+    torch = torch_on_gpu()
+    nn, P = torch.nn, importlib.import_module("simkit.pruning")
+    scores = importlib.import_module("simkit.pruning.scores.cka_damage")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 24, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 36, 64), nn.ReLU(), nn.Linear(64, 5)
+    )
+    model[0].weight.data *= torch.logspace(0, -2, 24)[:, None, None, None]  # no two choices are nearly equal
+    model[3].weight.data *= torch.logspace(0, -2, 64)[:, None]
+    data = torch.randn(600, 3, 8, 8)
+    plans: list[Any] = []
+    backends: list[str] = []
+    greedy = scores.greedy_cka
+
+    def recorded(*layers: Any, **options: Any) -> Any:
+        found = greedy(*layers, **options)
+        backends.extend(order.backend for order in found.values())
+        return found
+
+    monkeypatch.setattr(scores, "greedy_cka", recorded)
+    for device in ("cpu", "cuda"):
+        on = model.to(device)
+        plans.append(P.plan(on, data[:2].to(device), data=data, score=P.CKADamage()))
+    for want, got in zip(plans[0].layers, plans[1].layers, strict=True):
+        assert got.removed == want.removed
+        assert np.abs(np.subtract(got.scores, want.scores)).max() <= 1e-6
+    assert backends == ["native_cpu"] * 2 + ["native_cuda"] * 2

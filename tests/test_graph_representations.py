@@ -10,7 +10,7 @@ from traced_models import Attention, Functional, Residual
 
 from simkit import pruning as P
 from simkit.graph import trace
-from simkit.pruning.representations import Source, representations
+from simkit.pruning.representations import Source, home_of, representations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,6 +46,16 @@ def test_the_representation_is_read_after_batch_norm_and_activation(samples: int
     ):
         value = read(model, x, name, pre=pre, example=example)
         torch.testing.assert_close(value, expected.reshape(samples, expected.shape[1], -1))
+
+
+def test_a_representation_stays_on_a_device_that_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4000 * (1 + device.index), 10**6))
+    host, first, second = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
+    assert home_of(first, 1000) == first
+    assert home_of(first, 1001) == host
+    assert home_of(second, 2000) == second
+    assert home_of(host, 0) == host
+    assert home_of(torch.device("meta"), 1) == host
 
 
 def test_an_activation_after_pooling_belongs_to_the_representation() -> None:

@@ -18,6 +18,7 @@ from ..streaming.covariance import Covariance, CovarianceStream
 
 BATCH = 256
 HELD_BYTES = 2**30  # representations kept at once; more layers mean more passes over the inputs
+SHARE_OF_FREE = 4  # of a device's memory: a pass keeps several layers, and the orders of their units need some
 Inputs: TypeAlias = tuple[Tensor, ...]
 Reader: TypeAlias = Callable[[Group, View, Tensor, int], Tensor]
 Keeper: TypeAlias = Callable[[Tensor, int], None]  # rows, sample by sample, and of how many samples
@@ -204,7 +205,7 @@ def _required(group: Group, view: View | None) -> View:
 
 
 class _Held:
-    """Takes the rows of ``samples`` samples into one tensor on the host."""
+    """Takes the rows of ``samples`` samples into one tensor, on their device or on the host: see :func:`home_of`."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
@@ -214,9 +215,16 @@ class _Held:
     def take(self, rows: Tensor, samples: int) -> None:
         """Add the rows of some samples."""
         if not self._filled:
-            self.values = rows.new_empty((len(rows) // samples * self.samples, *rows.shape[1:]), device="cpu")
+            shape = (len(rows) // samples * self.samples, *rows.shape[1:])
+            self.values = rows.new_empty(shape, device=home_of(rows.device, rows.nbytes // samples * self.samples))
         self.values[self._filled : self._filled + len(rows)] = rows
         self._filled += len(rows)
+
+
+def home_of(device: torch.device, size: int) -> torch.device:
+    """Where so many bytes of rows are kept: on their CUDA device where they take a quarter of what is free at most."""
+    room = torch.cuda.mem_get_info(device)[0] // SHARE_OF_FREE if device.type == "cuda" else 0
+    return device if size <= room else torch.device("cpu")
 
 
 def _passes(groups: Sequence[Group], views: Mapping[str, View], samples: int, itemsize: int) -> Iterator[list[Group]]:
