@@ -121,7 +121,7 @@ def test_batches_of_an_estimate_are_multiplied_where_they_lie(both: bool) -> Non
     sizes = [100, 4, 333, 263]
     want = streamed(layers, others, sizes, mode="minibatch").compute()
     got = on_gpu(layers, others, sizes, mode="minibatch").compute()
-    assert_close(got.values, want.values, "stream", np.float32, 700, 170)
+    assert_close(got.values, want.values, "cka", np.float32, 700, 170)
     assert got.backend == "native_cuda"
     assert got.plan.notes == want.plan.notes
     first = on_gpu(layers, others, sizes, mode="minibatch").state_dict()
