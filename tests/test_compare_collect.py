@@ -12,7 +12,7 @@ import simkit as sk
 from simkit import arrays
 from simkit.arrays import DeviceMatrix, Matrix, as_matrix
 from simkit.backends import native_cuda
-from simkit.compare import collect, run
+from simkit.compare import collect, on_device, run
 from simkit.devices import DeviceView
 from simkit.errors import TooLittleMemory
 
@@ -66,7 +66,7 @@ def test_a_copy_lies_where_the_features_lay(kind: type[There]) -> None:
     """Whatever way an array says where it lies; it stays of the same origin."""
     x = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
     features = DeviceMatrix("a", as_matrix(kind(x)).view, "elsewhere")  # type: ignore[attr-defined]
-    again = collect.copied(features, stay=True)
+    again = on_device.copied(features, stay=True)
     assert isinstance(again, DeviceMatrix)
     assert (again.name, again.origin, again.device, again.n, again.p) == ("a", "elsewhere", 0, 40, 6)
     assert again.view.pointer != features.view.pointer

@@ -9,18 +9,20 @@ from typing import Any
 import emulated_device
 import numpy as np
 import pytest
-from cuda_cases import see_device
-from tolerance import assert_close
-
-import simkit as sk
-from simkit import arrays
-from simkit.arrays import DeviceMatrix
-from simkit.backends import native_cuda
-from simkit.compare import on_device
-from simkit.devices import LEGACY_STREAM, DeviceView
-from simkit.errors import TooLittleMemory
 
 torch = pytest.importorskip("torch")
+from cuda_cases import see_device  # noqa: E402
+from tolerance import assert_close  # noqa: E402
+
+import simkit as sk  # noqa: E402
+from simkit import arrays  # noqa: E402
+from simkit.arrays import DeviceMatrix  # noqa: E402
+from simkit.backends import native_cuda  # noqa: E402
+from simkit.compare import on_device  # noqa: E402
+from simkit.devices import LEGACY_STREAM, DeviceView  # noqa: E402
+from simkit.errors import TooLittleMemory  # noqa: E402
+from simkit.pruning.scores import cka_damage  # noqa: E402
+
 nn = torch.nn
 
 
@@ -153,29 +155,152 @@ def test_features_that_came_to_the_host_are_compared_on_the_device(
     assert_close(got.values, want.values, "cka", np.float32, 300, 27)
 
 
-def test_a_device_that_is_too_small_leaves_it_to_the_host(device: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the models have run nothing is lost."""
-    data, measure = images().split(70), sk.CKA(sk.RBF())
-    for error in (TooLittleMemory("8 bytes", "pairs of layers", 9), MemoryError("the device is full")):
-        monkeypatch.setattr(native_cuda, "pair_sums", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
-        got = compared(models(), iter(data), measure=measure)
-        assert got.backend == "native_cpu"
-        assert got.plan.notes[-2] == f"not compared on cuda:0: {error}"
-    assert device == [0, 0]
+def failing(error: Exception, times: list[int]) -> Any:
+    """An op of the device that raises, and counts how often."""
+
+    def op(*_: Any, **__: Any) -> Any:
+        times.append(1)
+        raise error
+
+    return op
 
 
-def test_memory_bounds_what_stays(device: list[int]) -> None:
-    nets, data = models(), images()
-    got = compared(nets, data, memory="4 MB")
+LACKING = [TooLittleMemory("8 bytes", "pairs of layers", 9), MemoryError("the device is full")]
+
+
+@pytest.mark.parametrize("error", LACKING)
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_device_that_is_too_small_leaves_it_to_the_host(
+    device: list[int], error: Exception, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the models have run nothing is lost. Full memory is tried twice, for what torch keeps for itself."""
+    data, measure = list(images().split(70)), sk.CKA(sk.RBF())
+    want = compared(models(), data, measure=measure)
+    times: list[int] = []
+    monkeypatch.setattr(native_cuda, "pair_sums", failing(error, times))
+    got = compared(models(), data if stays else iter(data), measure=measure)
+    assert got.backend == "native_cpu"
+    assert_close(got.values, want.values, "cka", np.float32, 300, 27)
+    assert f"not compared on cuda:0: {error}" in got.plan.notes
+    assert (f"features did not stay on their device: {error}" in got.plan.notes) == stays
+    tries = 1 + isinstance(error, MemoryError)
+    assert len(times) == tries * (1 + stays)
+    assert len(device) == tries
+
+
+@pytest.mark.usefixtures("device")
+def test_features_that_are_more_than_the_data_said_leave_for_the_disk() -> None:
+    """Where the room is bounded; the device compares them all the same."""
+    nets, data = models()[:1], images(20_000)
+    got = compared(nets, Said(data.split(70), 2), memory="4 MB")
+    want = compared(nets, data, memory="4 MB")
+    assert_close(got.values, want.values, "cka", np.float32, 20_000, 18)
+    assert got.plan.notes[0].startswith("features stay on cuda:0: ")
+    assert got.plan.notes[-1] == "features did not stay on their device: they take more than 1.526 MiB"
+    assert got.plan.notes[-2].endswith(" of features were on disk")
     assert got.backend == "native_cuda"
-    assert got.plan.notes[0].endswith("; memory=3.815 MiB")
-    with pytest.raises(TooLittleMemory, match=r"^memory=100 kB is too little: "):
-        compared(nets, data, memory="100 kB", measure=sk.CKA(sk.RBF()))
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("first", [0, 3, 7])
+def test_a_device_that_fills_up_loses_no_rows(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch has no memory for a layer of the first batch, or for one that grows."""
+    nets, data = models(), images()
+    want = compared(nets, data)
+    empty, seen = torch.Tensor.new_empty, [0]
+
+    def full(*args: Any, **options: Any) -> Any:
+        seen[0] += 1
+        if seen[0] > first:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return empty(*args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", full)
+    got = compared(nets, Said(data.split(70), 2))
+    assert_close(got.values, want.values, "cka", np.float32, 300, 27)
+    assert got.plan.notes[-1] == "features did not stay on their device: the device is full"
+    assert got.backend == "native_cuda"
+
+
+def test_layers_of_the_first_batch_that_have_no_room_come_to_the_host(
+    device: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets, data = models(), images()
+    want = {mode: compared(nets, list(data.split(70)), mode=mode) for mode in ("exact", "minibatch")}
+    clone, seen = torch.Tensor.clone, [0]
+
+    def full(x: Any, *args: Any, **options: Any) -> Any:
+        seen[0] += 1
+        if seen[0] % 5 == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return clone(x, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "clone", full)
+    for mode, expected in want.items():
+        got = compared(nets, list(data.split(70)), mode=mode)
+        assert_close(got.values, expected.values, "cka", np.float32, 300, 27)
     assert not device
 
 
 @pytest.mark.usefixtures("device")
-def test_layers_that_change_their_place_or_width_are_refused() -> None:
+def test_batches_of_an_estimate_that_find_no_memory_are_multiplied_on_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nets, data = models(), list(images().split(70))
+    want = compared(nets, data, mode="minibatch")
+    assert want.backend == "native_cuda"
+    monkeypatch.setattr(native_cuda, "pair_sums", failing(MemoryError("the device is full"), []))
+    got = compared(nets, data, mode="minibatch")
+    assert got.backend == "native_cpu"
+    assert got.plan.notes[-1] == "batches copied to the host and added there: 5"
+    assert_close(got.values, want.values, "cka", np.float32, 300, 27)
+    stream = sk.StreamingCKA(mode="minibatch", backend="native_cuda")
+    with pytest.raises(MemoryError, match=r"^the device is full$"):
+        stream.update({"x": data[0].flatten(1)})
+
+
+def test_layers_that_leave_the_device_in_a_later_batch(device: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    nets, data = models(), list(images().split(70))
+    want = compared(nets, data)
+    view, batches = arrays.device_view, [0]
+    nets[0].register_forward_pre_hook(lambda *_: batches.append(0))
+    monkeypatch.setattr(arrays, "device_view", lambda x: view(x) if len(batches) < 4 else None)
+    got = compared(nets, data)
+    assert_close(got.values, want.values, "cka", np.float32, 300, 27)
+    assert got.plan.notes[-1] == "features did not stay on their device: '0' is not there in all batches"
+    assert device == [0]
+
+
+def test_memory_bounds_what_stays(device: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features and the engine together, there and in strips."""
+    nets, data = models(), images()
+    given: list[int | None] = []
+    plan = native_cuda.plan_pair_sums
+
+    def planned(*args: Any, memory: int | None = None, **options: Any) -> Any:
+        given.append(memory)
+        return plan(*args, memory=memory, **options)
+
+    monkeypatch.setattr(native_cuda, "plan_pair_sums", planned)
+    features = 4 * 300 * sum(2 * 3 * p + 4 for p in (6, 9))
+    got = compared(nets, data, memory=4 * 10**6)
+    assert got.backend == "native_cuda"
+    assert got.plan.notes[0].endswith("; memory=3.815 MiB")
+    left = int((4 * 10**6 - features) * 0.9)
+    assert given == [left]
+    compared(nets, iter(data.split(70)), memory=4 * 10**6, measure=sk.CKA(sk.RBF()))
+    assert set(given[1:]) == {left}
+    given.clear()
+    compared(nets, data)
+    compared(nets, iter(data.split(70)), measure=sk.CKA(sk.RBF()))
+    assert set(given) == {None}
+    assert device == [0, 0]
+    with pytest.raises(TooLittleMemory, match=r"^memory=100 kB is too little: "):
+        compared(nets, data, memory="100 kB", measure=sk.CKA(sk.RBF()))
+
+
+@pytest.mark.usefixtures("device")
+def test_layers_that_change_their_width_are_refused() -> None:
     class Wide(nn.Module):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             super().__init__()
@@ -186,3 +311,34 @@ def test_layers_that_change_their_place_or_width_are_refused() -> None:
 
     with pytest.raises(ValueError, match=r"^'pool' has 3 features in one batch and 5 in another"):
         sk.compare(Wide(), data=torch.utils.data.DataLoader(images()[:, 0], 70), layers=["pool"], progress=False)
+
+
+def test_orders_of_units_that_find_no_memory_are_searched_on_the_host(
+    device: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of layers that a criterion keeps: a tensor on another device than the CPU."""
+    rows = torch.relu(torch.randn(300, 12, generator=torch.Generator().manual_seed(2)))
+
+    class Rows:
+        device = torch.device("cuda", 0)
+
+        def cpu(self) -> Any:
+            return rows
+
+    found = cka_damage.greedy_cka
+    calls = []
+
+    def search(layers: Any, **options: Any) -> Any:
+        calls.append(type(layers["x"]))
+        if not isinstance(layers["x"], torch.Tensor):
+            raise MemoryError("the device is full")
+        return found(layers, **options)
+
+    monkeypatch.setattr(cka_damage, "greedy_cka", search)
+    order = cka_damage._order_of("x", Rows())  # type: ignore[arg-type]
+    assert calls == [Rows, torch.Tensor]
+    assert sorted(order.order.tolist()) == list(range(12))
+    monkeypatch.setattr(cka_damage, "greedy_cka", failing(MemoryError("the host is full"), []))
+    with pytest.raises(MemoryError, match=r"^the host is full$"):
+        cka_damage._order_of("x", rows)
+    assert not device

@@ -225,8 +225,15 @@ def test_batches_of_an_estimate_are_multiplied_where_they_lie(both: bool) -> Non
     assert got.plan.notes == want.plan.notes
     assert [step.backend for step in want.plan.steps] == ["native_cpu"] * 3
     stream = sk.StreamingCKA(mode="minibatch")
-    with pytest.raises(ValueError, match=r"^l0 lies on cuda:0 and l1 on the host: move one of them"):
-        stream.update({"l0": There(layers["l0"]), "l1": layers["l1"]})
+    for apart in (
+        {"l0": Copied(layers["l0"]), "l1": layers["l1"]},
+        {"l0": Copied(layers["l0"]), "l1": Copied(layers["l1"], 1)},
+    ):
+        stream.update(apart)  # meet on the host
+        result = stream.compute()
+        assert result.backend == "native_cpu"
+        assert result.plan.notes[-1].startswith("batches copied to the host and added there: ")
+    stream.reset()
     bad = {name: x.copy() for name, x in layers.items()}
     bad["l1"][690, 4] = np.nan
     with pytest.raises(ValueError, match=r"^l1 has 1 non-finite entry, the first at row 690, column 4$"):

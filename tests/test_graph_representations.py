@@ -56,6 +56,14 @@ def test_a_representation_stays_on_a_device_that_has_room(monkeypatch: pytest.Mo
     assert home_of(second, 2000) == second
     assert home_of(host, 0) == host
     assert home_of(torch.device("meta"), 1) == host
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "simkit.pruning.representations.home_of",
+        lambda device, size: asked.append(size) or torch.device("meta"),
+    )
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    assert read(model, torch.randn(300, 3), "0").device.type == "meta"
+    assert asked == [4 * 300 * 5]
 
 
 def test_an_activation_after_pooling_belongs_to_the_representation() -> None:

@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import DeviceMatrix, Matrix, as_matrix
+from ..arrays import Matrix
 from ..backends.base import Block
-from ..backends.choose import choose
 from ..backends.mapped import Mapped
-from ..backends.routes import FLOAT64_COST, default_threads
+from ..backends.routes import FLOAT64_COST, default_threads, plan_pair_sums
 from ..errors import TooLittleMemory
 from ..kernels import Linear
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure, check_memory
 from ..streaming.moments import state_bytes
-from .matrix import SimilarityMatrix, similarity_matrix
-from .spool import Spool
-from .stream import StreamingCKA
 
 if TYPE_CHECKING:
     from .on_device import OnDevice
@@ -137,21 +133,16 @@ def check_engine(
     rows: int,
     measure: Measure,
     memory: int,
-    *,
-    stay: bool = False,
 ) -> None:
     """Plan what follows for ``rows`` samples now, so that too little memory is said before the models have run.
 
-    ``stay``: the features stay on their device, else they come to the host.
+    On the host, where features of a device come where it has no room: nothing is lost then.
 
     Raises:
         TooLittleMemory: the smallest workspace is larger than ``memory`` leaves.
     """
 
     def grown(layers: Sequence[Matrix]) -> list[Matrix]:
-        if stay:
-            device = [x for x in layers if isinstance(x, DeviceMatrix)]
-            return [DeviceMatrix(x.name, replace(x.view, shape=(rows, x.p)), x.origin) for x in device]
         return [Matrix(x.name, np.broadcast_to(_zeros(x), (rows, x.p)), x.dtype, x.origin) for x in layers]
 
     if not isinstance(measure, CKA):
@@ -163,12 +154,12 @@ def check_engine(
         return [Block(layer, kernel, np.empty(0), 0) for layer in grown(layers)]
 
     widest = max(layer.p * layer.itemsize for layer in (*left, *(right or ())))
-    ready = blocks(left), None if right is None else blocks(right)
-    choose("pair_sums", inputs=[*ready[0], *(ready[1] or ())]).plan_pair_sums(
-        *ready,
+    plan_pair_sums(
+        blocks(left),
+        None if right is None else blocks(right),
         memory=int(memory * FOR_ENGINE),
         threads=default_threads(),
-        mapped=None if stay else Mapped(((widest, rows * widest),)),
+        mapped=Mapped(((widest, rows * widest),)),
     )
 
 
@@ -181,18 +172,6 @@ def in_full(error: TooLittleMemory, decision: Decision, asked: str, features: in
     if features is not None and features <= needed * IN_MEMORY:
         needed += features
     return TooLittleMemory(asked or f"{decision.memory} bytes (of what is free)", error.work, needed)
-
-
-def copied(features: Matrix, *, stay: bool) -> Matrix:
-    """The same features in memory of their own: the layer's may be overwritten by the next one.
-
-    On the host, or where they lie if they are to ``stay``.
-    """
-    if stay and isinstance(features, DeviceMatrix):
-        array = features.view.array
-        again = as_matrix(array.clone() if hasattr(array, "clone") else array.copy(), name=features.name)
-        return DeviceMatrix(again.name, again.view, features.origin) if isinstance(again, DeviceMatrix) else again
-    return replace(features.on_host(), values=np.array(features.values, order="C"))
 
 
 def _zeros(like: Matrix) -> npt.NDArray[Any]:
@@ -214,105 +193,3 @@ def _costs(shape: Shape) -> tuple[float, float]:
 def mib(count: int) -> str:
     """A number of bytes in words."""
     return f"{count / 2**20:.4g} MiB"
-
-
-class Collector(Protocol):
-    """Takes the features of each batch and gives the result at the end."""
-
-    def add(self, side: Side, name: str, features: Matrix) -> None:
-        """The rows ``[b, p]`` of one layer in the current batch."""
-
-    def end_batch(self) -> None:
-        """All layers of the batch have been added."""
-
-    def result(self) -> SimilarityMatrix:
-        """The matrix over everything that was added."""
-
-
-class ToStream:
-    """Features go batch by batch into a :class:`StreamingCKA`, through the host unless they are to ``stay``."""
-
-    def __init__(self, stream: StreamingCKA, order: Mapping[Side, tuple[str, ...]], *, stay: bool) -> None:
-        self._stream = stream
-        self._order = order
-        self._stay = stay
-        self._batch: dict[tuple[Side, str], Matrix] = {}
-        self._buffers: dict[tuple[Side, str], npt.NDArray[Any]] = {}  # kept: fresh pages cost ten times the copy
-
-    def add(self, side: Side, name: str, features: Matrix) -> None:
-        """Copy the rows: the layer's own memory may be overwritten before the batch ends."""
-        if self._stay and features.device is not None:
-            self._batch[side, name] = copied(features, stay=True)
-            return
-        here = features.on_host()
-        buffer = self._buffers.get((side, name))
-        fits = buffer is not None and buffer.dtype == here.values.dtype and buffer.shape[1] == here.p
-        if buffer is None or not fits or len(buffer) < here.n:
-            buffer = self._buffers[side, name] = np.empty_like(here.values, order="C", subok=False)
-        rows = buffer[: here.n]
-        np.copyto(rows, here.values, casting="no")
-        self._batch[side, name] = replace(here, values=rows)
-
-    def end_batch(self) -> None:
-        """Hand the batch to the stream."""
-        sides = {side: {name: self._batch[side, name] for name in names} for side, names in self._order.items()}
-        self._batch = {}
-        self._stream.update(sides["a"], sides.get("b"))
-
-    def result(self) -> SimilarityMatrix:
-        """The stream's matrix."""
-        return self._stream.compute()
-
-
-class ToSpool:
-    """Features go to a :class:`Spool`, and at the end through the engine, on the device that they came from, if any."""
-
-    def __init__(
-        self,
-        spool: Spool,
-        order: Mapping[Side, tuple[str, ...]],
-        measure: Measure,
-        memory: int,
-        there: OnDevice | None = None,
-    ) -> None:
-        self.spool = spool
-        self._there = there
-        self._order = order
-        self._measure = measure
-        self._memory = memory
-
-    @property
-    def bytes(self) -> int:
-        """What the features take."""
-        return self.spool.bytes
-
-    def add(self, side: Side, name: str, features: Matrix) -> None:
-        """Append the rows at once."""
-        self.spool.append(spooled_name(side, name), features)
-
-    def end_batch(self) -> None:
-        """Nothing waits."""
-
-    def result(self) -> SimilarityMatrix:
-        """The engine's matrix, within what the spool leaves of the budget."""
-        stored = self.spool.matrices()
-        held = 0 if self.spool.on_disk else self.spool.bytes
-        sides = {
-            side: {name: stored[spooled_name(side, name)] for name in names} for side, names in self._order.items()
-        }
-        memory = max(int((self._memory - held) * FOR_ENGINE), 1)
-        compare = similarity_matrix if self._there is None else self._there.similarity
-        result = compare(sides["a"], sides.get("b"), measure=self._measure, memory=memory)
-        return noted(
-            result, f"{mib(self.spool.bytes)} of features were {'on disk' if self.spool.on_disk else 'in memory'}"
-        )
-
-
-def noted(result: SimilarityMatrix, note: str) -> SimilarityMatrix:
-    """The matrix, its plan with one note more."""
-    return replace(result, plan=replace(result.plan, notes=(*result.plan.notes, note)))
-
-
-def spooled_name(side: Side, name: str) -> str:
-    """One name for a layer of either model."""
-    return f"{side}/{name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,11 @@ def similarity_matrix(
         scores.degenerate,
         scores.plan,
     )
+
+
+def noted(result: SimilarityMatrix, note: str) -> SimilarityMatrix:
+    """The matrix, its plan with one note more."""
+    return replace(result, plan=replace(result.plan, notes=(*result.plan.notes, note)))
 
 
 def _scores(measure: Measure, rows: Sequence[Matrix], columns: Sequence[Matrix] | None, **options: Any) -> Scores:

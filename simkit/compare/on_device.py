@@ -1,26 +1,27 @@
-"""Features of models on a CUDA device: kept there where there is room, compared there wherever they were kept."""
+"""Models on a CUDA device: where their features can be compared, and work there that may lack memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from ..arrays import DeviceMatrix, Matrix, as_matrix
 from ..backends.base import Block
-from ..backends.choose import choose
+from ..backends.choose import Choice, choose
 from ..errors import TooLittleMemory
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure
-from .collect import FOR_ENGINE, Side, mib, noted
-from .matrix import SimilarityMatrix, similarity_matrix
-from .spool import check_same_width
+from .matrix import SimilarityMatrix, noted, similarity_matrix
 
-SHARE_OF_FREE = 2  # features stay where they take at most what is free over this: the models and the engine need some
+FOR_FEATURES = 0.5  # of what is free on a device, that features may take: the models and the engine need some
+LACKING = (TooLittleMemory, MemoryError, torch.OutOfMemoryError)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class OnDevice:
     ordinal: int
     backend: str
     free: int  # bytes
-    bounded: bool  # memory= was given: it bounds what is taken there too
+    bounded: bool  # memory= was given: it bounds what the engine takes there too
 
     @property
     def room(self) -> int:
         """Bytes that features may take there."""
-        return self.free // SHARE_OF_FREE
+        return int(self.free * FOR_FEATURES)
 
     def similarity(
         self,
@@ -45,27 +46,41 @@ class OnDevice:
         measure: Measure,
         memory: int,
     ) -> SimilarityMatrix:
-        """The matrix of features that lie on the host: computed on the device, on the host where that is too small.
+        """The matrix of features that lie on the host: computed on the device, on the host where that has no room.
 
-        ``memory`` bounds the workspace here, and copies and workspace there where they are bounded.
+        ``memory`` bounds the workspace here, and copies and workspace there where they are bounded. Raises what
+        :func:`simkit.similarity_matrix` does on the host.
         """
-        try:
+
+        def there() -> SimilarityMatrix:
+            bound = memory if self.bounded else None
             with current(self.ordinal):
-                bound = memory if self.bounded else None
                 return similarity_matrix(layers, others, measure=measure, memory=bound, backend=self.backend)
-        except (TooLittleMemory, MemoryError) as error:
-            found = similarity_matrix(layers, others, measure=measure, memory=memory)
-            return noted(found, f"not compared on cuda:{self.ordinal}: {error}")
+
+        try:
+            return with_all_memory(there)
+        except LACKING as error:
+            why = str(error)
+        here = similarity_matrix(layers, others, measure=measure, memory=memory)
+        return noted(here, f"not compared on cuda:{self.ordinal}: {why}")
 
 
 def device_of_all(features: Sequence[Matrix], measure: Measure, memory: int | None = None) -> OnDevice | None:
     """The device of all ``features``, where a backend computes ``measure`` there; None where there is none."""
+    engine = engine_there(features, measure)
+    ordinal = features[0].device
+    if engine is None or engine.free_memory is None or ordinal is None:
+        return None
+    return OnDevice(ordinal, engine.backend, engine.free_memory(ordinal), memory is not None)
+
+
+def engine_there(features: Sequence[Matrix], measure: Measure) -> Choice | None:
+    """What computes ``measure`` on the one device that all features lie on; None where nothing does."""
     ordinal, *others = {x.device for x in features}
     if not isinstance(measure, CKA) or others or ordinal is None:
         return None
     chosen = choose("pair_sums", inputs=[Block(x, measure.kernel, np.empty(0), 0) for x in features])
-    free = chosen.free_memory
-    return None if free is None else OnDevice(ordinal, chosen.backend, free(ordinal), memory is not None)
+    return None if chosen.on_host else chosen
 
 
 def current(ordinal: int) -> AbstractContextManager[Any]:
@@ -74,64 +89,25 @@ def current(ordinal: int) -> AbstractContextManager[Any]:
     return device
 
 
-@dataclass
-class Rows:
-    """The rows ``[n, p]`` of one layer so far, in memory with room for more."""
+def with_all_memory(work: Callable[[], Result]) -> Result:
+    """The result of work on a device, which begins again where memory lacks, without what torch keeps for itself."""
+    try:
+        return work()
+    except MemoryError:
+        torch.cuda.empty_cache()
+    return work()
 
-    values: torch.Tensor
-    dtype: str
-    device: int | None
-    n: int = 0
 
+def copied(features: Matrix, *, stay: bool) -> Matrix:
+    """The same features in memory of their own: the layer's may be overwritten by the next one.
 
-class ToDevice:
-    """Features stay on the device, in memory for ``rows`` rows of each layer, and go through the engine at the end."""
-
-    def __init__(self, rows: int, order: Mapping[Side, tuple[str, ...]], measure: Measure, memory: int | None) -> None:
-        self._expected = rows
-        self._order = order
-        self._measure = measure
-        self._memory = memory
-        self._layers: dict[tuple[Side, str], Rows] = {}
-
-    @property
-    def bytes(self) -> int:
-        """What the features take, room for more included."""
-        return sum(layer.values.nbytes for layer in self._layers.values())
-
-    def add(self, side: Side, name: str, features: Matrix) -> None:
-        """Copy the rows: the layer's own memory may be overwritten before the batch ends.
-
-        Raises:
-            ValueError: another number of features, another type or another device than before.
-        """
-        layer = self._layers.get((side, name))
-        if layer is not None:
-            check_same_width(name, (layer.values.shape[1], layer.dtype), features)
-        if not isinstance(features, DeviceMatrix) or (layer is not None and features.device != layer.device):
-            raise ValueError(f"{name!r} does not lie on one device in all batches")
-        values = features.view.array.reshape(features.n, features.p)
-        if layer is None:
-            room = values.new_empty((max(self._expected, features.n), features.p))
-            layer = self._layers[side, name] = Rows(room, features.dtype, features.device)
-        end = layer.n + features.n
-        if end > len(layer.values):  # more than the data said
-            grown = values.new_empty((end * 5 // 4, features.p))
-            grown[: layer.n] = layer.values[: layer.n]
-            layer.values = grown
-        layer.values[layer.n : end] = values
-        layer.n = end
-
-    def end_batch(self) -> None:
-        """Nothing waits."""
-
-    def result(self) -> SimilarityMatrix:
-        """The engine's matrix, within what the features leave of ``memory``."""
-        sides = {side: {name: self._whole(side, name) for name in names} for side, names in self._order.items()}
-        memory = None if self._memory is None else max(int((self._memory - self.bytes) * FOR_ENGINE), 1)
-        result = similarity_matrix(sides["a"], sides.get("b"), measure=self._measure, memory=memory)
-        return noted(result, f"{mib(self.bytes)} of features stayed on cuda:{next(iter(sides['a'].values())).device}")
-
-    def _whole(self, side: Side, name: str) -> Matrix:
-        layer = self._layers[side, name]
-        return as_matrix(layer.values[: layer.n], name=name)
+    On the host, or where they lie if they are to ``stay`` and there is room.
+    """
+    if stay and isinstance(features, DeviceMatrix):
+        array = features.view.array
+        try:
+            again = as_matrix(array.clone() if hasattr(array, "clone") else array.copy(), name=features.name)
+        except torch.OutOfMemoryError:
+            return copied(features, stay=False)
+        return DeviceMatrix(again.name, again.view, features.origin) if isinstance(again, DeviceMatrix) else again
+    return replace(features.on_host(), values=np.array(features.values, order="C"))

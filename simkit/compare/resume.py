@@ -22,7 +22,8 @@ from ..arrays import Matrix
 from ..files import is_draft, write_atomically
 from ..metrics.measure import Measure
 from .batches import Data, arrays_in
-from .collect import Side, ToSpool, spooled_name
+from .collect import Side
+from .collectors import ToSpool, spooled_name
 from .on_device import OnDevice
 from .spool import Spool, Stored, check_same_width
 

@@ -19,20 +19,10 @@ from ..metrics.cka import CKA
 from ..metrics.measure import Measure
 from .activations import Recorder
 from .batches import Caller, Data, expected_from_length
-from .collect import (
-    Collector,
-    Decision,
-    Shape,
-    Side,
-    ToSpool,
-    ToStream,
-    check_engine,
-    copied,
-    decide,
-    in_full,
-)
+from .collect import Decision, Shape, Side, check_engine, decide, in_full
+from .collectors import Collector, ToDevice, ToSpool, ToStream
 from .matrix import SimilarityMatrix
-from .on_device import ToDevice, device_of_all
+from .on_device import copied, device_of_all, engine_there
 from .spool import Spool
 from .stream import StreamingCKA
 
@@ -150,7 +140,7 @@ class Run:
                 f"{self._batch_rows[1]} rows in a batch and {layer} has {features.n}"
             )
         if self._collector is None:
-            stay = device_of_all([features], self._options.measure) is not None
+            stay = engine_there([features], self._options.measure) is not None
             self._first[side, name] = copied(features, stay=stay)
         else:
             self._collector.add(side, name, features)
@@ -169,18 +159,23 @@ class Run:
             estimator = options.measure.estimator if isinstance(options.measure, CKA) else "debiased"
             stream = StreamingCKA(estimator=estimator, mode="exact" if decision.way == "moments" else "minibatch")
             return ToStream(stream, order, stay=there is not None)
-        stay = decision.way == "device"
-        if shape.rows is not None and not (stay and options.memory is None):
+        stays = decision.way == "device"
+        if shape.rows is not None and not (stays and options.memory is None):
             sides = {side: [self._first[side, name] for name in names] for side, names in order.items()}
-            held = shape.bytes if shape.bytes is not None and (stay or shape.bytes <= decision.ram) else 0
+            in_memory = shape.bytes if shape.bytes is not None and shape.bytes <= decision.ram else 0
             with self._whole_memory(shape.bytes):
-                check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory - held, stay=stay)
-        if stay and shape.rows is not None:
-            return ToDevice(shape.rows, order, options.measure, options.memory)
+                check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory - in_memory)
         how = order, options.measure, decision.memory, there
         if self._checkpoint is not None:
             return self._checkpoint.collector(*how, expected=shape.bytes)
-        return ToSpool(self._stack.enter_context(Spool(ram=decision.ram, expected=shape.bytes, rows=shape.rows)), *how)
+
+        def spool(expected: int | None = None, rows: int | None = None) -> ToSpool:
+            return ToSpool(self._stack.enter_context(Spool(ram=decision.ram, expected=expected, rows=rows)), *how)
+
+        if stays and shape.rows is not None and there is not None:
+            room = there.room if options.memory is None else decision.ram
+            return ToDevice(shape.rows, order, options.measure, room=room, memory=options.memory, elsewhere=spool)
+        return spool(expected=shape.bytes, rows=shape.rows)
 
     def _shape(self, order: Mapping[Side, tuple[str, ...]], keep: int) -> Shape:
         widths = {side: tuple(self._first[side, name].p for name in names) for side, names in order.items()}

@@ -128,7 +128,7 @@ class StreamingCKA:
         names = self._check_layers(rows, columns)
         chosen = self._adder(both)
         hold = chosen.hold_moments if self._mode == "exact" else None
-        if chosen.on_host or (hold is None and minibatch.waits(self._estimate, both[0].n)):
+        if chosen.on_host or (hold is None and (_apart(both) or minibatch.waits(self._estimate, both[0].n))):
             both = self._on_host(both)
         backend = self._backend if hold is None else chosen.backend
         check_finite(both, first_row=self.samples, backend=backend, threads=self._threads)
@@ -261,8 +261,8 @@ class StreamingCKA:
         Raises:
             ValueError: layers on another device than the sums. NotImplementedError: float32 products on a device.
         """
-        if self._mode == "minibatch":
-            return choose("pair_sums", backend=self._backend, inputs=layers)
+        if self._mode == "minibatch":  # whose layers meet on the host where they lie apart
+            return choose("pair_sums", backend=self._backend, inputs=[] if _apart(layers) else layers)
         if self._products == "float32":
             chosen = choose("moments_add", backend=self._backend)
             if chosen.hold_moments is not None:
@@ -363,10 +363,17 @@ class StreamingCKA:
         return SimilarityMatrix(scores.values, tuple(rows), tuple(columns), samples, measure, scores.degenerate, plan)
 
     def _batch_hsic(self, layers: Sequence[Matrix]) -> minibatch.BatchHsic:
-        alone = self._columns is None
+        """On the host where the device of the layers, which nobody named, has no memory left."""
         chosen = self._adder(layers)
-        self._added = self._added.by(chosen.backend, chosen.reason)
-        return batch_hsic(layers, len(self._rows), alone=alone, backend=self._backend, threads=self._threads)
+        alone = self._columns is None
+        try:
+            found = batch_hsic(layers, len(self._rows), alone=alone, backend=self._backend, threads=self._threads)
+            self._added = self._added.by(chosen.backend, chosen.reason)
+            return found
+        except MemoryError:
+            if chosen.on_host or self._backend is not None:
+                raise
+        return self._batch_hsic(self._on_host(layers))
 
     def _merge_estimate(self, other: minibatch.Estimate) -> None:
         assert self._estimate is not None
@@ -388,6 +395,11 @@ class StreamingCKA:
         added = self._adders()
         steps = added.steps(["pair_sums"], route="minibatch"), added.steps(["column_stats", "largest_entries"])
         return self._matrix(sums, Plan((*steps[0], *steps[1]), tuple(notes)), estimate.samples)
+
+
+def _apart(layers: Sequence[Matrix]) -> bool:
+    """Whether they lie on several devices, or on one and the host."""
+    return len({layer.device for layer in layers}) > 1
 
 
 def _widths(layers: Sequence[Matrix]) -> list[int]:

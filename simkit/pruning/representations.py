@@ -18,7 +18,7 @@ from ..streaming.covariance import Covariance, CovarianceStream
 
 BATCH = 256
 HELD_BYTES = 2**30  # representations kept at once; more layers mean more passes over the inputs
-SHARE_OF_FREE = 4  # of a device's memory: a pass keeps several layers, and the orders of their units need some
+HELD_THERE = 0.25  # of a device's memory: a pass keeps several layers, and the orders of their units need some
 Inputs: TypeAlias = tuple[Tensor, ...]
 Reader: TypeAlias = Callable[[Group, View, Tensor, int], Tensor]
 Keeper: TypeAlias = Callable[[Tensor, int], None]  # rows, sample by sample, and of how many samples
@@ -216,14 +216,18 @@ class _Held:
         """Add the rows of some samples."""
         if not self._filled:
             shape = (len(rows) // samples * self.samples, *rows.shape[1:])
-            self.values = rows.new_empty(shape, device=home_of(rows.device, rows.nbytes // samples * self.samples))
+            home = home_of(rows.device, rows.nbytes // samples * self.samples)
+            try:
+                self.values = rows.new_empty(shape, device=home)
+            except torch.OutOfMemoryError:
+                self.values = rows.new_empty(shape, device="cpu")
         self.values[self._filled : self._filled + len(rows)] = rows
         self._filled += len(rows)
 
 
 def home_of(device: torch.device, size: int) -> torch.device:
     """Where so many bytes of rows are kept: on their CUDA device where they take a quarter of what is free at most."""
-    room = torch.cuda.mem_get_info(device)[0] // SHARE_OF_FREE if device.type == "cuda" else 0
+    room = torch.cuda.mem_get_info(device)[0] * HELD_THERE if device.type == "cuda" else 0
     return device if size <= room else torch.device("cpu")
 
 

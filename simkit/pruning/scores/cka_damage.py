@@ -36,8 +36,14 @@ def _columns(group: Group, view: View | None) -> Units | None:
 
 
 def _order_of(name: str, rows: Tensor, **options: Any) -> Elimination:
-    layers: dict[str, Elimination] = greedy_cka({name: rows}, **options)
-    return layers[name]
+    """On the host where the device of the rows has no memory left for it."""
+    try:
+        layers: dict[str, Elimination] = greedy_cka({name: rows}, **options)
+    except MemoryError:
+        if rows.device.type == "cpu":
+            raise
+        layers = {}
+    return layers[name] if layers else _order_of(name, rows.cpu(), **options)
 
 
 @dataclass(frozen=True)
