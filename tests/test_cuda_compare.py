@@ -18,7 +18,7 @@ import simkit as sk  # noqa: E402
 from simkit import arrays  # noqa: E402
 from simkit.arrays import DeviceMatrix  # noqa: E402
 from simkit.backends import native_cuda  # noqa: E402
-from simkit.compare import on_device  # noqa: E402
+from simkit.compare import collectors, on_device  # noqa: E402
 from simkit.devices import LEGACY_STREAM, DeviceView  # noqa: E402
 from simkit.errors import TooLittleMemory  # noqa: E402
 from simkit.pruning.scores import cka_damage  # noqa: E402
@@ -173,7 +173,7 @@ LACKING = [TooLittleMemory("8 bytes", "pairs of layers", 9), MemoryError("the de
 def test_a_device_that_is_too_small_leaves_it_to_the_host(
     device: list[int], error: Exception, stays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the models have run nothing is lost. Full memory is tried twice, for what torch keeps for itself."""
+    """After the models have run nothing is lost. All is tried twice, for what torch keeps for itself."""
     data, measure = list(images().split(70)), sk.CKA(sk.RBF())
     want = compared(models(), data, measure=measure)
     times: list[int] = []
@@ -183,9 +183,8 @@ def test_a_device_that_is_too_small_leaves_it_to_the_host(
     assert_close(got.values, want.values, "cka", np.float32, 300, 27)
     assert f"not compared on cuda:0: {error}" in got.plan.notes
     assert (f"features did not stay on their device: {error}" in got.plan.notes) == stays
-    tries = 1 + isinstance(error, MemoryError)
-    assert len(times) == tries * (1 + stays)
-    assert len(device) == tries
+    assert len(times) == 2 * (1 + stays)
+    assert len(device) == 2
 
 
 @pytest.mark.usefixtures("device")
@@ -202,9 +201,22 @@ def test_features_that_are_more_than_the_data_said_leave_for_the_disk() -> None:
 
 
 @pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("memory", [None, 10**9])
+def test_features_that_grow_keep_to_half_of_what_is_free(memory: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    nets, data = models(), images(3000)
+    want = compared(nets, data)
+    monkeypatch.setattr(native_cuda, "free_memory", lambda device: 400_000)
+    got = compared(nets, Said(data.split(70), 2), memory=memory)
+    assert_close(got.values, want.values, "cka", np.float32, 3000, 27)
+    assert got.plan.notes[-1] == "features did not stay on their device: they take more than 0.1907 MiB"
+
+
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("first", [0, 3, 7])
-def test_a_device_that_fills_up_loses_no_rows(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch has no memory for a layer of the first batch, or for one that grows."""
+@pytest.mark.parametrize("at_once", [1, 1000, 2**26])  # bytes
+def test_a_device_that_fills_up_loses_no_rows(first: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch has no memory for a layer of the first batch, or for one that grows; rows leave a few at a time."""
+    monkeypatch.setattr(collectors, "AT_ONCE", at_once)
     nets, data = models(), images()
     want = compared(nets, data)
     empty, seen = torch.Tensor.new_empty, [0]
@@ -239,7 +251,51 @@ def test_layers_of_the_first_batch_that_have_no_room_come_to_the_host(
     for mode, expected in want.items():
         got = compared(nets, list(data.split(70)), mode=mode)
         assert_close(got.values, expected.values, "cka", np.float32, 300, 27)
+        assert got.backend == "native_cpu"
+        assert "features came to the host: their device had no room for those of the first batch" in got.plan.notes
     assert not device
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("mode", ["exact", "minibatch"])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_layers_of_a_later_batch_that_have_no_room_meet_on_the_host(
+    mode: str, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets, data = models(), images(3000)  # whose number is not known: an exact stream of them stays on the device
+    want = compared(nets, iter(data.split(700)), mode=mode)
+    assert want.backend == "native_cuda"
+    clone, seen = torch.Tensor.clone, [0]
+
+    def full(x: Any, *args: Any, **options: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == 6 * batch + 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return clone(x, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "clone", full)
+    got = compared(nets, iter(data.split(700)), mode=mode)
+    assert seen[0] == 6 * 6  # those of the first batch twice
+    assert_close(got.values, want.values, "cka", np.float32, 3000, 27)
+    assert any("batches copied to " in note and note.endswith(" and added there: 1") for note in got.plan.notes)
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize(
+    ("mode", "op"), [("exact", "hold_moments"), ("exact", "largest_entries"), ("minibatch", "largest_entries")]
+)
+def test_streams_whose_device_has_no_memory_are_summed_on_the_host(
+    mode: str, op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets, data = models(), images(3000)
+    want = compared(nets, iter(data.split(700)), mode=mode)
+    monkeypatch.setattr(native_cuda, op, failing(MemoryError("the device is full"), []))
+    got = compared(nets, iter(data.split(700)), mode=mode)
+    assert_close(got.values, want.values, "cka", np.float32, 3000, 27)
+    assert got.backend == "native_cpu"
+    assert got.plan.notes[-1] == "batches copied to the host and added there: 5"
+    monkeypatch.setattr(native_cuda, "free_memory", lambda device: 1000)  # less than the sums take
+    assert compared(nets, iter(data.split(700)), mode=mode).backend == "native_cpu"
 
 
 @pytest.mark.usefixtures("device")
@@ -313,8 +369,9 @@ def test_layers_that_change_their_width_are_refused() -> None:
         sk.compare(Wide(), data=torch.utils.data.DataLoader(images()[:, 0], 70), layers=["pool"], progress=False)
 
 
+@pytest.mark.parametrize("error", LACKING)
 def test_orders_of_units_that_find_no_memory_are_searched_on_the_host(
-    device: list[int], monkeypatch: pytest.MonkeyPatch
+    device: list[int], error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of layers that a criterion keeps: a tensor on another device than the CPU."""
     rows = torch.relu(torch.randn(300, 12, generator=torch.Generator().manual_seed(2)))
@@ -331,12 +388,12 @@ def test_orders_of_units_that_find_no_memory_are_searched_on_the_host(
     def search(layers: Any, **options: Any) -> Any:
         calls.append(type(layers["x"]))
         if not isinstance(layers["x"], torch.Tensor):
-            raise MemoryError("the device is full")
+            raise error
         return found(layers, **options)
 
     monkeypatch.setattr(cka_damage, "greedy_cka", search)
     order = cka_damage._order_of("x", Rows())  # type: ignore[arg-type]
-    assert calls == [Rows, torch.Tensor]
+    assert calls == [Rows, Rows, torch.Tensor]
     assert sorted(order.order.tolist()) == list(range(12))
     monkeypatch.setattr(cka_damage, "greedy_cka", failing(MemoryError("the host is full"), []))
     with pytest.raises(MemoryError, match=r"^the host is full$"):

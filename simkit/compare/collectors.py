@@ -18,6 +18,8 @@ from .on_device import LACKING, OnDevice, copied, with_all_memory
 from .spool import Spool, check_same_width
 from .stream import StreamingCKA
 
+AT_ONCE = 2**26  # bytes of features that come to the host at a time, where they leave a device
+
 
 class Collector(Protocol):
     """Takes the features of each batch and gives the result at the end."""
@@ -171,11 +173,8 @@ class ToDevice:
         Raises:
             ValueError: another number of features or another type than before. OSError: of the spool.
         """
-        layer = self._layers.get((side, name))
-        if layer is not None:
-            check_same_width(name, (layer.values.shape[1], layer.dtype), features)
         if self._gone is None:
-            why = self._kept(side, name, features, layer)
+            why = self._kept(side, name, features)
             if not why:
                 return
             self._leave(why)
@@ -196,8 +195,11 @@ class ToDevice:
         assert self._gone is not None
         return noted(self._gone.result(), self._why)
 
-    def _kept(self, side: Side, name: str, features: Matrix, layer: Rows | None) -> str:
+    def _kept(self, side: Side, name: str, features: Matrix) -> str:
         """Keep the rows; why they cannot be, else."""
+        layer = self._layers.get((side, name))
+        if layer is not None:
+            check_same_width(name, (layer.values.shape[1], layer.dtype), features)
         if not isinstance(features, DeviceMatrix) or (layer is not None and features.device != layer.device):
             return f"{name!r} is not there in all batches"
         values = features.view.array.reshape(features.n, features.p)
@@ -220,11 +222,14 @@ class ToDevice:
         return ""
 
     def _leave(self, why: str) -> None:
-        """Hand all rows on, and let go of each layer before the next one."""
+        """Hand all rows on, some at a time, and let go of each layer before the next one."""
         self._gone, self._why = self._elsewhere(), f"features did not stay on their device: {why}"
         for side, name in list(self._layers):
-            self._gone.add(side, name, self._whole(side, name))
-            del self._layers[side, name]
+            layer = self._layers.pop((side, name))
+            step = max(1, AT_ONCE // layer.values[:1].nbytes)
+            for start in range(0, layer.n, step):
+                self._gone.add(side, name, as_matrix(layer.values[start : min(start + step, layer.n)], name=name))
+            del layer
         torch.cuda.empty_cache()
 
     def _compared(self) -> SimilarityMatrix:

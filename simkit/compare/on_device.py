@@ -90,10 +90,14 @@ def current(ordinal: int) -> AbstractContextManager[Any]:
 
 
 def with_all_memory(work: Callable[[], Result]) -> Result:
-    """The result of work on a device, which begins again where memory lacks, without what torch keeps for itself."""
+    """The result of work on a device, which begins again where memory lacks, without what torch keeps for itself.
+
+    Raises:
+        One of :data:`LACKING`: it lacks all the same.
+    """
     try:
         return work()
-    except MemoryError:
+    except LACKING:
         torch.cuda.empty_cache()
     return work()
 

@@ -17,6 +17,7 @@ from ..arrays import Matrix
 from ..errors import TooLittleMemory
 from ..metrics.cka import CKA
 from ..metrics.measure import Measure
+from ..streaming.moments import state_bytes
 from .activations import Recorder
 from .batches import Caller, Data, expected_from_length
 from .collect import Decision, Shape, Side, check_engine, decide, in_full
@@ -66,6 +67,7 @@ class Run:
         self._first: dict[tuple[Side, str], Matrix] = {}
         self._batch_rows: tuple[str, int] | None = None
         self._seen = 0
+        self._full = False  # a device had no room for the first batch
 
     def complete(self, *, progress: bool) -> SimilarityMatrix:
         """Run every batch, then compare.
@@ -142,6 +144,7 @@ class Run:
         if self._collector is None:
             stay = engine_there([features], self._options.measure) is not None
             self._first[side, name] = copied(features, stay=stay)
+            self._full |= stay and self._first[side, name].device is None
         else:
             self._collector.add(side, name, features)
 
@@ -158,7 +161,8 @@ class Run:
         if decision.way in ("moments", "minibatch"):
             estimator = options.measure.estimator if isinstance(options.measure, CKA) else "debiased"
             stream = StreamingCKA(estimator=estimator, mode="exact" if decision.way == "moments" else "minibatch")
-            return ToStream(stream, order, stay=there is not None)
+            state = state_bytes(shape.left, shape.right) if decision.way == "moments" else 0
+            return ToStream(stream, order, stay=there is not None and state <= there.room)
         stays = decision.way == "device"
         if shape.rows is not None and not (stays and options.memory is None):
             sides = {side: [self._first[side, name] for name in names] for side, names in order.items()}
@@ -173,7 +177,7 @@ class Run:
             return ToSpool(self._stack.enter_context(Spool(ram=decision.ram, expected=expected, rows=rows)), *how)
 
         if stays and shape.rows is not None and there is not None:
-            room = there.room if options.memory is None else decision.ram
+            room = there.room if options.memory is None else min(there.room, decision.ram)
             return ToDevice(shape.rows, order, options.measure, room=room, memory=options.memory, elsewhere=spool)
         return spool(expected=shape.bytes, rows=shape.rows)
 
@@ -230,6 +234,8 @@ class Run:
             dropped = sorted(self._callers[side].dropped)
             if dropped:
                 notes.append(f"not passed to model_{side}, whose forward does not take them: {', '.join(dropped)}")
+        if self._full:
+            notes.append("features came to the host: their device had no room for those of the first batch")
         limit = self._options.samples
         if limit is not None and self._seen < limit:
             notes.append(f"the data ended after {self._seen} of samples={limit}")

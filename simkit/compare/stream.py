@@ -26,6 +26,8 @@ from .promise import within_promise
 from .saved_stream import FORMATS, named_widths, options, read_meta
 
 StreamMode: TypeAlias = Literal["exact", "minibatch"]
+_Side: TypeAlias = tuple[tuple[str, int], ...]  # names and widths
+_Names: TypeAlias = tuple[_Side, _Side | None]
 
 
 class StreamingCKA:
@@ -52,9 +54,10 @@ class StreamingCKA:
         backend, threads: as in :func:`simkit.cka`.
 
     Batches on a CUDA device stay there, and so do the exact sums, from the first such batch on; batches on the host are
-    then copied to it. Minibatch estimates are sums on the host, of batches each where it lies; those of fewer than four
-    rows, and what joins them, are copied there, as all batches are for float32 products and by the host's backends. The
-    plan says which. Another stream's sums and saved states meet this one's on the host.
+    then copied to it. Minibatch estimates are sums on the host, of batches each where it lies. Copied to the host are
+    batches of fewer than four rows and what joins them, layers that lie apart, all batches for float32 products and for
+    the host's backends, and those for which, or for whose sums, a device has no memory. The plan says which. Another
+    stream's sums and saved states meet this one's on the host.
 
     An exception in the middle of a batch (Ctrl-C, say) leaves part of it in the sums: the stream then refuses to go on
     (RuntimeError) until it is reset or takes a saved state.
@@ -93,8 +96,8 @@ class StreamingCKA:
 
     def reset(self) -> None:
         """Forget everything that was seen."""
-        self._rows: tuple[tuple[str, int], ...] = ()
-        self._columns: tuple[tuple[str, int], ...] | None = None
+        self._rows: _Side = ()
+        self._columns: _Side | None = None
         self._exact: moments.Moments | None = None
         self._estimate: minibatch.Estimate | None = None
         self._added = Added()
@@ -126,13 +129,23 @@ class StreamingCKA:
         both = [*rows, *(columns or ())]
         same_samples(both)
         names = self._check_layers(rows, columns)
+        try:
+            self._take(both, names)
+            return
+        except MemoryError:  # of the layers' device, before anything was added
+            if self._torn or self._backend is not None or all(layer.device is None for layer in both):
+                raise
+        self._take([layer.on_host() for layer in both], names)
+
+    def _take(self, both: Sequence[Matrix], names: _Names) -> None:
+        """Add the layers of both sides, which have ``names``."""
+        widths = _widths(names[0]), None if names[1] is None else _widths(names[1])
         chosen = self._adder(both)
         hold = chosen.hold_moments if self._mode == "exact" else None
-        if chosen.on_host or (hold is None and (_apart(both) or minibatch.waits(self._estimate, both[0].n))):
+        if chosen.on_host or (hold is None and (self._apart(both) or minibatch.waits(self._estimate, both[0].n))):
             both = self._on_host(both)
         backend = self._backend if hold is None else chosen.backend
         check_finite(both, first_row=self.samples, backend=backend, threads=self._threads)
-        widths = _widths(rows), None if columns is None else _widths(columns)
         there = None if self._exact is None else self._exact.held
         room = there if hold is None or there is not None else hold(both, *widths)
         self._torn = True
@@ -144,7 +157,7 @@ class StreamingCKA:
             self._add(self._exact, both, room)
         else:
             if self._estimate is None:
-                self._estimate = minibatch.empty(len(rows), None if columns is None else len(columns))
+                self._estimate = minibatch.empty(len(widths[0]), None if widths[1] is None else len(widths[1]))
             minibatch.update(self._estimate, both, self._batch_hsic)
         self._torn = False
 
@@ -262,7 +275,7 @@ class StreamingCKA:
             ValueError: layers on another device than the sums. NotImplementedError: float32 products on a device.
         """
         if self._mode == "minibatch":  # whose layers meet on the host where they lie apart
-            return choose("pair_sums", backend=self._backend, inputs=[] if _apart(layers) else layers)
+            return choose("pair_sums", backend=self._backend, inputs=[] if self._apart(layers) else layers)
         if self._products == "float32":
             chosen = choose("moments_add", backend=self._backend)
             if chosen.hold_moments is not None:
@@ -297,6 +310,11 @@ class StreamingCKA:
             self._added = self._added.copied_to("the host")
         return [layer.on_host() for layer in layers]
 
+    def _apart(self, layers: Sequence[Matrix]) -> bool:
+        """Whether they lie on several devices, or on one and the host, which a backend that is named takes."""
+        devices = {layer.device for layer in layers}
+        return len(devices - (set() if self._backend is None else {None})) > 1
+
     def _refuse_torn(self) -> None:
         if self._torn:
             raise RuntimeError(
@@ -307,9 +325,7 @@ class StreamingCKA:
     def _names(self) -> list[str]:
         return [f"{name} [{width}]" for name, width in (*self._rows, *(self._columns or ()))]
 
-    def _check_layers(
-        self, rows: Sequence[Matrix], columns: Sequence[Matrix] | None
-    ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...] | None]:
+    def _check_layers(self, rows: Sequence[Matrix], columns: Sequence[Matrix] | None) -> _Names:
         """The names and widths of both sides, those of the first batch."""
         row_names = tuple((m.name, m.p) for m in rows)
         column_names = None if columns is None else tuple((m.name, m.p) for m in columns)
@@ -320,7 +336,7 @@ class StreamingCKA:
             raise ValueError("the batch holds other layers than the first: " + _difference(self._names(), names))
         return row_names, column_names
 
-    def _check_memory(self, rows: tuple[tuple[str, int], ...], columns: tuple[tuple[str, int], ...] | None) -> None:
+    def _check_memory(self, rows: _Side, columns: _Side | None) -> None:
         if self._memory is None or self._mode != "exact":
             return
         widths = [w for _, w in rows], None if columns is None else [w for _, w in columns]
@@ -337,7 +353,7 @@ class StreamingCKA:
         """Fewer rows than one block: the array engine on the staged rows."""
         rows = slice(0, exact.staged)
 
-        def named(names: tuple[tuple[str, int], ...], stage: FloatArray) -> dict[str, FloatArray]:
+        def named(names: _Side, stage: FloatArray) -> dict[str, FloatArray]:
             ends = np.cumsum([width for _, width in names])
             return {name: stage[rows, end - width : end] for (name, width), end in zip(names, ends, strict=True)}
 
@@ -397,13 +413,8 @@ class StreamingCKA:
         return self._matrix(sums, Plan((*steps[0], *steps[1]), tuple(notes)), estimate.samples)
 
 
-def _apart(layers: Sequence[Matrix]) -> bool:
-    """Whether they lie on several devices, or on one and the host."""
-    return len({layer.device for layer in layers}) > 1
-
-
-def _widths(layers: Sequence[Matrix]) -> list[int]:
-    return [layer.p for layer in layers]
+def _widths(side: _Side) -> list[int]:
+    return [width for _, width in side]
 
 
 def _difference(mine: Sequence[str], theirs: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from torch import Tensor
 
+from ...compare.on_device import LACKING, with_all_memory
 from ...errors import DegenerateWarning
 from ...graph import Group, View
 from ...graph.channels import Units
@@ -37,13 +38,17 @@ def _columns(group: Group, view: View | None) -> Units | None:
 
 def _order_of(name: str, rows: Tensor, **options: Any) -> Elimination:
     """On the host where the device of the rows has no memory left for it."""
-    try:
+
+    def order(rows: Tensor) -> Elimination:
         layers: dict[str, Elimination] = greedy_cka({name: rows}, **options)
-    except MemoryError:
-        if rows.device.type == "cpu":
-            raise
-        layers = {}
-    return layers[name] if layers else _order_of(name, rows.cpu(), **options)
+        return layers[name]
+
+    if rows.device.type != "cpu":
+        try:
+            return with_all_memory(lambda: order(rows))
+        except LACKING:
+            rows = rows.cpu()
+    return order(rows)
 
 
 @dataclass(frozen=True)
