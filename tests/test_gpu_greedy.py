@@ -108,7 +108,7 @@ def test_greedy_orders_agree() -> None:
         assert_close(got.cka, want.cka, "greedy", "float64", 2000, 96)
 
 
-def test_models_on_the_device_are_ranked_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_of_torch_are_ranked_on_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a criterion keeps of a model's layers stays on the model's device, and so does the search."""
     torch = torch_on_gpu()
     nn, P = torch.nn, importlib.import_module("simkit.pruning")
