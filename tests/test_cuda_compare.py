@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,23 +157,27 @@ def test_features_that_came_to_the_host_are_compared_on_the_device(
     assert_close(got.values, want.values, "cka", np.float32, 300, 27)
 
 
-def failing(error: Exception, times: list[int]) -> Any:
+def failing(error: Callable[[], Exception], times: list[int]) -> Any:
     """An op of the device that raises, and counts how often."""
 
     def op(*_: Any, **__: Any) -> Any:
         times.append(1)
-        raise error
+        raise error()
 
     return op
 
 
-LACKING = [TooLittleMemory("8 bytes", "pairs of layers", 9), MemoryError("the device is full")]
+# Made when they are raised: an exception keeps the frames that it passed, and so copies on a device.
+LACKING = [
+    pytest.param(partial(TooLittleMemory, "8 bytes", "pairs of layers", 9), id="too little"),
+    pytest.param(partial(MemoryError, "the device is full"), id="full"),
+]
 
 
 @pytest.mark.parametrize("error", LACKING)
 @pytest.mark.parametrize("stays", [False, True])
 def test_a_device_that_is_too_small_leaves_it_to_the_host(
-    device: list[int], error: Exception, stays: bool, monkeypatch: pytest.MonkeyPatch
+    device: list[int], error: Callable[[], Exception], stays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the models have run nothing is lost. All is tried twice, for what torch keeps for itself."""
     data, measure = list(images().split(70)), sk.CKA(sk.RBF())
@@ -181,8 +187,8 @@ def test_a_device_that_is_too_small_leaves_it_to_the_host(
     got = compared(models(), data if stays else iter(data), measure=measure)
     assert got.backend == "native_cpu"
     assert_close(got.values, want.values, "cka", np.float32, 300, 27)
-    assert f"not compared on cuda:0: {error}" in got.plan.notes
-    assert (f"features did not stay on their device: {error}" in got.plan.notes) == stays
+    assert f"not compared on cuda:0: {error()}" in got.plan.notes
+    assert (f"features did not stay on their device: {error()}" in got.plan.notes) == stays
     assert len(times) == 2 * (1 + stays)
     assert len(device) == 2
 
@@ -289,7 +295,7 @@ def test_streams_whose_device_has_no_memory_are_summed_on_the_host(
 ) -> None:
     nets, data = models(), images(3000)
     want = compared(nets, iter(data.split(700)), mode=mode)
-    monkeypatch.setattr(native_cuda, op, failing(MemoryError("the device is full"), []))
+    monkeypatch.setattr(native_cuda, op, failing(partial(MemoryError, "the device is full"), []))
     got = compared(nets, iter(data.split(700)), mode=mode)
     assert_close(got.values, want.values, "cka", np.float32, 3000, 27)
     assert got.backend == "native_cpu"
@@ -305,7 +311,7 @@ def test_batches_of_an_estimate_that_find_no_memory_are_multiplied_on_the_host(
     nets, data = models(), list(images().split(70))
     want = compared(nets, data, mode="minibatch")
     assert want.backend == "native_cuda"
-    monkeypatch.setattr(native_cuda, "pair_sums", failing(MemoryError("the device is full"), []))
+    monkeypatch.setattr(native_cuda, "pair_sums", failing(partial(MemoryError, "the device is full"), []))
     got = compared(nets, data, mode="minibatch")
     assert got.backend == "native_cpu"
     assert got.plan.notes[-1] == "batches copied to the host and added there: 5"
@@ -371,7 +377,7 @@ def test_layers_that_change_their_width_are_refused() -> None:
 
 @pytest.mark.parametrize("error", LACKING)
 def test_orders_of_units_that_find_no_memory_are_searched_on_the_host(
-    device: list[int], error: Exception, monkeypatch: pytest.MonkeyPatch
+    device: list[int], error: Callable[[], Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of layers that a criterion keeps: a tensor on another device than the CPU."""
     rows = torch.relu(torch.randn(300, 12, generator=torch.Generator().manual_seed(2)))
@@ -388,14 +394,14 @@ def test_orders_of_units_that_find_no_memory_are_searched_on_the_host(
     def search(layers: Any, **options: Any) -> Any:
         calls.append(type(layers["x"]))
         if not isinstance(layers["x"], torch.Tensor):
-            raise error
+            raise error()
         return found(layers, **options)
 
     monkeypatch.setattr(cka_damage, "greedy_cka", search)
     order = cka_damage._order_of("x", Rows())  # type: ignore[arg-type]
     assert calls == [Rows, Rows, torch.Tensor]
     assert sorted(order.order.tolist()) == list(range(12))
-    monkeypatch.setattr(cka_damage, "greedy_cka", failing(MemoryError("the host is full"), []))
+    monkeypatch.setattr(cka_damage, "greedy_cka", failing(partial(MemoryError, "the host is full"), []))
     with pytest.raises(MemoryError, match=r"^the host is full$"):
         cka_damage._order_of("x", rows)
     assert not device

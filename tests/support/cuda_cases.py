@@ -49,7 +49,8 @@ class There:
 
 
 def see_device(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
-    """simkit sees one device, on which the emulated module runs."""
+    """simkit sees one device, on which the emulated module runs, and nothing of what earlier tests left there."""
+    monkeypatch.setattr(cuda_device, "_held", {})
     monkeypatch.setattr(cuda_device, "load", lambda: (module, ""))
     monkeypatch.setattr(native_cuda, "device_report", lambda: (True, ["an emulator"], ""))
 
