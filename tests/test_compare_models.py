@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 
 from needed import torch_on_gpu  # noqa: E402
 from resident import COUNTED, RESIDENT  # noqa: E402
+from tolerance import assert_close  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from simkit.compare import collect  # noqa: E402
@@ -23,6 +24,7 @@ from simkit.compare.collect import Shape, decide  # noqa: E402
 from simkit.compare.matrix import SimilarityMatrix, similarity_matrix  # noqa: E402
 from simkit.compare.models import compare  # noqa: E402
 from simkit.compare.on_device import OnDevice  # noqa: E402
+from simkit.errors import TooLittleMemory  # noqa: E402
 from simkit.kernels import RBF  # noqa: E402
 from simkit.metrics.cka import CKA  # noqa: E402
 from simkit.metrics.nbs import NBS  # noqa: E402
@@ -81,7 +83,7 @@ def test_every_way_gives_the_reference(way: str, estimator: Any) -> None:
 def test_the_way_is_said_with_numbers() -> None:
     a = mlp(20)
     assert compare(a, data=X, memory="1 GB").plan.notes == (
-        "features spooled: 0.09155 MiB stay in memory; memory=953.7 MiB",
+        "features spooled: 0.09155 MiB have room in memory; memory=953.7 MiB",
         "0.09155 MiB of features were in memory",
     )
     assert compare(a, data=X, memory="150 KB").plan.notes == (
@@ -164,6 +166,28 @@ def test_the_memory_that_is_said_to_be_needed_is_enough(measure: Any, known: boo
     assert caught.value.__cause__ is None
     needed = int(str(caught.value).split()[-1])
     assert compare(mlp(40), mlp(30), data=data(), memory=needed, measure=measure).samples == len(X)
+
+
+@pytest.mark.parametrize("measure", [CKA(RBF()), CKA(RBF(), estimator="biased"), NBS()])
+@pytest.mark.parametrize("known", [True, False])
+def test_features_that_leave_the_engine_too_little_memory_go_to_disk(measure: Any, known: bool) -> None:
+    a, size = mlp(4, 3), 4 * 7 * len(X)
+
+    def run(memory: int) -> Any:
+        return compare(a, data=X if known else iter(X.split(100)), memory=memory, measure=measure)
+
+    with pytest.raises(TooLittleMemory) as caught:
+        run(10_000)
+    least = caught.value.needed
+    assert size < 0.4 * least
+    tight, ample = run(least), run(least + size + 1)
+    assert tight.plan.notes[0].endswith("; on disk, since the engine needs the memory") == known
+    assert [m.plan.notes[1] for m in (tight, ample)] == [
+        f"0.03204 MiB of features were {w}" for w in ("on disk", "in memory")
+    ]
+    assert_close(tight.values, ample.values, "cka", np.float32, len(X), 4)
+    with pytest.raises(TooLittleMemory, match=rf"^memory={least - 2} bytes is too little: .* needs {least}$"):
+        run(least - 2)
 
 
 def test_free_memory_that_is_too_little_is_said_to_be_that(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -116,7 +116,7 @@ def decide(shape: Shape, measure: Measure, *, memory: int | None, mode: str, the
             return Decision("moments", budget, ram, f"moments: {total} rows, their state is {mib(state)}; {told}")
         return Decision("spool", budget, ram, f"features spooled: {total} rows, moments take {mib(state)}; {told}")
     if shape.bytes <= ram:
-        return Decision("spool", budget, ram, f"features spooled: {mib(shape.bytes)} stay in memory; {told}")
+        return Decision("spool", budget, ram, f"features spooled: {mib(shape.bytes)} have room in memory; {told}")
     feature, sample = _costs(shape)
     engine = min(sample, feature * FLOAT64_COST) + DISK_COST * shape.bytes
     costs = f"{feature * FLOAT64_COST:.3g} against {engine:.3g} multiply-adds for spooling {mib(shape.bytes)}"
@@ -133,44 +133,67 @@ def check_engine(
     rows: int,
     measure: Measure,
     memory: int,
-) -> None:
+    *,
+    features: int = 0,
+) -> bool:
     """Plan what follows for ``rows`` samples now, so that too little memory is said before the models have run.
 
-    On the host, where features of a device come where it has no room: nothing is lost then.
+    Whether there is room beside so many bytes of ``features`` in memory; 0: they go to disk. On the host, where
+    features of a device come where it has no room: nothing is lost then.
 
     Raises:
-        TooLittleMemory: the smallest workspace is larger than ``memory`` leaves.
+        TooLittleMemory: the smallest workspace is larger than ``memory`` leaves, with all features on disk.
     """
+    if features:
+        try:
+            _check(left, right, rows, measure, memory - features, mapped=False)
+        except TooLittleMemory:
+            pass
+        else:
+            return True
+    _check(left, right, rows, measure, memory, mapped=True)
+    return False
+
+
+def _check(
+    left: Sequence[Matrix],
+    right: Sequence[Matrix] | None,
+    rows: int,
+    measure: Measure,
+    memory: int,
+    *,
+    mapped: bool,
+) -> None:
+    layers, kernel = (*left, *(right or ())), measure.kernel if isinstance(measure, CKA) else None
+    widest = max(layer.p * layer.itemsize for layer in layers)
+    files = Mapped(((widest, rows * widest),)) if mapped else None
 
     def grown(layers: Sequence[Matrix]) -> list[Matrix]:
         return [Matrix(x.name, np.broadcast_to(_zeros(x), (rows, x.p)), x.dtype, x.origin) for x in layers]
 
-    if not isinstance(measure, CKA):
-        check_memory(measure, grown((*left, *(right or ()))), int(memory * FOR_ENGINE))
-        return
-    kernel = measure.kernel
-
     def blocks(layers: Sequence[Matrix]) -> list[Block]:
+        assert kernel is not None
         return [Block(layer, kernel, np.empty(0), 0) for layer in grown(layers)]
 
-    widest = max(layer.p * layer.itemsize for layer in (*left, *(right or ())))
-    plan_pair_sums(
-        blocks(left),
-        None if right is None else blocks(right),
-        memory=int(memory * FOR_ENGINE),
-        threads=default_threads(),
-        mapped=Mapped(((widest, rows * widest),)),
-    )
+    memory = int(memory * FOR_ENGINE)
+    if kernel is None:
+        check_memory(measure, grown(layers), memory, pages=0 if files is None else files.passing(0))
+        return
+    others = None if right is None else blocks(right)
+    plan_pair_sums(blocks(left), others, memory=memory, threads=default_threads(), mapped=files)
 
 
-def in_full(error: TooLittleMemory, decision: Decision, asked: str, features: int | None) -> TooLittleMemory:
-    """The engine's error about its share of the memory as one about all of it: what was asked for, what is needed.
+def on_disk(decision: Decision) -> Decision:
+    """The same way, without features in the host's memory: the engine needs it."""
+    reason = decision.reason
+    if decision.way == "spool":
+        reason += "; on disk, since the engine needs the memory"
+    return replace(decision, ram=0, reason=reason)
 
-    ``features`` are the bytes of all features, which lie in memory once a larger budget has room for them.
-    """
+
+def in_full(error: TooLittleMemory, decision: Decision, asked: str) -> TooLittleMemory:
+    """The engine's error about its share of the memory as one about all of it: what was asked for, what is needed."""
     needed = math.ceil(error.needed / FOR_ENGINE) + 1  # one byte for what rounding takes
-    if features is not None and features <= needed * IN_MEMORY:
-        needed += features
     return TooLittleMemory(asked or f"{decision.memory} bytes (of what is free)", error.work, needed)
 
 

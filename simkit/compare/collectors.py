@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ..arrays import DeviceMatrix, Matrix, as_matrix
+from ..errors import TooLittleMemory
 from ..metrics.measure import Measure
 from .collect import FOR_ENGINE, Side, mib
 from .matrix import SimilarityMatrix, noted, similarity_matrix
@@ -88,11 +89,6 @@ class ToSpool:
         self._measure = measure
         self._memory = memory
 
-    @property
-    def bytes(self) -> int:
-        """What the features take."""
-        return self.spool.bytes
-
     def add(self, side: Side, name: str, features: Matrix) -> None:
         """Append the rows at once."""
         self.spool.append(spooled_name(side, name), features)
@@ -101,7 +97,16 @@ class ToSpool:
         """Nothing waits."""
 
     def result(self) -> SimilarityMatrix:
-        """The engine's matrix, within what the spool leaves of the budget."""
+        """The engine's matrix, within what the spool leaves of the budget; it goes to disk where that is too little."""
+        try:
+            return self._compared()
+        except TooLittleMemory:
+            if self.spool.on_disk:
+                raise
+        self.spool.to_disk()
+        return self._compared()
+
+    def _compared(self) -> SimilarityMatrix:
         stored = self.spool.matrices()
         held = 0 if self.spool.on_disk else self.spool.bytes
         sides = {
@@ -161,11 +166,6 @@ class ToDevice:
         self._layers: dict[tuple[Side, str], Rows] = {}
         self._gone: ToSpool | None = None
         self._why = ""
-
-    @property
-    def bytes(self) -> int:
-        """What the features take."""
-        return sum(layer.bytes for layer in self._layers.values()) if self._gone is None else self._gone.bytes
 
     def add(self, side: Side, name: str, features: Matrix) -> None:
         """Copy the rows: the layer's own memory may be overwritten before the batch ends.
@@ -237,7 +237,8 @@ class ToDevice:
         taken = sum(layer.values.nbytes for layer in self._layers.values())
         memory = None if self._memory is None else max(int((self._memory - taken) * FOR_ENGINE), 1)
         result = similarity_matrix(sides["a"], sides.get("b"), measure=self._measure, memory=memory)
-        return noted(result, f"{mib(self.bytes)} of features stayed on cuda:{next(iter(sides['a'].values())).device}")
+        kept = sum(layer.bytes for layer in self._layers.values())
+        return noted(result, f"{mib(kept)} of features stayed on cuda:{next(iter(sides['a'].values())).device}")
 
     def _whole(self, side: Side, name: str) -> Matrix:
         layer = self._layers[side, name]

@@ -20,7 +20,7 @@ from ..metrics.measure import Measure
 from ..streaming.moments import state_bytes
 from .activations import Recorder
 from .batches import Caller, Data, expected_from_length
-from .collect import Decision, Shape, Side, check_engine, decide, in_full
+from .collect import Decision, Shape, Side, check_engine, decide, in_full, on_disk
 from .collectors import Collector, ToDevice, ToSpool, ToStream
 from .matrix import SimilarityMatrix
 from .on_device import copied, device_of_all, engine_there
@@ -97,7 +97,7 @@ class Run:
                 self._checkpoint.finish()
             if bar.format_dict["elapsed"] > SHOW_AFTER:  # setting a description shows the bar
                 bar.set_description("comparing the layers")
-            with self._whole_memory(self._collector.bytes if isinstance(self._collector, ToSpool | ToDevice) else None):
+            with self._whole_memory():
                 result = self._collector.result()
             return self._described(result)
 
@@ -163,12 +163,15 @@ class Run:
             stream = StreamingCKA(estimator=estimator, mode="exact" if decision.way == "moments" else "minibatch")
             state = state_bytes(shape.left, shape.right) if decision.way == "moments" else 0
             return ToStream(stream, order, stay=there is not None and state <= there.room)
-        stays = decision.way == "device"
+        stays, ram = decision.way == "device", decision.ram
         if shape.rows is not None and not (stays and options.memory is None):
             sides = {side: [self._first[side, name] for name in names] for side, names in order.items()}
-            in_memory = shape.bytes if shape.bytes is not None and shape.bytes <= decision.ram else 0
-            with self._whole_memory(shape.bytes):
-                check_engine(sides["a"], sides.get("b"), shape.rows, options.measure, decision.memory - in_memory)
+            held = shape.bytes if shape.bytes is not None and shape.bytes <= ram else 0
+            with self._whole_memory():
+                measure, memory = options.measure, decision.memory
+                beside = check_engine(sides["a"], sides.get("b"), shape.rows, measure, memory, features=held)
+            if held and not beside:
+                self._decision = decision = on_disk(decision)
         how = order, options.measure, decision.memory, there
         if self._checkpoint is not None:
             return self._checkpoint.collector(*how, expected=shape.bytes)
@@ -177,7 +180,7 @@ class Run:
             return ToSpool(self._stack.enter_context(Spool(ram=decision.ram, expected=expected, rows=rows)), *how)
 
         if stays and shape.rows is not None and there is not None:
-            room = there.room if options.memory is None else min(there.room, decision.ram)
+            room = there.room if options.memory is None else min(there.room, ram)
             return ToDevice(shape.rows, order, options.measure, room=room, memory=options.memory, elsewhere=spool)
         return spool(expected=shape.bytes, rows=shape.rows)
 
@@ -195,14 +198,13 @@ class Run:
         return Shape(widths["a"], widths.get("b"), row_bytes, None if samples is None else samples * positions)
 
     @contextmanager
-    def _whole_memory(self, features: int | None) -> Iterator[None]:
+    def _whole_memory(self) -> Iterator[None]:
         """Errors about too little memory speak of what the user wrote, not of a share of it."""
         assert self._decision is not None  # what is planned or computed here comes after it
         try:
             yield
         except TooLittleMemory as error:
-            in_folder = self._checkpoint is not None
-            raise in_full(error, self._decision, self._options.asked_memory, None if in_folder else features) from None
+            raise in_full(error, self._decision, self._options.asked_memory) from None
 
     def _described(self, result: SimilarityMatrix) -> SimilarityMatrix:
         """The result with the layers that gave no features as NaN, and with notes on what was done."""

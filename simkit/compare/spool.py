@@ -91,7 +91,7 @@ class Spool:
         check_same_width(name, (layer.p, layer.dtype), features)
         rows = np.ascontiguousarray(features.values)
         if layer.held is not None and self.bytes + rows.nbytes > self._ram:
-            self._spill()
+            self.to_disk()
         if layer.held is None:
             self._write(layer, rows)
         else:
@@ -117,6 +117,18 @@ class Spool:
                 values.flags.writeable = False
             out[name] = Matrix(name, values, layer.dtype)
         return out
+
+    def to_disk(self) -> None:
+        """Move every layer from memory to its file, freeing one at a time; views of the memory must be gone for that.
+
+        Raises:
+            OSError: as :meth:`append`.
+        """
+        for layer in self.layers.values():
+            if layer.held is not None:
+                self._place(layer)
+                rows, layer.held = layer.held[: layer.n * layer.row_bytes], None
+                self._write(layer, rows)
 
     def restore(self, layers: Mapping[str, Stored]) -> None:
         """Continue files that an earlier process left in the directory, cut to their recorded rows."""
@@ -174,14 +186,6 @@ class Spool:
         grown = np.empty(room * layer.row_bytes, dtype=np.uint8)
         np.copyto(grown[: layer.n * layer.row_bytes], layer.held[: layer.n * layer.row_bytes])
         return grown
-
-    def _spill(self) -> None:
-        """Move every layer from memory to its file, freeing one at a time."""
-        for layer in self.layers.values():
-            if layer.held is not None:
-                self._place(layer)
-                rows, layer.held = layer.held[: layer.n * layer.row_bytes], None
-                self._write(layer, rows)
 
     def _write(self, layer: Stored, rows: npt.NDArray[Any]) -> None:
         try:

@@ -63,8 +63,10 @@ def check_measure(measure: object) -> Measure:
     return measure
 
 
-def check_memory(measure: Measure, layers: Sequence[Matrix], memory: int | None) -> int | None:
+def check_memory(measure: Measure, layers: Sequence[Matrix], memory: int | None, *, pages: int = 0) -> int | None:
     """The bytes that the loop over prepared ``layers`` takes at most; None for a measure that does not say.
+
+    ``pages`` are of files that the layers are not in yet.
 
     Raises:
         TooLittleMemory: more than ``memory``.
@@ -73,7 +75,7 @@ def check_memory(measure: Measure, layers: Sequence[Matrix], memory: int | None)
     if need is None:
         return None
     needs: list[Need] = [need(layer) for layer in layers]
-    needed = sum(one.held for one in needs) + max(one.working for one in needs)
+    needed = sum(one.held for one in needs) + max(one.working for one in needs) + pages
     if memory is not None and needed > memory:
         work = f"comparing {len(layers)} layers of {layers[0].n} samples by {measure!r}"
         raise TooLittleMemory(f"{memory} bytes", work, needed)
