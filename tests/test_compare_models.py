@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from simkit.compare.collect import Shape, decide  # noqa: E402
 from simkit.compare.matrix import SimilarityMatrix, similarity_matrix  # noqa: E402
 from simkit.compare.models import compare  # noqa: E402
 from simkit.compare.on_device import OnDevice  # noqa: E402
+from simkit.compare.spool import Spool  # noqa: E402
 from simkit.errors import TooLittleMemory  # noqa: E402
 from simkit.kernels import RBF  # noqa: E402
 from simkit.metrics.cka import CKA  # noqa: E402
@@ -170,8 +172,18 @@ def test_the_memory_that_is_said_to_be_needed_is_enough(measure: Any, known: boo
 
 @pytest.mark.parametrize("measure", [CKA(RBF()), CKA(RBF(), estimator="biased"), NBS()])
 @pytest.mark.parametrize("known", [True, False])
-def test_features_that_leave_the_engine_too_little_memory_go_to_disk(measure: Any, known: bool) -> None:
+def test_features_that_leave_the_engine_too_little_memory_go_to_disk(
+    measure: Any, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, size = mlp(4, 3), 4 * 7 * len(X)
+    to_disk, kept = Spool.to_disk, []
+
+    def moved(spool: Spool) -> None:
+        held = [weakref.ref(layer.held) for layer in spool.layers.values()]
+        to_disk(spool)
+        kept.append([memory() for memory in held])
+
+    monkeypatch.setattr(Spool, "to_disk", moved)
 
     def run(memory: int) -> Any:
         return compare(a, data=X if known else iter(X.split(100)), memory=memory, measure=measure)
@@ -179,15 +191,17 @@ def test_features_that_leave_the_engine_too_little_memory_go_to_disk(measure: An
     with pytest.raises(TooLittleMemory) as caught:
         run(10_000)
     least = caught.value.needed
-    assert size < 0.4 * least
+    assert size < collect.IN_MEMORY * least
     tight, ample = run(least), run(least + size + 1)
-    assert tight.plan.notes[0].endswith("; on disk, since the engine needs the memory") == known
+    assert tight.plan.notes[0].endswith("; on disk all the same: the engine needs the memory") == known
+    assert tight.plan.notes[2:] == (() if known else ("they left memory at the end: the engine needs it",))
     assert [m.plan.notes[1] for m in (tight, ample)] == [
         f"0.03204 MiB of features were {w}" for w in ("on disk", "in memory")
     ]
     assert_close(tight.values, ample.values, "cka", np.float32, len(X), 4)
     with pytest.raises(TooLittleMemory, match=rf"^memory={least - 2} bytes is too little: .* needs {least}$"):
         run(least - 2)
+    assert kept == ([] if known else [[None] * 2] * 3)  # nobody else held what was moved
 
 
 def test_free_memory_that_is_too_little_is_said_to_be_that(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,22 @@ def test_features_that_are_more_than_the_data_said_leave_for_the_disk() -> None:
 
 
 @pytest.mark.usefixtures("device")
+def test_features_for_which_the_host_has_no_room_in_memory_stay_all_the_same() -> None:
+    """Until the engine finds too little memory there; then they go to disk, not to memory that the engine needs."""
+    net, data = nn.Sequential(nn.Linear(5, 3), nn.ReLU()), images(1200)[:, 0]
+    run = partial(sk.compare, net, data=data, layers=["0", "1"], measure=sk.CKA(sk.RBF()), progress=False)
+    with pytest.raises(TooLittleMemory) as caught:
+        run(memory=10_000)
+    got = run(memory=caught.value.needed)
+    stayed, *_, on_disk, left = got.plan.notes
+    assert stayed.startswith("features stay on cuda:0: ")
+    assert on_disk.endswith(" of features were on disk")
+    assert left.startswith("features did not stay on their device: memory=")
+    assert got.backend == "native_cpu"
+    assert_close(got.values, run(memory=10**7).values, "cka", np.float32, 1200, 3)
+
+
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("memory", [None, 10**9])
 def test_features_that_grow_keep_to_half_of_what_is_free(memory: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     nets, data = models(), images(3000)

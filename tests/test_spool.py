@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import tempfile
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,4 +177,31 @@ def test_a_disk_that_fills_up(temporary: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(OSError, match="the features need more than 32 bytes of disk") as caught:
             spool.append("x", as_matrix(np.ones((2, 2))))
         assert caught.value.errno == errno.ENOSPC
+    with Spool(ram=100) as spool:
+        for name in "xyz":
+            spool.append(name, as_matrix(np.ones((2, 2))))
+        with pytest.raises(OSError, match="the features need more than 96 bytes of disk"):
+            spool.to_disk()
     assert list(temporary.iterdir()) == []
+
+
+def test_finished_features_leave_memory_for_the_disk(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is room for them, which is asked before the first byte is written."""
+    features = {"x": as_matrix(np.arange(8.0).reshape(4, 2)), "h": Matrix("h", np.ones((4, 3), np.uint16), "bfloat16")}
+    with Spool(ram=1000) as spool:
+        for name, matrix in features.items():
+            spool.append(name, matrix)
+        assert not any(matrix.mapped for matrix in spool.matrices().values())
+        with monkeypatch.context() as small:
+            small.setattr(spool, "_free", lambda: 87)
+            with pytest.raises(OSError, match=r"the features need more than 88 bytes of disk and .* has 87 free"):
+                spool.to_disk()
+        assert not spool.on_disk
+        held = [weakref.ref(layer.held) for layer in spool.layers.values()]
+        spool.to_disk()
+        assert spool.on_disk
+        assert [memory() for memory in held] == [None, None]
+        for name, matrix in spool.matrices().items():
+            assert matrix.mapped
+            assert matrix.dtype == features[name].dtype
+            np.testing.assert_array_equal(matrix.values, features[name].values)

@@ -1,4 +1,5 @@
-"""Where the features of a run go: into moments, or whole to where the engine takes them. Decided once, after one batch.
+"""Where the features of a run go: into moments, or whole to where the engine takes them. Decided once, after one batch;
+they leave memory, or a device, where what is computed at the end finds too little of it.
 
 Every way but minibatches is exact. Features that lie on a device stay there where there is room. Otherwise moments cost
 float64 products of every pair of features and memory that does not grow with the samples; the spool costs the bytes of
@@ -164,30 +165,31 @@ def _check(
     *,
     mapped: bool,
 ) -> None:
-    layers, kernel = (*left, *(right or ())), measure.kernel if isinstance(measure, CKA) else None
-    widest = max(layer.p * layer.itemsize for layer in layers)
+    widest = max(layer.p * layer.itemsize for layer in (*left, *(right or ())))
     files = Mapped(((widest, rows * widest),)) if mapped else None
+    engine = int(memory * FOR_ENGINE)
 
     def grown(layers: Sequence[Matrix]) -> list[Matrix]:
         return [Matrix(x.name, np.broadcast_to(_zeros(x), (rows, x.p)), x.dtype, x.origin) for x in layers]
 
+    if not isinstance(measure, CKA):
+        pages = 0 if files is None else files.passing(0)
+        check_memory(measure, grown((*left, *(right or ()))), engine, pages=pages)
+        return
+    kernel = measure.kernel
+
     def blocks(layers: Sequence[Matrix]) -> list[Block]:
-        assert kernel is not None
         return [Block(layer, kernel, np.empty(0), 0) for layer in grown(layers)]
 
-    memory = int(memory * FOR_ENGINE)
-    if kernel is None:
-        check_memory(measure, grown(layers), memory, pages=0 if files is None else files.passing(0))
-        return
-    others = None if right is None else blocks(right)
-    plan_pair_sums(blocks(left), others, memory=memory, threads=default_threads(), mapped=files)
+    columns = None if right is None else blocks(right)
+    plan_pair_sums(blocks(left), columns, memory=engine, threads=default_threads(), mapped=files)
 
 
 def on_disk(decision: Decision) -> Decision:
     """The same way, without features in the host's memory: the engine needs it."""
     reason = decision.reason
     if decision.way == "spool":
-        reason += "; on disk, since the engine needs the memory"
+        reason += "; on disk all the same: the engine needs the memory"
     return replace(decision, ram=0, reason=reason)
 
 

@@ -59,11 +59,12 @@ def compare(
         samples: stop after so many samples.
         mode: ``"exact"``, or ``"minibatch"``: the average of per-batch debiased HSIC, an estimate.
         memory: bytes beyond the models and one batch of activations (a number or ``"64 MB"``); None takes a quarter
-            of what is free. Features that do not fit go to the folder for temporary files. Measures other than CKA
-            hold a prepared form of every layer, for which None lets them take what is free. For CKA with a kernel that
-            is not custom, features that all lie on one CUDA device stay there where their number is known and they take
-            at most half of what is free there, and 0.4 of ``memory``; else what comes to the host is compared there in
-            strips. A device without the memory for either leaves it to the host, and the plan says so.
+            of what is free. Features that do not fit, or leave too little for what is computed, go to the folder for
+            temporary files. Measures other than CKA hold a prepared form of every layer, for which None lets them take
+            what is free. For CKA with a kernel that is not custom, features that all lie on one CUDA device stay there
+            where their number is known and they take at most half of what is free there, and 0.4 of ``memory``; else
+            what comes to the host is compared there in strips. A device without the memory for either leaves it to the
+            host, and the plan says so.
         device: where the models run; None is where each is. A model that is elsewhere is copied, not moved.
         progress: show a progress bar on stderr when it takes a while.
         resume: a folder that keeps the features until the comparison has finished, so that a killed one continues to

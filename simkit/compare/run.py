@@ -163,10 +163,10 @@ class Run:
             stream = StreamingCKA(estimator=estimator, mode="exact" if decision.way == "moments" else "minibatch")
             state = state_bytes(shape.left, shape.right) if decision.way == "moments" else 0
             return ToStream(stream, order, stay=there is not None and state <= there.room)
-        stays, ram = decision.way == "device", decision.ram
+        stays, share = decision.way == "device", decision.ram  # on_disk() says nothing of what a device may hold
         if shape.rows is not None and not (stays and options.memory is None):
             sides = {side: [self._first[side, name] for name in names] for side, names in order.items()}
-            held = shape.bytes if shape.bytes is not None and shape.bytes <= ram else 0
+            held = shape.bytes if shape.bytes is not None and shape.bytes <= share else 0
             with self._whole_memory():
                 measure, memory = options.measure, decision.memory
                 beside = check_engine(sides["a"], sides.get("b"), shape.rows, measure, memory, features=held)
@@ -180,7 +180,7 @@ class Run:
             return ToSpool(self._stack.enter_context(Spool(ram=decision.ram, expected=expected, rows=rows)), *how)
 
         if stays and shape.rows is not None and there is not None:
-            room = there.room if options.memory is None else min(there.room, ram)
+            room = there.room if options.memory is None else min(there.room, share)
             return ToDevice(shape.rows, order, options.measure, room=room, memory=options.memory, elsewhere=spool)
         return spool(expected=shape.bytes, rows=shape.rows)
 

@@ -63,7 +63,7 @@ class Spool:
         self._rows = rows if expected is not None and expected <= ram else None
         self._directory = directory
         if directory is not None or (expected is not None and expected > ram):
-            self._check_space(0)
+            self._check_space()
 
     def __enter__(self) -> Spool:
         return self
@@ -93,7 +93,7 @@ class Spool:
         if layer.held is not None and self.bytes + rows.nbytes > self._ram:
             self.to_disk()
         if layer.held is None:
-            self._write(layer, rows)
+            self._write(layer, rows, more=rows.nbytes)
         else:
             layer.held = self._room(layer, features.n)
             at = layer.n * layer.row_bytes
@@ -124,6 +124,7 @@ class Spool:
         Raises:
             OSError: as :meth:`append`.
         """
+        self._check_space()
         for layer in self.layers.values():
             if layer.held is not None:
                 self._place(layer)
@@ -187,7 +188,8 @@ class Spool:
         np.copyto(grown[: layer.n * layer.row_bytes], layer.held[: layer.n * layer.row_bytes])
         return grown
 
-    def _write(self, layer: Stored, rows: npt.NDArray[Any]) -> None:
+    def _write(self, layer: Stored, rows: npt.NDArray[Any], *, more: int = 0) -> None:
+        """Append rows to the layer's file, ``more`` bytes of which are not counted yet."""
         try:
             with layer.path.open("ab", buffering=0) if layer.file is None else nullcontext(layer.file) as file:
                 left = rows.data.cast("B")
@@ -196,23 +198,24 @@ class Spool:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise self._full(rows.nbytes, self._free()) from None
+            raise self._full(more, self._free()) from None
 
-    def _check_space(self, more: int) -> None:
+    def _check_space(self) -> None:
+        """Raise OSError where the disk is too small for what is there and what is expected."""
         free = self._free()
-        if self._expected is not None and self._expected > free:
-            raise self._full(more, free)
+        if max(self._expected or 0, self.bytes) > free:
+            raise self._full(0, free)
 
     def _free(self) -> int:
         return shutil.disk_usage(self._directory or tempfile.gettempdir()).free
 
     def _full(self, more: int, free: int) -> OSError:
-        needed = self._expected or self.bytes + more
-        folder = self._directory or tempfile.gettempdir()
+        needed = max(self._expected or 0, self.bytes + more)
+        folder, least = self._directory or tempfile.gettempdir(), "" if needed == self._expected else "more than "
         return OSError(
             errno.ENOSPC,
-            f"the features need {'' if self._expected else 'more than '}{needed} bytes of disk and {folder} has {free} "
-            "free: set TMPDIR to a larger disk, give more memory=, fewer samples= or layers=",
+            f"the features need {least}{needed} bytes of disk and {folder} has {free} free: set "
+            "TMPDIR to a larger disk, give more memory=, fewer samples= or layers=",
         )
 
 
