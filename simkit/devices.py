@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,12 +60,13 @@ def device_view(x: Any) -> DeviceView | None:
     shape = getattr(x, "shape", None)
     if shape is None or len(shape) < 2 or 0 in shape:
         return None
-    if len(shape) > 2:
-        x = x.reshape(shape[0], -1)
-    interface = None if _type_name(x) == "bfloat16" else getattr(x, "__cuda_array_interface__", None)
-    if interface is None or (interface.get("version", 0) < _STREAMS_SAID and hasattr(x, "__dlpack__")):
-        return _of_dlpack(x, device)
-    return _of_interface(x, interface, device)
+    with _visited(x):
+        if len(shape) > 2:
+            x = x.reshape(shape[0], -1)
+        interface = None if _type_name(x) == "bfloat16" else getattr(x, "__cuda_array_interface__", None)
+        if interface is None or (interface.get("version", 0) < _STREAMS_SAID and hasattr(x, "__dlpack__")):
+            return _of_dlpack(x, device)
+        return _of_interface(x, interface, device)
 
 
 def dlpack_device(x: Any) -> tuple[int, int]:
@@ -80,6 +82,12 @@ def dlpack_device(x: Any) -> tuple[int, int]:
 def on_device(x: Any) -> bool:
     """Whether an array says that it lies on anything but the host."""
     return dlpack_device(x)[0] > 1
+
+
+def _visited(x: Any) -> AbstractContextManager[Any]:
+    """The device of a CuPy array as the current one: whichever that is, the array names its stream and copies there."""
+    where: Any = getattr(x, "device", None)
+    return where if hasattr(type(where), "__exit__") else nullcontext()
 
 
 def _type_name(x: Any) -> str:

@@ -117,6 +117,35 @@ def test_streams_that_are_none(x: Array, stream: Any) -> None:
         sk.cka(OnDevice(x, stream=stream), x)
 
 
+@pytest.mark.parametrize("shape", [(70, 6), (70, 2, 3)])
+def test_the_stream_is_that_of_the_device_of_the_array(x: Array, shape: tuple[int, ...]) -> None:
+    """As with CuPy, whose arrays name the current stream of the current device, and copy there."""
+    current = [0]
+
+    class Device:
+        def __enter__(self) -> None:
+            current.append(1)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    class Elsewhere(OnDevice):
+        @property
+        def __cuda_array_interface__(self) -> dict[str, Any]:
+            return OnDevice.__cuda_array_interface__.fget(self) | {"stream": (55, 77)[current[-1]]}  # type: ignore[attr-defined]
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 1
+
+        def reshape(self, *shape: int) -> OnDevice:
+            assert current[-1] == 1
+            return Elsewhere(self.values.reshape(*shape), Device())  # type: ignore[arg-type]
+
+    found = device_view(Elsewhere(x.reshape(shape), Device()))  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.device, found.stream, found.shape, current) == (1, 77, (70, 6), [0])
+
+
 def test_an_interface_that_says_nothing_of_streams_gives_way_to_dlpack(x: Array) -> None:
     """As JAX's, of version 2: its values may not be there yet, and only DLPack waits for them."""
 

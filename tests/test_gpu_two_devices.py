@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gpu_arrays import OnGpu, new_stream
-from needed import may
+from needed import cupy_on_gpu, may
 
 import simkit as sk
 from simkit.backends import cuda_device
@@ -92,6 +92,20 @@ def test_both_at_once() -> None:
     for device in (0, 1):
         for first, second in zip(want, found[device], strict=True):
             assert [np.asarray(a).tobytes() for a in first] == [np.asarray(b).tobytes() for b in second]
+
+
+def test_cupy_arrays_of_the_device_that_is_not_current() -> None:
+    """On a stream of that device which is its current one, and which still computes them."""
+    cupy = cupy_on_gpu()
+    want = CALLS["cka"](lambda x: OnGpu(x, device=1))
+    for shape in (X.shape, (300, 8, 5)):
+        with cupy.cuda.Device(1):
+            stream = cupy.cuda.Stream(non_blocking=True)
+            with stream:
+                x, y = (cupy.asarray(values) for values in (X.reshape(shape), Y))
+                with cupy.cuda.Device(0):
+                    found = sk.cka(x, y)
+        assert [found] == want
 
 
 def test_two_devices_in_one_call_are_refused() -> None:
