@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .compare.matrix import SimilarityMatrix, similarity_matrix
 from .compare.models import compare
-from .errors import DegenerateWarning, EstimateWarning, OverfitWarning, SimkitWarning, SlowBackendWarning
+from .errors import DegenerateWarning, OverfitWarning, SimkitWarning, SlowBackendWarning
 from .kernels import RBF, Cosine, CustomKernel, Laplacian, Linear, Polynomial
 from .metrics.cka import CKA, cka, hsic
 
@@ -43,7 +43,6 @@ __all__ = [
     "CustomKernel",
     "DegenerateWarning",
     "Elimination",
-    "EstimateWarning",
     "FilterGraph",
     "Laplacian",
     "Linear",

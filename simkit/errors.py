@@ -14,10 +14,6 @@ class SlowBackendWarning(SimkitWarning):
     """The NumPy reference computes what the compiled module would, many times slower, because that is not there."""
 
 
-class EstimateWarning(SimkitWarning):
-    """A number is an estimate although an exact one was conceivable."""
-
-
 class DegenerateWarning(SimkitWarning):
     """A representation carries no information for the measure asked for."""
 

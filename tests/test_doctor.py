@@ -114,6 +114,7 @@ def test_a_missing_native_engine_is(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     data = json.loads(capsys.readouterr().out)
     assert not data["ok"]
     assert data["problems"][0] == "the native engine is missing: the compiled module does not import"
+    assert data["instructions"] == "nothing is compiled here"
     states = {check["backend"]: check["state"] for check in data["checks"]}
     assert states == {ON_HOST[0]: "broken", ON_HOST[-1]: "ok"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -161,6 +162,9 @@ def test_no_more_samples_are_drawn_than_asked_for(data: Tensor) -> None:
     assert drawn == 3
 
 
+ONES = torch.ones(4, 1, 8, 8, dtype=torch.float64)
+
+
 @pytest.mark.parametrize(
     ("bad", "error", "sentence"),
     [
@@ -170,11 +174,33 @@ def test_no_more_samples_are_drawn_than_asked_for(data: Tensor) -> None:
         ([torch.zeros(0, 1, 8, 8).double()], ValueError, "data holds no samples"),
         ([np.zeros((4, 1, 8, 8))], TypeError, "data must yield tensors or tuples that start with one, not ndarray"),
         ([{}], TypeError, "not NoneType"),
+        (torch.tensor(1.0), ValueError, "data holds no samples"),
+        (
+            (ONES, ONES),
+            ValueError,
+            r"^data is a tuple of tensors \[4, .* and \[4, 1, 8, 8\]: pass \[\(inputs, ta",
+        ),
+        ([ONES, ONES[..., 1:]], ValueError, r"^data is a list of tensors .* and \[4, 1, 8, 7\]: pass \[\(inputs, targ"),
+        ((ONES, torch.ones(3)), ValueError, r" and \[3\]: inputs and targets must be of as many samples$"),
+        (
+            [ONES, ONES[:3, ..., 1:]],
+            ValueError,
+            r"^data holds batches whose samples have shapes \(1, 8, 8\) and \(1, ",
+        ),
     ],
 )
 def test_bad_data(bad: object, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         P.plan(network(), torch.zeros(1, 1, 8, 8).double(), data=bad)
+
+
+@pytest.mark.parametrize("options", [{}, {"compensate": P.LeastSquares()}, {"score": P.CKADamage(reduce="positions")}])
+def test_targets_are_not_run_as_inputs(data: Tensor, options: dict[str, Any]) -> None:
+    """Inputs and targets are one batch, whatever else takes them; slices as ``split`` gives them are batches."""
+    labels = torch.arange(len(data)) % 3
+    want = P.plan(network(), data[:2], data=data, **options)
+    for same in ((data, labels), [data, labels], [(data, data)], data.split(len(data) // 3), list(data.split(7))):
+        assert P.plan(network(), data[:2], data=same, **options).to_json() == want.to_json()
 
 
 def test_a_constant_layer_is_named(data: Tensor) -> None:

@@ -260,6 +260,8 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
 def test_bad_arguments(small: nn.Module, path: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"model_factory must return a torch\.nn\.Module, not int"):
         P.load(path, lambda: 3)  # type: ignore[arg-type,return-value]
+    with pytest.raises(TypeError, match=rf"^model_factory must make a .*, not be one: {type(small).__name__}$"):
+        P.load(path, small)
     with pytest.raises(FileNotFoundError, match=r"^there is no folder '.*nowhere' to write 'm\.safetensors' into$"):
         P.save(small, tmp_path / "nowhere" / "m.safetensors")
     for bad in (P.plan(network(), X, score=P.L1()), dict(small.state_dict()), None):

@@ -152,3 +152,4 @@ def test_the_plan_says_what_ran(layers: dict[str, Array]) -> None:
         result = run(layers, [256, 256], backend=backend).compute()
         assert result.backend == name
         assert result.plan.steps[0].route == "minibatch"
+        assert result.measure == "CKA(kernel=Linear(), estimator='debiased'), minibatch estimate"

@@ -218,10 +218,8 @@ class Run:
             **{("row", name): reason for name, reason in rows.items()},
             **{("column", name): reason for name, reason in columns.items()},
         }
-        estimate = ", minibatch estimate" if self._decision.way == "minibatch" else ""
         return replace(
             result,
-            measure=result.measure + estimate,
             values=values,
             rows=(*result.rows, *rows),
             columns=(*result.columns, *columns),

@@ -375,7 +375,7 @@ class StreamingCKA:
         for side, names, raw in (("row", rows, sums.raw_rows), ("column", columns, sums.raw_columns)):
             vanished = np.flatnonzero((raw > 0) & (raw <= tiny)).tolist()
             scores.degenerate.update({(side, names[i]): VANISHED for i in vanished})
-        measure = repr(CKA(Linear(), self._estimator))
+        measure = repr(CKA(Linear(), self._estimator)) + ("" if exact else ", minibatch estimate")
         return SimilarityMatrix(scores.values, tuple(rows), tuple(columns), samples, measure, scores.degenerate, plan)
 
     def _batch_hsic(self, layers: Sequence[Matrix]) -> minibatch.BatchHsic:

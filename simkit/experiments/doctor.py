@@ -116,7 +116,7 @@ def diagnose() -> Diagnosis:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         platform=platform.platform(),
         native="; ".join(reasons) or "ok",
-        instructions=_instructions(),
+        instructions="nothing is compiled here" if reasons else _instructions(),
         blas=_blas(),
         cuda_compiled=compiled,
         devices=tuple(devices),

@@ -185,6 +185,8 @@ def filter_graph(
 
     Warns:
         DegenerateWarning: graphs without an edge or with all of them, and why; zero filters; a single filter.
+
+    Source: Wang, Li, Wang 2021, arXiv:2104.03438; the thresholds by default are simkit's.
     """
     sweep = build(as_filters(weight), threshold, norm, backend, threads)
     return sweep.graphs if sweep.several else sweep.graphs[0]

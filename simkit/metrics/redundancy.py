@@ -131,6 +131,8 @@ def redundancy(
     Warns:
         DegenerateWarning: as :func:`simkit.filter_graph`; the redundancy of an empty graph is 1 and that of a complete
             one its number of filters, whatever the filters are.
+
+    Source: Wang, Li, Wang 2021, arXiv:2104.03438.
     """
     _check_weights(covering_weight, components_weight)
     if estimator not in ("greedy", "total_degree"):

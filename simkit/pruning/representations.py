@@ -18,7 +18,7 @@ from ..streaming.covariance import Covariance, CovarianceStream
 
 BATCH = 256
 HELD_BYTES = 2**30  # representations kept at once; more layers mean more passes over the inputs
-HELD_THERE = 0.25  # of a device's memory: a pass keeps several layers, and the orders of their units need some
+HELD_THERE = 0.25  # of what is free on a device: a pass keeps several layers, and the orders of their units need some
 Inputs: TypeAlias = tuple[Tensor, ...]
 Reader: TypeAlias = Callable[[Group, View, Tensor, int], Tensor]
 Keeper: TypeAlias = Callable[[Tensor, int], None]  # rows, sample by sample, and of how many samples
@@ -148,11 +148,12 @@ class Moments:
 def take(data: object, samples: int, count: int = 1) -> Inputs:
     """The first ``samples`` samples of a tensor or of batches: tensors, or tuples and dicts that start with the inputs.
 
-    What a batch holds after its ``count`` inputs (labels) is left out.
+    What a batch holds after its ``count`` inputs (labels) is left out; (inputs, targets) are one batch.
 
     Raises:
         TypeError: data that yields no tensors.
-        ValueError: no samples at all; inputs of different numbers of samples.
+        ValueError: no samples at all; inputs of different numbers of samples, or of samples that differ in shape; a
+            pair of tensors which may be two batches as well as inputs and targets.
     """
     with preserved_rng():
         parts = list(_pieces(data, samples, count))
@@ -161,7 +162,7 @@ def take(data: object, samples: int, count: int = 1) -> Inputs:
 
 def _pieces(data: object, samples: int | None, count: int) -> Iterator[Inputs]:
     """The batches of the data up to ``samples`` samples, inputs only; an error where there is nothing."""
-    whole = isinstance(data, Tensor) or (isinstance(data, (tuple, list)) and 0 < count == len(data) and count > 1)
+    whole = isinstance(data, Tensor) or _is_batch(data, count)
     if not whole and not isinstance(data, Iterable):
         raise TypeError(f"data must be a tensor or an iterable of batches, not {type(data).__name__}")
     batches: Iterable[Any] = [data] if whole else data  # type: ignore[assignment]
@@ -169,7 +170,7 @@ def _pieces(data: object, samples: int | None, count: int) -> Iterator[Inputs]:
     for batch in batches:
         seen += 1
         inputs = _inputs(batch, count)
-        lengths = [len(value) for value in inputs]
+        lengths = [len(value) if value.ndim else 0 for value in inputs]
         if len(set(lengths)) > 1:
             raise ValueError(f"data holds inputs of {lengths} samples")
         left = lengths[0] if samples is None else min(samples - held, lengths[0])
@@ -180,6 +181,28 @@ def _pieces(data: object, samples: int | None, count: int) -> Iterator[Inputs]:
             break
     if not held:
         raise ValueError("data holds no samples" if seen else "data yields no batches")
+
+
+def _is_batch(data: object, count: int) -> bool:
+    """Whether a tuple or list of tensors is one batch: inputs, and what follows them. Else its tensors are batches.
+
+    Of a model of one input, tensors of one type and number of dimensions are batches, as ``x.split(n)`` gives, and
+    others are inputs and targets. Two of as many samples may be either, but for a list of two of one shape.
+    """
+    if not isinstance(data, (tuple, list)) or len(data) < 2 or not all(isinstance(part, Tensor) for part in data):
+        return False
+    if count > 1:
+        return len(data) >= count
+    shapes, kinds = [list(part.shape) for part in data], {(part.dtype, part.ndim) for part in data}
+    alone = len({tuple(shape[:1]) for shape in shapes}) == 1
+    what = f"data is a {type(data).__name__} of tensors {' and '.join(map(str, shapes))}"
+    if len(kinds) > 1:
+        if not alone:
+            raise ValueError(f"{what}: inputs and targets must be of as many samples")
+        return True
+    if len(data) == 2 and alone and (isinstance(data, tuple) or shapes[0] != shapes[1]):
+        raise ValueError(f"{what}: pass [(inputs, targets)], or a list of batches of one shape")
+    return False
 
 
 def _inputs(batch: Any, count: int) -> tuple[Tensor, ...]:
@@ -322,7 +345,13 @@ def _batches(pieces: Iterable[Inputs], size: int) -> Iterator[Inputs]:
 
 
 def _joined(parts: Sequence[Inputs]) -> Inputs:
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    if len(parts) == 1:
+        return parts[0]
+    for pieces in zip(*parts, strict=True):
+        shapes = {tuple(piece.shape[1:]): None for piece in pieces}
+        if len(shapes) > 1:
+            raise ValueError(f"data holds batches whose samples have shapes {' and '.join(map(str, shapes))}")
+    return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
 
 
 def _padded(values: Tensor, batch: int) -> Tensor:

@@ -131,8 +131,10 @@ def load(path: str | os.PathLike[str], model_factory: Callable[[], nn.Module]) -
     Raises:
         ValueError: the file is no such file, contradicts itself, or does not fit the factory's model (the message names
             the tensor, module or attribute).
-        FileNotFoundError: there is no file. TypeError: ``model_factory`` does not make a module.
+        FileNotFoundError: there is no file. TypeError: ``model_factory`` is a module, or does not make one.
     """
+    if isinstance(model_factory, nn.Module):
+        raise TypeError(f"model_factory must make a torch.nn.Module, not be one: {type(model_factory).__name__}")
     recipe, state = _read(Path(path))
     with preserved_rng():  # initialising a model draws weights that are thrown away here
         dense = model_factory()
