@@ -192,11 +192,9 @@ def _by_strips(features: Sequence[Sequence[Array]], rows: int = 250) -> Floats:
 
 
 def _exact(models: Models, mode: Any = "exact") -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sk.EstimateWarning)
-        return sk.compare(
-            models.first, models.second, data=models.batches(), layers=models.layers, mode=mode, progress=False
-        ).values
+    return sk.compare(
+        models.first, models.second, data=models.batches(), layers=models.layers, mode=mode, progress=False
+    ).values
 
 
 _estimate: Callable[[Models], Any] = partial(_exact, mode="minibatch")

@@ -138,11 +138,9 @@ def _features(model: Any, models: Models) -> list[Any]:
 
 def simkit(models: Models, mode: Any = "exact") -> Any:
     """The models where they are, the images from the host."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sk.EstimateWarning)
-        return sk.compare(
-            models.first, models.second, data=models.batches(), layers=models.layers, mode=mode, progress=False
-        )
+    return sk.compare(
+        models.first, models.second, data=models.batches(), layers=models.layers, mode=mode, progress=False
+    )
 
 
 def forward(models: Models) -> None:
