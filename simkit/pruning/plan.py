@@ -44,7 +44,7 @@ def plan(
         model: any model that :func:`trace` understands; it is neither run nor changed, a copy in eval mode is.
         example_inputs: a tensor, or a tuple of tensors, that the model runs on.
         data: what :class:`CKADamage` and :class:`Taylor` run the model on: inputs ``[n, ...]``, or batches (inputs
-            first), with targets for :class:`Taylor`, which :class:`CKADamage` leaves out; (inputs, targets) are one.
+            first), with targets for :class:`Taylor`, which others leave out; (inputs, targets) are one batch.
         score: a criterion: :class:`CKADamage`, :class:`Redundancy`, :class:`L1`, :class:`L2`,
             :class:`GeometricMedian`, :class:`BNScale`, :class:`Taylor` or :class:`Random`.
         amount: the share to remove: ``int(round(amount * n))`` units of a layer of n, or shares by layer name (layers

@@ -194,13 +194,14 @@ def _is_batch(data: object, count: int) -> bool:
     if count > 1:
         return len(data) >= count
     shapes, kinds = [list(part.shape) for part in data], {(part.dtype, part.ndim) for part in data}
-    alone = len({tuple(shape[:1]) for shape in shapes}) == 1
-    what = f"data is a {type(data).__name__} of tensors {' and '.join(map(str, shapes))}"
+    same_length = len({tuple(shape[:1]) for shape in shapes}) == 1
+    other = next((shape for shape in shapes if shape[:1] != shapes[0][:1]), shapes[1])
+    what = f"data is a {type(data).__name__} of tensors {shapes[0]} and {other}"
     if len(kinds) > 1:
-        if not alone:
+        if not same_length:
             raise ValueError(f"{what}: inputs and targets must be of as many samples")
         return True
-    if len(data) == 2 and alone and (isinstance(data, tuple) or shapes[0] != shapes[1]):
+    if len(data) == 2 and same_length and (isinstance(data, tuple) or shapes[0] != shapes[1]):
         raise ValueError(f"{what}: pass [(inputs, targets)], or a list of batches of one shape")
     return False
 
