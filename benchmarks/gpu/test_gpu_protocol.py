@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,9 +19,9 @@ import simkit as sk
 
 from .. import truth as host
 from ..protocol import Missing
-from . import conftest, table, test_g2_greedy, truth
+from . import table, test_g2_greedy, truth
 from .conftest import run_record, write_run
-from .device import Cuda, Rehearsal, Timed, array_library, driver_version
+from .device import Rehearsal, Timed
 from .inputs import on_host, relu_layers
 from .products import (
     MODES,
@@ -365,92 +364,6 @@ def test_records_of_other_benchmarks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"format": "simkit.benchmarks.1"}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"^other\.json is not a GPU benchmark record of simkit$"):
         table.newest(tmp_path)
-
-
-def test_where_a_device_is_required_its_absence_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise it skips, and both say why."""
-    item: Any = SimpleNamespace(get_closest_marker=lambda name: name == "gpu" or None)
-    monkeypatch.setattr(conftest, "no_device", lambda: "no CUDA device is seen: none")
-    monkeypatch.delenv("SIMKIT_REQUIRE_GPU", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="no CUDA device is seen: none"):
-        conftest.pytest_runtest_setup(item)
-    monkeypatch.setenv("SIMKIT_REQUIRE_GPU", "1")
-    with pytest.raises(pytest.fail.Exception, match="SIMKIT_REQUIRE_GPU=1, but no CUDA device is seen: none"):
-        conftest.pytest_runtest_setup(item)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
-def test_what_is_asked_of_a_machine_without_a_device() -> None:
-    """Reasons, not errors: of the device, of CuPy, of the driver's version."""
-    assert conftest.no_device()
-    assert isinstance(driver_version(), str)
-    library = array_library(Rehearsal())
-    assert not isinstance(library, Missing)
-    assert library.half_gram(np.ones((2, 3))).tolist() == [[3, 0], [3, 3]]
-    assert library.array(torch.ones(2)).tolist() == [1, 1]
-
-
-def test_the_device_is_timed_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stand-ins for torch's: what is recorded when, what is waited for, and which clock says what."""
-    log: list[str] = []
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            log.append("record")
-
-        def elapsed_time(self, _other: Any) -> float:
-            return 1500.0
-
-    about = SimpleNamespace(
-        name="a device", major=9, minor=0, multi_processor_count=4, total_memory=2**33, L2_cache_size=2**27
-    )
-    made: list[int] = []
-    empty = torch.empty
-    stands = SimpleNamespace(
-        Event=Event,
-        synchronize=lambda: log.append("wait"),
-        current_device=lambda: 0,
-        get_device_properties=lambda _: about,
-        empty_cache=lambda: log.append("forget"),
-    )
-    monkeypatch.setattr(torch, "cuda", stands)
-    monkeypatch.setattr(torch, "empty", lambda size, **_: made.append(size) or empty(size // 2**16, dtype=torch.uint8))
-    device = Cuda()
-    assert made == [2**29]  # four times the cache
-    timed = device.timed(lambda: log.append("call") or 7)
-    assert log == ["wait", "record", "call", "record", "wait"]
-    assert (timed.answer, timed.events) == (7, 1.5)
-    assert 0 < timed.wall < 1
-    device.flush()
-    device.forget()
-    told = device.describe()
-    assert (told["name"], told["capability"], told["memory_gib"], told["l2_mib"]) == ("a device", "9.0", 8.0, 128.0)
-
-
-def test_steps_on_a_device_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph's stand-in takes back what ran while it was captured, as a device would not have run it."""
-    ran: list[int] = []
-
-    class Graph:
-        def capture_begin(self) -> None:
-            self.before = len(ran)
-
-        def capture_end(self) -> None:
-            del ran[self.before :]
-
-        def replay(self) -> None:
-            ran.append(1)
-
-    stream = SimpleNamespace(wait_stream=lambda _: None, synchronize=lambda: None)
-    stands = {"Stream": lambda: stream, "current_stream": lambda: stream, "stream": lambda _: nullcontext()}
-    monkeypatch.setattr(torch, "cuda", SimpleNamespace(CUDAGraph=Graph, **stands))
-    for count in (1, 3, 4, 20):
-        ran.clear()
-        test_g2_greedy.repeat(lambda: ran.append(0), count, SimpleNamespace(real=True))
-        assert ran == [0] * min(count, 3) + [1] * max(0, count - 3)
 
 
 def test_plans_are_read_from_results() -> None:
